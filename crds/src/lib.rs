@@ -1,0 +1,48 @@
+//! The API of Duosuan, `duosuan.io/v1alpha1`: types, nothing else.
+
+pub mod claim;
+pub mod duration;
+pub mod policy;
+pub mod queue;
+pub mod report;
+pub mod tier;
+
+pub use claim::{CapacityClaim, CapacityClaimSpec, CapacityClaimStatus};
+pub use duration::Duration;
+pub use policy::{ColocationPolicy, ColocationPolicySpec, ColocationPolicyStatus};
+pub use queue::{Queue, QueueSpec, QueueStatus};
+pub use report::{NodeReport, NodeReportStatus};
+pub use tier::Tier;
+
+/// API group of every kind.
+pub const GROUP: &str = "duosuan.io";
+/// Label of a pod: name of the claim, in the pod's namespace, that it joins.
+pub const LABEL_CLAIM: &str = "duosuan.io/claim";
+/// Label of a pod: group of that claim.
+pub const LABEL_GROUP: &str = "duosuan.io/group";
+/// Label of a pod without a claim: its queue.
+pub const LABEL_QUEUE: &str = "duosuan.io/queue";
+/// Label of a pod without a claim: its tier, `prod` if absent.
+pub const LABEL_TIER: &str = "duosuan.io/tier";
+/// Annotation of a pod without a claim: thousandths of one GPU's compute that it asks for, 1 to 1000.
+pub const ANNOTATION_GPU_SHARE: &str = "duosuan.io/gpu-share";
+/// Annotation of a pod without a claim: GPU memory that it asks for, a quantity.
+pub const ANNOTATION_GPU_MEMORY: &str = "duosuan.io/gpu-memory";
+/// Annotation of a pod without a claim: GPU models that it accepts, separated by `|`.
+pub const ANNOTATION_GPU_MODELS: &str = "duosuan.io/gpu-models";
+/// Annotation that the operator writes with the binding: indices of the pod's GPUs on its node, separated by `,`.
+pub const ANNOTATION_GPUS: &str = "duosuan.io/gpus";
+/// Extended resource: whole GPUs, in the name that device plugins use.
+pub const RESOURCE_GPU: &str = "nvidia.com/gpu";
+/// Node label with the GPU's product name, as NVIDIA's feature discovery writes it.
+pub const LABEL_GPU_MODEL: &str = "nvidia.com/gpu.product";
+/// Extended resource: CPU of the batch tier, in milli-cores.
+pub const RESOURCE_BATCH_CPU: &str = "duosuan.io/batch-cpu";
+/// Extended resource: memory of the batch tier, in bytes.
+pub const RESOURCE_BATCH_MEMORY: &str = "duosuan.io/batch-memory";
+/// Extended resource: CPU of the mid tier, in milli-cores.
+pub const RESOURCE_MID_CPU: &str = "duosuan.io/mid-cpu";
+/// Extended resource: memory of the mid tier, in bytes.
+pub const RESOURCE_MID_MEMORY: &str = "duosuan.io/mid-memory";
+/// `spec.schedulerName` of pods that the operator places, unless it was told another.
+pub const SCHEDULER_NAME: &str = "duosuan";

@@ -1,0 +1,17 @@
+//! The tiers of capacity.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The promise behind a unit of capacity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Firm, never reclaimed.
+    #[default]
+    Prod,
+    /// From prod's requests that a forecast says stay unused; rarely taken back, with notice.
+    Mid,
+    /// What prod and mid leave idle right now; taken back at once.
+    Batch,
+}

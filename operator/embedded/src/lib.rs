@@ -1,0 +1,1 @@
+//! Builds, starts and ends the embedded Kubernetes control plane.

@@ -1,0 +1,166 @@
+//! What leaves the core: plain, serialisable decisions. The edge carries them out and reports what failed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Time;
+
+/// One decision of `cycle()`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Decision {
+    /// Bind a pod. The core already counts it as bound. All members of a gang that start together are
+    /// neighbours in the list of decisions and share `claim`.
+    Bind {
+        /// UID of the pod.
+        pod: String,
+        /// Name of the node.
+        node: String,
+        /// Devices on that node, by index, ascending; empty without a GPU request.
+        devices: Vec<u16>,
+        /// UID of its claim; `None` for a pod without one.
+        claim: Option<String>,
+    },
+    /// Evict a pod. The core counts its capacity as leaving until the pod is gone.
+    Evict {
+        /// UID of the pod.
+        pod: String,
+        /// Why.
+        cause: EvictCause,
+    },
+    /// An elastic group shall have this many pods.
+    Resize {
+        /// UID of the claim.
+        claim: String,
+        /// Name of the group.
+        group: String,
+        /// Pods that it shall have.
+        count: u32,
+    },
+    /// Capacity is being kept for this claim (or pod without one).
+    Reserve {
+        /// UID of the claim, or of the pod without one.
+        claim: String,
+        /// When it is expected to start.
+        start: Time,
+    },
+    /// The claim (or pod without one) stays pending. Given once, and again only when the reason changes.
+    Pending {
+        /// UID of the claim, or of the pod without one.
+        claim: String,
+        /// Why.
+        reason: Reason,
+        /// What would admit it, in words for a person.
+        counterfactual: Option<String>,
+    },
+    /// The claim (or pod without one) that was pending is so no more: everything it asked for is placed.
+    Placed {
+        /// UID of the claim, or of the pod without one.
+        claim: String,
+    },
+}
+
+/// Why a pod is evicted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EvictCause {
+    /// A claim below its queue's guarantee gets the capacity.
+    Reclaimed {
+        /// UID of the claim (or pod) that gets it.
+        by: String,
+    },
+    /// Its gang lost a member that could not be placed again in time.
+    GangBroken,
+}
+
+/// Why something is pending: a closed set. `Display` gives the sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reason {
+    /// The queue that it names does not exist.
+    NoSuchQueue {
+        /// Its name.
+        queue: String,
+    },
+    /// The queue does not admit this namespace.
+    NamespaceNotAllowed {
+        /// Name of the queue.
+        queue: String,
+        /// The namespace.
+        namespace: String,
+    },
+    /// The claim that the pod's label names does not exist.
+    NoSuchClaim {
+        /// Its name.
+        claim: String,
+    },
+    /// The claim has no group of the name that the pod's label gives.
+    NoSuchGroup {
+        /// Name of the group.
+        group: String,
+    },
+    /// Fewer pods than the group's minimum exist.
+    GangIncomplete {
+        /// Name of the group.
+        group: String,
+        /// Pods that exist and can be placed.
+        have: u32,
+        /// Pods needed.
+        need: u32,
+    },
+    /// A pod asks for more than its group states.
+    PodExceedsGroup {
+        /// Name of the pod.
+        pod: String,
+        /// Resource.
+        resource: String,
+        /// What the pod asks for.
+        asked: i64,
+        /// What the group states.
+        stated: i64,
+    },
+    /// It alone is over the limit of a queue: it can never run there.
+    ExceedsLimit {
+        /// Queue whose limit it is.
+        queue: String,
+        /// Resource.
+        resource: String,
+        /// What it asks for.
+        asked: i64,
+        /// The limit.
+        limit: i64,
+    },
+    /// The queue (or one above it) uses too much of its limit at the moment.
+    WaitingForQuota {
+        /// Queue whose limit it is.
+        queue: String,
+        /// Resource.
+        resource: String,
+        /// What it asks for.
+        asked: i64,
+        /// What is left below the limit.
+        left: i64,
+    },
+    /// No node, or no set of nodes, can take it now.
+    NoNodeFits {
+        /// The constraint that turned most nodes away.
+        constraint: String,
+        /// Nodes that would be needed at once, in pods: how many pods of the gang found a place.
+        placed: u32,
+        /// Pods that needed one.
+        need: u32,
+        /// Nodes turned away by each constraint, as (constraint, nodes), largest first.
+        nodes: Vec<(String, u32)>,
+    },
+    /// Its place is proven and the pods that stand on it are being evicted.
+    WaitingForEviction {
+        /// Pods that still have to go.
+        pods: u32,
+    },
+    /// Its pods have scheduling gates.
+    Gated,
+    /// A node whose report is too old would have fitted.
+    StaleReports {
+        /// How many nodes.
+        nodes: u32,
+    },
+}

@@ -1,0 +1,292 @@
+//! What enters the core: plain, serialisable facts about the world, with names as the API server spells
+//! them and amounts as integers of the base unit. [`Cluster::apply`](crate::Cluster::apply) turns names into
+//! ordinals; nothing else of the core knows a name.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since the Unix epoch. The core has no clock: every time is given to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Time(pub i64);
+
+/// Amounts by resource name: `cpu` in milli-cores, `memory` and `ephemeral-storage` in bytes, `pods` and
+/// extended resources in units (`duosuan.io/batch-cpu` and `mid-cpu` are milli-cores by definition).
+pub type Amounts = BTreeMap<String, i64>;
+
+/// The promise behind a unit of capacity; see DESIGN.md §1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Firm, never reclaimed.
+    #[default]
+    Prod,
+    /// From prod's requests that a forecast says stay unused.
+    Mid,
+    /// What prod and mid leave idle right now.
+    Batch,
+}
+
+/// One fact. Unknown, duplicate, late and out-of-order events are harmless.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Event {
+    /// A node appeared or changed; the whole node.
+    Node(Box<Node>),
+    /// A node, by name, is gone.
+    NodeGone(String),
+    /// A pod appeared or changed; the whole pod.
+    Pod(Box<Pod>),
+    /// A pod, by UID, is gone.
+    PodGone(String),
+    /// A claim appeared or changed; the whole claim.
+    Claim(Box<Claim>),
+    /// A claim, by UID, is gone.
+    ClaimGone(String),
+    /// A queue appeared or changed; the whole queue.
+    Queue(Box<Queue>),
+    /// A queue, by name, is gone.
+    QueueGone(String),
+    /// The API server refused a binding that `cycle()` decided; the pod is pending again.
+    BindFailed {
+        /// UID of the pod.
+        pod: String,
+        /// What the API server answered.
+        message: String,
+    },
+    /// The API server refused an eviction that `cycle()` decided (a disruption budget, for example).
+    EvictFailed {
+        /// UID of the pod.
+        pod: String,
+        /// What the API server answered.
+        message: String,
+    },
+}
+
+/// A node as placement sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Node {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `spec.taints`.
+    pub taints: Vec<Taint>,
+    /// `spec.unschedulable`.
+    pub unschedulable: bool,
+    /// `status.allocatable`, extended resources of the tiers included.
+    pub allocatable: Amounts,
+    /// GPUs, by index. From the node's report; where there is none, from `nvidia.com/gpu`.
+    pub gpus: Vec<Gpu>,
+    /// The node's report is too old to place anything of the mid or batch tier by it.
+    pub stale: bool,
+}
+
+/// One GPU of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Gpu {
+    /// Product name, for example `A100`; empty if unknown.
+    pub model: String,
+    /// Memory in bytes; 0 if unknown, and then memory is not accounted.
+    pub memory: i64,
+    /// NUMA node, if known.
+    pub numa: Option<u16>,
+    /// NVLink group: cards of one group reach each other without the host; `None` if there is none.
+    pub nvlink: Option<u16>,
+    /// The device cannot be used for new pods.
+    pub unhealthy: bool,
+}
+
+/// A taint of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Taint {
+    /// Key.
+    pub key: String,
+    /// Value, empty if none.
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+/// A toleration of a pod, with the meaning that kube-scheduler gives it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Toleration {
+    /// Key; empty with `exists` tolerates every taint.
+    pub key: String,
+    /// True for operator `Exists`, false for `Equal`.
+    pub exists: bool,
+    /// Value for `Equal`.
+    pub value: String,
+    /// Effect; empty means every effect.
+    pub effect: String,
+}
+
+/// One requirement on a node's labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Requirement {
+    /// Label key; `metadata.name` stands for the node's name (from `matchFields`).
+    pub key: String,
+    /// How the label is compared.
+    pub operator: Operator,
+    /// Values; one integer for `Gt` and `Lt`, none for `Exists` and `DoesNotExist`.
+    pub values: Vec<String>,
+}
+
+/// Operators of node selector requirements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own")]
+pub enum Operator {
+    In,
+    NotIn,
+    Exists,
+    DoesNotExist,
+    Gt,
+    Lt,
+}
+
+/// A conjunction of requirements.
+pub type Term = Vec<Requirement>;
+
+/// What a pod asks of GPUs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuRequest {
+    /// How many devices, at least 1; more than 1 only with `milli` = 1000.
+    pub count: u16,
+    /// Thousandths of each device's compute, 1..=1000.
+    pub milli: u16,
+    /// Bytes of each device's memory; 0 asks for the same fraction of memory as of compute.
+    pub memory: i64,
+    /// Allowed models; empty allows any.
+    pub models: Vec<String>,
+}
+
+/// A pod as placement sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Pod {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.creationTimestamp`.
+    pub created: Time,
+    /// `spec.priority`.
+    pub priority: i32,
+    /// Name of the claim (in the pod's namespace) that the pod joins; without one, the pod is its own claim.
+    pub claim: Option<String>,
+    /// Group of that claim.
+    pub group: String,
+    /// Queue of a pod without a claim; empty means the default queue.
+    pub queue: String,
+    /// Tier of a pod without a claim.
+    pub tier: Tier,
+    /// Effective requests: containers, init containers, sidecars and overhead summed as Kubernetes does.
+    pub requests: Amounts,
+    /// GPUs asked for.
+    pub gpus: Option<GpuRequest>,
+    /// `spec.nodeSelector` and the required node affinity, as alternatives of conjunctions; empty means any node.
+    /// (A selector without affinity is one term; with affinity, it is part of each.)
+    pub node_terms: Vec<Term>,
+    /// `spec.tolerations`.
+    pub tolerations: Vec<Toleration>,
+    /// Host ports, as `PROTOCOL/IP/PORT` with `0.0.0.0` for every address.
+    pub host_ports: Vec<String>,
+    /// `spec.nodeName`.
+    pub node: Option<String>,
+    /// Devices given to it when it was bound, by index on that node.
+    pub devices: Vec<u16>,
+    /// Succeeded or failed: it holds nothing.
+    pub finished: bool,
+    /// Being deleted: it still holds what it has, and is never placed.
+    pub terminating: bool,
+    /// Has scheduling gates: not to be placed yet.
+    pub gated: bool,
+    /// True if `spec.schedulerName` is ours; pods of other schedulers count but are never placed or evicted.
+    pub ours: bool,
+}
+
+/// A claim: one gang's request for capacity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Claim {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.creationTimestamp`.
+    pub created: Time,
+    /// Queue; empty means the default queue.
+    pub queue: String,
+    /// Tier.
+    pub tier: Tier,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Groups, by name.
+    pub groups: Vec<Group>,
+    /// Milliseconds that it is expected to run, if stated.
+    pub expected_duration: Option<i64>,
+    /// Milliseconds that it runs at least before it may be reclaimed.
+    pub min_runtime: i64,
+}
+
+/// One role of a claim: identical pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Group {
+    /// Name, unique in the claim.
+    pub name: String,
+    /// Pods without which the claim does not run.
+    pub min: u32,
+    /// Pods at most; a `count` is `min` = `max`.
+    pub max: u32,
+    /// Step in which it grows between min and max; at least 1.
+    pub quantum: u32,
+    /// What each pod may ask for; a pod that asks for more stays pending. Empty: not checked.
+    pub requests: Amounts,
+    /// GPUs of each pod, if the pods do not say it themselves.
+    pub gpus: Option<GpuRequest>,
+    /// Added to each pod's own: every alternative of the pod is joined with one of these.
+    pub node_terms: Vec<Term>,
+    /// Added to each pod's own.
+    pub tolerations: Vec<Toleration>,
+}
+
+/// A queue: a tenant's node in the quota tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Queue {
+    /// `metadata.name`.
+    pub name: String,
+    /// Name of the parent; `None` at the top.
+    pub parent: Option<String>,
+    /// Share of what is left over, against its siblings; at least 1.
+    pub weight: u32,
+    /// Limits and guarantees.
+    pub quotas: Vec<Quota>,
+    /// Namespaces that may use it; empty allows all.
+    pub namespaces: Vec<String>,
+}
+
+/// The quota of a queue in one tier. Resource names are those of prod in every tier (`cpu`, not
+/// `duosuan.io/batch-cpu`); `gpu` counts thousandths of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Quota {
+    /// Tier that it speaks of.
+    pub tier: Tier,
+    /// What the queue gets back by reclaim whenever it asks.
+    pub guaranteed: Amounts,
+    /// What it never exceeds; a resource that is not named has no limit.
+    pub limit: Amounts,
+}
