@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -24,10 +25,18 @@ import (
 
 const usage = "usage: controlplane etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kwok [flags]"
 
+// lifeline is the environment variable with which a launcher says that standard input is a pipe whose
+// other end only the launcher holds. It closes however the launcher ends, kill -9 included, which no
+// signal handler or destructor of the launcher can promise.
+const lifeline = "CONTROLPLANE_LIFELINE"
+
 func main() {
 	if len(os.Args) < 2 {
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)
+	}
+	if os.Getenv(lifeline) != "" {
+		go dieWithParent()
 	}
 	name := os.Args[1]
 	os.Args = append([]string{name}, os.Args[2:]...)
@@ -46,6 +55,12 @@ func main() {
 		fmt.Fprintf(os.Stderr, "controlplane: unknown component %q\n%s\n", name, usage)
 		os.Exit(2)
 	}
+}
+
+// dieWithParent ends this process at once when the launcher's end of the pipe closes.
+func dieWithParent() {
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(1)
 }
 
 func run(command *cobra.Command) {
