@@ -1,1 +1,31 @@
-//! placeholder
+//! What a node offers and how it protects prod: pure.
+//!
+//! [`decide`] is given everything it may look at, the time included, and answers with the settings that should hold
+//! in the kernel and with a report that says why. It knows no kube, no runtime, no clock and no file. The agent on a
+//! real node, the simulated nodes of `duosuan up` and the tests call this same function.
+//!
+//! Properties, each of them tested:
+//!
+//! - the offer is never below what is bound, and never above capacity less the margin unless more than that is bound;
+//! - it falls at once and grows slowly;
+//! - a signal that is missing is never read as zero: the offer holds, then decays to what is bound;
+//! - whatever is not known to be batch is prod;
+//! - suspended or without a guard, no setting is asked for, so that the caller gives everything back.
+
+pub mod action;
+pub mod decide;
+pub mod forecast;
+pub mod guard;
+pub mod histogram;
+pub mod observation;
+pub mod offer;
+pub mod policy;
+pub mod rates;
+pub mod state;
+
+pub use action::{Action, GuardView, Report, TierView};
+pub use decide::decide;
+pub use guard::GuardState;
+pub use observation::{Capabilities, Group, Millis, Observation, Resources, Signals, Stall, Tier};
+pub use policy::{Guard, Mode, Policy, Problem};
+pub use state::State;

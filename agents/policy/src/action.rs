@@ -1,0 +1,140 @@
+//! What [`crate::decide`] answers: data, for the edge to carry out and to publish.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    guard::GuardState,
+    observation::{Millis, Resources, Signals, Tier},
+};
+
+/// A setting that should hold. Whatever the caller set before and is not asked for any more goes back to what it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Action {
+    /// Path of the cgroup below the root.
+    pub path: String,
+    /// File in it.
+    pub file: String,
+    /// What it should read.
+    pub value: String,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// One tier as the report shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierView {
+    /// Tier.
+    pub tier: Tier,
+    /// Used now.
+    pub usage: Signals,
+    /// Expected peak.
+    pub peak: Signals,
+    /// Asked for by its pods.
+    pub bound: Resources,
+    /// Offered; zero for tiers that nothing is reclaimed for.
+    pub reclaimable: Resources,
+}
+
+/// The terms of the offer, in the order of the formula: capacity - margin - system - firm - young = target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// What the node has.
+    pub capacity: i64,
+    /// Never offered.
+    pub margin: i64,
+    /// Expected peak of what is in no pod.
+    pub system: Option<i64>,
+    /// Expected peak of prod and mid.
+    pub firm: Option<i64>,
+    /// What young prod pods asked for and do not use yet.
+    pub young: i64,
+}
+
+/// Why an offer is what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Basis {
+    /// Too few samples: nothing beyond what is bound.
+    #[default]
+    Cold,
+    /// From a forecast.
+    Fresh,
+    /// The signal is missing: the last offer holds.
+    Held,
+    /// The signal has been missing for long: the offer decays.
+    Decaying,
+    /// The signal is lost: nothing beyond what is bound.
+    Expired,
+    /// The policy is suspended: nothing beyond what is bound.
+    Suspended,
+}
+
+/// A guard as the report shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardView {
+    /// `cpu`.
+    pub name: String,
+    /// State.
+    pub state: GuardState,
+    /// What it allows batch, milli-cores; absent if unlimited.
+    pub limit: Option<i64>,
+    /// Times that it cut batch.
+    pub cuts: u64,
+    /// Last action and why.
+    pub last_action: Option<String>,
+}
+
+/// What the node shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// When it was made.
+    pub at: Millis,
+    /// What the node has.
+    pub capacity: Resources,
+    /// Used by the whole node.
+    pub usage: Signals,
+    /// Used outside pods.
+    pub system: Signals,
+    /// Tiers, the firmest first.
+    pub tiers: Vec<TierView>,
+    /// Stall of the node, thousandths of wall time since the last look.
+    pub node_stall: StallView,
+    /// Largest CPU stall of a prod pod that its own limit does not explain.
+    pub prod_stall: Option<i64>,
+    /// Largest CPU stall of a batch pod.
+    pub batch_stall: Option<i64>,
+    /// Terms of the CPU offer, milli-cores.
+    pub cpu_terms: Terms,
+    /// Terms of the memory offer, bytes.
+    pub memory_terms: Terms,
+    /// Why the CPU offer is what it is.
+    pub cpu_basis: Basis,
+    /// Why the memory offer is what it is.
+    pub memory_basis: Basis,
+    /// Guards.
+    pub guards: Vec<GuardView>,
+    /// Settings that should hold, also where the mode is to observe only.
+    pub intended: Vec<Action>,
+}
+
+/// Stall by resource, thousandths of wall time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StallView {
+    /// CPU.
+    pub cpu: Option<i64>,
+    /// Memory.
+    pub memory: Option<i64>,
+    /// IO.
+    pub io: Option<i64>,
+}
+
+impl Report {
+    /// What is offered to batch.
+    pub fn batch_offer(&self) -> Resources {
+        self.tiers
+            .iter()
+            .find(|t| t.tier == Tier::Batch)
+            .map(|t| t.reclaimable)
+            .unwrap_or_default()
+    }
+}

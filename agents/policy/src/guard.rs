@@ -1,0 +1,266 @@
+//! The CPU guard: prod's stall cuts what batch may use by a factor, calm gives it back by steps.
+//!
+//! Additive increase, multiplicative decrease, as in TCP, with what keeps it from swinging: between half the
+//! threshold and the threshold it holds; the level at which prod last stalled is remembered, approached to 95 %, and
+//! tried again only after a patience that doubles with every cut in vain, or at once when prod's own use has fallen.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{observation::Millis, policy::Guard};
+
+/// A cut shows in the stall only after this long: no second cut before.
+const AFTER_CUT: Millis = 200;
+/// Calm must have lasted this long before something is given back.
+const CALM: Millis = 2_000;
+/// Time between two steps up.
+const STEP: Millis = 1_000;
+/// First and longest patience before the level of the last stall is tried again.
+const PATIENCE: (Millis, Millis) = (15_000, 240_000);
+/// A cut this long after the one before begins with the first patience again.
+const FORGET: Millis = 600_000;
+
+/// Where the guard is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuardState {
+    /// Batch is not limited.
+    #[default]
+    Idle,
+    /// Batch was cut, and prod is not yet calm.
+    Suppressing,
+    /// Batch gets back what it had.
+    Recovering,
+    /// Switched off.
+    Off,
+}
+
+impl GuardState {
+    /// All states.
+    pub const ALL: [Self; 4] = [Self::Idle, Self::Suppressing, Self::Recovering, Self::Off];
+
+    /// The name as the API spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "Idle",
+            Self::Suppressing => "Suppressing",
+            Self::Recovering => "Recovering",
+            Self::Off => "Off",
+        }
+    }
+}
+
+/// The guard's memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuGuard {
+    /// Where it is.
+    pub state: GuardState,
+    /// What batch may use, milli-cores; `None` if unlimited.
+    pub limit: Option<i64>,
+    /// Times that it cut.
+    pub cuts: u64,
+    /// Last action and why.
+    pub last_action: Option<String>,
+    last_cut: Option<Millis>,
+    last_step: Millis,
+    calm_since: Option<Millis>,
+    /// The level at which prod stalled, and prod's use then.
+    ceiling: Option<(i64, Option<i64>)>,
+    patience: Millis,
+}
+
+/// What the guard looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// Milli-cores of the node.
+    pub capacity: i64,
+    /// Prod's stall, thousandths.
+    pub stall: Option<i64>,
+    /// What prod and mid use.
+    pub firm: Option<i64>,
+    /// What batch uses.
+    pub batch: Option<i64>,
+}
+
+impl CpuGuard {
+    /// Forgets every limit.
+    pub fn switch_off(&mut self) {
+        *self = Self {
+            state: GuardState::Off,
+            cuts: self.cuts,
+            last_action: self.last_action.take(),
+            ..Self::default()
+        };
+    }
+
+    /// Moves by one reading. A reading without a stall changes nothing: unknown is not calm.
+    pub fn step(&mut self, guard: &Guard, reading: Reading, now: Millis) {
+        if self.state == GuardState::Off {
+            self.state = GuardState::Idle;
+        }
+        let threshold = i64::from(guard.stall_milli);
+        match reading.stall {
+            None => self.calm_since = None,
+            Some(stall) if stall > threshold => {
+                self.calm_since = None;
+                self.cut(guard, reading, stall, threshold, now);
+            }
+            Some(stall) if stall <= threshold / 2 => {
+                let since = *self.calm_since.get_or_insert(now);
+                if now.saturating_sub(since) >= CALM && now.saturating_sub(self.last_step) >= STEP {
+                    self.give_back(reading, stall, now);
+                }
+            }
+            Some(_) => self.calm_since = None,
+        }
+    }
+
+    fn cut(&mut self, guard: &Guard, reading: Reading, stall: i64, threshold: i64, now: Millis) {
+        let since = self.last_cut.map(|at| now.saturating_sub(at));
+        if since.is_some_and(|s| s < AFTER_CUT) {
+            return;
+        }
+        let floor = guard.floor_on(reading.capacity);
+        let allowed = self.limit.unwrap_or(reading.capacity);
+        // A limit far above what batch uses would be no cut at all.
+        let level = reading.batch.map_or(allowed, |used| allowed.min(used.max(floor)));
+        if level <= floor && (self.limit.is_some() || reading.batch.is_some_and(|used| used < floor)) {
+            // Batch has nothing more to give: the stall is prod's own.
+            return;
+        }
+        let limit = if stall > 2 * threshold {
+            level / 2
+        } else {
+            level * 4 / 5
+        }
+        .max(floor);
+        self.patience = match since {
+            // Cuts in a row are one event.
+            Some(s) if s < CALM => self.patience.max(PATIENCE.0),
+            Some(s) if s < FORGET => (self.patience * 2).clamp(PATIENCE.0, PATIENCE.1),
+            _ => PATIENCE.0,
+        };
+        self.ceiling = Some((level, reading.firm));
+        self.limit = Some(limit);
+        self.last_cut = Some(now);
+        self.last_step = now;
+        self.cuts = self.cuts.saturating_add(1);
+        self.state = GuardState::Suppressing;
+        self.last_action = Some(format!(
+            "cut batch from {level}m to {limit}m: prod stalled {stall} of 1000, the policy allows {threshold}"
+        ));
+    }
+
+    fn give_back(&mut self, reading: Reading, stall: i64, now: Millis) {
+        let Some(limit) = self.limit else {
+            self.state = GuardState::Idle;
+            return;
+        };
+        self.state = GuardState::Recovering;
+        self.last_step = now;
+        let large = (reading.capacity / 20).max(1);
+        let small = (reading.capacity / 50).max(1);
+        let waited = self.last_cut.is_none_or(|at| now.saturating_sub(at) >= self.patience);
+        let mut step = large;
+        let mut most = reading.capacity;
+        if let Some((level, firm_then)) = self.ceiling {
+            let relieved = matches!((firm_then, reading.firm), (Some(then), Some(now)) if then - now >= large);
+            if relieved {
+                self.ceiling = None;
+            } else if waited {
+                step = small;
+            } else {
+                most = level * 19 / 20;
+            }
+        }
+        let next = limit.saturating_add(step).min(most.max(limit));
+        if next >= reading.capacity {
+            self.limit = None;
+            self.ceiling = None;
+            self.state = GuardState::Idle;
+            self.last_action = Some(format!("lifted the limit: prod stalled {stall} of 1000"));
+        } else if next > limit {
+            self.limit = Some(next);
+            self.last_action = Some(format!(
+                "raised batch from {limit}m to {next}m: prod stalled {stall} of 1000"
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "tests"
+    )]
+    use super::*;
+
+    fn reading(stall: Option<i64>, firm: i64, batch: i64) -> Reading {
+        Reading {
+            capacity: 4000,
+            stall,
+            firm: Some(firm),
+            batch: Some(batch),
+        }
+    }
+
+    #[test]
+    fn a_stall_cuts_batch_to_half_of_what_it_uses() {
+        let mut g = CpuGuard::default();
+        g.step(&Guard::default(), reading(Some(400), 1000, 3000), 10_000);
+        assert_eq!((g.limit, g.state, g.cuts), (Some(1500), GuardState::Suppressing, 1));
+        assert!(g.last_action.unwrap().contains("cut batch from 3000m to 1500m"));
+    }
+
+    #[test]
+    fn it_never_cuts_below_the_floor_and_counts_no_cut_there() {
+        let guard = Guard {
+            floor: Some(500),
+            ..Guard::default()
+        };
+        let mut g = CpuGuard::default();
+        for i in 0..20 {
+            g.step(&guard, reading(Some(900), 3500, 500), 10_000 + i * 1000);
+        }
+        assert_eq!((g.limit, g.cuts), (Some(500), 1));
+    }
+
+    #[test]
+    fn a_stall_without_batch_is_not_batchs_fault() {
+        let mut g = CpuGuard::default();
+        g.step(&Guard::default(), reading(Some(900), 4000, 0), 10_000);
+        assert_eq!((g.limit, g.state), (None, GuardState::Idle));
+    }
+
+    #[test]
+    fn when_prods_load_is_gone_batch_has_everything_back_within_a_minute() {
+        let mut g = CpuGuard::default();
+        for i in 0..10 {
+            g.step(&Guard::default(), reading(Some(600), 3000, 900), 10_000 + i * 1000);
+        }
+        assert_eq!(g.limit, Some(200));
+        let spike_over = 20_000;
+        let mut lifted = None;
+        for i in 0..120 {
+            let now = spike_over + i * 1000;
+            g.step(&Guard::default(), reading(Some(0), 500, g.limit.unwrap_or(3500)), now);
+            if g.limit.is_none() {
+                lifted.get_or_insert(now - spike_over);
+            }
+        }
+        assert!(lifted.unwrap() <= 60_000, "{lifted:?}");
+        assert_eq!(g.state, GuardState::Idle);
+    }
+
+    #[test]
+    fn a_missing_stall_neither_cuts_nor_gives_back() {
+        let mut g = CpuGuard::default();
+        g.step(&Guard::default(), reading(Some(400), 1000, 3000), 10_000);
+        for i in 0..100 {
+            g.step(&Guard::default(), reading(None, 1000, 1500), 11_000 + i * 1000);
+        }
+        assert_eq!(g.limit, Some(1500));
+    }
+}

@@ -1,0 +1,139 @@
+//! What is seen of a node at one moment: counters and gauges as the kernel gives them, rates are made here.
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since an epoch of the caller's choice that never goes back.
+pub type Millis = u64;
+
+/// The promise behind what a group uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Firm, and all that is not known.
+    #[default]
+    Prod,
+    /// From prod's requests that stay unused.
+    Mid,
+    /// What prod and mid leave idle.
+    Batch,
+}
+
+impl Tier {
+    /// All tiers, the firmest first.
+    pub const ALL: [Self; 3] = [Self::Prod, Self::Mid, Self::Batch];
+
+    /// The name as the API spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Prod => "prod",
+            Self::Mid => "mid",
+            Self::Batch => "batch",
+        }
+    }
+}
+
+/// CPU and memory together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// CPU, milli-cores.
+    pub cpu: i64,
+    /// Memory, bytes.
+    pub memory: i64,
+}
+
+/// CPU and memory, each of which may be unknown. Unknown is not zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signals {
+    /// CPU, milli-cores.
+    pub cpu: Option<i64>,
+    /// Memory, bytes.
+    pub memory: Option<i64>,
+}
+
+/// Total stall of somebody, microseconds since boot or since the group's birth (`some ... total=`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stall {
+    /// Waiting for CPU.
+    pub cpu: Option<u64>,
+    /// Waiting for memory.
+    pub memory: Option<u64>,
+    /// Waiting for IO.
+    pub io: Option<u64>,
+}
+
+/// A pod's cgroup, or one that the policy names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Path below the cgroup root, without a leading slash; it is the group's identity.
+    pub path: String,
+    /// Its tier; whatever could not be classified is prod.
+    pub tier: Tier,
+    /// What it asked for in its tier.
+    pub requests: Resources,
+    /// CPU time used, microseconds.
+    pub cpu_usage: Option<u64>,
+    /// Time stopped by its own `cpu.max` or that of a cgroup in it, microseconds. Absent where nothing can throttle.
+    pub cpu_throttled: Option<u64>,
+    /// Memory that cannot be dropped, bytes.
+    pub memory: Option<i64>,
+    /// Stall.
+    pub stall: Stall,
+}
+
+/// What the kernel under this node can do. Probed, never assumed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// `cpu.idle`.
+    pub cpu_idle: bool,
+    /// `cpu.weight`.
+    pub cpu_weight: bool,
+    /// `cpu.max`.
+    pub cpu_max: bool,
+    /// `cpu.max.burst`.
+    pub cpu_burst: bool,
+    /// `cpu.pressure`.
+    pub pressure: bool,
+    /// `memory.high`.
+    pub memory_high: bool,
+    /// `io.weight`.
+    pub io_weight: bool,
+}
+
+impl Capabilities {
+    /// Names of what is there, in a fixed order, as the NodeReport lists them.
+    pub fn names(&self) -> Vec<&'static str> {
+        [
+            (self.cpu_idle, "cpu.idle"),
+            (self.cpu_max, "cpu.max"),
+            (self.cpu_burst, "cpu.max.burst"),
+            (self.pressure, "cpu.pressure"),
+            (self.cpu_weight, "cpu.weight"),
+            (self.io_weight, "io.weight"),
+            (self.memory_high, "memory.high"),
+        ]
+        .into_iter()
+        .filter_map(|(there, name)| there.then_some(name))
+        .collect()
+    }
+}
+
+/// A node at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// What the node has.
+    pub capacity: Resources,
+    /// CPU time that the whole node was busy, microseconds over all CPUs.
+    pub cpu_busy: Option<u64>,
+    /// Memory of the whole node in use and not to be dropped, bytes.
+    pub memory_used: Option<i64>,
+    /// Stall of the whole node.
+    pub stall: Stall,
+    /// Pods and named groups, in order of their path.
+    pub groups: Vec<Group>,
+    /// Whether `groups` is all there is. If they could not be listed, nobody's use is known.
+    pub complete: bool,
+    /// The cgroup that holds batch pods as the kubelet lays them out (its besteffort cgroup), if there is one.
+    pub envelope: Option<String>,
+    /// What the API says is bound here in tier batch. Known without the kernel, and it outlives a cgroup that is late.
+    pub bound_batch: Resources,
+}

@@ -1,0 +1,230 @@
+//! How far a node goes in sharing, checked.
+
+use serde::{Deserialize, Serialize};
+
+use crate::observation::{Millis, Resources};
+
+/// Whether settings are made or only named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Settings are made.
+    #[default]
+    Act,
+    /// Everything but: the report says what would be done.
+    Observe,
+}
+
+/// How far a node goes in sharing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Policy {
+    /// Kill switch: nothing is set, nothing is offered beyond what is bound.
+    pub suspended: bool,
+    /// Whether to act.
+    pub mode: Mode,
+    /// Quantile of prod's use that is kept for it, percent, 50 to 100.
+    pub quantile_percent: u32,
+    /// CPU never offered, percent of capacity.
+    pub cpu_margin_percent: u32,
+    /// Memory never offered, percent of capacity.
+    pub memory_margin_percent: u32,
+    /// How much the offer may grow in [`Policy::GROWTH_SPAN`], percent of capacity.
+    pub growth_percent: u32,
+    /// Age of a signal, milliseconds, up to which the last offer holds.
+    pub hold: Millis,
+    /// Age of a signal, milliseconds, at which the offer is down to what is bound.
+    pub expire: Millis,
+    /// Time, milliseconds, after which a sample counts half in the forecast.
+    pub half_life: Millis,
+    /// Samples, one a second, before anything is offered.
+    pub min_samples: u32,
+    /// Time, milliseconds, for which a new prod pod is taken to need all that it asked for.
+    pub warm_up: Millis,
+    /// CPU guard.
+    pub cpu: Guard,
+}
+
+/// CPU guard: prod's stall cuts batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Guard {
+    /// Off: batch is not touched.
+    pub disabled: bool,
+    /// Prod's stall, thousandths of wall time, over which batch is cut.
+    pub stall_milli: u32,
+    /// Batch is never cut below this, milli-cores; a twentieth of the node if absent.
+    pub floor: Option<i64>,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            disabled: false,
+            stall_milli: 100,
+            floor: None,
+        }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            suspended: false,
+            mode: Mode::Act,
+            quantile_percent: 98,
+            cpu_margin_percent: 10,
+            memory_margin_percent: 10,
+            growth_percent: 10,
+            hold: 60_000,
+            expire: 300_000,
+            half_life: 3_600_000,
+            min_samples: 60,
+            warm_up: 300_000,
+            cpu: Guard::default(),
+        }
+    }
+}
+
+/// A field of a policy that cannot be honoured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {value}: {wanted}")]
+pub struct Problem {
+    /// The field, as the ColocationPolicy spells it.
+    pub field: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What would be accepted.
+    pub wanted: &'static str,
+}
+
+impl Policy {
+    /// The span to which `growth_percent` refers.
+    pub const GROWTH_SPAN: Millis = 30_000;
+
+    /// All fields that cannot be honoured on a node of this size; empty if the policy is sound.
+    pub fn problems(&self, capacity: Resources) -> Vec<Problem> {
+        let mut found = Vec::new();
+        let mut check = |good: bool, field, value: String, wanted| {
+            if !good {
+                found.push(Problem { field, value, wanted });
+            }
+        };
+        check(
+            (50..=100).contains(&self.quantile_percent),
+            "reclaim.quantilePercent",
+            self.quantile_percent.to_string(),
+            "give 50 to 100",
+        );
+        check(
+            self.cpu_margin_percent <= 100,
+            "reclaim.cpuMarginPercent",
+            self.cpu_margin_percent.to_string(),
+            "give 0 to 100",
+        );
+        check(
+            self.memory_margin_percent <= 100,
+            "reclaim.memoryMarginPercent",
+            self.memory_margin_percent.to_string(),
+            "give 0 to 100",
+        );
+        check(
+            (1..=100).contains(&self.growth_percent),
+            "reclaim.growthPercent",
+            self.growth_percent.to_string(),
+            "give 1 to 100",
+        );
+        check(
+            self.expire > self.hold,
+            "reclaim.expire",
+            format!("{} ms", self.expire),
+            "give more than reclaim.hold, since the offer decays between the two",
+        );
+        check(
+            self.half_life >= 1_000,
+            "reclaim.halfLife",
+            format!("{} ms", self.half_life),
+            "give a second or more",
+        );
+        check(
+            (1..=1000).contains(&self.cpu.stall_milli),
+            "guards.cpu.stallMilli",
+            self.cpu.stall_milli.to_string(),
+            "give 1 to 1000 thousandths of wall time",
+        );
+        if let Some(floor) = self.cpu.floor {
+            check(
+                (Guard::LEAST_FLOOR..=capacity.cpu.max(Guard::LEAST_FLOOR)).contains(&floor),
+                "guards.cpu.floor",
+                format!("{floor}m"),
+                "give at least 10m and no more than the node has",
+            );
+        }
+        found
+    }
+}
+
+impl Guard {
+    /// The kernel refuses quotas under 1 ms; in a period of 100 ms that is 10 milli-cores.
+    pub const LEAST_FLOOR: i64 = 10;
+
+    /// The floor on a node of this many milli-cores.
+    pub fn floor_on(&self, capacity: i64) -> i64 {
+        self.floor
+            .unwrap_or(capacity / 20)
+            .clamp(Self::LEAST_FLOOR, capacity.max(Self::LEAST_FLOOR))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "tests"
+    )]
+    use super::*;
+
+    const NODE: Resources = Resources {
+        cpu: 2000,
+        memory: 1 << 30,
+    };
+
+    #[test]
+    fn the_default_policy_is_sound() {
+        assert_eq!(Policy::default().problems(NODE), vec![]);
+    }
+
+    #[test]
+    fn the_impossible_is_named_by_its_field() {
+        let policy = Policy {
+            quantile_percent: 101,
+            hold: 60_000,
+            expire: 60_000,
+            growth_percent: 0,
+            cpu: Guard {
+                floor: Some(3000),
+                stall_milli: 0,
+                ..Guard::default()
+            },
+            ..Policy::default()
+        };
+        let fields: Vec<_> = policy.problems(NODE).iter().map(|p| p.field).collect();
+        assert_eq!(
+            fields,
+            [
+                "reclaim.quantilePercent",
+                "reclaim.growthPercent",
+                "reclaim.expire",
+                "guards.cpu.stallMilli",
+                "guards.cpu.floor"
+            ]
+        );
+        assert_eq!(
+            policy.problems(NODE)[0].to_string(),
+            "reclaim.quantilePercent is 101: give 50 to 100"
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! Counters to rates.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    action::StallView,
+    observation::{Group, Millis, Observation, Signals, Tier},
+};
+
+/// Spans shorter than this give no rate worth having: the last rates stand.
+const SHORTEST_SPAN: Millis = 50;
+
+/// The counters seen last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    at: Option<Millis>,
+    busy: Option<u64>,
+    stall: [Option<u64>; 3],
+    groups: BTreeMap<String, [Option<u64>; 3]>,
+    measured: Measured,
+}
+
+/// Rates since the last look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// Whether it is new, and so may count as a sample.
+    pub fresh: bool,
+    /// Used by the whole node.
+    pub node: Signals,
+    /// Used outside groups.
+    pub system: Signals,
+    /// Used by prod, mid, batch.
+    pub tiers: [Signals; 3],
+    /// CPU of each group, by path.
+    pub group_cpu: BTreeMap<String, i64>,
+    /// Stall of the node.
+    pub node_stall: StallView,
+    /// Largest CPU stall of a group of prod or mid that its own limit does not explain, thousandths.
+    pub firm_stall: Option<i64>,
+    /// The same of batch.
+    pub batch_stall: Option<i64>,
+}
+
+impl Counters {
+    /// Takes in an observation and answers the rates since the one before.
+    pub fn update(&mut self, seen: &Observation, now: Millis) -> Measured {
+        let span = self.at.map(|at| now.saturating_sub(at));
+        if span.is_some_and(|s| s < SHORTEST_SPAN) {
+            self.measured.fresh = false;
+            return self.measured.clone();
+        }
+        let measured = span.map(|span| self.measure(seen, span)).unwrap_or_default();
+        self.at = Some(now);
+        self.busy = seen.cpu_busy;
+        self.stall = [seen.stall.cpu, seen.stall.memory, seen.stall.io];
+        self.groups = seen.groups.iter().map(|g| (g.path.clone(), counters(g))).collect();
+        self.measured = measured.clone();
+        measured
+    }
+
+    fn measure(&self, seen: &Observation, span: Millis) -> Measured {
+        let cap = |rate: i64| rate.min(seen.capacity.cpu.max(0));
+        let mut tiers = [Signals {
+            cpu: Some(0),
+            memory: Some(0),
+        }; 3];
+        let mut group_cpu = BTreeMap::new();
+        let (mut firm_stall, mut batch_stall) = (None, None);
+        for group in &seen.groups {
+            let before = self.groups.get(&group.path);
+            let rate = |index: usize, after: Option<u64>| {
+                // A group that was not there before began at zero; one that could not be read has an unknown past.
+                let before = before.map_or(Some(0), |b| b.get(index).copied().flatten());
+                per_milli(before, after, span)
+            };
+            let cpu = rate(0, group.cpu_usage).map(cap);
+            let Some(tier) = tiers.get_mut(group.tier as usize) else {
+                continue;
+            };
+            tier.cpu = plus(tier.cpu, cpu);
+            tier.memory = plus(tier.memory, group.memory);
+            if let Some(cpu) = cpu {
+                group_cpu.insert(group.path.clone(), cpu);
+            }
+            let stall = rate(1, group.stall.cpu).map(|s| s.min(1000)).map(|stall| {
+                // Throttled time is summed over CPUs, so this subtracts rather too much for a wide pod: a pod that
+                // runs into its own limit is no witness.
+                (stall - rate(2, group.cpu_throttled).unwrap_or(0)).max(0)
+            });
+            let worst = if group.tier == Tier::Batch {
+                &mut batch_stall
+            } else {
+                &mut firm_stall
+            };
+            *worst = (*worst).max(stall);
+        }
+        if seen.groups.iter().all(|g| g.tier == Tier::Batch) {
+            firm_stall = Some(0);
+        }
+        if !seen.complete {
+            tiers = [Signals::default(); 3];
+            firm_stall = None;
+        }
+        let node = Signals {
+            cpu: per_milli(self.busy, seen.cpu_busy, span).map(cap),
+            memory: seen.memory_used,
+        };
+        let sum = tiers.iter().fold(
+            Signals {
+                cpu: Some(0),
+                memory: Some(0),
+            },
+            |sum, t| Signals {
+                cpu: plus(sum.cpu, t.cpu),
+                memory: plus(sum.memory, t.memory),
+            },
+        );
+        let less = |a: Option<i64>, b: Option<i64>| Some((a? - b?).max(0));
+        let [cpu, memory, io] = self.stall;
+        let stall = |before, after| per_milli(before, after, span).map(|s| s.min(1000));
+        Measured {
+            fresh: true,
+            node,
+            system: Signals {
+                cpu: less(node.cpu, sum.cpu),
+                memory: less(node.memory, sum.memory),
+            },
+            tiers,
+            group_cpu,
+            node_stall: StallView {
+                cpu: stall(cpu, seen.stall.cpu),
+                memory: stall(memory, seen.stall.memory),
+                io: stall(io, seen.stall.io),
+            },
+            firm_stall,
+            batch_stall,
+        }
+    }
+}
+
+fn counters(group: &Group) -> [Option<u64>; 3] {
+    [group.cpu_usage, group.stall.cpu, group.cpu_throttled]
+}
+
+fn plus(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    Some(a?.saturating_add(b?))
+}
+
+/// Microseconds per millisecond: thousandths, of a core or of wall time. A counter that went back was born anew.
+fn per_milli(before: Option<u64>, after: Option<u64>, span: Millis) -> Option<i64> {
+    let (before, after) = (before?, after?);
+    let delta = if after >= before { after - before } else { after };
+    i64::try_from(delta / span.max(1)).ok()
+}

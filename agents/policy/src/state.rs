@@ -1,0 +1,49 @@
+//! What a node remembers between two looks.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{forecast::Forecast, guard::CpuGuard, observation::Millis, offer::Offer, rates::Counters};
+
+/// What a node remembers. Written and read, it survives a restart; counters and the guard begin anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// CPU of prod, mid and system.
+    pub(crate) cpu: Forecasts,
+    /// Memory of prod, mid and system.
+    pub(crate) memory: Forecasts,
+    /// CPU offered.
+    pub(crate) cpu_offer: Offer,
+    /// Memory offered.
+    pub(crate) memory_offer: Offer,
+    /// When each group was seen first.
+    pub(crate) first_seen: BTreeMap<String, Millis>,
+    /// When the last sample was taken.
+    pub(crate) sampled: Option<Millis>,
+    #[serde(skip)]
+    pub(crate) counters: Counters,
+    #[serde(skip)]
+    pub(crate) guard: CpuGuard,
+}
+
+/// Forecasts of one resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Forecasts {
+    pub(crate) prod: Forecast,
+    pub(crate) mid: Forecast,
+    pub(crate) system: Forecast,
+}
+
+impl Forecasts {
+    /// Takes in a sample of all three; nothing if one is missing, since the sum would be wrong.
+    pub(crate) fn add(&mut self, sample: [Option<i64>; 3], now: Millis, half_life: Millis, quantile: u32) -> bool {
+        let [Some(prod), Some(mid), Some(system)] = sample else {
+            return false;
+        };
+        self.prod.add(prod, now, half_life, quantile);
+        self.mid.add(mid, now, half_life, quantile);
+        self.system.add(system, now, half_life, quantile);
+        true
+    }
+}

@@ -1,0 +1,306 @@
+//! `decide` as its callers see it: observations in, settings and a report out.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+use duosuan_policy::{
+    Action, Capabilities, Group, GuardState, Millis, Mode, Observation, Policy, Resources, Stall, State, Tier,
+    action::Basis, decide,
+};
+use proptest::prelude::*;
+
+const GIB: i64 = 1 << 30;
+
+/// A node of 10 cores and 40 GiB: prod uses 2 cores and 8 GiB, system half a core and 2 GiB.
+struct Node {
+    now: Millis,
+    seen: Observation,
+    state: State,
+    policy: Policy,
+    capabilities: Capabilities,
+}
+
+impl Node {
+    fn new() -> Self {
+        let group = |path: &str, tier, cpu, memory| Group {
+            path: path.to_owned(),
+            tier,
+            requests: Resources { cpu, memory },
+            cpu_usage: Some(0),
+            memory: Some(memory),
+            stall: Stall {
+                cpu: Some(0),
+                ..Stall::default()
+            },
+            ..Group::default()
+        };
+        Self {
+            now: 1_000_000,
+            seen: Observation {
+                capacity: Resources {
+                    cpu: 10_000,
+                    memory: 40 * GIB,
+                },
+                cpu_busy: Some(0),
+                memory_used: Some(11 * GIB),
+                groups: vec![
+                    group("kubepods/besteffort/podb", Tier::Batch, 1_000, GIB),
+                    group("kubepods/poda", Tier::Prod, 3_000, 8 * GIB),
+                ],
+                complete: true,
+                envelope: Some("kubepods/besteffort".to_owned()),
+                ..Observation::default()
+            },
+            state: State::default(),
+            policy: Policy {
+                warm_up: 0,
+                ..Policy::default()
+            },
+            capabilities: Capabilities {
+                cpu_idle: true,
+                cpu_max: true,
+                cpu_weight: true,
+                pressure: true,
+                ..Default::default()
+            },
+        }
+    }
+
+    fn second(&mut self, prod_stall: u64) -> (Vec<Action>, duosuan_policy::Report) {
+        self.now += 1_000;
+        let add = |counter: &mut Option<u64>, micros: u64| *counter = counter.map(|c| c + micros);
+        for group in &mut self.seen.groups {
+            match group.tier {
+                Tier::Batch => add(&mut group.cpu_usage, 1_000_000),
+                _ => {
+                    add(&mut group.cpu_usage, 2_000_000);
+                    add(&mut group.stall.cpu, prod_stall * 1_000);
+                }
+            }
+        }
+        add(&mut self.seen.cpu_busy, 3_500_000);
+        decide(&self.policy, &self.capabilities, &self.seen, &mut self.state, self.now)
+    }
+
+    fn seconds(&mut self, n: u32) -> (Vec<Action>, duosuan_policy::Report) {
+        for _ in 1..n {
+            self.second(0);
+        }
+        self.second(0)
+    }
+}
+
+#[test]
+fn a_cold_start_offers_no_more_than_what_is_bound() {
+    let mut node = Node::new();
+    let (_, report) = node.seconds(59);
+    assert_eq!(
+        report.batch_offer(),
+        Resources {
+            cpu: 1_000,
+            memory: GIB
+        }
+    );
+    assert_eq!(report.cpu_basis, Basis::Cold);
+}
+
+#[test]
+fn the_offer_is_capacity_less_margin_system_and_prods_peak() {
+    let mut node = Node::new();
+    let (_, report) = node.seconds(400);
+    assert_eq!(report.cpu_basis, Basis::Fresh);
+    // 10000 - 1000 - 500 - 2000 = 6500, less what the buckets round up (3 %).
+    let cpu = report.batch_offer().cpu;
+    assert!((6_400..=6_500).contains(&cpu), "{cpu}");
+    // 40 - 4 - 2 - 8 = 26 GiB
+    let memory = report.batch_offer().memory;
+    assert!((25 * GIB..=26 * GIB).contains(&memory), "{memory}");
+}
+
+#[test]
+fn a_new_prod_pod_counts_in_full_until_it_has_a_past() {
+    let mut node = Node::new();
+    node.seconds(400);
+    node.policy.warm_up = 300_000;
+    node.seen.groups.push(Group {
+        path: "kubepods/podz".to_owned(),
+        requests: Resources {
+            cpu: 4_000,
+            memory: GIB,
+        },
+        cpu_usage: Some(0),
+        memory: Some(0),
+        ..Group::default()
+    });
+    let (_, report) = node.second(0);
+    assert!(report.batch_offer().cpu <= 4_500, "{:?}", report.cpu_terms);
+    assert_eq!(report.cpu_terms.young, 4_000 - 2_000);
+}
+
+#[test]
+fn a_group_that_cannot_be_read_stops_the_offer_from_moving_and_never_raises_it() {
+    let mut node = Node::new();
+    let before = node.seconds(400).1.batch_offer();
+    node.seen.groups[1].cpu_usage = None;
+    node.seen.cpu_busy = None;
+    let mut seen = Vec::new();
+    for _ in 0..360 {
+        let (_, report) = node.second(0);
+        seen.push((report.cpu_basis, report.batch_offer().cpu));
+        assert_eq!(report.memory_basis, Basis::Fresh, "memory is another signal");
+    }
+    assert_eq!(seen[0], (Basis::Held, before.cpu));
+    assert!(seen.windows(2).all(|w| w[1].1 <= w[0].1));
+    assert_eq!(seen[359], (Basis::Expired, 1_000));
+}
+
+#[test]
+fn groups_that_cannot_be_listed_are_not_taken_for_an_empty_node() {
+    let mut node = Node::new();
+    let before = node.seconds(400).1.batch_offer();
+    node.seen.groups.clear();
+    node.seen.complete = false;
+    let (_, report) = node.second(0);
+    assert_eq!((report.cpu_basis, report.batch_offer().cpu), (Basis::Held, before.cpu));
+    assert_eq!(report.prod_stall, None);
+}
+
+#[test]
+fn batch_pods_are_idle_and_a_stall_limits_the_besteffort_cgroup() {
+    let mut node = Node::new();
+    let (actions, _) = node.seconds(3);
+    assert_eq!(settings(&actions), ["kubepods/besteffort/podb cpu.idle 1"]);
+    let (actions, report) = node.second(300);
+    assert_eq!(
+        settings(&actions),
+        [
+            "kubepods/besteffort/podb cpu.idle 1",
+            "kubepods/besteffort cpu.max 50000 100000"
+        ]
+    );
+    assert_eq!(report.guards[0].state, GuardState::Suppressing);
+    assert!(
+        actions[1].why.contains("prod stalled 300 of 1000"),
+        "{}",
+        actions[1].why
+    );
+}
+
+#[test]
+fn a_besteffort_pod_that_is_not_batch_is_never_limited() {
+    let mut node = Node::new();
+    node.seen.groups.insert(
+        1,
+        Group {
+            path: "kubepods/besteffort/podx".to_owned(),
+            cpu_usage: Some(0),
+            memory: Some(0),
+            ..Group::default()
+        },
+    );
+    node.seconds(3);
+    let (actions, _) = node.second(300);
+    assert_eq!(
+        settings(&actions),
+        [
+            "kubepods/besteffort/podb cpu.idle 1",
+            "kubepods/besteffort/podb cpu.max 50000 100000"
+        ]
+    );
+}
+
+#[test]
+fn without_cpu_idle_the_least_weight_stands_in() {
+    let mut node = Node::new();
+    node.capabilities.cpu_idle = false;
+    let (actions, _) = node.seconds(3);
+    assert_eq!(settings(&actions), ["kubepods/besteffort/podb cpu.weight 1"]);
+}
+
+#[test]
+fn a_stall_from_prods_own_limit_cuts_nobody() {
+    let mut node = Node::new();
+    node.seconds(3);
+    node.seen.groups[1].cpu_throttled = Some(0);
+    node.second(0);
+    node.seen.groups[1].cpu_throttled = Some(290_000);
+    let (_, report) = node.second(300);
+    assert_eq!(report.prod_stall, Some(10));
+    assert_eq!(report.guards[0].state, GuardState::Idle);
+}
+
+#[test]
+fn the_kill_switch_asks_for_nothing_and_offers_what_is_bound() {
+    let mut node = Node::new();
+    node.seconds(400);
+    node.second(300);
+    node.policy.suspended = true;
+    let (actions, report) = node.second(300);
+    assert_eq!(actions, []);
+    assert_eq!(report.intended, []);
+    assert_eq!(
+        report.batch_offer(),
+        Resources {
+            cpu: 1_000,
+            memory: GIB
+        }
+    );
+    assert_eq!(report.guards[0].state, GuardState::Off);
+}
+
+#[test]
+fn to_observe_is_to_say_everything_and_to_do_nothing() {
+    let mut node = Node::new();
+    node.policy.mode = Mode::Observe;
+    node.seconds(3);
+    let (actions, report) = node.second(300);
+    assert_eq!(actions, []);
+    assert_eq!(report.intended.len(), 2);
+}
+
+#[test]
+fn a_restart_keeps_the_forecast_and_the_offer() {
+    let mut node = Node::new();
+    let before = node.seconds(400).1.batch_offer();
+    node.state = serde_json::from_str(&serde_json::to_string(&node.state).unwrap()).unwrap();
+    node.second(0);
+    assert_eq!(node.second(0).1.batch_offer(), before);
+}
+
+fn settings(actions: &[Action]) -> Vec<String> {
+    actions
+        .iter()
+        .map(|a| format!("{} {} {}", a.path, a.file, a.value))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_is_seen_the_offer_is_between_what_is_bound_and_the_margin(
+        steps in prop::collection::vec(
+            (prop::option::of(0u64..9_000_000), prop::option::of(0i64..60), 0i64..12_000, 0u64..100_000, any::<bool>()),
+            1..150,
+        )
+    ) {
+        let mut node = Node::new();
+        node.policy.min_samples = 5;
+        for (usage, memory, bound, wait, complete) in steps {
+            node.now += wait;
+            node.seen.groups[1].cpu_usage = usage;
+            node.seen.groups[1].memory = memory.map(|m| m * GIB);
+            node.seen.groups[0].requests.cpu = bound;
+            node.seen.complete = complete;
+            let (_, report) = node.second(wait % 1000);
+            let offer = report.batch_offer();
+            prop_assert!(offer.cpu >= bound);
+            prop_assert!(offer.cpu <= bound.max(9_000));
+            prop_assert!(offer.memory >= GIB && offer.memory <= 36 * GIB);
+        }
+    }
+}
