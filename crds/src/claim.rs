@@ -9,37 +9,80 @@ use k8s_openapi::{
         apis::meta::v1::{Condition, Time},
     },
 };
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Duration, Tier};
 
-/// What a gang asks for.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[kube(group = "duosuan.io", version = "v1alpha1", kind = "CapacityClaim", namespaced, status = "CapacityClaimStatus", shortname = "cc", category = "duosuan")]
+/// What a gang asks for. The pods themselves join by the labels `duosuan.io/claim` (this claim's name) and
+/// `duosuan.io/group` (one of its groups); none of them runs before each group has at least its minimum.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "duosuan.io",
+    version = "v1alpha1",
+    kind = "CapacityClaim",
+    namespaced,
+    status = "CapacityClaimStatus",
+    shortname = "cc",
+    category = "duosuan",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "One gang's request for capacity: the unit that the scheduler admits, places, resizes and evicts, all or nothing.",
+    printcolumn(name = "Queue", type_ = "string", json_path = ".spec.queue", description = "Queue that pays for it"),
+    printcolumn(name = "Tier", type_ = "string", json_path = ".spec.tier", description = "Promise behind its capacity"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where it stands"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", description = "Why it waits"),
+    printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority", description = "Higher goes first", priority = 1),
+    printcolumn(name = "Start", type_ = "string", json_path = ".status.estimatedStart", description = "When it is expected to start", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", description = "Why it waits and what would change it", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("!has(self.deadline) || !has(self.window) || self.deadline > self.window.start")
+        .message("the deadline must lie after the start of the window").field_path(".deadline"),
+    validation = Rule::new("!has(self.topology) || self.groups.all(g, !has(g.topology) || ['numa', 'node', 'nvlink', 'rack', 'block', 'zone'].indexOf(g.topology.pack) <= ['numa', 'node', 'nvlink', 'rack', 'block', 'zone'].indexOf(self.topology.pack))")
+        .message("a group's topology.pack must not be wider than the claim's: numa < node < nvlink < rack < block < zone").field_path(".topology"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct CapacityClaimSpec {
-    /// Queue.
+    /// Name of the Queue whose quota the claim uses. May be changed while the claim waits. Example: `research`.
     #[serde(default = "default_queue")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub queue: String,
-    /// Tier.
+    /// Promise behind the capacity. `prod`: firm, never reclaimed. `mid`: from what prod requested but, by forecast, will
+    /// not use; rarely taken back, with notice. `batch`: what is idle right now; taken back at once. Cannot be changed.
     #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the tier of a claim cannot be changed: create a new claim"))]
     pub tier: Tier,
-    /// Higher goes first.
+    /// Order within the queue: higher goes first; among equals the older claim. From -1000000000 to 1000000000.
     #[serde(default)]
+    #[schemars(range(min = -1_000_000_000, max = 1_000_000_000))]
     pub priority: i32,
-    /// Roles.
+    /// The roles of the gang, 1 to 16, each a set of identical pods, such as `driver` and `executor`. Groups cannot be added
+    /// or removed later; an elastic group's min, max and quantum may change.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["name".into()]),
+        validation = Rule::new("self.size() == oldSelf.size() && self.all(g, oldSelf.exists(o, o.name == g.name))")
+            .message("the groups of a claim cannot be added or removed: create a new claim")
+    )]
     pub groups: Vec<Group>,
-    /// Topology of the whole claim.
+    /// Where all pods of the claim stand to each other; a group may ask for a smaller domain of its own. Absent: anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub topology: Option<Topology>,
-    /// How long it is expected to run.
+    /// How long the claim is expected to run once it has started. Others may be let past a waiting claim if, by this, they
+    /// end in time; nothing is ended because of it. Absent: unknown, treated as unlimited. Example: `4h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_duration: Option<Duration>,
-    /// When it has to be finished.
+    /// When the work has to be finished, in RFC 3339. Example: `2026-12-24T06:00:00Z`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
-    /// A reservation.
+    /// A reservation: the capacity is asked for from start to end, not as soon as possible.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
-    /// What it can bear.
+    /// What the claim can bear when its capacity is wanted elsewhere. Absent: it can be evicted at any time without notice.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub interruption: Option<Interruption>,
 }
 
@@ -47,46 +90,94 @@ fn default_queue() -> String {
     "default".into()
 }
 
-/// One role: identical pods.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// One role of a claim: identical pods, either a fixed `count`, or elastic from `min` to `max` in steps of `quantum`.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("has(self.count) ? !has(self.min) && !has(self.max) && !has(self.quantum) : has(self.min) && has(self.max)")
+        .message("give either count, or min and max with an optional quantum"),
+    validation = Rule::new("!has(self.min) || !has(self.max) || self.min <= self.max")
+        .message("min must not be greater than max").field_path(".min"),
+    validation = Rule::new("!has(self.min) || !has(self.max) || !has(self.quantum) || self.min > self.max || (self.max - self.min) % self.quantum == 0")
+        .message("max - min must be a multiple of quantum").field_path(".quantum"),
+    validation = Rule::new("has(self.count) == has(oldSelf.count) && (!has(self.count) || self.count == oldSelf.count)")
+        .message("the count of a group cannot be changed: use min and max for a group that grows and shrinks").field_path(".count"),
+    validation = Rule::new("has(self.requests) == has(oldSelf.requests) && (!has(self.requests) || self.requests == oldSelf.requests)")
+        .message("the requests of a group cannot be changed: create a new claim").field_path(".requests"),
+    validation = Rule::new("has(self.gpus) == has(oldSelf.gpus) && (!has(self.gpus) || self.gpus == oldSelf.gpus)")
+        .message("the gpus of a group cannot be changed: create a new claim").field_path(".gpus"),
+    validation = Rule::new("!has(self.gpus) || !has(self.requests) || !('nvidia.com/gpu' in self.requests)")
+        .message("ask for GPUs either in gpus or as nvidia.com/gpu in requests, not in both").field_path(".gpus"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Group {
-    /// Name.
+    /// Name of the role, unique in the claim: what the pods carry in the label `duosuan.io/group`. Example: `worker`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// Pods, if fixed.
+    /// Number of pods of a group of fixed size, 1 to 100000: all of them run or none. Excludes min, max and quantum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
     pub count: Option<u32>,
-    /// Pods at least, if elastic.
+    /// Pods without which the claim does not run, for an elastic group, 0 to 100000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
     pub min: Option<u32>,
-    /// Pods at most, if elastic.
+    /// Pods at most, for an elastic group, 1 to 100000. What lies above min is given while it is free, and is the first to be
+    /// taken back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
     pub max: Option<u32>,
-    /// Step.
+    /// Step in pods in which an elastic group grows and shrinks between min and max, 1 if absent. For training: the pods of
+    /// one data-parallel replica. `max - min` must be a multiple of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
     pub quantum: Option<u32>,
-    /// Of each pod.
-    #[serde(default)]
+    /// What each pod requests, by resource: a pod that asks for more than this stays pending. Absent: the pods' own requests
+    /// hold. Example: `{cpu: "4", memory: 16Gi}`. Cannot be changed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub requests: BTreeMap<String, Quantity>,
-    /// GPUs of each pod.
+    /// GPUs of each pod: whole devices by count, or a part of one by share. Cannot be changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub gpus: Option<Gpus>,
-    /// Topology of the group.
+    /// Where the pods of the group stand to each other. Absent: as the claim says.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub topology: Option<Topology>,
-    /// Joined with each pod's own.
+    /// Nodes that the group's pods may run on, in the form of a pod's `spec.affinity.nodeAffinity`; a node has to satisfy this
+    /// and the pod's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<NodeAffinity>,
-    /// Added to each pod's own.
-    #[serde(default)]
+    /// Taints that the group's pods tolerate, added to each pod's own; in the form of a pod's `spec.tolerations`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
 }
 
-/// GPUs of each pod.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// GPUs of each pod: whole devices by `count`, or a part of one device by `share`.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("has(self.count) != has(self.share)")
+        .message("give either count (whole devices) or share (thousandths of one device)"),
+    validation = Rule::new("!has(self.memory) || has(self.share)")
+        .message("memory goes with share only: a whole device comes with all of its memory").field_path(".memory"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Gpus {
-    /// Whole devices.
+    /// Whole devices for each pod, 1 to 64. Excludes share and memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
     pub count: Option<u16>,
-    /// Thousandths of one device's compute.
+    /// Part of one device's compute for each pod, in thousandths, 1 to 1000; 1000 is a whole device. Example: `250`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
     pub share: Option<u16>,
-    /// Memory of that device.
+    /// Memory of that device for each pod, in bytes. Absent: the same part of the memory as of the compute. Example: `10Gi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Quantity>,
-    /// Allowed models; empty allows any.
-    #[serde(default)]
+    /// Product names of which any will do, as in the node label `nvidia.com/gpu.product`. Absent: any model.
+    /// Example: `[A100, H100]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub models: Vec<String>,
 }
 
@@ -94,9 +185,10 @@ pub struct Gpus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Topology {
-    /// Smallest domain to pack into.
+    /// Domain that all the pods shall share, from small to large: `numa` (one NUMA node), `node` (one server), `nvlink` (GPUs
+    /// that reach each other without the host), `rack`, `block` (racks under one spine), `zone`.
     pub pack: Domain,
-    /// Wait for it, or take the next best.
+    /// `required`: wait until one such domain has room. `preferred`: take the smallest domain that has room now.
     #[serde(default)]
     pub mode: TopologyMode,
 }
@@ -104,7 +196,7 @@ pub struct Topology {
 /// Domains of the topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "named as what they are; Topology::pack explains them")]
 pub enum Domain {
     Numa,
     Node,
@@ -117,7 +209,7 @@ pub enum Domain {
 /// How binding a topology is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "Topology::mode explains them")]
 pub enum TopologyMode {
     Required,
     #[default]
@@ -125,23 +217,30 @@ pub enum TopologyMode {
 }
 
 /// A reservation in time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("self.start < self.end").message("the window must start before it ends").field_path(".start"))]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct Window {
+    /// From when the capacity is wanted, in RFC 3339. Example: `2026-12-24T00:00:00Z`.
     pub start: Time,
+    /// Until when it is wanted, in RFC 3339.
     pub end: Time,
 }
 
-/// What a claim can bear.
+/// What a claim can bear when its capacity is wanted elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Interruption {
-    /// Warning before an eviction.
+    /// Warning that the pods get before they are evicted, to write a checkpoint. Absent: the pods' own grace period.
+    /// Example: `2m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub notice: Option<Duration>,
-    /// Runs at least so long.
+    /// Time that the claim may run undisturbed after each start. Absent: none. Example: `30m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub min_runtime: Option<Duration>,
-    /// Time between checkpoints.
+    /// Time between two checkpoints: an eviction loses at most the work of so long. Absent: all work since the start is lost,
+    /// so that the claim is a dear victim. Example: `20m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_interval: Option<Duration>,
 }
 
@@ -157,23 +256,35 @@ pub enum Phase {
     Finished,
 }
 
-/// What became of a claim.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// What became of a claim; written by the operator alone.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CapacityClaimStatus {
-    /// Phase.
+    /// `Pending`: waits. `Running`: each group has at least its minimum of bound pods. `Finished`: all its pods have ended.
     pub phase: Phase,
-    /// Placed pods by group.
-    #[serde(default)]
+    /// Placed pods, by group.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["group".into()]))]
     pub placed: Vec<Placed>,
-    /// Why it waits: name of the reason.
+    /// Why the claim waits: one name of a closed set, such as `QueueLimit` or `NoCapacity`. Absent when it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub reason: Option<String>,
-    /// Why it waits, in a sentence, and what would change it.
+    /// Why the claim waits, in a sentence, and what would change it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32768))]
     pub message: Option<String>,
-    /// When it is expected to start.
+    /// When the claim is expected to start, if that can be said.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub estimated_start: Option<Time>,
-    /// Conditions.
-    #[serde(default)]
+    /// What the claim has on loan, if anything: capacity that its queue borrows and may have to give back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loan: Option<Loan>,
+    /// Conditions of the claim, by type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 
@@ -181,10 +292,31 @@ pub struct CapacityClaimStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Placed {
-    /// Group.
+    /// Name of the group.
+    #[schemars(length(max = 63))]
     pub group: String,
-    /// Bound pods.
+    /// Pods that are bound to a node.
     pub count: u32,
-    /// Pods wanted: `count` or `max`.
+    /// Pods wanted: the group's `count` or `max`.
     pub desired: u32,
+}
+
+/// Capacity that a claim uses beyond its queue's guarantee.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Loan {
+    /// Name of the queue that lends; absent where the capacity is nobody's guarantee.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub lender: Option<String>,
+    /// Until when it is lent; absent: until the lender asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
+    /// Warning before it is taken back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Duration>,
+    /// What is lent, by resource.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub resources: BTreeMap<String, Quantity>,
 }

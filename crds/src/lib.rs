@@ -1,17 +1,24 @@
 //! The API of Duosuan, `duosuan.io/v1alpha1`: types, nothing else.
+//!
+//! Every field's comment is its documentation in `kubectl explain`. After a change of a type, run
+//! `cargo run -p duosuan-crds --bin crds-gen`, which writes the definitions into the chart.
+
+#![allow(unreachable_pub, reason = "KubeSchema copies each struct, with its pub, into a function")]
 
 pub mod claim;
 pub mod duration;
 pub mod policy;
 pub mod queue;
 pub mod report;
+pub mod schema;
 pub mod tier;
 
 pub use claim::{CapacityClaim, CapacityClaimSpec, CapacityClaimStatus};
-pub use duration::Duration;
+pub use duration::{Duration, DurationError};
 pub use policy::{ColocationPolicy, ColocationPolicySpec, ColocationPolicyStatus};
 pub use queue::{Queue, QueueSpec, QueueStatus};
 pub use report::{NodeReport, NodeReportStatus};
+pub use schema::{all, yaml};
 pub use tier::Tier;
 
 /// API group of every kind.

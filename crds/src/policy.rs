@@ -3,30 +3,48 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Condition};
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Duration;
 
 /// How far the selected nodes go in sharing.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[kube(group = "duosuan.io", version = "v1alpha1", kind = "ColocationPolicy", status = "ColocationPolicyStatus", shortname = "cp", category = "duosuan")]
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "duosuan.io",
+    version = "v1alpha1",
+    kind = "ColocationPolicy",
+    plural = "colocationpolicies",
+    status = "ColocationPolicyStatus",
+    shortname = "cp",
+    category = "duosuan",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "How far the nodes it selects go in sharing: what they offer to mid and batch, and how they protect prod.",
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", description = "act, or observe only"),
+    printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspended", description = "Kill switch"),
+    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes", description = "Nodes that follow it"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct ColocationPolicySpec {
-    /// Labels of the nodes; empty selects all. Of several policies that select a node, the first by name holds.
-    #[serde(default)]
+    /// Labels that a node must carry, all of them, to follow this policy. Absent: all nodes. Of several policies that select a
+    /// node, the first by name holds. Example: `{pool: shared}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16), inner(length(max = 63)))]
     pub node_selector: BTreeMap<String, String>,
-    /// Kill switch: return every node to its untouched state.
+    /// Kill switch: true returns every selected node to its untouched state within seconds: nothing is offered, no limit stays,
+    /// and batch pods that run are left to run.
     #[serde(default)]
     pub suspended: bool,
-    /// `act`, or only say what would be done.
+    /// `act`: the agent offers capacity and enforces the guards. `observe`: it only reports what it would do.
     #[serde(default)]
     pub mode: Mode,
-    /// What is offered.
+    /// What is offered to mid and batch.
     #[serde(default)]
     pub reclaim: Reclaim,
-    /// How prod is protected.
+    /// How prod is protected from them.
     #[serde(default)]
     pub guards: Guards,
 }
@@ -34,59 +52,79 @@ pub struct ColocationPolicySpec {
 /// Whether the agent acts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "ColocationPolicySpec::mode explains them")]
 pub enum Mode {
     #[default]
     Act,
     Observe,
 }
 
-/// What is offered to mid and batch.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+/// What is offered to mid and batch: capacity - margin - system - forecast peak of prod. A value that is absent is the
+/// agent's own default, which the field names.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("duration(has(self.hold) ? self.hold : '60s') < duration(has(self.expire) ? self.expire : '5m')")
+    .message("hold (60s if absent) must be shorter than expire (5m if absent)").field_path(".hold"))]
+#[serde(rename_all = "camelCase")]
 pub struct Reclaim {
-    /// Quantile of prod's use that is kept for it, in percent, 50 to 100.
+    /// Quantile of prod's past use that is kept for prod, in percent, 50 to 100. Higher offers less and is safer. Default: 98.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 50, max = 100))]
     pub quantile_percent: Option<u32>,
-    /// CPU never offered, percent of capacity.
+    /// CPU that is never offered, in percent of the node's capacity, 0 to 90. Default: 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 90))]
     pub cpu_margin_percent: Option<u32>,
-    /// Memory never offered, percent of capacity.
+    /// Memory that is never offered, in percent of the node's capacity, 0 to 90. Default: 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 90))]
     pub memory_margin_percent: Option<u32>,
-    /// How much the offer may grow in 30 s, percent.
+    /// How much the offer may grow in 30 seconds, in percent of the node's capacity, 1 to 100; it shrinks at once. Default: 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
     pub growth_percent: Option<u32>,
-    /// Age of a signal up to which the last offer holds.
+    /// Age of a measurement up to which the last offer holds. Must be shorter than expire. Default: `60s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<Duration>,
-    /// Age at which the offer has decayed to what is bound.
+    /// Age of a measurement at which the offer has shrunk to what is bound, so that nothing new is placed. Default: `5m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expire: Option<Duration>,
 }
 
 /// Guards, each of which may be switched off.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct Guards {
-    /// CPU guard.
+    /// CPU guard: when prod waits for CPU, batch is cut at once and given back slowly.
+    #[serde(default)]
     pub cpu: CpuGuard,
 }
 
 /// CPU guard: prod's CPU stall cuts batch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct CpuGuard {
-    /// Off: batch is not touched.
+    /// True switches the guard off: batch is not touched, whatever prod suffers.
+    #[serde(default)]
     pub disabled: bool,
-    /// Prod's CPU stall, thousandths of wall time, over which batch is cut.
+    /// Prod's CPU stall (PSI `some`) over which batch is cut, in thousandths of wall time, 1 to 1000. Default: 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
     pub stall_milli: Option<u32>,
-    /// Batch's CPU is never cut below this many milli-cores.
+    /// CPU below which batch is never cut, so that it keeps moving; a quantity of cores. Example: `500m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub floor: Option<Quantity>,
 }
 
-/// Where a policy holds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Where a policy holds; written by the operator alone.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ColocationPolicyStatus {
-    /// Nodes that follow it.
+    /// Number of nodes that follow the policy, by their own reports.
     #[serde(default)]
     pub nodes: u32,
-    /// Conditions.
-    #[serde(default)]
+    /// Conditions of the policy, by type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }

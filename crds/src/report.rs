@@ -6,49 +6,81 @@ use k8s_openapi::apimachinery::pkg::{
     api::resource::Quantity,
     apis::meta::v1::{Condition, Time},
 };
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Tier;
 
-/// Empty: the agent writes the status, nobody asks anything of it.
+/// Empty: the agent writes the status, and nobody asks anything of it.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[kube(group = "duosuan.io", version = "v1alpha1", kind = "NodeReport", status = "NodeReportStatus", shortname = "nr", category = "duosuan")]
+#[kube(
+    group = "duosuan.io",
+    version = "v1alpha1",
+    kind = "NodeReport",
+    status = "NodeReportStatus",
+    shortname = "nr",
+    category = "duosuan",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "What the agent of one node sees, offers and does. Named as its node, and written by that node's agent alone.",
+    printcolumn(name = "Policy", type_ = "string", json_path = ".status.policy", description = "ColocationPolicy that the node follows"),
+    printcolumn(name = "CPU", type_ = "string", json_path = ".status.usage.cpu", description = "CPU in use"),
+    printcolumn(name = "Memory", type_ = "string", json_path = ".status.usage.memory", description = "Memory in use"),
+    printcolumn(name = "Batch-CPU", type_ = "string", json_path = ".status.tiers[?(@.tier==\"batch\")].reclaimable.cpu", description = "CPU offered to batch"),
+    printcolumn(name = "Batch-Memory", type_ = "string", json_path = ".status.tiers[?(@.tier==\"batch\")].reclaimable.memory", description = "Memory offered to batch"),
+    printcolumn(name = "Guard", type_ = "string", json_path = ".status.guards[?(@.name==\"cpu\")].state", description = "State of the CPU guard"),
+    printcolumn(name = "Reported", type_ = "date", json_path = ".status.time", description = "Time since the report")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeReportSpec {}
 
-/// What an agent sees and offers.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// What an agent sees, offers and does.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeReportStatus {
-    /// When it was made.
+    /// When the report was made. One that is older than the policy's `expire` is not placed by.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<Time>,
-    /// Policy that the node follows.
+    /// Name of the ColocationPolicy that the node follows; absent where none selects it, and then nothing is offered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub policy: Option<String>,
-    /// CPU and memory by tier.
-    #[serde(default)]
+    /// CPU and memory, by tier.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["tier".into()]))]
     pub tiers: Vec<TierReport>,
-    /// Use of the whole node: `cpu`, `memory`.
-    #[serde(default)]
+    /// Use of the whole node: `cpu` in cores, `memory` in bytes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub usage: BTreeMap<String, Quantity>,
-    /// Capacity of the whole node: `cpu`, `memory`.
-    #[serde(default)]
+    /// Capacity of the whole node: `cpu` in cores, `memory` in bytes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub capacity: BTreeMap<String, Quantity>,
-    /// Stall, thousandths of wall time over the last 10 s.
+    /// Stall (PSI `some`) over the last 10 seconds, in thousandths of wall time.
     #[serde(default)]
     pub pressure: Pressure,
-    /// GPUs.
-    #[serde(default)]
+    /// GPUs of the node, by index.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
     pub gpus: Vec<GpuReport>,
-    /// What the kernel can do: `cpu.idle`, `cpu.pressure`, `cpu.max.burst`...
-    #[serde(default)]
+    /// What the node's kernel can do, each found by trying: `cpu.idle`, `cpu.pressure`, `cpu.max.burst`, and so on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 253)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub capabilities: Vec<String>,
-    /// Guards.
-    #[serde(default)]
+    /// Guards of the node, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub guards: Vec<GuardReport>,
-    /// Conditions.
-    #[serde(default)]
+    /// Conditions of the node's agent, by type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 
@@ -58,31 +90,35 @@ pub struct NodeReportStatus {
 pub struct TierReport {
     /// Tier.
     pub tier: Tier,
-    /// Used now: `cpu`, `memory`.
-    #[serde(default)]
+    /// Used now: `cpu` in cores, `memory` in bytes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub usage: BTreeMap<String, Quantity>,
-    /// Forecast peak: `cpu`, `memory`.
-    #[serde(default)]
+    /// Peak that the forecast expects over the next minutes: `cpu`, `memory`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub forecast_peak: BTreeMap<String, Quantity>,
-    /// Requests of its pods: `cpu`, `memory`.
-    #[serde(default)]
+    /// Requests of the tier's pods on the node: `cpu`, `memory`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub bound: BTreeMap<String, Quantity>,
-    /// Offered: `cpu`, `memory`.
-    #[serde(default)]
+    /// Offered to the tier, what is bound included: `cpu`, `memory`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub reclaimable: BTreeMap<String, Quantity>,
 }
 
-/// Stall.
+/// Stall, in thousandths of wall time over the last 10 seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pressure {
-    /// CPU of the node.
+    /// CPU stall of the whole node.
     pub cpu_milli: u32,
-    /// Memory of the node.
+    /// Memory stall of the whole node.
     pub memory_milli: u32,
-    /// IO of the node.
+    /// IO stall of the whole node.
     pub io_milli: u32,
-    /// CPU of prod's pods.
+    /// CPU stall of prod's pods, less what they suffer from their own limits.
     pub prod_cpu_milli: u32,
 }
 
@@ -90,17 +126,20 @@ pub struct Pressure {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GpuReport {
-    /// Index on the node.
+    /// Index on the node, from 0.
     pub index: u16,
-    /// Product name.
+    /// Product name, as NVIDIA's feature discovery writes it. Example: `A100`.
+    #[schemars(length(max = 253))]
     pub model: String,
-    /// Memory.
+    /// Memory, in bytes.
     pub memory: Quantity,
-    /// NUMA node.
+    /// NUMA node that the device is attached to, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub numa: Option<u16>,
-    /// NVLink group.
+    /// NVLink group: devices of one group reach each other without the host. Absent if it has no such link.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub nvlink: Option<u16>,
-    /// Not to be used.
+    /// True: the device must not get new pods.
     #[serde(default)]
     pub unhealthy: bool,
 }
@@ -109,15 +148,22 @@ pub struct GpuReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GuardReport {
-    /// Name: `cpu`.
+    /// Name of the guard: `cpu`.
+    #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// `Idle`, `Suppressing`, `Recovering`, `Off`.
+    /// `Idle`: nothing is cut. `Suppressing`: batch is cut. `Recovering`: it is being given back. `Off`: switched off, or the
+    /// kernel cannot do it.
+    #[schemars(extend("enum" = ["Idle", "Suppressing", "Recovering", "Off"]))]
     pub state: String,
-    /// What it allows batch now: milli-cores; absent if unlimited.
+    /// CPU that the guard allows batch now, in milli-cores; absent if unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub limit_milli: Option<i64>,
-    /// Times that it cut batch since the agent's start.
+    /// Times that the guard cut batch since the agent's start.
     #[serde(default)]
     pub cuts: u64,
-    /// Last action and why.
+    /// What the guard did last, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
     pub last_action: Option<String>,
 }
