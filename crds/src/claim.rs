@@ -41,7 +41,7 @@ use crate::{Duration, Tier};
 #[x_kube(
     validation = Rule::new("!has(self.deadline) || !has(self.window) || self.deadline > self.window.start")
         .message("the deadline must lie after the start of the window").field_path(".deadline"),
-    validation = Rule::new("!has(self.topology) || self.groups.all(g, !has(g.topology) || ['numa', 'node', 'nvlink', 'rack', 'block', 'zone'].indexOf(g.topology.pack) <= ['numa', 'node', 'nvlink', 'rack', 'block', 'zone'].indexOf(self.topology.pack))")
+    validation = Rule::new("!has(self.topology) || self.groups.all(g, !has(g.topology) || {'numa': 0, 'node': 1, 'nvlink': 2, 'rack': 3, 'block': 4, 'zone': 5}[g.topology.pack] <= {'numa': 0, 'node': 1, 'nvlink': 2, 'rack': 3, 'block': 4, 'zone': 5}[self.topology.pack])")
         .message("a group's topology.pack must not be wider than the claim's: numa < node < nvlink < rack < block < zone").field_path(".topology"),
 )]
 #[serde(rename_all = "camelCase")]

@@ -110,7 +110,8 @@ pub struct CpuGuard {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub stall_milli: Option<u32>,
-    /// CPU below which batch is never cut, so that it keeps moving; a quantity of cores. Example: `500m`.
+    /// CPU below which batch is never cut, so that it keeps moving; a quantity of cores. Default: a
+    /// twentieth of the node. Example: `500m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor: Option<Quantity>,
 }
