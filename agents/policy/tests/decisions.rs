@@ -170,23 +170,17 @@ fn groups_that_cannot_be_listed_are_not_taken_for_an_empty_node() {
 }
 
 #[test]
-fn batch_pods_are_idle_and_a_stall_limits_the_besteffort_cgroup() {
+fn a_stall_limits_the_besteffort_cgroup_and_no_weight_of_the_kubelets_is_touched() {
     let mut node = Node::new();
     let (actions, _) = node.seconds(3);
-    assert_eq!(settings(&actions), ["kubepods/besteffort/podb cpu.idle 1"]);
+    assert_eq!(actions, []);
     let (actions, report) = node.second(300);
-    assert_eq!(
-        settings(&actions),
-        [
-            "kubepods/besteffort/podb cpu.idle 1",
-            "kubepods/besteffort cpu.max 50000 100000"
-        ]
-    );
+    assert_eq!(settings(&actions), ["kubepods/besteffort cpu.max 50000 100000"]);
     assert_eq!(report.guards[0].state, GuardState::Suppressing);
     assert!(
-        actions[1].why.contains("prod stalled 300 of 1000"),
+        actions[0].why.contains("prod stalled 300 of 1000"),
         "{}",
-        actions[1].why
+        actions[0].why
     );
 }
 
@@ -206,19 +200,25 @@ fn a_besteffort_pod_that_is_not_batch_is_never_limited() {
     let (actions, _) = node.second(300);
     assert_eq!(
         settings(&actions),
-        [
-            "kubepods/besteffort/podb cpu.idle 1",
-            "kubepods/besteffort/podb cpu.max 50000 100000"
-        ]
+        ["kubepods/besteffort/podb cpu.max 50000 100000"]
     );
+}
+
+#[test]
+fn a_batch_group_that_no_kubelet_owns_is_idle() {
+    let mut node = Node::new();
+    node.seen.groups[0].path = "batch".to_owned();
+    let (actions, _) = node.seconds(3);
+    assert_eq!(settings(&actions), ["batch cpu.idle 1"]);
 }
 
 #[test]
 fn without_cpu_idle_the_least_weight_stands_in() {
     let mut node = Node::new();
+    node.seen.groups[0].path = "batch".to_owned();
     node.capabilities.cpu_idle = false;
     let (actions, _) = node.seconds(3);
-    assert_eq!(settings(&actions), ["kubepods/besteffort/podb cpu.weight 1"]);
+    assert_eq!(settings(&actions), ["batch cpu.weight 1"]);
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn to_observe_is_to_say_everything_and_to_do_nothing() {
     node.seconds(3);
     let (actions, report) = node.second(300);
     assert_eq!(actions, []);
-    assert_eq!(report.intended.len(), 2);
+    assert_eq!(report.intended.len(), 1);
 }
 
 #[test]
