@@ -1,0 +1,92 @@
+//! One node's agent without its edges: it observes, decides and acts once for each call.
+
+use duosuan_policy::{Millis, Policy, Report, Resources, State, decide};
+
+use crate::{
+    machine::{Acted, Machine},
+    pods::PodInfo,
+    selection::Choice,
+};
+
+/// One node's agent.
+#[derive(Debug)]
+pub struct Agent<M> {
+    /// The node.
+    pub machine: M,
+    /// What it remembers.
+    pub state: State,
+    choice: Choice,
+    pods: Vec<PodInfo>,
+    observe_only: bool,
+}
+
+/// What came of one look.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// What is seen, offered and meant.
+    pub report: Report,
+    /// What was done.
+    pub acted: Acted,
+}
+
+impl<M: Machine> Agent<M> {
+    /// An agent without a policy, which neither offers nor acts.
+    pub fn new(machine: M, state: State) -> Self {
+        Self {
+            machine,
+            state,
+            choice: Choice::None,
+            pods: Vec::new(),
+            observe_only: false,
+        }
+    }
+
+    /// Does everything but act, whatever the policy says.
+    pub fn observe_only(&mut self, yes: bool) {
+        self.observe_only = yes;
+    }
+
+    /// The policy that holds from the next look on.
+    pub fn follow(&mut self, choice: Choice) {
+        self.choice = choice;
+    }
+
+    /// What it follows.
+    pub fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    /// The pods from the next look on.
+    pub fn set_pods(&mut self, pods: Vec<PodInfo>) {
+        self.pods = pods;
+    }
+
+    /// What the API says is bound in tier batch.
+    pub fn bound_batch(&self) -> Resources {
+        crate::pods::bound_batch(&self.pods)
+    }
+
+    /// Observes, decides, acts.
+    pub fn look(&mut self, now: Millis) -> Look {
+        let observation = self.machine.observe(&self.pods, now);
+        let policy = self.policy();
+        let (actions, report) = decide(&policy, self.machine.capabilities(), &observation, &mut self.state, now);
+        let acted = self.machine.act(&actions);
+        Look { report, acted }
+    }
+
+    /// Without a sound policy nothing is offered and nothing is touched.
+    fn policy(&self) -> Policy {
+        let mut policy = match &self.choice {
+            Choice::Policy { policy, .. } => policy.clone(),
+            Choice::None | Choice::Refused { .. } => Policy {
+                suspended: true,
+                ..Policy::default()
+            },
+        };
+        if self.observe_only {
+            policy.mode = duosuan_policy::Mode::Observe;
+        }
+        policy
+    }
+}

@@ -1,0 +1,38 @@
+//! What the agent needs of a node, be it a kernel or a simulation.
+
+use duosuan_policy::{Action, Capabilities, Millis, Observation};
+
+use crate::pods::PodInfo;
+
+/// A node to look at and to act on.
+pub trait Machine {
+    /// What it can do. Probed once.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Looks at it. What cannot be read is absent in the answer, never an error: the rest goes on.
+    fn observe(&mut self, pods: &[PodInfo], now: Millis) -> Observation;
+
+    /// Makes `actions` hold, all of them and nothing else: whatever an earlier call set and this one does not name goes
+    /// back to what it was before. Writes only differences.
+    fn act(&mut self, actions: &[Action]) -> Acted;
+}
+
+/// What came of acting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acted {
+    /// Files written.
+    pub written: u64,
+    /// Of these, files that somebody else had changed since.
+    pub reasserted: u64,
+    /// What could not be done, by file.
+    pub failed: Vec<Failure>,
+}
+
+/// A kernel file that could not be read or written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Name of the file: `cpu.max`.
+    pub file: String,
+    /// Path and cause.
+    pub message: String,
+}

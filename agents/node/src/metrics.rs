@@ -1,0 +1,270 @@
+//! Metrics of the agent.
+
+use std::sync::atomic::AtomicU64;
+
+use duosuan_policy::{GuardState, Report, Tier};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use crate::machine::{Acted, Failure};
+
+type Float = Gauge<f64, AtomicU64>;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct NodeLabels {
+    node: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResourceLabels {
+    node: String,
+    resource: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TierLabels {
+    node: String,
+    tier: &'static str,
+    resource: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ScopeLabels {
+    node: String,
+    scope: &'static str,
+    resource: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct GuardLabels {
+    node: String,
+    guard: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct GuardStateLabels {
+    node: String,
+    guard: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FileLabels {
+    node: String,
+    file: String,
+}
+
+/// Metrics of one agent, or of a fleet of simulated ones. CPU is in cores, memory in bytes.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    capacity: Family<ResourceLabels, Float>,
+    usage: Family<TierLabels, Float>,
+    peak: Family<TierLabels, Float>,
+    bound: Family<TierLabels, Float>,
+    reclaimable: Family<TierLabels, Float>,
+    pressure: Family<ScopeLabels, Float>,
+    limit: Family<GuardLabels, Float>,
+    cuts: Family<GuardLabels, Counter>,
+    state: Family<GuardStateLabels, Gauge>,
+    reasserted: Family<NodeLabels, Counter>,
+    age: Family<NodeLabels, Float>,
+    errors: Family<FileLabels, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics that nothing has been recorded in.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("duosuan"),
+            capacity: Family::default(),
+            usage: Family::default(),
+            peak: Family::default(),
+            bound: Family::default(),
+            reclaimable: Family::default(),
+            pressure: Family::default(),
+            limit: Family::default(),
+            cuts: Family::default(),
+            state: Family::default(),
+            reasserted: Family::default(),
+            age: Family::default(),
+            errors: Family::default(),
+        };
+        let r = &mut metrics.registry;
+        r.register(
+            "node_capacity",
+            "What the node has: cpu in cores, memory in bytes",
+            metrics.capacity.clone(),
+        );
+        r.register("node_usage", "Used now, by tier", metrics.usage.clone());
+        r.register(
+            "node_forecast_peak",
+            "Peak that is expected of a tier",
+            metrics.peak.clone(),
+        );
+        r.register("node_bound", "Asked for by the pods of a tier", metrics.bound.clone());
+        r.register("node_reclaimable", "Offered to a tier", metrics.reclaimable.clone());
+        r.register(
+            "node_pressure_ratio",
+            "Share of wall time in which somebody waited",
+            metrics.pressure.clone(),
+        );
+        r.register(
+            "guard_limit_cores",
+            "CPU that the guard allows batch, the node's where unlimited",
+            metrics.limit.clone(),
+        );
+        r.register("guard_cuts", "Times that the guard cut batch", metrics.cuts.clone());
+        r.register(
+            "guard_state",
+            "1 for the state that the guard is in, 0 for the others",
+            metrics.state.clone(),
+        );
+        r.register(
+            "reasserted",
+            "Settings that somebody else had changed back",
+            metrics.reasserted.clone(),
+        );
+        let age = metrics.age.clone();
+        r.register_with_unit(
+            "report_age",
+            "Time since the last report reached the API server",
+            Unit::Seconds,
+            age,
+        );
+        r.register(
+            "kernel_errors",
+            "Kernel files that could not be read or written",
+            metrics.errors.clone(),
+        );
+        metrics
+    }
+
+    /// Records one look at a node.
+    pub fn record(&self, node: &str, report: &Report, acted: &Acted) {
+        let cores = |milli: i64| milli as f64 / 1000.0;
+        let capacity = |resource| ResourceLabels {
+            node: node.to_owned(),
+            resource,
+        };
+        self.capacity
+            .get_or_create(&capacity("cpu"))
+            .set(cores(report.capacity.cpu));
+        self.capacity
+            .get_or_create(&capacity("memory"))
+            .set(report.capacity.memory as f64);
+        let tier = |tier: &'static str, resource| TierLabels {
+            node: node.to_owned(),
+            tier,
+            resource,
+        };
+        let set = |family: &Family<TierLabels, Float>, name, cpu: Option<i64>, memory: Option<i64>| {
+            // What is not known is not shown; zero would be a lie.
+            match cpu {
+                Some(v) => drop(family.get_or_create(&tier(name, "cpu")).set(cores(v))),
+                None => drop(family.remove(&tier(name, "cpu"))),
+            }
+            match memory {
+                Some(v) => drop(family.get_or_create(&tier(name, "memory")).set(v as f64)),
+                None => drop(family.remove(&tier(name, "memory"))),
+            }
+        };
+        for view in &report.tiers {
+            let name = view.tier.as_str();
+            set(&self.usage, name, view.usage.cpu, view.usage.memory);
+            set(&self.bound, name, Some(view.bound.cpu), Some(view.bound.memory));
+            if view.tier == Tier::Batch {
+                set(
+                    &self.reclaimable,
+                    name,
+                    Some(view.reclaimable.cpu),
+                    Some(view.reclaimable.memory),
+                );
+            } else {
+                set(&self.peak, name, view.peak.cpu, view.peak.memory);
+            }
+        }
+        set(&self.usage, "system", report.system.cpu, report.system.memory);
+        set(
+            &self.peak,
+            "system",
+            report.cpu_terms.system,
+            report.memory_terms.system,
+        );
+        let pressure = |scope, resource, stall: Option<i64>| {
+            let labels = ScopeLabels {
+                node: node.to_owned(),
+                scope,
+                resource,
+            };
+            match stall {
+                Some(v) => drop(self.pressure.get_or_create(&labels).set(v as f64 / 1000.0)),
+                None => drop(self.pressure.remove(&labels)),
+            }
+        };
+        pressure("node", "cpu", report.node_stall.cpu);
+        pressure("node", "memory", report.node_stall.memory);
+        pressure("node", "io", report.node_stall.io);
+        pressure("prod", "cpu", report.prod_stall);
+        pressure("batch", "cpu", report.batch_stall);
+        for guard in &report.guards {
+            let labels = GuardLabels {
+                node: node.to_owned(),
+                guard: guard.name.clone(),
+            };
+            self.limit
+                .get_or_create(&labels)
+                .set(cores(guard.limit.unwrap_or(report.capacity.cpu)));
+            let cuts = self.cuts.get_or_create(&labels);
+            cuts.inc_by(guard.cuts.saturating_sub(cuts.get()));
+            for state in GuardState::ALL {
+                let labels = GuardStateLabels {
+                    node: node.to_owned(),
+                    guard: guard.name.clone(),
+                    state: state.as_str(),
+                };
+                self.state.get_or_create(&labels).set(i64::from(state == guard.state));
+            }
+        }
+        let labels = NodeLabels { node: node.to_owned() };
+        self.reasserted.get_or_create(&labels).inc_by(acted.reasserted);
+        self.failures(node, &acted.failed);
+    }
+
+    /// Counts kernel files that failed.
+    pub fn failures(&self, node: &str, failed: &[Failure]) {
+        for failure in failed {
+            self.errors
+                .get_or_create(&FileLabels {
+                    node: node.to_owned(),
+                    file: failure.file.clone(),
+                })
+                .inc();
+        }
+    }
+
+    /// Records the age of the last report that reached the API server.
+    pub fn report_age(&self, node: &str, seconds: f64) {
+        self.age
+            .get_or_create(&NodeLabels { node: node.to_owned() })
+            .set(seconds);
+    }
+
+    /// Everything in the OpenMetrics text format.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        if let Err(error) = text::encode(&mut out, &self.registry) {
+            tracing::error!("metrics cannot be encoded: {error}");
+        }
+        out
+    }
+}

@@ -1,0 +1,182 @@
+//! The pods of a node, reduced to what the agent needs of them.
+
+use std::collections::BTreeMap;
+
+use duosuan_crds::{LABEL_TIER, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY};
+use duosuan_policy::{Resources, Tier};
+use k8s_openapi::{
+    api::core::v1::{Container, Pod, PodSpec},
+    apimachinery::pkg::api::resource::Quantity,
+};
+
+use crate::quantity;
+
+/// A pod that is bound to a node and has not ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodInfo {
+    /// UID: the name of its cgroup is made of it.
+    pub uid: String,
+    /// `namespace/name`, for messages.
+    pub name: String,
+    /// Its node.
+    pub node: String,
+    /// Its tier: by its label, or by the resources that it asks for, else prod.
+    pub tier: Tier,
+    /// What it asks for in its tier.
+    pub requests: Resources,
+    /// Whether it asks for CPU or memory as such, so that the kubelet does not put it in its besteffort cgroup.
+    pub burstable: bool,
+}
+
+/// Reduces a pod; `None` if it is bound nowhere or has ended, so that it takes nothing of a node.
+pub fn reduce(pod: &Pod) -> Option<PodInfo> {
+    let spec = pod.spec.as_ref()?;
+    let node = spec.node_name.clone().filter(|n| !n.is_empty())?;
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    if matches!(phase, Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let sum = |name: &str| total(spec, name);
+    let batch = Resources {
+        cpu: sum(RESOURCE_BATCH_CPU).map_or(0, |n| n / 1000),
+        memory: sum(RESOURCE_BATCH_MEMORY).map_or(0, |n| n / 1000),
+    };
+    let mid = Resources {
+        cpu: sum(RESOURCE_MID_CPU).map_or(0, |n| n / 1000),
+        memory: sum(RESOURCE_MID_MEMORY).map_or(0, |n| n / 1000),
+    };
+    let firm = Resources {
+        cpu: sum("cpu").unwrap_or(0),
+        memory: sum("memory").map_or(0, |n| n / 1000 + i64::from(n % 1000 > 0)),
+    };
+    let label = pod
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|l| l.get(LABEL_TIER))
+        .map(String::as_str);
+    let (tier, requests) = match label {
+        _ if batch != Resources::default() => (Tier::Batch, batch),
+        _ if mid != Resources::default() => (Tier::Mid, mid),
+        Some("batch") => (Tier::Batch, batch),
+        Some("mid") => (Tier::Mid, mid),
+        _ => (Tier::Prod, firm),
+    };
+    Some(PodInfo {
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        name: format!(
+            "{}/{}",
+            pod.metadata.namespace.as_deref().unwrap_or("default"),
+            pod.metadata.name.as_deref().unwrap_or_default()
+        ),
+        node,
+        tier,
+        requests,
+        burstable: firm != Resources::default(),
+    })
+}
+
+/// What pods of tier batch ask for together.
+pub fn bound_batch(pods: &[PodInfo]) -> Resources {
+    pods.iter()
+        .filter(|p| p.tier == Tier::Batch)
+        .fold(Resources::default(), |sum, pod| Resources {
+            cpu: sum.cpu.saturating_add(pod.requests.cpu),
+            memory: sum.memory.saturating_add(pod.requests.memory),
+        })
+}
+
+/// What a pod asks for of one resource, in thousandths, as the kubelet counts it: the containers and those that start
+/// first and stay, or the hungriest of those that run first, whichever is more, plus the sandbox.
+fn total(spec: &PodSpec, name: &str) -> Option<i64> {
+    let ask = |c: &Container| {
+        let requests = c.resources.as_ref()?.requests.as_ref()?;
+        thousandths(requests, name)
+    };
+    let stays = |c: &Container| c.restart_policy.as_deref() == Some("Always");
+    let mut found = None;
+    let mut running: i64 = 0;
+    let mut peak: i64 = 0;
+    for container in spec.init_containers.iter().flatten() {
+        let Some(asked) = ask(container) else { continue };
+        found = Some(());
+        peak = peak.max(running.saturating_add(asked));
+        if stays(container) {
+            running = running.saturating_add(asked);
+        }
+    }
+    for asked in spec.containers.iter().filter_map(ask) {
+        found = Some(());
+        running = running.saturating_add(asked);
+    }
+    let overhead = spec.overhead.as_ref().and_then(|o| thousandths(o, name));
+    found.or(overhead.map(|_| ()))?;
+    Some(peak.max(running).saturating_add(overhead.unwrap_or(0)))
+}
+
+fn thousandths(map: &BTreeMap<String, Quantity>, name: &str) -> Option<i64> {
+    map.get(name).and_then(quantity::milli)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn pod(value: serde_json::Value) -> Option<PodInfo> {
+        reduce(&serde_json::from_value(value).unwrap())
+    }
+
+    #[test]
+    fn a_pod_that_asks_for_batch_capacity_is_batch_and_besteffort() {
+        let info = pod(serde_json::json!({
+            "metadata": {"name": "b", "namespace": "ns", "uid": "u"},
+            "spec": {"nodeName": "n", "containers": [
+                {"name": "a", "resources": {"requests": {"duosuan.io/batch-cpu": "1500", "duosuan.io/batch-memory": "1Gi"}}},
+                {"name": "b", "resources": {"requests": {"duosuan.io/batch-cpu": "4k"}}}]}
+        }));
+        let requests = Resources {
+            cpu: 5500,
+            memory: 1 << 30,
+        };
+        let expected = PodInfo {
+            uid: "u".into(),
+            name: "ns/b".into(),
+            node: "n".into(),
+            tier: Tier::Batch,
+            requests,
+            burstable: false,
+        };
+        assert_eq!(info, Some(expected));
+    }
+
+    #[test]
+    fn a_pod_without_a_word_on_its_tier_is_prod() {
+        let info = pod(serde_json::json!({
+            "metadata": {"name": "p", "uid": "u"},
+            "spec": {"nodeName": "n", "overhead": {"cpu": "50m"},
+                "initContainers": [
+                    {"name": "side", "restartPolicy": "Always", "resources": {"requests": {"cpu": "100m"}}},
+                    {"name": "big", "resources": {"requests": {"cpu": "2"}}}],
+                "containers": [{"name": "a", "resources": {"requests": {"cpu": "1", "memory": "1Mi"}}}]}
+        }))
+        .unwrap();
+        assert_eq!(
+            (info.tier, info.requests),
+            (
+                Tier::Prod,
+                Resources {
+                    cpu: 2150,
+                    memory: 1 << 20
+                }
+            )
+        );
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_or_is_bound_nowhere_takes_nothing() {
+        let ended = serde_json::json!({"spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Failed"}});
+        assert_eq!(pod(ended), None);
+        assert_eq!(pod(serde_json::json!({"spec": {"containers": []}})), None);
+    }
+}

@@ -1,0 +1,179 @@
+//! Which policy a node follows, translated from the API and checked.
+
+use std::collections::BTreeMap;
+
+use duosuan_crds::{ColocationPolicySpec, policy::Mode as ApiMode};
+use duosuan_policy::{Guard, Mode, Policy, Resources};
+
+use crate::quantity;
+
+/// What a node follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// No policy selects it: nothing is offered, nothing is touched.
+    #[default]
+    None,
+    /// A policy.
+    Policy {
+        /// Its name.
+        name: String,
+        /// Its content.
+        policy: Policy,
+    },
+    /// The policy asks for the impossible: as if there were none, and the report says why.
+    Refused {
+        /// Its name.
+        name: String,
+        /// Fields, values and what would be accepted.
+        problems: Vec<String>,
+    },
+}
+
+impl Choice {
+    /// Name of the policy.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Policy { name, .. } | Self::Refused { name, .. } => Some(name),
+        }
+    }
+
+    /// Whether the node neither offers nor acts.
+    pub fn suspended(&self) -> bool {
+        match self {
+            Self::Policy { policy, .. } => policy.suspended,
+            Self::None | Self::Refused { .. } => true,
+        }
+    }
+}
+
+/// The first policy by name that selects a node of these labels.
+pub fn choose(
+    policies: &BTreeMap<String, ColocationPolicySpec>,
+    labels: &BTreeMap<String, String>,
+    capacity: Resources,
+) -> Choice {
+    let selects = |spec: &ColocationPolicySpec| spec.node_selector.iter().all(|(k, v)| labels.get(k) == Some(v));
+    let Some((name, spec)) = policies.iter().find(|(_, spec)| selects(spec)) else {
+        return Choice::None;
+    };
+    match translate(spec, capacity) {
+        Ok(policy) => Choice::Policy {
+            name: name.clone(),
+            policy,
+        },
+        Err(problems) => Choice::Refused {
+            name: name.clone(),
+            problems,
+        },
+    }
+}
+
+/// A policy of the API in the agent's own terms, checked against a node of this size (unchecked where it is unknown).
+///
+/// # Errors
+///
+/// Every field that cannot be honoured, with its value and what would be accepted.
+pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Policy, Vec<String>> {
+    let mut problems = Vec::new();
+    let base = Policy::default();
+    let mut millis = |field: &str, value: &Option<duosuan_crds::Duration>, otherwise| match value {
+        None => otherwise,
+        Some(duration) => match duration.parse() {
+            Ok(d) => u64::try_from(d.as_millis()).unwrap_or(u64::MAX),
+            Err(error) => {
+                problems.push(format!("{field}: {error}"));
+                otherwise
+            }
+        },
+    };
+    let hold = millis("reclaim.hold", &spec.reclaim.hold, base.hold);
+    let expire = millis("reclaim.expire", &spec.reclaim.expire, base.expire);
+    let floor = spec.guards.cpu.floor.as_ref().and_then(|text| {
+        let floor = quantity::milli(text);
+        if floor.is_none() {
+            problems.push(format!(
+                "guards.cpu.floor is {:?}: give cores as a quantity, such as 500m",
+                text.0
+            ));
+        }
+        floor
+    });
+    let policy = Policy {
+        suspended: spec.suspended,
+        mode: match spec.mode {
+            ApiMode::Act => Mode::Act,
+            ApiMode::Observe => Mode::Observe,
+        },
+        quantile_percent: spec.reclaim.quantile_percent.unwrap_or(base.quantile_percent),
+        cpu_margin_percent: spec.reclaim.cpu_margin_percent.unwrap_or(base.cpu_margin_percent),
+        memory_margin_percent: spec.reclaim.memory_margin_percent.unwrap_or(base.memory_margin_percent),
+        growth_percent: spec.reclaim.growth_percent.unwrap_or(base.growth_percent),
+        hold,
+        expire,
+        cpu: Guard {
+            disabled: spec.guards.cpu.disabled,
+            stall_milli: spec.guards.cpu.stall_milli.unwrap_or(base.cpu.stall_milli),
+            floor,
+        },
+        ..base
+    };
+    let size = if capacity.cpu > 0 {
+        capacity
+    } else {
+        Resources {
+            cpu: i64::MAX,
+            memory: i64::MAX,
+        }
+    };
+    problems.extend(policy.problems(size).iter().map(ToString::to_string));
+    if problems.is_empty() { Ok(policy) } else { Err(problems) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    const NODE: Resources = Resources {
+        cpu: 2000,
+        memory: 1 << 30,
+    };
+
+    fn spec(value: serde_json::Value) -> ColocationPolicySpec {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn of_several_policies_that_select_a_node_the_first_by_name_holds() {
+        let policies = BTreeMap::from([
+            ("c".to_owned(), spec(serde_json::json!({}))),
+            (
+                "b".to_owned(),
+                spec(serde_json::json!({"nodeSelector": {"pool": "x"}, "suspended": true})),
+            ),
+            ("a".to_owned(), spec(serde_json::json!({"nodeSelector": {"pool": "y"}}))),
+        ]);
+        let labels = BTreeMap::from([("pool".to_owned(), "x".to_owned())]);
+        let choice = choose(&policies, &labels, NODE);
+        assert_eq!((choice.name(), choice.suspended()), (Some("b"), true));
+        assert_eq!(choose(&policies, &BTreeMap::new(), NODE).name(), Some("c"));
+        assert_eq!(choose(&BTreeMap::new(), &labels, NODE), Choice::None);
+    }
+
+    #[test]
+    fn every_field_that_cannot_be_honoured_is_named() {
+        let bad = spec(serde_json::json!({
+            "reclaim": {"quantilePercent": 101, "hold": "10m", "expire": "soon"},
+            "guards": {"cpu": {"floor": "many"}}
+        }));
+        let problems = translate(&bad, NODE).unwrap_err();
+        for field in [
+            "reclaim.quantilePercent is 101",
+            "reclaim.expire: duration \"soon\"",
+            "guards.cpu.floor is \"many\"",
+        ] {
+            assert!(problems.iter().any(|p| p.starts_with(field)), "{field} in {problems:?}");
+        }
+    }
+}

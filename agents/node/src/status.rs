@@ -1,0 +1,210 @@
+//! A report in the terms of the API.
+
+use std::collections::BTreeMap;
+
+use duosuan_crds::{
+    NodeReportStatus, Tier as ApiTier,
+    report::{GpuReport, GuardReport, Pressure, TierReport},
+};
+use duosuan_policy::{Capabilities, Report, Resources, Signals, Tier, action::Basis};
+use jiff::Timestamp;
+use k8s_openapi::{
+    apimachinery::pkg::api::resource::Quantity,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
+
+use crate::{quantity, selection::Choice};
+
+/// Conditions with the time at which each last changed.
+#[derive(Clone, Debug, Default)]
+pub struct Conditions(BTreeMap<&'static str, Condition>);
+
+impl Conditions {
+    /// Sets one; its transition time moves only when its status does.
+    pub fn set(&mut self, kind: &'static str, status: bool, reason: &str, message: String, now: Timestamp) {
+        let status = if status { "True" } else { "False" };
+        let since = self
+            .0
+            .get(kind)
+            .filter(|c| c.status == status)
+            .map(|c| c.last_transition_time.clone());
+        let condition = Condition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            last_transition_time: since.unwrap_or(Time(now)),
+            observed_generation: None,
+        };
+        self.0.insert(kind, condition);
+    }
+
+    /// All of them, by type.
+    pub fn list(&self) -> Vec<Condition> {
+        self.0.values().cloned().collect()
+    }
+}
+
+/// Says of the policy and of the signals what a reader of the report wants to know first.
+pub fn judge(conditions: &mut Conditions, choice: &Choice, report: &Report, now: Timestamp) {
+    let (good, reason, message) = match choice {
+        Choice::None => (
+            false,
+            "NoPolicy",
+            "no ColocationPolicy selects this node: nothing is offered".to_owned(),
+        ),
+        Choice::Refused { name, problems } => (
+            false,
+            "Refused",
+            format!("ColocationPolicy {name} cannot be honoured: {}", problems.join("; ")),
+        ),
+        Choice::Policy { name, policy } if policy.suspended => (
+            false,
+            "Suspended",
+            format!("ColocationPolicy {name} is suspended: the node is as without the agent"),
+        ),
+        Choice::Policy { name, policy } if policy.mode == duosuan_policy::Mode::Observe => (
+            true,
+            "Observing",
+            format!("ColocationPolicy {name} is followed, nothing is enforced"),
+        ),
+        Choice::Policy { name, .. } => (true, "Following", format!("ColocationPolicy {name} is followed")),
+    };
+    conditions.set("PolicyAccepted", good, reason, message, now);
+    let terms = |unit: &str, t: &duosuan_policy::action::Terms| match (t.system, t.firm) {
+        (Some(system), Some(firm)) => format!(
+            "{}{unit} - margin {} - system {system} - prod and mid {firm} - young pods {}",
+            t.capacity, t.margin, t.young
+        ),
+        _ => "no use known yet".to_owned(),
+    };
+    let message = format!(
+        "cpu {}: {}; memory {}: {}",
+        basis(report.cpu_basis),
+        terms("m", &report.cpu_terms),
+        basis(report.memory_basis),
+        terms("", &report.memory_terms)
+    );
+    let fresh = report.cpu_basis == Basis::Fresh && report.memory_basis == Basis::Fresh;
+    let reason = if fresh {
+        "Fresh"
+    } else {
+        basis_reason(report.cpu_basis, report.memory_basis)
+    };
+    conditions.set("ForecastReady", fresh, reason, message, now);
+}
+
+fn basis(basis: Basis) -> &'static str {
+    match basis {
+        Basis::Cold => "has too few samples",
+        Basis::Fresh => "forecast",
+        Basis::Held => "signal missing, offer held",
+        Basis::Decaying => "signal missing, offer decays",
+        Basis::Expired => "signal lost, nothing offered",
+        Basis::Suspended => "not offered",
+    }
+}
+
+fn basis_reason(cpu: Basis, memory: Basis) -> &'static str {
+    match if cpu == Basis::Fresh { memory } else { cpu } {
+        Basis::Cold => "ColdStart",
+        Basis::Fresh => "Fresh",
+        Basis::Held | Basis::Decaying => "SignalMissing",
+        Basis::Expired => "SignalLost",
+        Basis::Suspended => "Suspended",
+    }
+}
+
+/// The status that goes into the NodeReport, without its conditions.
+pub fn status(
+    report: &Report,
+    choice: &Choice,
+    capabilities: &Capabilities,
+    gpus: &[GpuReport],
+    now: Timestamp,
+) -> NodeReportStatus {
+    let stall = |s: Option<i64>| u32::try_from(s.unwrap_or(0).max(0)).unwrap_or(0);
+    NodeReportStatus {
+        time: Some(Time(now)),
+        policy: choice.name().map(str::to_owned),
+        tiers: report
+            .tiers
+            .iter()
+            .map(|view| TierReport {
+                tier: match view.tier {
+                    Tier::Prod => ApiTier::Prod,
+                    Tier::Mid => ApiTier::Mid,
+                    Tier::Batch => ApiTier::Batch,
+                },
+                usage: known(view.usage),
+                forecast_peak: known(view.peak),
+                bound: both(view.bound),
+                reclaimable: if view.tier == Tier::Batch {
+                    both(view.reclaimable)
+                } else {
+                    BTreeMap::new()
+                },
+            })
+            .collect(),
+        usage: known(report.usage),
+        capacity: both(report.capacity),
+        pressure: Pressure {
+            cpu_milli: stall(report.node_stall.cpu),
+            memory_milli: stall(report.node_stall.memory),
+            io_milli: stall(report.node_stall.io),
+            prod_cpu_milli: stall(report.prod_stall),
+        },
+        gpus: gpus.to_vec(),
+        capabilities: capabilities.names().into_iter().map(str::to_owned).collect(),
+        guards: report
+            .guards
+            .iter()
+            .map(|g| GuardReport {
+                name: g.name.clone(),
+                state: g.state.as_str().to_owned(),
+                limit_milli: g.limit,
+                cuts: g.cuts,
+                last_action: g.last_action.clone(),
+            })
+            .collect(),
+        conditions: Vec::new(),
+    }
+}
+
+fn both(r: Resources) -> BTreeMap<String, Quantity> {
+    known(Signals {
+        cpu: Some(r.cpu),
+        memory: Some(r.memory),
+    })
+}
+
+/// What is unknown is left out: zero would be a lie.
+fn known(s: Signals) -> BTreeMap<String, Quantity> {
+    let cpu = s.cpu.map(|v| ("cpu".to_owned(), quantity::cores(v)));
+    let memory = s.memory.map(|v| ("memory".to_owned(), quantity::plain(v)));
+    cpu.into_iter().chain(memory).collect()
+}
+
+/// Whether something moved by more than 5 %, so that it is worth a report before its time.
+pub fn moved(before: &Report, after: &Report) -> bool {
+    let beyond = |a: Option<i64>, b: Option<i64>, of: i64| match (a, b) {
+        (Some(a), Some(b)) => (a - b).abs().saturating_mul(20) > of,
+        (a, b) => a.is_some() != b.is_some(),
+    };
+    let tiers = before.tiers.iter().zip(&after.tiers).any(|(a, b)| {
+        beyond(Some(a.reclaimable.cpu), Some(b.reclaimable.cpu), after.capacity.cpu)
+            || beyond(
+                Some(a.reclaimable.memory),
+                Some(b.reclaimable.memory),
+                after.capacity.memory,
+            )
+            || beyond(a.usage.cpu, b.usage.cpu, after.capacity.cpu)
+            || beyond(a.usage.memory, b.usage.memory, after.capacity.memory)
+    });
+    let guards = before
+        .guards
+        .iter()
+        .map(|g| g.state)
+        .ne(after.guards.iter().map(|g| g.state));
+    tiers || guards || before.cpu_basis != after.cpu_basis || before.memory_basis != after.memory_basis
+}
