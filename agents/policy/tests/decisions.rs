@@ -198,10 +198,7 @@ fn a_besteffort_pod_that_is_not_batch_is_never_limited() {
     );
     node.seconds(3);
     let (actions, _) = node.second(300);
-    assert_eq!(
-        settings(&actions),
-        ["kubepods/besteffort/podb cpu.max 50000 100000"]
-    );
+    assert_eq!(settings(&actions), ["kubepods/besteffort/podb cpu.max 50000 100000"]);
 }
 
 #[test]

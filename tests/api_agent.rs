@@ -1,0 +1,285 @@
+//! The agent and a real API server: what it publishes, what it never publishes, and who else writes there.
+//!
+//! The nodes are simulated; all that reaches the API server is written by the real agent's code. Waiting is for the
+//! object's own change, seen by a watch.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::Duration;
+
+use duosuan_crds::{ColocationPolicy, NodeReport, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY};
+use duosuan_node::simulated::{FleetOptions, run_fleet};
+use duosuan_tests::cluster::{admin, cluster, install_crds};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+    runtime::{WatchStreamExt, watcher},
+};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+const MIB: i64 = 1 << 20;
+
+/// A node of its own and a fleet of one on it, so that tests do not meet.
+struct Lab {
+    client: Client,
+    node: String,
+    fleet: JoinHandle<anyhow::Result<()>>,
+    shutdown: Option<DropGuard>,
+}
+
+impl Lab {
+    async fn start(node: &str) -> Self {
+        Self::start_with(node, json!({})).await
+    }
+
+    async fn start_with(node: &str, more: Value) -> Self {
+        let client = admin(cluster().unwrap()).await.unwrap();
+        install_crds(&client).await.unwrap();
+        let mut object = json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": node, "labels": {"lab": node, "nvidia.com/gpu.product": "A100-SXM4-80GB"}},
+            "status": {
+                "capacity": {"cpu": "16", "memory": "64Gi", "pods": "110", "nvidia.com/gpu": "2"},
+                "allocatable": {"cpu": "16", "memory": "64Gi", "pods": "110", "nvidia.com/gpu": "2"},
+            },
+        });
+        merge(&mut object, more);
+        let nodes: Api<Node> = Api::all(client.clone());
+        nodes.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+        let mut options = FleetOptions::new(vec![node.to_owned()]);
+        options.report_period = Duration::from_secs(1);
+        options.report_spacing = Duration::from_millis(200);
+        options.step = Duration::from_millis(200);
+        // Rules for access are the chart's, and tried in its test.
+        options.impersonate = false;
+        let shutdown = CancellationToken::new();
+        let fleet = tokio::spawn(run_fleet(client.clone(), options, shutdown.clone()));
+        Self { client, node: node.to_owned(), fleet, shutdown: Some(shutdown.drop_guard()) }
+    }
+
+    fn nodes(&self) -> Api<Node> {
+        Api::all(self.client.clone())
+    }
+
+    fn reports(&self) -> Api<NodeReport> {
+        Api::all(self.client.clone())
+    }
+
+    /// Creates or changes the policy of this node alone.
+    async fn policy(&self, spec: Value) {
+        let mut spec = spec;
+        merge(&mut spec, json!({"nodeSelector": {"lab": self.node}}));
+        let policy = json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "ColocationPolicy",
+            "metadata": {"name": self.node}, "spec": spec});
+        let policies: Api<ColocationPolicy> = Api::all(self.client.clone());
+        policies.patch(&self.node, &PatchParams::apply("test").force(), &Patch::Apply(policy)).await.unwrap();
+    }
+
+    async fn pod(&self, name: &str, requests: Value) {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": format!("{}-{name}", self.node), "namespace": "default"},
+            "spec": {"nodeName": self.node, "automountServiceAccountToken": false,
+                "tolerations": [{"operator": "Exists"}],
+                "containers": [{"name": "c", "image": "none", "resources": {"requests": requests, "limits": requests}}]}});
+        create(&Api::<Pod>::namespaced(self.client.clone(), "default"), pod).await;
+    }
+
+    async fn node_until(&self, what: &str, good: impl Fn(&Node) -> bool) -> Node {
+        until(&self.nodes(), &self.node, what, good).await
+    }
+
+    async fn report_until(&self, what: &str, good: impl Fn(&NodeReport) -> bool) -> NodeReport {
+        until(&self.reports(), &self.node, what, good).await
+    }
+
+    async fn end(mut self) {
+        drop(self.shutdown.take());
+        (&mut self.fleet).await.unwrap().unwrap();
+        self.nodes().delete(&self.node, &DeleteParams::default()).await.unwrap();
+    }
+}
+
+async fn create(pods: &Api<Pod>, pod: Value) {
+    // The controller manager gives a namespace its service account, and may not yet have done so.
+    let pod: Pod = serde_json::from_value(pod).unwrap();
+    pods.create(&PostParams::default(), &pod).await.unwrap();
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+/// Waits for a state of one object, by a watch of it.
+async fn until<K>(api: &Api<K>, name: &str, what: &str, good: impl Fn(&K) -> bool) -> K
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    let mut last = None;
+    let seen = async {
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let mut changes = std::pin::pin!(watcher(api.clone(), config).default_backoff().applied_objects());
+        while let Some(change) = changes.next().await {
+            let Ok(object) = change else { continue };
+            if good(&object) {
+                return object;
+            }
+            last = Some(object);
+        }
+        panic!("the watch of {name} ended");
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(60), seen).await;
+    seen.unwrap_or_else(|_| panic!("{name}: not so after a minute: {what}; last: {last:#?}"))
+}
+
+/// What a node has of a resource: capacity and allocatable.
+fn has(node: &Node, resource: &str) -> (Option<i64>, Option<i64>) {
+    let status = node.status.as_ref().unwrap();
+    let of = |map: &Option<std::collections::BTreeMap<_, _>>| {
+        map.as_ref().and_then(|m| m.get(resource)).map(|q| duosuan_node::quantity::whole(q).unwrap())
+    };
+    (of(&status.capacity), of(&status.allocatable))
+}
+
+fn batch_cpu(node: &Node) -> Option<i64> {
+    has(node, RESOURCE_BATCH_CPU).1
+}
+
+fn condition(report: &NodeReport, kind: &str) -> Option<(String, String)> {
+    let status = report.status.as_ref()?;
+    let found = status.conditions.iter().find(|c| c.type_ == kind)?;
+    Some((found.reason.clone(), found.message.clone()))
+}
+
+fn managers(object: &impl ResourceExt, resource: &str) -> Vec<String> {
+    object
+        .managed_fields()
+        .iter()
+        .filter(|f| serde_json::to_string(&f.fields_v1).unwrap().contains(resource))
+        .filter_map(|f| f.manager.clone())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_under_a_policy_reports_and_offers_capacity_and_allocatable_alike() {
+    let lab = Lab::start("agent-offers").await;
+    lab.policy(json!({})).await;
+    lab.pod("online", json!({"cpu": "4", "memory": "8Gi"})).await;
+    let node = lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 0)).await;
+    for resource in [RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY] {
+        let (capacity, allocatable) = has(&node, resource);
+        assert_eq!(capacity, allocatable, "{resource}");
+        assert_eq!(managers(&node, resource), ["duosuan-agent"]);
+    }
+    let (cpu, memory) = (batch_cpu(&node).unwrap(), has(&node, RESOURCE_BATCH_MEMORY).1.unwrap());
+    assert!(cpu <= 16_000 * 9 / 10, "{cpu}m is more than the node less its margin");
+    assert!(memory <= 65_536 * MIB * 9 / 10, "{memory} bytes are more than the node less its margin");
+
+    let report = lab.report_until("a fresh forecast", |r| condition(r, "ForecastReady").is_some_and(|c| c.0 == "Fresh")).await;
+    let status = report.status.as_ref().unwrap();
+    assert_eq!(status.policy.as_deref(), Some("agent-offers"));
+    assert_eq!(status.tiers.iter().map(|t| t.tier).collect::<Vec<_>>(), [
+        duosuan_crds::Tier::Prod,
+        duosuan_crds::Tier::Mid,
+        duosuan_crds::Tier::Batch
+    ]);
+    assert_eq!(status.capacity["cpu"].0, "16");
+    assert_eq!(status.gpus.len(), 2);
+    assert_eq!((status.gpus[1].model.as_str(), status.gpus[1].memory.0.as_str()), ("A100-SXM4-80GB", "85899345920"));
+    assert_eq!(report.owner_references()[0].uid, node.uid().unwrap());
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_policy_a_node_reports_and_offers_nothing() {
+    let lab = Lab::start("agent-unasked").await;
+    let report = lab.report_until("a report", |r| condition(r, "PolicyAccepted").is_some()).await;
+    assert_eq!(condition(&report, "PolicyAccepted").unwrap().0, "NoPolicy");
+    assert_eq!(report.status.as_ref().unwrap().policy, None);
+    let node = lab.nodes().get(&lab.node).await.unwrap();
+    assert_eq!(has(&node, RESOURCE_BATCH_CPU), (None, None));
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_bound_is_never_undercut_not_even_by_the_kill_switch() {
+    let lab = Lab::start("agent-bound").await;
+    lab.policy(json!({})).await;
+    lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 3_000)).await;
+    lab.pod("batch", json!({RESOURCE_BATCH_CPU: "2500", RESOURCE_BATCH_MEMORY: "1Gi"})).await;
+    lab.policy(json!({"suspended": true})).await;
+    let node = lab.node_until("no more than what is bound", |n| batch_cpu(n) == Some(2_500)).await;
+    assert_eq!(has(&node, RESOURCE_BATCH_CPU), (Some(2_500), Some(2_500)));
+    assert_eq!(has(&node, RESOURCE_BATCH_MEMORY), (Some(1 << 30), Some(1 << 30)));
+    let report = lab.report_until("suspended", |r| condition(r, "PolicyAccepted").is_some_and(|c| c.0 == "Suspended")).await;
+    let guard = &report.status.as_ref().unwrap().guards[0];
+    assert_eq!((guard.name.as_str(), guard.state.as_str(), guard.limit_milli), ("cpu", "Off", None));
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kill_switch_takes_the_resources_off_an_unused_node_and_back_on() {
+    let lab = Lab::start("agent-switch").await;
+    lab.policy(json!({})).await;
+    lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 0)).await;
+    lab.policy(json!({"suspended": true})).await;
+    let node = lab.node_until("no batch resource", |n| batch_cpu(n).is_none()).await;
+    assert_eq!(has(&node, RESOURCE_BATCH_CPU), (None, None));
+    assert_eq!(has(&node, RESOURCE_BATCH_MEMORY), (None, None));
+    assert_eq!(has(&node, "cpu"), (Some(16), Some(16)), "what the kubelet reports is not ours to touch");
+    lab.policy(json!({"suspended": false})).await;
+    lab.node_until("batch capacity again", |n| batch_cpu(n).is_some()).await;
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_somebody_else_writes_stays_his_and_is_reported() {
+    let lab = Lab::start("agent-conflict").await;
+    let theirs = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": lab.node}, "status": {
+        "capacity": {RESOURCE_BATCH_CPU: "777"}, "allocatable": {RESOURCE_BATCH_CPU: "777"}}});
+    lab.nodes().patch_status(&lab.node, &PatchParams::apply("somebody-else"), &Patch::Apply(&theirs)).await.unwrap();
+    lab.policy(json!({})).await;
+    let reason = |r: &NodeReport, reason: &str| condition(r, "CapacityPublished").is_some_and(|c| c.0 == reason);
+    let report = lab.report_until("a conflict", |r| reason(r, "OwnedByAnother")).await;
+    let message = condition(&report, "CapacityPublished").unwrap().1;
+    assert!(message.contains("somebody-else"), "{message}");
+    let node = lab.nodes().get(&lab.node).await.unwrap();
+    assert_eq!(has(&node, RESOURCE_BATCH_CPU), (Some(777), Some(777)));
+    assert_eq!(managers(&node, RESOURCE_BATCH_CPU), ["somebody-else"]);
+
+    // It lets go: the agent takes over by itself.
+    let nothing = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": lab.node}});
+    lab.nodes().patch_status(&lab.node, &PatchParams::apply("somebody-else"), &Patch::Apply(&nothing)).await.unwrap();
+    lab.node_until("ours", |n| managers(n, RESOURCE_BATCH_CPU) == ["duosuan-agent"]).await;
+    lab.report_until("published", |r| reason(r, "Published")).await;
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_online_pod_takes_the_offer_down_at_once() {
+    let lab = Lab::start("agent-down").await;
+    lab.policy(json!({})).await;
+    let before = lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 10_000)).await;
+    lab.pod("online", json!({"cpu": "10", "memory": "1Gi"})).await;
+    let before = batch_cpu(&before).unwrap();
+    lab.node_until("a lower offer", |n| batch_cpu(n).is_some_and(|m| m <= before - 9_000)).await;
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_is_deleted_is_made_again() {
+    let lab = Lab::start("agent-again").await;
+    let first = lab.report_until("a report", |r| r.status.is_some()).await;
+    lab.reports().delete(&lab.node, &DeleteParams::default()).await.unwrap();
+    lab.report_until("another report", |r| r.uid() != first.uid() && r.status.is_some()).await;
+    lab.end().await;
+}
