@@ -29,14 +29,14 @@ use crate::{Duration, Tier};
     derive = "PartialEq",
     derive = "Default",
     doc = "One gang's request for capacity: the unit that the scheduler admits, places, resizes and evicts, all or nothing.",
-    printcolumn(name = "Queue", type_ = "string", json_path = ".spec.queue", description = "Queue that pays for it"),
-    printcolumn(name = "Tier", type_ = "string", json_path = ".spec.tier", description = "Promise behind its capacity"),
-    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where it stands"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", description = "Why it waits"),
-    printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority", description = "Higher goes first", priority = 1),
-    printcolumn(name = "Start", type_ = "string", json_path = ".status.estimatedStart", description = "When it is expected to start", priority = 1),
-    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", description = "Why it waits and what would change it", priority = 1),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name": "Queue", "type": "string", "jsonPath": ".spec.queue", "description": "Queue that pays for it"}"#,
+    printcolumn = r#"{"name": "Tier", "type": "string", "jsonPath": ".spec.tier", "description": "Promise behind its capacity"}"#,
+    printcolumn = r#"{"name": "Phase", "type": "string", "jsonPath": ".status.phase", "description": "Where it stands"}"#,
+    printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.reason", "description": "Why it waits"}"#,
+    printcolumn = r#"{"name": "Priority", "type": "integer", "jsonPath": ".spec.priority", "description": "Higher goes first", "priority": 1}"#,
+    printcolumn = r#"{"name": "Start", "type": "string", "jsonPath": ".status.estimatedStart", "description": "When it is expected to start", "priority": 1}"#,
+    printcolumn = r#"{"name": "Message", "type": "string", "jsonPath": ".status.message", "description": "Why it waits and what would change it", "priority": 1}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[x_kube(
     validation = Rule::new("!has(self.deadline) || !has(self.window) || self.deadline > self.window.start")
@@ -101,9 +101,10 @@ fn default_queue() -> String {
         .message("max - min must be a multiple of quantum").field_path(".quantum"),
     validation = Rule::new("has(self.count) == has(oldSelf.count) && (!has(self.count) || self.count == oldSelf.count)")
         .message("the count of a group cannot be changed: use min and max for a group that grows and shrinks").field_path(".count"),
-    validation = Rule::new("has(self.requests) == has(oldSelf.requests) && (!has(self.requests) || self.requests == oldSelf.requests)")
+    // As quantities: 1, "1" and 1000m are the same, and a client that reads and writes turns one into the other.
+    validation = Rule::new("has(self.requests) == has(oldSelf.requests) && (!has(self.requests) || (self.requests.size() == oldSelf.requests.size() && self.requests.all(r, r in oldSelf.requests && quantity(string(self.requests[r])).compareTo(quantity(string(oldSelf.requests[r]))) == 0)))")
         .message("the requests of a group cannot be changed: create a new claim").field_path(".requests"),
-    validation = Rule::new("has(self.gpus) == has(oldSelf.gpus) && (!has(self.gpus) || self.gpus == oldSelf.gpus)")
+    validation = Rule::new("has(self.gpus) == has(oldSelf.gpus)")
         .message("the gpus of a group cannot be changed: create a new claim").field_path(".gpus"),
     validation = Rule::new("!has(self.gpus) || !has(self.requests) || !('nvidia.com/gpu' in self.requests)")
         .message("ask for GPUs either in gpus or as nvidia.com/gpu in requests, not in both").field_path(".gpus"),
@@ -159,6 +160,13 @@ pub struct Group {
         .message("give either count (whole devices) or share (thousandths of one device)"),
     validation = Rule::new("!has(self.memory) || has(self.share)")
         .message("memory goes with share only: a whole device comes with all of its memory").field_path(".memory"),
+    validation = Rule::new("has(self.count) == has(oldSelf.count) && (!has(self.count) || self.count == oldSelf.count) && has(self.share) == has(oldSelf.share) && (!has(self.share) || self.share == oldSelf.share)")
+        .message("the gpus of a group cannot be changed: create a new claim"),
+    // As quantities: 1024Mi and 1Gi are the same.
+    validation = Rule::new("has(self.memory) == has(oldSelf.memory) && (!has(self.memory) || quantity(string(self.memory)).compareTo(quantity(string(oldSelf.memory))) == 0)")
+        .message("the gpus of a group cannot be changed: create a new claim").field_path(".memory"),
+    validation = Rule::new("has(self.models) == has(oldSelf.models) && (!has(self.models) || (self.models.size() == oldSelf.models.size() && self.models.all(m, m in oldSelf.models)))")
+        .message("the gpus of a group cannot be changed: create a new claim").field_path(".models"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Gpus {

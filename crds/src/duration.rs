@@ -16,7 +16,9 @@ pub struct Duration(pub String);
 
 /// A text that is no duration.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("duration {text:?} {problem}: write hours, minutes, seconds and milliseconds in this order, such as 90s or 1h30m")]
+#[error(
+    "duration {text:?} {problem}: write hours, minutes, seconds and milliseconds in this order, such as 90s or 1h30m"
+)]
 pub struct DurationError {
     /// What stood there.
     pub text: String,
@@ -39,7 +41,10 @@ impl Duration {
     ///
     /// If the text is empty, zero, too long, or no duration; the error holds the text.
     pub fn parse(&self) -> Result<time::Duration, DurationError> {
-        let fail = |problem| DurationError { text: self.0.clone(), problem };
+        let fail = |problem| DurationError {
+            text: self.0.clone(),
+            problem,
+        };
         if self.0.is_empty() {
             return Err(fail("is empty"));
         }
@@ -50,21 +55,29 @@ impl Duration {
         let mut units = UNITS.iter();
         let mut millis: u64 = 0;
         while !rest.is_empty() {
-            let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(|| fail("ends in a number without a unit"))?;
+            let end = rest
+                .find(|c: char| !c.is_ascii_digit())
+                .ok_or_else(|| fail("ends in a number without a unit"))?;
             let (digits, tail) = rest.split_at(end);
             let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
             let (unit, next) = tail.split_at(unit_end);
             let (_, scale) = units
                 .find(|(name, _)| *name == unit)
                 .ok_or_else(|| fail("has a unit that is not h, m, s or ms, twice, or out of order"))?;
-            let number: u64 = digits.parse().map_err(|_| fail("has a unit without a number, or too large a number"))?;
+            let number: u64 = digits
+                .parse()
+                .map_err(|_| fail("has a unit without a number, or too large a number"))?;
             millis = number
                 .checked_mul(*scale)
                 .and_then(|part| millis.checked_add(part))
                 .ok_or_else(|| fail("is too large"))?;
             rest = next;
         }
-        if millis == 0 { Err(fail("is zero")) } else { Ok(time::Duration::from_millis(millis)) }
+        if millis == 0 {
+            Err(fail("is zero"))
+        } else {
+            Ok(time::Duration::from_millis(millis))
+        }
     }
 }
 
@@ -150,15 +163,35 @@ mod tests {
             ("1m", 60_000),
             ("1h2m3s4ms", 3_723_004),
             ("0h1s", 1_000),
-            ("999999h9999999m999999999s", 999_999 * 3_600_000 + 9_999_999 * 60_000 + 999_999_999 * 1_000),
+            (
+                "999999h9999999m999999999s",
+                999_999 * 3_600_000 + 9_999_999 * 60_000 + 999_999_999 * 1_000,
+            ),
         ] {
-            assert_eq!(Duration(text.into()).parse(), Ok(time::Duration::from_millis(millis)), "{text}");
+            assert_eq!(
+                Duration(text.into()).parse(),
+                Ok(time::Duration::from_millis(millis)),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_duration_is_refused_with_its_text() {
-        for text in ["", "0s", "90", "s", "-1s", "1d", "1s1h", "1s1s", "1.5h", "1h 30m", "9999999999999999999999s", "one"] {
+        for text in [
+            "",
+            "0s",
+            "90",
+            "s",
+            "-1s",
+            "1d",
+            "1s1h",
+            "1s1s",
+            "1.5h",
+            "1h 30m",
+            "9999999999999999999999s",
+            "one",
+        ] {
             let error = text.parse::<Duration>().unwrap_err();
             assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
         }

@@ -3,7 +3,10 @@
 //! Every field's comment is its documentation in `kubectl explain`. After a change of a type, run
 //! `cargo run -p duosuan-crds --bin crds-gen`, which writes the definitions into the chart.
 
-#![allow(unreachable_pub, reason = "KubeSchema copies each struct, with its pub, into a function")]
+#![allow(
+    unreachable_pub,
+    reason = "KubeSchema copies each struct, with its pub, into a function"
+)]
 
 pub mod claim;
 pub mod duration;

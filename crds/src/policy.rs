@@ -22,10 +22,10 @@ use crate::Duration;
     derive = "PartialEq",
     derive = "Default",
     doc = "How far the nodes it selects go in sharing: what they offer to mid and batch, and how they protect prod.",
-    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", description = "act, or observe only"),
-    printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspended", description = "Kill switch"),
-    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes", description = "Nodes that follow it"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name": "Mode", "type": "string", "jsonPath": ".spec.mode", "description": "act, or observe only"}"#,
+    printcolumn = r#"{"name": "Suspended", "type": "boolean", "jsonPath": ".spec.suspended", "description": "Kill switch"}"#,
+    printcolumn = r#"{"name": "Nodes", "type": "integer", "jsonPath": ".status.nodes", "description": "Nodes that follow it"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ColocationPolicySpec {

@@ -23,12 +23,12 @@ use crate::{Duration, Tier};
     doc = "A tenant's node in the quota tree: what it may use, what it is guaranteed, and what it lends while it is idle.",
     validation = Rule::new("!has(self.spec.parent) || self.spec.parent != self.metadata.name")
         .message("a queue cannot be its own parent").field_path(".spec.parent"),
-    printcolumn(name = "Parent", type_ = "string", json_path = ".spec.parent", description = "Queue above it"),
-    printcolumn(name = "Weight", type_ = "integer", json_path = ".spec.weight", description = "Share of what is left over, against its siblings"),
-    printcolumn(name = "Running", type_ = "integer", json_path = ".status.running", description = "Claims that run"),
-    printcolumn(name = "Pending", type_ = "integer", json_path = ".status.pending", description = "Claims that wait"),
-    printcolumn(name = "Share", type_ = "integer", json_path = ".status.shareMilli", description = "Dominant resource share, thousandths"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name": "Parent", "type": "string", "jsonPath": ".spec.parent", "description": "Queue above it"}"#,
+    printcolumn = r#"{"name": "Weight", "type": "integer", "jsonPath": ".spec.weight", "description": "Share of what is left over, against its siblings"}"#,
+    printcolumn = r#"{"name": "Running", "type": "integer", "jsonPath": ".status.running", "description": "Claims that run"}"#,
+    printcolumn = r#"{"name": "Pending", "type": "integer", "jsonPath": ".status.pending", "description": "Claims that wait"}"#,
+    printcolumn = r#"{"name": "Share", "type": "integer", "jsonPath": ".status.shareMilli", "description": "Dominant resource share, thousandths"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct QueueSpec {
@@ -48,7 +48,10 @@ pub struct QueueSpec {
     pub quotas: Vec<Quota>,
     /// Namespaces whose claims and pods may use the queue, at most 256. Absent: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")))]
+    #[schemars(
+        length(max = 256),
+        inner(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
+    )]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub namespaces: Vec<String>,
     /// Time after which past use counts half in the fair share between queues. Absent: only present use counts.

@@ -24,13 +24,13 @@ use crate::Tier;
     derive = "PartialEq",
     derive = "Default",
     doc = "What the agent of one node sees, offers and does. Named as its node, and written by that node's agent alone.",
-    printcolumn(name = "Policy", type_ = "string", json_path = ".status.policy", description = "ColocationPolicy that the node follows"),
-    printcolumn(name = "CPU", type_ = "string", json_path = ".status.usage.cpu", description = "CPU in use"),
-    printcolumn(name = "Memory", type_ = "string", json_path = ".status.usage.memory", description = "Memory in use"),
-    printcolumn(name = "Batch-CPU", type_ = "string", json_path = ".status.tiers[?(@.tier==\"batch\")].reclaimable.cpu", description = "CPU offered to batch"),
-    printcolumn(name = "Batch-Memory", type_ = "string", json_path = ".status.tiers[?(@.tier==\"batch\")].reclaimable.memory", description = "Memory offered to batch"),
-    printcolumn(name = "Guard", type_ = "string", json_path = ".status.guards[?(@.name==\"cpu\")].state", description = "State of the CPU guard"),
-    printcolumn(name = "Reported", type_ = "date", json_path = ".status.time", description = "Time since the report")
+    printcolumn = r#"{"name": "Policy", "type": "string", "jsonPath": ".status.policy", "description": "ColocationPolicy that the node follows"}"#,
+    printcolumn = r#"{"name": "CPU", "type": "string", "jsonPath": ".status.usage.cpu", "description": "CPU in use"}"#,
+    printcolumn = r#"{"name": "Memory", "type": "string", "jsonPath": ".status.usage.memory", "description": "Memory in use"}"#,
+    printcolumn = r#"{"name": "Batch-CPU", "type": "string", "jsonPath": ".status.tiers[?(@.tier==\"batch\")].reclaimable.cpu", "description": "CPU offered to batch"}"#,
+    printcolumn = r#"{"name": "Batch-Memory", "type": "string", "jsonPath": ".status.tiers[?(@.tier==\"batch\")].reclaimable.memory", "description": "Memory offered to batch"}"#,
+    printcolumn = r#"{"name": "Guard", "type": "string", "jsonPath": ".status.guards[?(@.name==\"cpu\")].state", "description": "State of the CPU guard"}"#,
+    printcolumn = r#"{"name": "Reported", "type": "date", "jsonPath": ".status.time", "description": "Time since the report"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NodeReportSpec {}

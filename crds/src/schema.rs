@@ -16,7 +16,14 @@ const QUANTITY_LENGTH: i64 = 32;
 /// All definitions, always in the same order: the one that `kubectl apply` may take them in.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    [CapacityClaim::crd(), ColocationPolicy::crd(), NodeReport::crd(), Queue::crd()].map(finish).into()
+    [
+        CapacityClaim::crd(),
+        ColocationPolicy::crd(),
+        NodeReport::crd(),
+        Queue::crd(),
+    ]
+    .map(finish)
+    .into()
 }
 
 /// A definition cannot be written as YAML.
@@ -35,7 +42,10 @@ pub struct YamlError {
 ///
 /// If the serializer fails, which no definition of [`all`] makes it do.
 pub fn yaml(crd: &CustomResourceDefinition) -> Result<String, YamlError> {
-    let fail = |source| YamlError { name: crd.metadata.name.clone().unwrap_or_default(), source };
+    let fail = |source| YamlError {
+        name: crd.metadata.name.clone().unwrap_or_default(),
+        source,
+    };
     let mut value = serde_yaml::to_value(crd).map_err(fail)?;
     whole_numbers(&mut value);
     serde_yaml::to_string(&value).map_err(fail)
@@ -45,7 +55,10 @@ pub fn yaml(crd: &CustomResourceDefinition) -> Result<String, YamlError> {
 fn whole_numbers(value: &mut serde_yaml::Value) {
     match value {
         serde_yaml::Value::Number(number) => {
-            if let Some(float) = number.as_f64().filter(|f| number.is_f64() && f.fract() == 0.0 && f.abs() < 1e15) {
+            if let Some(float) = number
+                .as_f64()
+                .filter(|f| number.is_f64() && f.fract() == 0.0 && f.abs() < 1e15)
+            {
                 #[allow(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
                 let whole = float as i64;
                 *value = serde_yaml::Value::Number(whole.into());
@@ -82,10 +95,13 @@ fn tidy(schema: &mut JSONSchemaProps) {
         schema.pattern = Some(QUANTITY_PATTERN.into());
         schema.minimum = Some(0.0);
         schema.max_length = Some(QUANTITY_LENGTH);
-        schema.description = schema
-            .description
-            .take()
-            .map(|d| if d.starts_with("Quantity is a fixed-point") { "A quantity: 2, 500m, 1.5Gi.".into() } else { d });
+        schema.description = schema.description.take().map(|d| {
+            if d.starts_with("Quantity is a fixed-point") {
+                "A quantity: 2, 500m, 1.5Gi.".into()
+            } else {
+                d
+            }
+        });
     }
     if let Some(properties) = &mut schema.properties {
         properties.values_mut().for_each(tidy);
@@ -102,5 +118,8 @@ fn tidy(schema: &mut JSONSchemaProps) {
 
 /// Joins the lines of a paragraph, since `kubectl explain` breaks lines itself; empty lines stay.
 fn paragraphs(text: &str) -> String {
-    text.split("\n\n").map(|p| p.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join("\n\n")
+    text.split("\n\n")
+        .map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect::<Vec<_>>()
+        .join("\n\n")
 }

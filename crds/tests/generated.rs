@@ -1,5 +1,11 @@
 //! The chart's definitions are those of the code, and every field of them is documented.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -10,13 +16,21 @@ fn the_chart_holds_the_definitions_of_the_code_and_no_others() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/duosuan/crds");
     let wanted: BTreeMap<String, String> = duosuan_crds::all()
         .iter()
-        .map(|crd| (format!("{}.yaml", crd.spec.names.plural), duosuan_crds::yaml(crd).unwrap()))
+        .map(|crd| {
+            (
+                format!("{}.yaml", crd.spec.names.plural),
+                duosuan_crds::yaml(crd).unwrap(),
+            )
+        })
         .collect();
     let found: BTreeMap<String, String> = fs::read_dir(&folder)
         .unwrap()
         .map(|entry| {
             let entry = entry.unwrap();
-            (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap())
+            (
+                entry.file_name().into_string().unwrap(),
+                fs::read_to_string(entry.path()).unwrap(),
+            )
         })
         .collect();
     for name in wanted.keys().chain(found.keys()) {
@@ -31,7 +45,13 @@ fn the_chart_holds_the_definitions_of_the_code_and_no_others() {
 fn every_field_says_what_it_means_and_every_list_map_and_text_of_a_spec_is_bounded() {
     for crd in duosuan_crds::all() {
         let name = crd.spec.names.kind.clone();
-        let root = crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap();
+        let root = crd.spec.versions[0]
+            .schema
+            .as_ref()
+            .unwrap()
+            .open_api_v3_schema
+            .as_ref()
+            .unwrap();
         let mut complaints = Vec::new();
         for (field, schema) in root.properties.as_ref().unwrap() {
             visit(&format!("{name}.{field}"), schema, field == "spec", &mut complaints);
@@ -61,7 +81,9 @@ fn visit(path: &str, schema: &JSONSchemaProps, bounded: bool, complaints: &mut V
             Some("string") if schema.max_length.is_none() && schema.enum_.is_none() && schema.format.is_none() => {
                 complain("is a text without maxLength");
             }
-            Some("integer") if schema.maximum.is_none() || schema.minimum.is_none() => complain("is a number without bounds"),
+            Some("integer") if schema.maximum.is_none() || schema.minimum.is_none() => {
+                complain("is a number without bounds")
+            }
             _ => {}
         }
     }
@@ -82,12 +104,30 @@ fn every_kind_has_a_short_name_a_category_columns_and_a_status_of_its_own() {
     for crd in duosuan_crds::all() {
         let (names, version) = (&crd.spec.names, &crd.spec.versions[0]);
         assert!(!names.short_names.as_ref().unwrap().is_empty(), "{}", names.kind);
-        assert_eq!(names.categories.as_deref(), Some(&["duosuan".to_owned()][..]), "{}", names.kind);
-        assert!(version.additional_printer_columns.as_ref().unwrap().len() >= 3, "{}", names.kind);
-        assert!(version.subresources.as_ref().unwrap().status.is_some(), "{}", names.kind);
+        assert_eq!(
+            names.categories.as_deref(),
+            Some(&["duosuan".to_owned()][..]),
+            "{}",
+            names.kind
+        );
+        assert!(
+            version.additional_printer_columns.as_ref().unwrap().len() >= 3,
+            "{}",
+            names.kind
+        );
+        assert!(
+            version.subresources.as_ref().unwrap().status.is_some(),
+            "{}",
+            names.kind
+        );
         let schema = serde_json::to_value(&version.schema).unwrap();
         let conditions = &schema["openAPIV3Schema"]["properties"]["status"]["properties"]["conditions"];
         assert_eq!(conditions["x-kubernetes-list-type"], "map", "{}", names.kind);
-        assert_eq!(conditions["x-kubernetes-list-map-keys"], serde_json::json!(["type"]), "{}", names.kind);
+        assert_eq!(
+            conditions["x-kubernetes-list-map-keys"],
+            serde_json::json!(["type"]),
+            "{}",
+            names.kind
+        );
     }
 }
