@@ -70,6 +70,8 @@ func run(command *cobra.Command) {
 // runKwok does what kwok's own main does: it reads its global flags before the command exists, because
 // the configuration that they name supplies the defaults of the command's own flags.
 func runKwok() {
+	// The other components' packages register a --version of their own here, which cobra would hand to kwok.
+	pflag.CommandLine = pflag.NewFlagSet("kwok", pflag.ExitOnError)
 	global := pflag.NewFlagSet("global", pflag.ContinueOnError)
 	global.ParseErrorsAllowlist.UnknownFlags = true
 	global.Usage = func() {}

@@ -165,7 +165,8 @@ impl<'a> Starting<'a> {
         };
         own("kubeconfig", "duosuan-admin", "system:masters")?;
         if self.options.controller_manager {
-            own("controller-manager.kubeconfig", "system:kube-controller-manager", "system:kube-controller-manager")?;
+            // All controllers share one identity here, so it needs what the roles of all of them allow together.
+            own("controller-manager.kubeconfig", "system:kube-controller-manager", "system:masters")?;
         }
         if self.options.kwok {
             own("kwok.kubeconfig", "kwok", "system:masters")?;
