@@ -1,1 +1,34 @@
-//! placeholder
+//! The operator, the edge between the API server and the scheduling core: watches in, decisions out.
+//!
+//! ```text
+//! watch (a task per kind) -> translate -> session (owns the core) -> binder    (bindings, evictions)
+//!                                             ^                   -> publish   (statuses, conditions)
+//!                                             |                   -> events
+//!                                             +-- answers ----------- binder
+//! ```
+//!
+//! Every instance watches and keeps its core warm; only the one that holds the lease decides and writes. There is no
+//! state besides the API server: a session that ends is forgotten, and the next one starts from its watches.
+
+pub mod binder;
+pub mod connect;
+pub mod events;
+pub mod failure;
+pub mod health;
+pub mod index;
+pub mod leader;
+pub mod lean;
+pub mod measure;
+pub mod metrics;
+pub mod nodes;
+pub mod options;
+pub mod publish;
+pub mod reasons;
+pub mod run;
+pub mod session;
+pub mod status;
+pub mod translate;
+pub mod watch;
+
+pub use options::Options;
+pub use run::{run, run_with};

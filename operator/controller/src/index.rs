@@ -1,0 +1,351 @@
+//! What the edge keeps of the cluster beside the core: names for requests, what the objects say of themselves, and
+//! what has to be said anew. Pure: facts in, events for the core out.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use duosuan_crds::{CapacityClaimStatus, ColocationPolicyStatus, QueueStatus};
+use duosuan_scheduler::{Event, Tier, Time, event};
+
+use crate::{
+    binder::PodName,
+    nodes::Nodes,
+    translate::{claim, pod, policy, queue},
+    watch::Fact,
+};
+
+/// Namespace and name.
+pub type Namespaced = (String, String);
+
+/// A pod of this scheduler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEntry {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Name of its claim.
+    pub claim: Option<String>,
+    /// Group of that claim.
+    pub group: String,
+    /// Queue of a pod without a claim.
+    pub queue: String,
+    /// It has a node.
+    pub bound: bool,
+    /// It has ended.
+    pub finished: bool,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// It has scheduling gates of its own.
+    pub gated: bool,
+    /// What its condition says of why it waits.
+    pub says: Option<String>,
+    /// Field that cannot be understood.
+    pub broken: Option<String>,
+}
+
+impl PodEntry {
+    /// It waits for a node.
+    pub fn waits(&self) -> bool {
+        !self.bound && !self.finished && !self.terminating
+    }
+}
+
+/// A claim.
+#[derive(Clone, Debug)]
+pub struct ClaimEntry {
+    /// UID.
+    pub uid: String,
+    /// Queue.
+    pub queue: String,
+    /// Groups: name, pods at least, pods at most.
+    pub groups: Vec<(String, u32, u32)>,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Status as the API server has it; `None` if it cannot be understood.
+    pub says: Option<CapacityClaimStatus>,
+    /// Field that cannot be understood.
+    pub broken: Option<String>,
+}
+
+/// A queue.
+#[derive(Clone, Debug)]
+pub struct QueueEntry {
+    /// Limits and guarantees.
+    pub quotas: Vec<event::Quota>,
+    /// Status as the API server has it.
+    pub says: Option<QueueStatus>,
+}
+
+/// A policy.
+#[derive(Clone, Debug)]
+pub struct PolicyEntry {
+    /// Status as the API server has it.
+    pub says: Option<ColocationPolicyStatus>,
+}
+
+/// Why a claim, or a pod without one, waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Name of the reason.
+    pub reason: &'static str,
+    /// The sentence.
+    pub message: String,
+}
+
+/// Everything that the edge keeps.
+#[derive(Debug, Default)]
+pub struct Index {
+    /// Pods of this scheduler, by UID.
+    pub pods: HashMap<String, PodEntry>,
+    /// UIDs of pods by the claim that they name.
+    pub members: HashMap<Namespaced, BTreeSet<String>>,
+    /// Claims.
+    pub claims: BTreeMap<Namespaced, ClaimEntry>,
+    claim_names: HashMap<String, Namespaced>,
+    /// Queues, by name.
+    pub queues: BTreeMap<String, QueueEntry>,
+    /// Policies, by name.
+    pub policies: BTreeMap<String, PolicyEntry>,
+    /// Nodes and their reports.
+    pub nodes: Nodes,
+    /// Why what waits waits, by UID of the claim or pod.
+    pub waiting: HashMap<String, Waiting>,
+    /// When what waits is expected to start, by UID of the claim or pod.
+    pub estimates: HashMap<String, Time>,
+    /// Claims of which something changed that their status says.
+    pub changed_claims: BTreeSet<Namespaced>,
+    /// Pods of which something changed that their condition says.
+    pub changed_pods: BTreeSet<String>,
+}
+
+impl Index {
+    /// Takes in a fact; what the core has to know of it goes to `events`.
+    pub fn apply(&mut self, fact: Fact, now: Time, events: &mut Vec<Event>) {
+        match fact {
+            Fact::Pod(pod) => self.pod(*pod, events),
+            Fact::PodGone(uid) => {
+                self.remove_pod(&uid);
+                self.forget(&uid);
+                events.push(Event::PodGone(uid));
+            }
+            Fact::Claim(claim) => self.claim(*claim, events),
+            Fact::ClaimGone(uid) => {
+                if let Some(name) = self.claim_names.remove(&uid) {
+                    if self.claims.get(&name).is_some_and(|c| c.uid == uid) {
+                        self.claims.remove(&name);
+                    }
+                    self.touch_members(&name);
+                }
+                self.forget(&uid);
+                events.push(Event::ClaimGone(uid));
+            }
+            Fact::Queue(queue) => {
+                let queue::Queue { queue, status } = *queue;
+                self.queues.insert(
+                    queue.name.clone(),
+                    QueueEntry {
+                        quotas: queue.quotas.clone(),
+                        says: status,
+                    },
+                );
+                events.push(Event::Queue(Box::new(queue)));
+            }
+            Fact::QueueGone(name) => {
+                self.queues.remove(&name);
+                events.push(Event::QueueGone(name));
+            }
+            Fact::Policy(name, policy) => {
+                let policy::Policy { expire, status } = *policy;
+                self.policies.insert(name.clone(), PolicyEntry { says: status });
+                self.nodes.policy(name, expire);
+            }
+            Fact::PolicyGone(name) => {
+                self.policies.remove(&name);
+                self.nodes.policy(name, None);
+            }
+            Fact::Node(node) => events.extend(self.nodes.node(*node, now)),
+            Fact::NodeGone(name) => {
+                self.nodes.gone(&name);
+                events.push(Event::NodeGone(name));
+            }
+            Fact::Report(name, report) => events.extend(self.nodes.report(name, Some(*report), now)),
+            Fact::ReportGone(name) => events.extend(self.nodes.report(name, None, now)),
+            Fact::Synced { kind, served } => {
+                if kind == "NodeReport" {
+                    events.extend(self.nodes.reports_served(served, now));
+                }
+            }
+        }
+    }
+
+    fn pod(&mut self, read: pod::Pod, events: &mut Vec<Event>) {
+        let pod::Pod {
+            mut pod,
+            unschedulable,
+            broken,
+        } = read;
+        let known = self.pods.get(&pod.uid);
+        // A pod never loses its node: this is an answer from before it was bound.
+        if pod.node.is_none() && known.is_some_and(|k| k.bound) {
+            return;
+        }
+        if pod.ours {
+            let broken = broken.first().map(ToString::to_string);
+            let entry = PodEntry {
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                claim: pod.claim.clone(),
+                group: pod.group.clone(),
+                queue: pod.queue.clone(),
+                bound: pod.node.is_some(),
+                finished: pod.finished,
+                terminating: pod.terminating,
+                gated: pod.gated,
+                says: unschedulable,
+                broken: broken.clone(),
+            };
+            // What cannot be understood is not placed.
+            pod.gated |= broken.is_some();
+            self.put_pod(pod.uid.clone(), entry);
+        }
+        events.push(Event::Pod(Box::new(pod)));
+    }
+
+    fn put_pod(&mut self, uid: String, entry: PodEntry) {
+        if self.pods.get(&uid) == Some(&entry) {
+            return;
+        }
+        self.remove_pod(&uid);
+        if let Some(claim) = &entry.claim {
+            let name = (entry.namespace.clone(), claim.clone());
+            self.members.entry(name.clone()).or_default().insert(uid.clone());
+            self.changed_claims.insert(name);
+        }
+        if entry.waits() {
+            self.changed_pods.insert(uid.clone());
+        }
+        self.pods.insert(uid, entry);
+    }
+
+    fn remove_pod(&mut self, uid: &str) {
+        let Some(entry) = self.pods.remove(uid) else { return };
+        let Some(claim) = entry.claim else { return };
+        let name = (entry.namespace, claim);
+        if let Some(members) = self.members.get_mut(&name) {
+            members.remove(uid);
+            if members.is_empty() {
+                self.members.remove(&name);
+            }
+        }
+        self.changed_claims.insert(name);
+    }
+
+    fn claim(&mut self, read: claim::Claim, events: &mut Vec<Event>) {
+        let claim::Claim {
+            claim,
+            generation,
+            status,
+            broken,
+        } = read;
+        let name = (claim.namespace.clone(), claim.name.clone());
+        let entry = ClaimEntry {
+            uid: claim.uid.clone(),
+            queue: claim.queue.clone(),
+            groups: claim.groups.iter().map(|g| (g.name.clone(), g.min, g.max)).collect(),
+            generation,
+            says: status,
+            broken: broken.map(|e| e.to_string()),
+        };
+        if let Some(error) = &entry.broken {
+            tracing::warn!(
+                namespace = name.0,
+                claim = name.1,
+                error,
+                "a claim cannot be understood and waits"
+            );
+        }
+        self.claims.insert(name.clone(), entry);
+        self.claim_names.insert(claim.uid.clone(), name.clone());
+        self.changed_claims.insert(name);
+        events.push(Event::Claim(Box::new(claim)));
+    }
+
+    fn forget(&mut self, uid: &str) {
+        self.waiting.remove(uid);
+        self.estimates.remove(uid);
+    }
+
+    /// The names of a pod of this scheduler.
+    pub fn pod_name(&self, uid: &str) -> Option<PodName> {
+        let entry = self.pods.get(uid)?;
+        Some(PodName {
+            uid: uid.to_owned(),
+            namespace: entry.namespace.clone(),
+            name: entry.name.clone(),
+        })
+    }
+
+    /// Namespace and name of a claim.
+    pub fn claim_name(&self, uid: &str) -> Option<&Namespaced> {
+        self.claim_names.get(uid)
+    }
+
+    /// Notes why a claim, or a pod without one, waits; `None` if it does so no more.
+    pub fn set_waiting(&mut self, uid: &str, waiting: Option<Waiting>) {
+        match waiting {
+            Some(waiting) => drop(self.waiting.insert(uid.to_owned(), waiting)),
+            None => self.forget(uid),
+        }
+        self.touch(uid);
+    }
+
+    /// Notes when a claim, or a pod without one, is expected to start.
+    pub fn set_estimate(&mut self, uid: &str, start: Time) {
+        self.estimates.insert(uid.to_owned(), start);
+        self.touch(uid);
+    }
+
+    fn touch(&mut self, uid: &str) {
+        match self.claim_names.get(uid).cloned() {
+            Some(name) => {
+                self.touch_members(&name);
+                self.changed_claims.insert(name);
+            }
+            None => drop(self.changed_pods.insert(uid.to_owned())),
+        }
+    }
+
+    fn touch_members(&mut self, name: &Namespaced) {
+        self.changed_pods
+            .extend(self.members.get(name).into_iter().flatten().cloned());
+    }
+
+    /// Marks everything as changed, so that all of it is compared with what the objects say.
+    pub fn touch_all(&mut self) {
+        self.changed_claims = self.claims.keys().cloned().collect();
+        self.changed_pods = self
+            .pods
+            .iter()
+            .filter(|(_, p)| p.waits())
+            .map(|(uid, _)| uid.clone())
+            .collect();
+    }
+
+    /// Why a pod waits: for its own reason, or for that of its claim.
+    pub fn why(&self, uid: &str, pod: &PodEntry) -> Option<&Waiting> {
+        let of_claim = || {
+            let claim = self.claims.get(&(pod.namespace.clone(), pod.claim.clone()?))?;
+            self.waiting.get(&claim.uid)
+        };
+        self.waiting.get(uid).or_else(of_claim)
+    }
+}
+
+/// Name of a tier, for labels.
+pub fn tier_name(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Prod => "prod",
+        Tier::Mid => "mid",
+        Tier::Batch => "batch",
+    }
+}

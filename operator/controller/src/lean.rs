@@ -1,0 +1,352 @@
+//! What the operator reads of the objects that it watches, and nothing more: a cluster has many pods, and most of a
+//! pod is of no concern to placement. Every field may be absent; what does not parse is found when it is translated,
+//! so that no object can stall the watch of its kind.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt::Debug};
+
+use duosuan_crds::GROUP;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::ObjectMeta;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, IgnoredAny},
+};
+
+/// Texts by name.
+pub type Texts = BTreeMap<String, String>;
+
+/// What a kind is called in the API, and what is read of it.
+pub trait Kind: Clone + Debug + Send + Sync + 'static {
+    /// Group, empty for the core.
+    const GROUP: &'static str;
+    /// Version.
+    const VERSION: &'static str;
+    /// Kind.
+    const KIND: &'static str;
+    /// Plural, as it stands in paths.
+    const PLURAL: &'static str;
+    /// What is read of its spec.
+    type Spec: DeserializeOwned + Default + Clone + Debug + Send + 'static;
+    /// What is read of its status.
+    type Status: DeserializeOwned + Default + Clone + Debug + Send + 'static;
+}
+
+/// An object of kind `K`: its metadata without what nobody reads (managed fields above all), and the read parts of its
+/// spec and status.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound = "")]
+pub struct Object<K: Kind> {
+    /// Name, namespace, UID, version, times, labels, annotations, generation.
+    #[serde(default, deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+    /// Spec.
+    #[serde(default)]
+    pub spec: K::Spec,
+    /// Status.
+    #[serde(default)]
+    pub status: K::Status,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    generation: Option<i64>,
+    creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
+    labels: Option<Texts>,
+    annotations: Option<Texts>,
+}
+
+fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let lean = Metadata::deserialize(deserializer)?;
+    Ok(ObjectMeta {
+        name: lean.name,
+        namespace: lean.namespace,
+        uid: lean.uid,
+        resource_version: lean.resource_version,
+        generation: lean.generation,
+        creation_timestamp: lean.creation_timestamp,
+        deletion_timestamp: lean.deletion_timestamp,
+        labels: lean.labels,
+        annotations: lean.annotations,
+        ..ObjectMeta::default()
+    })
+}
+
+impl<K: Kind> kube::Resource for Object<K> {
+    type DynamicType = ();
+    type Scope = kube::core::DynamicResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        K::KIND.into()
+    }
+    fn group((): &()) -> Cow<'_, str> {
+        K::GROUP.into()
+    }
+    fn version((): &()) -> Cow<'_, str> {
+        K::VERSION.into()
+    }
+    fn plural((): &()) -> Cow<'_, str> {
+        K::PLURAL.into()
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident: $group:expr, $version:literal, $kind:literal, $plural:literal, $spec:ty, $status:ty;)*) => {
+        $($(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name;
+
+        impl Kind for $name {
+            const GROUP: &'static str = $group;
+            const VERSION: &'static str = $version;
+            const KIND: &'static str = $kind;
+            const PLURAL: &'static str = $plural;
+            type Spec = $spec;
+            type Status = $status;
+        })*
+    };
+}
+
+kinds! {
+    /// A node.
+    Node: "", "v1", "Node", "nodes", NodeSpec, NodeStatus;
+    /// A pod.
+    Pod: "", "v1", "Pod", "pods", PodSpec, PodStatus;
+    /// A capacity claim: a `CapacityClaimSpec` and a `CapacityClaimStatus`.
+    Claim: GROUP, "v1alpha1", "CapacityClaim", "capacityclaims", Unread, Unread;
+    /// A queue: a `QueueSpec` and a `QueueStatus`.
+    Queue: GROUP, "v1alpha1", "Queue", "queues", Unread, Unread;
+    /// A node's report: the part of a `NodeReportStatus` that placement looks at.
+    Report: GROUP, "v1alpha1", "NodeReport", "nodereports", IgnoredAny, ReportStatus;
+    /// A co-location policy: a `ColocationPolicySpec` and a `ColocationPolicyStatus`.
+    Policy: GROUP, "v1alpha1", "ColocationPolicy", "colocationpolicies", Unread, Unread;
+}
+
+/// A list that may be `null`.
+fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    Ok(Option::<Vec<T>>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Spec of a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct NodeSpec {
+    #[serde(deserialize_with = "list")]
+    pub taints: Vec<Taint>,
+    pub unschedulable: bool,
+}
+
+/// Status of a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct NodeStatus {
+    pub allocatable: Texts,
+}
+
+/// A taint.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct Taint {
+    pub key: String,
+    pub value: Option<String>,
+    pub effect: String,
+}
+
+/// Spec of a pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct PodSpec {
+    pub node_name: Option<String>,
+    pub scheduler_name: Option<String>,
+    pub priority: Option<i32>,
+    pub node_selector: Option<Texts>,
+    pub affinity: Option<Affinity>,
+    #[serde(deserialize_with = "list")]
+    pub tolerations: Vec<Toleration>,
+    #[serde(deserialize_with = "list")]
+    pub containers: Vec<Container>,
+    #[serde(deserialize_with = "list")]
+    pub init_containers: Vec<Container>,
+    pub overhead: Option<Texts>,
+    pub resources: Option<Resources>,
+    #[serde(deserialize_with = "list")]
+    pub scheduling_gates: Vec<IgnoredAny>,
+}
+
+/// A container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct Container {
+    pub resources: Resources,
+    pub restart_policy: Option<String>,
+    #[serde(deserialize_with = "list")]
+    pub ports: Vec<Port>,
+}
+
+/// Resources of a container or a pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct Resources {
+    pub requests: Option<Texts>,
+}
+
+/// A port of a container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct Port {
+    pub host_port: i32,
+    #[serde(rename = "hostIP")]
+    pub host_ip: Option<String>,
+    pub protocol: Option<String>,
+}
+
+/// Affinity of a pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct Affinity {
+    pub node_affinity: Option<NodeAffinity>,
+}
+
+/// Node affinity, its required part.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct NodeAffinity {
+    pub required_during_scheduling_ignored_during_execution: Option<NodeSelector>,
+}
+
+/// Alternatives of conjunctions.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct NodeSelector {
+    #[serde(deserialize_with = "list")]
+    pub node_selector_terms: Vec<NodeSelectorTerm>,
+}
+
+/// A conjunction.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct NodeSelectorTerm {
+    #[serde(deserialize_with = "list")]
+    pub match_expressions: Vec<Requirement>,
+    #[serde(deserialize_with = "list")]
+    pub match_fields: Vec<Requirement>,
+}
+
+/// A requirement.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct Requirement {
+    pub key: String,
+    pub operator: String,
+    #[serde(deserialize_with = "list")]
+    pub values: Vec<String>,
+}
+
+/// A toleration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct Toleration {
+    pub key: Option<String>,
+    pub operator: Option<String>,
+    pub value: Option<String>,
+    pub effect: Option<String>,
+}
+
+/// Status of a pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct PodStatus {
+    pub phase: Option<String>,
+    #[serde(deserialize_with = "list")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A condition of a pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub type_: String,
+    pub status: String,
+    pub reason: Option<String>,
+    pub message: Option<String>,
+}
+
+/// A part of one of our own objects, read only when it is translated: a cluster may serve other versions of our kinds
+/// than this operator was built with.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+pub struct Unread(serde_json::Value);
+
+impl Default for Unread {
+    fn default() -> Self {
+        Self(serde_json::Value::Null)
+    }
+}
+
+impl Unread {
+    /// There is none.
+    pub fn is_absent(&self) -> bool {
+        self.0.is_null()
+    }
+
+    /// The part as a list of what it should hold; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it is something else.
+    pub fn read_list<T: DeserializeOwned>(self) -> Result<Option<Vec<T>>, serde_json::Error> {
+        serde_json::from_value(self.0)
+    }
+
+    /// The part as what it should be; where there is none, as an empty object.
+    ///
+    /// # Errors
+    ///
+    /// If it is something else; the error names the field.
+    pub fn read<T: DeserializeOwned>(self) -> Result<T, serde_json::Error> {
+        serde_json::from_value(if self.0.is_null() {
+            serde_json::Value::Object(serde_json::Map::new())
+        } else {
+            self.0
+        })
+    }
+}
+
+/// Status of a node's report.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ReportStatus {
+    /// When it was made.
+    pub time: Option<String>,
+    /// Policy that the node follows.
+    pub policy: Option<String>,
+    /// GPUs: a list of `GpuReport`.
+    pub gpus: Unread,
+}

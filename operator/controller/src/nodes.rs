@@ -1,0 +1,262 @@
+//! Nodes joined with what their agents report, and how long that may be believed.
+
+use std::collections::{BTreeMap, HashMap};
+
+use duosuan_crds::{RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY};
+use duosuan_scheduler::{Event, Time, event};
+
+use crate::translate::node::Report;
+
+/// Age of a report over which nothing is placed by it, unless a policy says otherwise: 5 min.
+const EXPIRE: i64 = 5 * 60 * 1000;
+
+#[derive(Debug, Default)]
+struct Entry {
+    node: Option<event::Node>,
+    report: Option<(Report, Time)>,
+    stale: bool,
+}
+
+/// Nodes and reports, by name of the node.
+#[derive(Debug, Default)]
+pub struct Nodes {
+    entries: HashMap<String, Entry>,
+    expire: BTreeMap<String, i64>,
+    reports_served: bool,
+}
+
+impl Nodes {
+    /// A node is there. Nodes say every few seconds that they are well; only what placement looks at counts as news.
+    pub fn node(&mut self, node: event::Node, now: Time) -> Option<Event> {
+        let name = node.name.clone();
+        let entry = self.entries.entry(name.clone()).or_default();
+        if entry.node.as_ref() == Some(&node) {
+            return None;
+        }
+        entry.node = Some(node);
+        self.event(&name, now)
+    }
+
+    /// A node is gone; its report may outlive it.
+    pub fn gone(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.node = None;
+            if entry.report.is_none() {
+                self.entries.remove(name);
+            }
+        }
+    }
+
+    /// The report of a node is there, or gone.
+    pub fn report(&mut self, name: String, report: Option<Report>, now: Time) -> Option<Event> {
+        let entry = self.entries.entry(name.clone()).or_default();
+        let before = entry.report.take();
+        let gpus_before = before.as_ref().map(|(r, _)| r.gpus.clone()).unwrap_or_default();
+        let gpus = report.as_ref().map(|r| r.gpus.clone()).unwrap_or_default();
+        entry.report = report.map(|report| {
+            // An agent's clock may be wrong: what counts is when its word changed. Only of the first report its own
+            // time is believed, since that may have been lying there for long.
+            let seen = match &before {
+                Some((old, seen)) if old.time == report.time => *seen,
+                Some(_) => now,
+                None => report.time.map_or(now, |t| Time(t.as_millisecond().min(now.0))),
+            };
+            (report, seen)
+        });
+        if entry.node.is_none() {
+            if entry.report.is_none() {
+                self.entries.remove(&name);
+            }
+            return None;
+        }
+        let stale = entry.stale;
+        let event = self.event(&name, now);
+        let news = gpus != gpus_before || self.entries.get(&name).is_some_and(|e| e.stale != stale);
+        event.filter(|_| news)
+    }
+
+    /// A policy says after how many milliseconds a report expires, or says so no more.
+    pub fn policy(&mut self, name: String, expire: Option<i64>) {
+        match expire {
+            Some(expire) => drop(self.expire.insert(name, expire)),
+            None => drop(self.expire.remove(&name)),
+        }
+    }
+
+    /// Whether the API server knows reports. If not, what a node offers is believed as it stands.
+    pub fn reports_served(&mut self, served: bool, now: Time) -> Vec<Event> {
+        self.reports_served = served;
+        self.aged(now)
+    }
+
+    /// Nodes whose reports have become too old, or are so no more.
+    pub fn aged(&mut self, now: Time) -> Vec<Event> {
+        let mut names: Vec<String> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.node.is_some() && self.stale(e, now) != e.stale)
+            .map(|(name, _)| name.clone())
+            .collect();
+        names.sort_unstable();
+        names.iter().filter_map(|name| self.event(name, now)).collect()
+    }
+
+    /// Nodes that follow a policy, by their own word.
+    pub fn followers(&self, policy: &str) -> u32 {
+        let follows = |e: &&Entry| {
+            e.node.is_some()
+                && e.report
+                    .as_ref()
+                    .is_some_and(|(r, _)| r.policy.as_deref() == Some(policy))
+        };
+        u32::try_from(self.entries.values().filter(follows).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Number of nodes.
+    pub fn len(&self) -> usize {
+        self.entries.values().filter(|e| e.node.is_some()).count()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn stale(&self, entry: &Entry, now: Time) -> bool {
+        let Some(node) = &entry.node else { return false };
+        let lends = [
+            RESOURCE_BATCH_CPU,
+            RESOURCE_BATCH_MEMORY,
+            RESOURCE_MID_CPU,
+            RESOURCE_MID_MEMORY,
+        ];
+        if !self.reports_served
+            || !lends
+                .iter()
+                .any(|r| node.allocatable.get(*r).is_some_and(|amount| *amount > 0))
+        {
+            return false;
+        }
+        match &entry.report {
+            // Missing is never fresh.
+            None => true,
+            Some((report, seen)) => {
+                let expire = report
+                    .policy
+                    .as_ref()
+                    .and_then(|p| self.expire.get(p))
+                    .copied()
+                    .unwrap_or(EXPIRE);
+                report.time.is_none() || now.0.saturating_sub(seen.0) > expire
+            }
+        }
+    }
+
+    /// The node as the core shall see it.
+    fn event(&mut self, name: &str, now: Time) -> Option<Event> {
+        let stale = self.stale(self.entries.get(name)?, now);
+        let entry = self.entries.get_mut(name)?;
+        entry.stale = stale;
+        let mut node = entry.node.clone()?;
+        node.stale = stale;
+        if let Some((report, _)) = entry.report.as_ref().filter(|(r, _)| !r.gpus.is_empty()) {
+            node.gpus.clone_from(&report.gpus);
+        }
+        Some(Event::Node(Box::new(node)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use duosuan_scheduler::event::Gpu;
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+
+    fn node(batch: i64) -> event::Node {
+        event::Node {
+            name: "n".into(),
+            allocatable: [(RESOURCE_BATCH_CPU.to_owned(), batch)].into(),
+            ..event::Node::default()
+        }
+    }
+
+    fn report(millis: i64) -> Report {
+        Report {
+            time: Some(Timestamp::from_millisecond(millis).unwrap()),
+            policy: Some("p".into()),
+            gpus: vec![],
+        }
+    }
+
+    fn stale(event: Option<Event>) -> Option<bool> {
+        match event {
+            Some(Event::Node(node)) => Some(node.stale),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_report_that_does_not_come_any_more_makes_the_node_stale_and_a_new_one_fresh() {
+        let mut nodes = Nodes {
+            reports_served: true,
+            ..Nodes::default()
+        };
+        assert_eq!(stale(nodes.node(node(1000), Time(0))), Some(true), "no report yet");
+        assert_eq!(stale(nodes.report("n".into(), Some(report(0)), Time(0))), Some(false));
+        assert!(nodes.aged(Time(EXPIRE)).is_empty());
+        assert_eq!(stale(nodes.aged(Time(EXPIRE + 1)).pop()), Some(true));
+        assert!(nodes.aged(Time(EXPIRE + 2)).is_empty(), "said once");
+        // The agent's clock is an hour behind, but its word is new.
+        assert_eq!(
+            stale(nodes.report("n".into(), Some(report(1)), Time(EXPIRE + 3))),
+            Some(false)
+        );
+    }
+
+    #[test]
+    fn a_policy_says_how_long_a_report_is_believed() {
+        let mut nodes = Nodes {
+            reports_served: true,
+            ..Nodes::default()
+        };
+        nodes.policy("p".into(), Some(1000));
+        nodes.node(node(1000), Time(0));
+        nodes.report("n".into(), Some(report(0)), Time(0));
+        assert_eq!(stale(nodes.aged(Time(1001)).pop()), Some(true));
+    }
+
+    #[test]
+    fn a_node_that_lends_nothing_and_a_cluster_without_reports_are_never_stale() {
+        let mut nodes = Nodes {
+            reports_served: true,
+            ..Nodes::default()
+        };
+        assert_eq!(stale(nodes.node(node(0), Time(0))), Some(false));
+        let mut nodes = Nodes::default();
+        assert_eq!(stale(nodes.node(node(1000), Time(0))), Some(false));
+    }
+
+    #[test]
+    fn a_heartbeat_is_no_news_and_reported_gpus_are() {
+        let mut nodes = Nodes::default();
+        assert!(nodes.node(node(1), Time(0)).is_some());
+        assert_eq!(nodes.node(node(1), Time(1)), None);
+        let gpu = Gpu {
+            model: "A100".into(),
+            ..Gpu::default()
+        };
+        let with_gpu = Report {
+            gpus: vec![gpu.clone()],
+            ..report(0)
+        };
+        let Some(Event::Node(seen)) = nodes.report("n".into(), Some(with_gpu.clone()), Time(2)) else {
+            unreachable!()
+        };
+        assert_eq!(seen.gpus, [gpu]);
+        assert_eq!(nodes.report("n".into(), Some(with_gpu), Time(3)), None);
+        assert_eq!(nodes.followers("p"), 1);
+    }
+}

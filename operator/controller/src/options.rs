@@ -1,0 +1,96 @@
+//! What the operator is told.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, ValueEnum};
+use duosuan_crds::SCHEDULER_NAME;
+
+/// Namespace of the components.
+pub const NAMESPACE: &str = "duosuan-system";
+
+/// How one operator runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// File with the way to the API server; without one, what kubectl would use, or the pod's own service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// A ready way to the API server; goes before `kubeconfig`.
+    pub config: Option<kube::Config>,
+    /// `spec.schedulerName` of the pods to place.
+    pub scheduler_name: String,
+    /// Where `/metrics` is served.
+    pub metrics_addr: Option<SocketAddr>,
+    /// Where `/healthz` and `/readyz` are served.
+    pub health_addr: Option<SocketAddr>,
+    /// Namespace of the lease.
+    pub lease_namespace: String,
+    /// Whether a lease decides who writes. Without it, this instance writes at once.
+    pub leader_election: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            kubeconfig: None,
+            config: None,
+            scheduler_name: SCHEDULER_NAME.to_owned(),
+            metrics_addr: None,
+            health_addr: None,
+            lease_namespace: NAMESPACE.to_owned(),
+            leader_election: true,
+        }
+    }
+}
+
+/// Duosuan's operator: places the pods that name its scheduler, by claims and queues, and evicts and reports what that
+/// takes.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "duosuan-operator", version, about)]
+pub struct Arguments {
+    /// File with the way to the API server; without it, what kubectl would use, or the pod's own service account
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Name in spec.schedulerName of the pods to place
+    #[arg(long, value_name = "NAME", default_value = SCHEDULER_NAME)]
+    pub scheduler_name: String,
+    /// Address on which /metrics is served, such as 0.0.0.0:9090
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_addr: Option<SocketAddr>,
+    /// Address on which /healthz and /readyz are served, such as 0.0.0.0:8081
+    #[arg(long, value_name = "ADDRESS")]
+    pub health_addr: Option<SocketAddr>,
+    /// Namespace of the lease that decides which of several operators writes
+    #[arg(long, value_name = "NAMESPACE", default_value = NAMESPACE)]
+    pub lease_namespace: String,
+    /// Write without holding the lease; only for a single operator
+    #[arg(long)]
+    pub no_leader_election: bool,
+    /// Format of the log on standard error
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// What is logged, such as info, debug or duosuan_controller=debug,kube=warn
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "DUOSUAN_LOG")]
+    pub log_level: String,
+}
+
+/// Format of the log.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl From<Arguments> for Options {
+    fn from(arguments: Arguments) -> Self {
+        Self {
+            kubeconfig: arguments.kubeconfig,
+            config: None,
+            scheduler_name: arguments.scheduler_name,
+            metrics_addr: arguments.metrics_addr,
+            health_addr: arguments.health_addr,
+            lease_namespace: arguments.lease_namespace,
+            leader_election: !arguments.no_leader_election,
+        }
+    }
+}

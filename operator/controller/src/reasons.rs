@@ -1,0 +1,40 @@
+//! Decisions in words.
+
+use duosuan_scheduler::{Decision, EvictCause, Reason};
+
+use crate::index::Index;
+
+/// Kind of a decision, for labels.
+pub fn decision_name(decision: &Decision) -> &'static str {
+    match decision {
+        Decision::Bind { .. } => "Bind",
+        Decision::Evict { .. } => "Evict",
+        Decision::Resize { .. } => "Resize",
+        Decision::Reserve { .. } => "Reserve",
+        Decision::Pending { .. } => "Pending",
+        Decision::Placed { .. } => "Placed",
+    }
+}
+
+/// Why something waits, and what would change it.
+pub fn message(reason: &Reason, counterfactual: Option<&str>) -> String {
+    match counterfactual {
+        Some(would) => format!("{reason:?}. {would}"),
+        None => format!("{reason:?}"),
+    }
+}
+
+/// Why a pod was evicted.
+pub fn evicted(cause: &EvictCause, index: &Index) -> String {
+    match cause {
+        EvictCause::Reclaimed { by } => {
+            let by = match (index.claim_name(by), index.pod_name(by)) {
+                (Some((namespace, name)), _) => format!("claim {namespace}/{name}"),
+                (None, Some(pod)) => format!("pod {}/{}", pod.namespace, pod.name),
+                (None, None) => "another claim".to_owned(),
+            };
+            format!("Its capacity was on loan and goes back to {by}, whose queue is guaranteed it")
+        }
+        EvictCause::GangBroken => "Its gang lost a member that could not be placed again in time".to_owned(),
+    }
+}

@@ -1,0 +1,236 @@
+//! Puts an operator together and keeps it going until the end is asked for.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use kube::{Api, Client, api::ListParams};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    binder::Binder,
+    connect, events,
+    failure::Retry,
+    health::{self, Readiness},
+    leader::{Alone, ByLease, Election, REQUEST_TIMEOUT},
+    lean::{self, Object},
+    metrics::Metrics,
+    options::Options,
+    publish,
+    session::{Ended, Links, Session},
+    watch::{Fact, Watched, Watcher},
+};
+
+/// Runs an operator until `end` is cancelled: watches, decides while it leads, and gives its lease up in the end.
+///
+/// # Errors
+///
+/// If there is no way to the API server, if that keeps refusing the credentials, or if an address cannot be had.
+pub async fn run(options: Options, end: CancellationToken) -> anyhow::Result<()> {
+    run_with(options, Metrics::new(), end).await
+}
+
+/// [`run`], with metrics that the caller can read.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn run_with(options: Options, metrics: Metrics, end: CancellationToken) -> anyhow::Result<()> {
+    let config = connect::config(&options).await?;
+    let server = config.cluster_url.to_string();
+    let client = Client::try_from(config.clone())
+        .with_context(|| format!("the way to the API server at {server} cannot be used"))?;
+
+    // The servers and the election outlive the session, and end with this function however it ends.
+    let inner = end.child_token();
+    let _stop = inner.clone().drop_guard();
+    let ready = Readiness::default();
+    if let Some(address) = options.metrics_addr {
+        health::serve_metrics(address, metrics.clone(), inner.clone()).await?;
+    }
+    if let Some(address) = options.health_addr {
+        health::serve_health(address, ready.clone(), inner.clone()).await?;
+    }
+    if connect::wait_for_api(&client, &server, &end).await?.is_none() {
+        return Ok(());
+    }
+    connect::check_kinds(&client).await;
+
+    let (leads, leading) = watch::channel(false);
+    let resign = CancellationToken::new();
+    let election = tokio::spawn(election(&options, config)?.run(leads, resign.clone()));
+    let _resign = resign.clone().drop_guard();
+
+    while !end.is_cancelled() {
+        let ended = session(&options, &client, &metrics, &ready, leading.clone(), &end).await;
+        metrics.leader.set(0);
+        if ended == Ended::LostLease {
+            warn!("the lease is lost: starting anew as a follower, from the watches");
+        }
+    }
+    // Only now that nothing of this instance writes any more.
+    resign.cancel();
+    if election.await.is_err() {
+        warn!("the election ended by a mistake of the operator; the lease ends by itself");
+    }
+    info!("ended");
+    Ok(())
+}
+
+fn election(options: &Options, mut config: kube::Config) -> anyhow::Result<Box<dyn Election>> {
+    if !options.leader_election {
+        return Ok(Box::new(Alone));
+    }
+    // A request about the lease that hangs must not outlive it.
+    config.connect_timeout = Some(REQUEST_TIMEOUT);
+    config.read_timeout = Some(REQUEST_TIMEOUT);
+    config.write_timeout = Some(REQUEST_TIMEOUT);
+    let client = Client::try_from(config)?;
+    Ok(Box::new(ByLease::new(
+        client,
+        options.lease_namespace.clone(),
+        identity(),
+    )))
+}
+
+/// Who this instance is: host, process and a number that no other start on this host has.
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    let host = if host.is_empty() { "operator" } else { host };
+    let started = k8s_openapi::jiff::Timestamp::now().as_nanosecond();
+    format!("{host}-{}-{started:x}", std::process::id())
+}
+
+/// How often a status is tried: it is looked at again anyhow.
+const STATUS_RETRY: Retry = Retry {
+    tries: 3,
+    first_pause: Duration::from_millis(250),
+    timeout: Duration::from_secs(10),
+};
+/// Facts that wait to be taken in, at most.
+const FACTS: usize = 8192;
+
+async fn session(
+    options: &Options,
+    client: &Client,
+    metrics: &Metrics,
+    ready: &Readiness,
+    leads: watch::Receiver<bool>,
+    end: &CancellationToken,
+) -> Ended {
+    let over = end.child_token();
+    let (facts, facts_in) = mpsc::channel(FACTS);
+    let (orders, orders_in) = mpsc::unbounded_channel();
+    let (answers, answers_in) = mpsc::unbounded_channel();
+    let (patches, patches_in) = mpsc::unbounded_channel();
+    let (catch_up, catch_up_in) = mpsc::unbounded_channel();
+    let (caught_up, caught_up_in) = mpsc::unbounded_channel();
+    let (binding, binding_in) = watch::channel(false);
+
+    let watcher = Watcher {
+        client: client.clone(),
+        scheduler_name: options.scheduler_name.clone(),
+        facts,
+        metrics: metrics.clone(),
+    };
+    let binder = Binder::new(client.clone(), Retry::default(), metrics.clone());
+    let (recorder, events) = events::start(
+        client.clone(),
+        options.scheduler_name.clone(),
+        metrics.clone(),
+        binding_in.clone(),
+        over.clone(),
+    );
+    let links = Links {
+        facts: facts_in,
+        orders,
+        answers: answers_in,
+        patches,
+        binding,
+        leads,
+        catch_up,
+        caught_up: caught_up_in,
+        events: recorder,
+        metrics: metrics.clone(),
+        ready: ready.clone(),
+    };
+    let watching = tokio::spawn(watcher.run(over.clone()));
+    let binding = tokio::spawn(binder.run(orders_in, answers, over.clone()));
+    let publishing = tokio::spawn(publish::run(
+        client.clone(),
+        STATUS_RETRY,
+        patches_in,
+        binding_in,
+        over.clone(),
+    ));
+    let telling = tokio::spawn(events);
+    let catching = tokio::spawn(catch_up_when_asked(
+        client.clone(),
+        options.scheduler_name.clone(),
+        catch_up_in,
+        caught_up,
+        over.clone(),
+    ));
+
+    // Dropped with this function, should it be, so that nothing of a session outlives it.
+    let guard = over.drop_guard();
+    let ended = Session::new(links).run(end.clone()).await;
+    drop(guard);
+    for task in [watching, binding, publishing, telling, catching] {
+        // A task that panicked has said so on standard error.
+        let _ = task.await;
+    }
+    ended
+}
+
+/// Answers with the pods that wait or have just been bound, as the API server has them now.
+///
+/// The watch may be a moment behind. A pod that the last leader bound in that moment would be missing in the sums, and
+/// its place given away. Such pods have not started yet, so that they are all in the phase `Pending`: of those, and of
+/// no others, the present state is asked for.
+async fn catch_up_when_asked(
+    client: Client,
+    scheduler_name: String,
+    mut asked: mpsc::UnboundedReceiver<()>,
+    answers: mpsc::UnboundedSender<Vec<Fact>>,
+    end: CancellationToken,
+) {
+    let all = async {
+        while asked.recv().await.is_some() {
+            let facts = loop {
+                match fresh_pods(&client, &scheduler_name).await {
+                    Ok(facts) => break facts,
+                    Err(error) => warn!(%error, "cannot see what the last leader did; trying again"),
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            };
+            if answers.send(facts).is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! { () = end.cancelled() => {} () = all => {} }
+}
+
+async fn fresh_pods(client: &Client, scheduler_name: &str) -> kube::Result<Vec<Fact>> {
+    let api: Api<Object<lean::Pod>> = Api::all_with(client.clone(), &());
+    let mut parameters = ListParams::default()
+        .fields(&format!("spec.schedulerName={scheduler_name},status.phase=Pending"))
+        .limit(500);
+    let mut facts = Vec::new();
+    loop {
+        let page = tokio::time::timeout(Duration::from_secs(30), api.list(&parameters)).await;
+        let page = page.map_err(|elapsed| kube::Error::Service(elapsed.into()))??;
+        facts.extend(
+            page.items
+                .into_iter()
+                .filter_map(|pod| lean::Pod::fact(pod, scheduler_name).ok()),
+        );
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => parameters.continue_token = Some(token),
+            None => return Ok(facts),
+        }
+    }
+}

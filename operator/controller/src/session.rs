@@ -1,0 +1,481 @@
+//! One session: from the first list of every watch to the end, or to the loss of the lease. The one task that owns the
+//! core: it applies what the watches say, asks for decisions while it leads, and hands them on. A new session starts
+//! from the watches alone, so that nothing that an earlier one assumed can live on.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use duosuan_scheduler::{Budget, Cluster, Decision, Event, Time, cycle};
+use k8s_openapi::jiff::Timestamp;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::{sync::CancellationToken, time::DelayQueue};
+use tracing::{debug, info};
+
+use crate::{
+    binder::{Order, Outcome, cause_name},
+    events::{Note, Recorder, Regarding},
+    health::Readiness,
+    index::{Index, Waiting},
+    measure,
+    metrics::{self, Metrics},
+    publish::{Patch, Target, unschedulable},
+    reasons, status,
+    watch::{Fact, KINDS},
+};
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The end was asked for.
+    Shutdown,
+    /// Another instance may hold the lease.
+    LostLease,
+}
+
+/// What a session talks to.
+#[derive(Debug)]
+pub struct Links {
+    /// What the watches say.
+    pub facts: mpsc::Receiver<Fact>,
+    /// Bindings and evictions to carry out.
+    pub orders: mpsc::UnboundedSender<Order>,
+    /// What came of them.
+    pub answers: mpsc::UnboundedReceiver<(Order, Outcome)>,
+    /// Statuses to write.
+    pub patches: mpsc::UnboundedSender<(Target, Patch)>,
+    /// Whether bindings are under way.
+    pub binding: watch::Sender<bool>,
+    /// Whether this instance leads.
+    pub leads: watch::Receiver<bool>,
+    /// Asks for the pods that another instance may have bound last, before this one decides anything.
+    pub catch_up: mpsc::UnboundedSender<()>,
+    /// Their answer: facts that go before those of the watches.
+    pub caught_up: mpsc::UnboundedReceiver<Vec<Fact>>,
+    /// Takes events.
+    pub events: Recorder,
+    /// What is measured.
+    pub metrics: Metrics,
+    /// Whether all watches are synced.
+    pub ready: Readiness,
+}
+
+/// Orders that are not answered yet, at most, before further decisions wait.
+const OUTSTANDING: usize = 2048;
+/// Facts taken in at once.
+const BATCH: usize = 4096;
+/// While facts keep coming, decisions are made at least so often.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// How often statuses are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// Ticks between two looks at ages, measurements and statuses of queues: 1 s.
+const SLOW: u64 = 10;
+/// Ticks between two comparisons of everything with what the objects say: 60 s.
+const RESYNC: u64 = 600;
+/// A status that was handed on is not written again before its echo or so long after.
+const ECHO: Duration = Duration::from_secs(10);
+/// A pod whose binding or eviction keeps failing is tried again after 1, 2, 4 ... 64 s.
+const LONGEST_DELAY: u32 = 6;
+
+/// The state of a session.
+#[derive(Debug)]
+pub struct Session {
+    links: Links,
+    cluster: Cluster,
+    index: Index,
+    unsynced: BTreeSet<&'static str>,
+    /// `Some(false)` while it waits for what the last leader did.
+    leading: Option<bool>,
+    /// Something changed since the last cycle.
+    due: Option<Instant>,
+    outstanding: usize,
+    failures: HashMap<String, u32>,
+    delayed: DelayQueue<Event>,
+    awaited: HashMap<Target, Instant>,
+    ticks: u64,
+}
+
+impl Session {
+    /// A session that knows nothing yet.
+    pub fn new(links: Links) -> Self {
+        Self {
+            links,
+            cluster: Cluster::default(),
+            index: Index::default(),
+            unsynced: KINDS.into_iter().collect(),
+            leading: None,
+            due: None,
+            outstanding: 0,
+            failures: HashMap::new(),
+            delayed: DelayQueue::new(),
+            awaited: HashMap::new(),
+            ticks: 0,
+        }
+    }
+
+    /// Runs until the end, or until the lease is lost.
+    pub async fn run(mut self, end: CancellationToken) -> Ended {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut facts = Vec::with_capacity(BATCH);
+        let mut answers = Vec::with_capacity(BATCH);
+        let ended = loop {
+            if self.follow_lease() {
+                break Ended::LostLease;
+            }
+            let may_decide = self.may_decide();
+            tokio::select! {
+                biased;
+                () = end.cancelled() => break Ended::Shutdown,
+                changed = self.links.leads.changed() => if changed.is_err() { break Ended::Shutdown },
+                _ = self.links.answers.recv_many(&mut answers, BATCH) => {
+                    for (order, outcome) in answers.drain(..) {
+                        self.answered(order, outcome);
+                    }
+                }
+                Some(facts) = self.links.caught_up.recv() => self.caught_up(facts),
+                Some(event) = std::future::poll_fn(|cx| self.delayed.poll_expired(cx)) => self.apply(event.into_inner()),
+                _ = tick.tick() => self.tick(),
+                taken = self.links.facts.recv_many(&mut facts, BATCH) => {
+                    if taken == 0 {
+                        break Ended::Shutdown;
+                    }
+                    let now = now();
+                    for fact in facts.drain(..) {
+                        self.take(fact, now);
+                    }
+                    if self.may_decide() && self.due.is_some_and(|since| since.elapsed() > PATIENCE) {
+                        self.decide();
+                    }
+                }
+                () = std::future::ready(()), if may_decide => {
+                    self.decide();
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        self.links.ready.set(false);
+        ended
+    }
+
+    /// Follows the lease; true if it is lost.
+    fn follow_lease(&mut self) -> bool {
+        let leads = *self.links.leads.borrow_and_update();
+        match (leads, self.leading) {
+            (false, Some(_)) => return true,
+            (true, None) if self.unsynced.is_empty() => {
+                self.leading = Some(false);
+                if self.links.catch_up.send(()).is_err() {
+                    return true;
+                }
+            }
+            _ => {}
+        }
+        self.links.metrics.leader.set(i64::from(leads));
+        false
+    }
+
+    /// The pods that the last leader bound are known now: decisions may begin.
+    fn caught_up(&mut self, facts: Vec<Fact>) {
+        let now = now();
+        for fact in facts {
+            self.take(fact, now);
+        }
+        if self.leading == Some(false) {
+            info!("leading: every decision is made here from now on");
+            self.leading = Some(true);
+            self.due = Some(Instant::now());
+            self.index.touch_all();
+        }
+    }
+
+    fn may_decide(&self) -> bool {
+        self.leading == Some(true) && self.due.is_some() && self.outstanding < OUTSTANDING
+    }
+
+    fn take(&mut self, fact: Fact, now: Time) {
+        match &fact {
+            Fact::Synced { kind, .. } => {
+                self.unsynced.remove(kind);
+                self.links.ready.set(self.unsynced.is_empty());
+            }
+            Fact::Pod(pod) => {
+                if let Some(name) = self.index.pod_name(&pod.pod.uid) {
+                    self.awaited.remove(&Target::Pod(name));
+                }
+            }
+            Fact::Claim(claim) => drop(self.awaited.remove(&Target::Claim((
+                claim.claim.namespace.clone(),
+                claim.claim.name.clone(),
+            )))),
+            Fact::Queue(queue) => drop(self.awaited.remove(&Target::Queue(queue.queue.name.clone()))),
+            Fact::Policy(name, _) => drop(self.awaited.remove(&Target::Policy(name.clone()))),
+            Fact::PodGone(uid) => drop(self.failures.remove(uid)),
+            _ => {}
+        }
+        let mut events = Vec::new();
+        self.index.apply(fact, now, &mut events);
+        for event in events {
+            self.apply(event);
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        self.cluster.apply(event);
+        self.due.get_or_insert_with(Instant::now);
+    }
+
+    fn answered(&mut self, order: Order, outcome: Outcome) {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        if self.outstanding == 0 {
+            self.links.binding.send_replace(false);
+        }
+        let (pod, failed): (_, fn(String, String) -> Event) = match &order {
+            Order::Bind { pod, .. } => (pod, |pod, message| Event::BindFailed { pod, message }),
+            Order::Evict { pod, .. } => (pod, |pod, message| Event::EvictFailed { pod, message }),
+        };
+        match outcome {
+            Outcome::Done => {
+                self.failures.remove(&pod.uid);
+                self.tell(&order);
+            }
+            // The watch says so too.
+            Outcome::Gone => {}
+            Outcome::Failed(message) => {
+                info!(
+                    pod = pod.name,
+                    namespace = pod.namespace,
+                    error = message,
+                    evicting = matches!(order, Order::Evict { .. }),
+                    "an order failed"
+                );
+                let event = failed(pod.uid.clone(), message);
+                let times = self.failures.entry(pod.uid.clone()).or_default();
+                let before = *times;
+                *times = times.saturating_add(1);
+                // The first failure is told at once; a pod that keeps failing holds what was decided for it a while,
+                // so that it is not decided anew at full speed.
+                match before {
+                    0 => self.apply(event),
+                    n => drop(
+                        self.delayed
+                            .insert(event, Duration::from_secs(1 << n.saturating_sub(1).min(LONGEST_DELAY))),
+                    ),
+                }
+            }
+        }
+    }
+
+    /// Tells people of what is done.
+    fn tell(&mut self, order: &Order) {
+        let (pod, warning, reason, action, note) = match order {
+            Order::Bind { pod, node, .. } => (
+                pod,
+                false,
+                "Scheduled",
+                "Binding",
+                format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name),
+            ),
+            Order::Evict { pod, cause } => (
+                pod,
+                true,
+                cause_name(cause),
+                "Evicting",
+                reasons::evicted(cause, &self.index),
+            ),
+        };
+        let regarding = Regarding {
+            api_version: "v1",
+            kind: "Pod",
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+        };
+        self.links.events.record(Note {
+            regarding,
+            warning,
+            reason,
+            action,
+            note,
+        });
+    }
+
+    /// One cycle of the core.
+    fn decide(&mut self) {
+        self.due = None;
+        let room = OUTSTANDING.saturating_sub(self.outstanding);
+        let pods = u32::try_from(room).unwrap_or(u32::MAX);
+        let began = Instant::now();
+        let decisions = cycle(&mut self.cluster, now(), Budget { pods });
+        self.links.metrics.cycle_seconds.observe(began.elapsed().as_secs_f64());
+        let binds = decisions.iter().filter(|d| matches!(d, Decision::Bind { .. })).count();
+        if binds >= room {
+            self.due = Some(Instant::now());
+        }
+        for decision in decisions {
+            self.carry_out(decision);
+        }
+    }
+
+    fn carry_out(&mut self, decision: Decision) {
+        let kind = reasons::decision_name(&decision);
+        self.links
+            .metrics
+            .decisions
+            .get_or_create(&metrics::Kind { kind })
+            .inc();
+        match decision {
+            Decision::Bind { pod, node, devices, .. } => match self.index.pod_name(&pod) {
+                Some(pod) => self.order(Order::Bind { pod, node, devices }),
+                None => self.apply(Event::BindFailed {
+                    pod,
+                    message: "the pod is not known to the operator".to_owned(),
+                }),
+            },
+            Decision::Evict { pod, cause } => match self.index.pod_name(&pod) {
+                Some(pod) => self.order(Order::Evict { pod, cause }),
+                None => self.apply(Event::EvictFailed {
+                    pod,
+                    message: "the pod is not known to the operator".to_owned(),
+                }),
+            },
+            Decision::Resize { claim, group, count } => debug!(claim, group, count, "a group shall have another size"),
+            Decision::Reserve { claim, start } => self.index.set_estimate(&claim, start),
+            Decision::Placed { claim } => self.index.set_waiting(&claim, None),
+            Decision::Pending {
+                claim,
+                reason,
+                counterfactual,
+            } => {
+                let waiting = Waiting {
+                    reason: "Pending",
+                    message: reasons::message(&reason, counterfactual.as_deref()),
+                };
+                self.tell_waiting(&claim, &waiting);
+                self.index.set_waiting(&claim, Some(waiting));
+            }
+        }
+    }
+
+    fn order(&mut self, order: Order) {
+        self.outstanding = self.outstanding.saturating_add(1);
+        self.links
+            .binding
+            .send_if_modified(|binding| !std::mem::replace(binding, true));
+        // If the binder is gone, so is this session.
+        let _ = self.links.orders.send(order);
+    }
+
+    fn tell_waiting(&mut self, uid: &str, waiting: &Waiting) {
+        let regarding = if let Some((namespace, name)) = self.index.claim_name(uid) {
+            let api_version = "duosuan.io/v1alpha1";
+            Regarding {
+                api_version,
+                kind: "CapacityClaim",
+                namespace: namespace.clone(),
+                name: name.clone(),
+                uid: uid.to_owned(),
+            }
+        } else if let Some(pod) = self.index.pod_name(uid) {
+            Regarding {
+                api_version: "v1",
+                kind: "Pod",
+                namespace: pod.namespace,
+                name: pod.name,
+                uid: pod.uid,
+            }
+        } else {
+            return;
+        };
+        let note = waiting.message.clone();
+        self.links.events.record(Note {
+            regarding,
+            warning: true,
+            reason: "FailedScheduling",
+            action: "Scheduling",
+            note,
+        });
+    }
+
+    fn tick(&mut self) {
+        self.ticks = self.ticks.wrapping_add(1);
+        let slow = self.ticks.is_multiple_of(SLOW);
+        if slow {
+            for event in self.index.nodes.aged(now()) {
+                self.apply(event);
+            }
+            measure::measure(&self.links.metrics, &self.index, &self.cluster);
+        }
+        if self.leading != Some(true) {
+            return;
+        }
+        if slow {
+            // What waits for time alone to pass.
+            self.due.get_or_insert_with(Instant::now);
+            self.publish_shared();
+        }
+        if self.ticks.is_multiple_of(RESYNC) {
+            self.index.touch_all();
+        }
+        self.publish();
+    }
+
+    /// Writes the statuses of what changed.
+    fn publish(&mut self) {
+        let now = Timestamp::now();
+        self.awaited.retain(|_, since| since.elapsed() < ECHO);
+        for name in std::mem::take(&mut self.index.changed_claims) {
+            let target = Target::Claim(name.clone());
+            if self.awaited.contains_key(&target) {
+                self.index.changed_claims.insert(name);
+            } else if let Some(status) = status::claim(&self.index, &name, now) {
+                let patch = target.apply(&status);
+                self.hand_on(target, patch);
+            }
+        }
+        for uid in std::mem::take(&mut self.index.changed_pods) {
+            let Some(name) = self.index.pod_name(&uid) else {
+                continue;
+            };
+            let target = Target::Pod(name.clone());
+            if self.awaited.contains_key(&target) {
+                self.index.changed_pods.insert(uid);
+            } else if let Some(message) = status::pod(&self.index, &uid) {
+                self.hand_on(target, unschedulable(&name, &message, now));
+            }
+        }
+    }
+
+    /// Writes the statuses of queues and policies, which change with everything.
+    fn publish_shared(&mut self) {
+        for name in self.index.policies.keys().cloned().collect::<Vec<_>>() {
+            let target = Target::Policy(name.clone());
+            if let Some(status) = status::policy(&self.index, &name).filter(|_| !self.awaited.contains_key(&target)) {
+                let patch = target.apply(&status);
+                self.hand_on(target, patch);
+            }
+        }
+        for (name, status) in measure::queues(&self.index, &self.cluster) {
+            let target = Target::Queue(name);
+            if !self.awaited.contains_key(&target) {
+                let patch = target.apply(&status);
+                self.hand_on(target, patch);
+            }
+        }
+    }
+
+    fn hand_on(&mut self, target: Target, patch: Patch) {
+        self.awaited.insert(target.clone(), Instant::now());
+        let _ = self.links.patches.send((target, patch));
+    }
+}
+
+/// The time.
+pub fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,134 @@
+//! What claims, queues, policies and pods say of themselves: decided here, compared with what they say already, and
+//! written only if it differs in more than a time. Pure.
+
+use duosuan_crds::{CapacityClaimStatus, ColocationPolicyStatus, claim::Phase, claim::Placed};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+
+use crate::index::{ClaimEntry, Index, Namespaced};
+
+/// Condition of a claim: each group has at least its minimum of bound pods.
+pub const ADMITTED: &str = "Admitted";
+/// Reason of a claim or pod with a field that cannot be understood.
+pub const BROKEN: &str = "Invalid";
+
+/// The status that a claim shall have, if it is not what it has.
+pub fn claim(index: &Index, name: &Namespaced, now: Timestamp) -> Option<CapacityClaimStatus> {
+    let entry = index.claims.get(name)?;
+    let wanted = wanted_claim(index, name, entry, now);
+    let same = entry.says.as_ref().is_some_and(|says| *says == wanted);
+    (!same).then_some(wanted)
+}
+
+fn wanted_claim(index: &Index, name: &Namespaced, entry: &ClaimEntry, now: Timestamp) -> CapacityClaimStatus {
+    let says = entry.says.clone().unwrap_or_default();
+    let pods: Vec<_> = index
+        .members
+        .get(name)
+        .into_iter()
+        .flatten()
+        .filter_map(|uid| index.pods.get(uid))
+        .collect();
+    let count = |group: &str, of: &dyn Fn(&crate::index::PodEntry) -> bool| {
+        u32::try_from(pods.iter().filter(|p| p.group == group && of(p)).count()).unwrap_or(u32::MAX)
+    };
+    let placed: Vec<Placed> = entry
+        .groups
+        .iter()
+        .map(|(group, _, max)| Placed {
+            group: group.clone(),
+            count: count(group, &|p| p.bound),
+            desired: *max,
+        })
+        .collect();
+    let each_has = |of: &dyn Fn(&crate::index::PodEntry) -> bool| {
+        !entry.groups.is_empty() && entry.groups.iter().all(|(group, min, _)| count(group, of) >= *min)
+    };
+    let phase = if !pods.is_empty() && pods.iter().all(|p| p.finished) && each_has(&|p| p.finished) {
+        Phase::Finished
+    } else if each_has(&|p| p.bound) {
+        Phase::Running
+    } else {
+        Phase::Pending
+    };
+    let waiting = index.waiting.get(&entry.uid);
+    let (reason, message) = match (phase, &entry.broken, waiting) {
+        (Phase::Running | Phase::Finished, ..) => (None, None),
+        (Phase::Pending, Some(broken), _) => (Some(BROKEN.to_owned()), Some(broken.clone())),
+        (Phase::Pending, None, Some(waiting)) => (Some(waiting.reason.to_owned()), Some(waiting.message.clone())),
+        // Not decided yet; what was said last still stands.
+        (Phase::Pending, None, None) => (says.reason.clone(), says.message.clone()),
+    };
+    let admitted = phase != Phase::Pending;
+    let condition = Condition {
+        type_: ADMITTED.to_owned(),
+        status: if admitted { "True" } else { "False" }.to_owned(),
+        reason: if admitted {
+            "Placed".to_owned()
+        } else {
+            reason.clone().unwrap_or_else(|| "Pending".to_owned())
+        },
+        message: if admitted {
+            "each group has at least its minimum of bound pods".to_owned()
+        } else {
+            message.clone().unwrap_or_else(|| "not decided yet".to_owned())
+        },
+        observed_generation: Some(entry.generation),
+        last_transition_time: Time(now),
+    };
+    let estimated_start = index.estimates.get(&entry.uid).filter(|_| phase == Phase::Pending);
+    CapacityClaimStatus {
+        phase,
+        placed,
+        reason,
+        message,
+        estimated_start: estimated_start
+            .and_then(|t| Timestamp::from_millisecond(t.0).ok())
+            .map(Time),
+        loan: says.loan,
+        conditions: with_condition(says.conditions, condition),
+    }
+}
+
+/// Conditions with one of them set; its time stays if its status does.
+fn with_condition(mut conditions: Vec<Condition>, mut condition: Condition) -> Vec<Condition> {
+    match conditions.iter_mut().find(|c| c.type_ == condition.type_) {
+        Some(old) => {
+            if old.status == condition.status {
+                condition.last_transition_time = old.last_transition_time.clone();
+            }
+            *old = condition;
+        }
+        None => conditions.push(condition),
+    }
+    conditions
+}
+
+/// What a pod's condition shall say of why it waits, if it does not say so already.
+pub fn pod(index: &Index, uid: &str) -> Option<String> {
+    let pod = index.pods.get(uid)?;
+    // The API server itself says of a pod that it has gates.
+    if !pod.waits() || pod.gated {
+        return None;
+    }
+    let wanted = match &pod.broken {
+        Some(broken) => broken,
+        None => &index.why(uid, pod)?.message,
+    };
+    (pod.says.as_ref() != Some(wanted)).then(|| wanted.clone())
+}
+
+/// The status that a policy shall have, if it is not what it has.
+pub fn policy(index: &Index, name: &str) -> Option<ColocationPolicyStatus> {
+    let says = index.policies.get(name)?.says.clone();
+    let nodes = index.nodes.followers(name);
+    if says.as_ref().is_some_and(|s| s.nodes == nodes) {
+        return None;
+    }
+    Some(ColocationPolicyStatus {
+        nodes,
+        ..says.unwrap_or_default()
+    })
+}

@@ -1,0 +1,64 @@
+//! From objects of the API to facts for the core: names stay as they are spelled, amounts become integers of the base
+//! unit. This is the only place that knows both sides. All functions are pure.
+
+pub mod claim;
+pub mod gpu;
+pub mod node;
+pub mod placement;
+pub mod pod;
+pub mod policy;
+pub mod quantity;
+pub mod queue;
+pub mod requests;
+
+use duosuan_scheduler::{Tier, Time, event::Amounts};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1;
+use thiserror::Error;
+
+use crate::lean::Texts;
+
+/// A field of an object that cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{field}: {problem}")]
+pub struct FieldError {
+    /// Path of the field in the object.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl FieldError {
+    /// An error of a field.
+    pub(crate) fn new(field: impl Into<String>, problem: impl ToString) -> Self {
+        Self {
+            field: field.into(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+/// A point in time.
+pub(crate) fn time(time: Option<&v1::Time>) -> Time {
+    time.map_or(Time(0), |t| Time(t.0.as_millisecond()))
+}
+
+/// A tier.
+pub(crate) fn tier(tier: duosuan_crds::Tier) -> Tier {
+    match tier {
+        duosuan_crds::Tier::Prod => Tier::Prod,
+        duosuan_crds::Tier::Mid => Tier::Mid,
+        duosuan_crds::Tier::Batch => Tier::Batch,
+    }
+}
+
+/// Amounts by resource, in the core's base units.
+pub(crate) fn amounts(texts: &Texts, field: &str) -> Result<Amounts, FieldError> {
+    texts
+        .iter()
+        .map(|(resource, text)| {
+            let amount =
+                quantity::amount(resource, text).map_err(|e| FieldError::new(format!("{field}[{resource}]"), e))?;
+            Ok((resource.clone(), amount))
+        })
+        .collect()
+}

@@ -1,0 +1,196 @@
+//! Nodes and their reports.
+
+use duosuan_crds::{LABEL_GPU_MODEL, RESOURCE_GPU, report::GpuReport};
+use duosuan_scheduler::event::{self, Gpu, Taint};
+use k8s_openapi::jiff::Timestamp;
+
+use super::{FieldError, amounts, quantity};
+use crate::lean::{self, Object};
+
+/// GPUs that one node may have; a number that is larger is a mistake and not memory to allocate.
+const MOST_GPUS: i64 = 1024;
+
+/// Reads a node, without what its report says. Amounts that cannot be understood are left out: capacity that is not
+/// known is not there.
+pub fn read(object: &Object<lean::Node>) -> (event::Node, Vec<FieldError>) {
+    let mut broken = Vec::new();
+    let mut allocatable = event::Amounts::new();
+    for (resource, text) in &object.status.allocatable {
+        match amounts(&[(resource.clone(), text.clone())].into(), "status.allocatable") {
+            Ok(amount) => allocatable.extend(amount),
+            Err(error) => broken.push(error),
+        }
+    }
+    let labels = object.metadata.labels.clone().unwrap_or_default();
+    let count = allocatable
+        .get(RESOURCE_GPU)
+        .copied()
+        .unwrap_or_default()
+        .clamp(0, MOST_GPUS);
+    let model = labels.get(LABEL_GPU_MODEL).cloned().unwrap_or_default();
+    let node = event::Node {
+        name: object.metadata.name.clone().unwrap_or_default(),
+        taints: object
+            .spec
+            .taints
+            .iter()
+            .map(|t| Taint {
+                key: t.key.clone(),
+                value: t.value.clone().unwrap_or_default(),
+                effect: t.effect.clone(),
+            })
+            .collect(),
+        unschedulable: object.spec.unschedulable,
+        gpus: (0..count)
+            .map(|_| Gpu {
+                model: model.clone(),
+                ..Gpu::default()
+            })
+            .collect(),
+        allocatable,
+        labels,
+        stale: false,
+    };
+    (node, broken)
+}
+
+/// What placement looks at in a node's report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// When it was made, by the agent's clock.
+    pub time: Option<Timestamp>,
+    /// Policy that the node follows.
+    pub policy: Option<String>,
+    /// GPUs by index; an index that the report leaves out is a device that cannot be used.
+    pub gpus: Vec<Gpu>,
+}
+
+/// Reads a node's report.
+///
+/// # Errors
+///
+/// If a field is not what it should be.
+pub fn report(object: Object<lean::Report>) -> Result<Report, FieldError> {
+    let status = object.status;
+    let time = status
+        .time
+        .map(|text| {
+            text.parse()
+                .map_err(|e| FieldError::new("status.time", format!("{text:?}: {e}")))
+        })
+        .transpose()?;
+    let reports: Option<Vec<GpuReport>> = status.gpus.read_list().map_err(|e| FieldError::new("status.gpus", e))?;
+    let mut gpus = Vec::new();
+    for gpu in reports.into_iter().flatten() {
+        let index = usize::from(gpu.index);
+        if i64::from(gpu.index) >= MOST_GPUS {
+            return Err(FieldError::new(
+                "status.gpus",
+                format!("index {index} is over {MOST_GPUS}"),
+            ));
+        }
+        if gpus.len() <= index {
+            gpus.resize_with(index.saturating_add(1), || Gpu {
+                unhealthy: true,
+                ..Gpu::default()
+            });
+        }
+        let memory = quantity::amount("memory", &gpu.memory.0)
+            .map_err(|e| FieldError::new(format!("status.gpus[{index}].memory"), e))?;
+        if let Some(slot) = gpus.get_mut(index) {
+            *slot = Gpu {
+                model: gpu.model,
+                memory,
+                numa: gpu.numa,
+                nvlink: gpu.nvlink,
+                unhealthy: gpu.unhealthy,
+            };
+        }
+    }
+    Ok(Report {
+        time,
+        policy: status.policy,
+        gpus,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_node_without_a_report_has_the_gpus_of_its_device_plugin() {
+        let object = serde_json::from_value(json!({
+            "metadata": {"name": "n", "labels": {"nvidia.com/gpu.product": "T4"}},
+            "spec": {"unschedulable": true, "taints": [{"key": "k", "effect": "NoExecute"}]},
+            "status": {"allocatable": {"cpu": "3500m", "memory": "1Ki", "nvidia.com/gpu": "2", "bad": "x"}},
+        }))
+        .unwrap();
+        let (node, broken) = read(&object);
+        let t4 = Gpu {
+            model: "T4".into(),
+            ..Gpu::default()
+        };
+        let expected = event::Node {
+            name: "n".into(),
+            labels: [("nvidia.com/gpu.product".to_owned(), "T4".to_owned())].into(),
+            taints: vec![Taint {
+                key: "k".into(),
+                value: String::new(),
+                effect: "NoExecute".into(),
+            }],
+            unschedulable: true,
+            allocatable: [
+                ("cpu".to_owned(), 3500),
+                ("memory".to_owned(), 1024),
+                ("nvidia.com/gpu".to_owned(), 2),
+            ]
+            .into(),
+            gpus: vec![t4.clone(), t4],
+            stale: false,
+        };
+        assert_eq!(node, expected);
+        let [error] = broken.as_slice() else {
+            unreachable!("{broken:?}")
+        };
+        assert_eq!(error.field, "status.allocatable[bad]");
+    }
+
+    #[test]
+    fn a_device_that_the_report_leaves_out_cannot_be_used() {
+        let object = serde_json::from_value(json!({
+            "metadata": {"name": "n"},
+            "status": {"time": "2026-01-01T00:00:00Z", "policy": "p", "gpus": [{"index": 1, "model": "A100", "memory": "80Gi", "numa": 1}]},
+        }))
+        .unwrap();
+        let report = report(object).unwrap();
+        let missing = Gpu {
+            unhealthy: true,
+            ..Gpu::default()
+        };
+        let there = Gpu {
+            model: "A100".into(),
+            memory: 80 << 30,
+            numa: Some(1),
+            nvlink: None,
+            unhealthy: false,
+        };
+        assert_eq!(report.gpus, vec![missing, there]);
+        assert_eq!(
+            (report.policy.as_deref(), report.time.unwrap().to_string().as_str()),
+            (Some("p"), "2026-01-01T00:00:00Z")
+        );
+    }
+
+    #[test]
+    fn a_report_without_a_status_is_empty_and_a_broken_one_is_named() {
+        let empty = serde_json::from_value(json!({"metadata": {"name": "n"}})).unwrap();
+        assert_eq!(report(empty), Ok(Report::default()));
+        let broken = serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"gpus": "many"}})).unwrap();
+        assert_eq!(report(broken).unwrap_err().field, "status.gpus");
+    }
+}

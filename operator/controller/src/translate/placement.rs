@@ -1,0 +1,226 @@
+//! Where a pod may stand: node selector, required node affinity, tolerations, host ports.
+
+use std::collections::BTreeMap;
+
+use duosuan_scheduler::event::{Operator, Requirement, Term, Toleration};
+use k8s_openapi::api::core::v1;
+
+use super::FieldError;
+use crate::lean;
+
+/// `spec.nodeSelector` and the required node affinity as alternatives of conjunctions; empty means any node.
+///
+/// # Errors
+///
+/// If an operator is unknown.
+pub fn node_terms(
+    selector: Option<&BTreeMap<String, String>>,
+    affinity: Option<&lean::NodeSelector>,
+) -> Result<Vec<Term>, FieldError> {
+    let selector: Term = selector
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| Requirement {
+            key: key.clone(),
+            operator: Operator::In,
+            values: vec![value.clone()],
+        })
+        .collect();
+    let Some(affinity) = affinity else {
+        return Ok(if selector.is_empty() {
+            Vec::new()
+        } else {
+            vec![selector]
+        });
+    };
+    let mut terms = Vec::new();
+    for term in &affinity.node_selector_terms {
+        let mut own = Term::new();
+        for expression in &term.match_expressions {
+            own.push(requirement(expression, expression.key.clone())?);
+        }
+        for field in &term.match_fields {
+            // The API server admits no other field than `metadata.name`.
+            own.push(requirement(field, "metadata.name".to_owned())?);
+        }
+        // Kubernetes: a term without requirements matches no node.
+        if !own.is_empty() {
+            own.extend(selector.iter().cloned());
+            terms.push(own);
+        }
+    }
+    if terms.is_empty() {
+        terms.push(vec![no_node()]);
+    }
+    Ok(terms)
+}
+
+/// A requirement that no node meets.
+fn no_node() -> Requirement {
+    Requirement {
+        key: "metadata.name".to_owned(),
+        operator: Operator::In,
+        values: Vec::new(),
+    }
+}
+
+fn requirement(from: &lean::Requirement, key: String) -> Result<Requirement, FieldError> {
+    let operator = match from.operator.as_str() {
+        "In" => Operator::In,
+        "NotIn" => Operator::NotIn,
+        "Exists" => Operator::Exists,
+        "DoesNotExist" => Operator::DoesNotExist,
+        "Gt" => Operator::Gt,
+        "Lt" => Operator::Lt,
+        other => {
+            return Err(FieldError::new(
+                format!("node affinity on {key}"),
+                format!("operator {other:?} is unknown"),
+            ));
+        }
+    };
+    Ok(Requirement {
+        key,
+        operator,
+        values: from.values.clone(),
+    })
+}
+
+/// The required part of a claim group's node affinity.
+///
+/// # Errors
+///
+/// If an operator is unknown.
+pub fn group_terms(affinity: Option<&v1::NodeAffinity>) -> Result<Vec<Term>, FieldError> {
+    let Some(required) = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()) else {
+        return Ok(Vec::new());
+    };
+    let requirements = |list: Option<&Vec<v1::NodeSelectorRequirement>>| {
+        list.into_iter()
+            .flatten()
+            .map(|r| lean::Requirement {
+                key: r.key.clone(),
+                operator: r.operator.clone(),
+                values: r.values.clone().unwrap_or_default(),
+            })
+            .collect()
+    };
+    let selector = lean::NodeSelector {
+        node_selector_terms: required
+            .node_selector_terms
+            .iter()
+            .map(|term| lean::NodeSelectorTerm {
+                match_expressions: requirements(term.match_expressions.as_ref()),
+                match_fields: requirements(term.match_fields.as_ref()),
+            })
+            .collect(),
+    };
+    node_terms(None, Some(&selector))
+}
+
+/// A toleration.
+pub fn toleration(from: &lean::Toleration) -> Toleration {
+    Toleration {
+        key: from.key.clone().unwrap_or_default(),
+        exists: from.operator.as_deref() == Some("Exists"),
+        value: from.value.clone().unwrap_or_default(),
+        effect: from.effect.clone().unwrap_or_default(),
+    }
+}
+
+/// Host ports of all containers that run together, as `PROTOCOL/IP/PORT`, in order and once each.
+pub fn host_ports(spec: &lean::PodSpec) -> Vec<String> {
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let mut ports: Vec<String> = spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|c| &c.ports)
+        .filter(|port| port.host_port > 0)
+        .map(|port| {
+            let ip = port.host_ip.as_deref().filter(|ip| !ip.is_empty()).unwrap_or("0.0.0.0");
+            format!(
+                "{}/{}/{}",
+                port.protocol.as_deref().unwrap_or("TCP"),
+                ip,
+                port.host_port
+            )
+        })
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn terms(spec: Value) -> Vec<Term> {
+        let spec: lean::PodSpec = serde_json::from_value(spec).unwrap();
+        let affinity = spec
+            .affinity
+            .and_then(|a| a.node_affinity)
+            .and_then(|a| a.required_during_scheduling_ignored_during_execution);
+        node_terms(spec.node_selector.as_ref(), affinity.as_ref()).unwrap()
+    }
+
+    fn is(key: &str, values: &[&str]) -> Requirement {
+        Requirement {
+            key: key.to_owned(),
+            operator: Operator::In,
+            values: values.iter().map(|v| (*v).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_selector_is_part_of_every_alternative_of_the_affinity() {
+        let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]},
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]},
+        ]}}});
+        let disk = is("disk", &["ssd"]);
+        assert_eq!(
+            terms(json!({"nodeSelector": {"disk": "ssd"}, "affinity": affinity})),
+            vec![
+                vec![is("zone", &["a", "b"]), disk.clone()],
+                vec![is("metadata.name", &["n1"]), disk.clone()]
+            ],
+        );
+        assert_eq!(terms(json!({"nodeSelector": {"disk": "ssd"}})), vec![vec![disk]]);
+        assert_eq!(terms(json!({})), Vec::<Term>::new());
+    }
+
+    #[test]
+    fn an_empty_alternative_matches_no_node_and_not_every_node() {
+        let affinity =
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}]}}});
+        assert_eq!(
+            terms(json!({"affinity": affinity})),
+            vec![vec![is("metadata.name", &[])]]
+        );
+    }
+
+    #[test]
+    fn host_ports_name_protocol_and_address() {
+        let spec: lean::PodSpec = serde_json::from_value(json!({
+            "containers": [
+                {"ports": [{"containerPort": 1}, {"hostPort": 80}, {"hostPort": 53, "protocol": "UDP", "hostIP": "10.0.0.1"}]},
+                {"ports": [{"hostPort": 80}]},
+            ],
+            "initContainers": [{"ports": [{"hostPort": 81}]}, {"restartPolicy": "Always", "ports": [{"hostPort": 82}]}],
+        }))
+        .unwrap();
+        assert_eq!(
+            host_ports(&spec),
+            ["TCP/0.0.0.0/80", "TCP/0.0.0.0/82", "UDP/10.0.0.1/53"]
+        );
+    }
+}

@@ -1,0 +1,207 @@
+//! Pods.
+
+use duosuan_crds::{LABEL_CLAIM, LABEL_GROUP, LABEL_QUEUE, LABEL_TIER};
+use duosuan_scheduler::{Tier, event};
+
+use super::{FieldError, gpu, placement, requests, time};
+use crate::lean::{self, Object, Texts};
+
+/// A pod, and what its object says of how it waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// For the core.
+    pub pod: event::Pod,
+    /// Message of its condition `PodScheduled`, if that is false with reason `Unschedulable`.
+    pub unschedulable: Option<String>,
+    /// Fields that cannot be understood. Such a pod is never placed; if it is bound, what can be understood counts.
+    pub broken: Vec<FieldError>,
+}
+
+/// Reads a pod, for a scheduler of this name.
+pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
+    let (meta, spec, status) = (&object.metadata, &object.spec, &object.status);
+    let none = Texts::new();
+    let labels = meta.labels.as_ref().unwrap_or(&none);
+    let annotations = meta.annotations.as_ref().unwrap_or(&none);
+    let label = |name: &str| labels.get(name).filter(|value| !value.is_empty()).cloned();
+    let node = spec.node_name.clone().filter(|node| !node.is_empty());
+
+    let mut broken = Vec::new();
+    let mut or_default = |error: FieldError| broken.push(error);
+
+    let requests = requests::effective(spec).map_err(&mut or_default).unwrap_or_default();
+    let gpus = gpu::of_pod(annotations, &requests)
+        .map_err(&mut or_default)
+        .unwrap_or_default();
+    // Only a bound pod has devices: an annotation that a user wrote into a template means nothing.
+    let devices = if node.is_some() {
+        gpu::devices(annotations).map_err(&mut or_default).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    let node_terms = placement::node_terms(spec.node_selector.as_ref(), required)
+        .map_err(&mut or_default)
+        .unwrap_or_default();
+    let tier = tier_label(labels).map_err(&mut or_default).unwrap_or_default();
+
+    let waits = status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    Pod {
+        unschedulable: waits
+            .filter(|c| c.reason.as_deref() == Some("Unschedulable"))
+            .and_then(|c| c.message.clone()),
+        pod: event::Pod {
+            uid: meta.uid.clone().unwrap_or_default(),
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+            created: time(meta.creation_timestamp.as_ref()),
+            priority: spec.priority.unwrap_or_default(),
+            claim: label(LABEL_CLAIM),
+            group: label(LABEL_GROUP).unwrap_or_default(),
+            queue: label(LABEL_QUEUE).unwrap_or_default(),
+            tier,
+            requests,
+            gpus,
+            node_terms,
+            tolerations: spec.tolerations.iter().map(placement::toleration).collect(),
+            host_ports: placement::host_ports(spec),
+            node,
+            devices,
+            finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            terminating: meta.deletion_timestamp.is_some(),
+            gated: !spec.scheduling_gates.is_empty(),
+            ours: spec.scheduler_name.as_deref() == Some(scheduler_name),
+        },
+        broken,
+    }
+}
+
+fn tier_label(labels: &Texts) -> Result<Tier, FieldError> {
+    match labels.get(LABEL_TIER).map(String::as_str) {
+        None | Some("" | "prod") => Ok(Tier::Prod),
+        Some("mid") => Ok(Tier::Mid),
+        Some("batch") => Ok(Tier::Batch),
+        Some(other) => Err(FieldError::new(
+            format!("metadata.labels[{LABEL_TIER}]"),
+            format!("{other:?} is none of prod, mid, batch"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(object: Value) -> Pod {
+        read(&serde_json::from_value(object).unwrap(), "duosuan")
+    }
+
+    #[test]
+    fn a_bound_batch_pod_is_read_whole() {
+        let read = pod(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": "p", "namespace": "ns", "uid": "u", "creationTimestamp": "1970-01-01T00:00:05Z",
+                "labels": {"duosuan.io/tier": "batch", "duosuan.io/queue": "etl", "duosuan.io/claim": "c", "duosuan.io/group": "workers"},
+                "annotations": {"duosuan.io/gpus": "1,3"}, "managedFields": [{"manager": "m"}],
+            },
+            "spec": {
+                "schedulerName": "duosuan", "nodeName": "n1", "priority": 7,
+                "containers": [{"name": "c", "resources": {"requests": {"duosuan.io/batch-cpu": "1500", "nvidia.com/gpu": "2"}}}],
+                "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoSchedule"}],
+            },
+            "status": {"phase": "Running"},
+        }));
+        let expected = event::Pod {
+            uid: "u".into(),
+            namespace: "ns".into(),
+            name: "p".into(),
+            created: event::Time(5000),
+            priority: 7,
+            claim: Some("c".into()),
+            group: "workers".into(),
+            queue: "etl".into(),
+            tier: Tier::Batch,
+            requests: [
+                ("duosuan.io/batch-cpu".to_owned(), 1500),
+                ("nvidia.com/gpu".to_owned(), 2),
+            ]
+            .into(),
+            gpus: Some(event::GpuRequest {
+                count: 2,
+                milli: 1000,
+                memory: 0,
+                models: vec![],
+            }),
+            node_terms: vec![],
+            tolerations: vec![event::Toleration {
+                key: "k".into(),
+                exists: true,
+                value: String::new(),
+                effect: "NoSchedule".into(),
+            }],
+            host_ports: vec![],
+            node: Some("n1".into()),
+            devices: vec![1, 3],
+            finished: false,
+            terminating: false,
+            gated: false,
+            ours: true,
+        };
+        assert_eq!(
+            read,
+            Pod {
+                pod: expected,
+                unschedulable: None,
+                broken: vec![]
+            }
+        );
+    }
+
+    #[test]
+    fn a_pod_of_another_scheduler_counts_and_is_not_ours() {
+        let read = pod(json!({"metadata": {"uid": "u"}, "spec": {"schedulerName": "default-scheduler"}}));
+        assert!(!read.pod.ours);
+        assert!(pod(json!({"spec": {"schedulerName": "duosuan"}})).pod.ours);
+    }
+
+    #[test]
+    fn devices_of_an_unbound_pod_mean_nothing() {
+        let read = pod(json!({"metadata": {"annotations": {"duosuan.io/gpus": "0"}}, "spec": {}}));
+        assert_eq!(read.pod.devices, Vec::<u16>::new());
+    }
+
+    #[test]
+    fn a_broken_field_is_named_and_the_rest_is_read() {
+        let read = pod(json!({
+            "metadata": {"labels": {"duosuan.io/tier": "gold"}},
+            "spec": {"nodeName": "n", "containers": [{"resources": {"requests": {"cpu": "1"}}}]},
+        }));
+        assert_eq!(read.pod.requests, [("cpu".to_owned(), 1000)].into());
+        let [error] = read.broken.as_slice() else {
+            unreachable!("{:?}", read.broken)
+        };
+        assert_eq!(
+            error.to_string(),
+            r#"metadata.labels[duosuan.io/tier]: "gold" is none of prod, mid, batch"#
+        );
+    }
+
+    #[test]
+    fn gates_and_the_message_of_a_waiting_pod_are_read() {
+        let read = pod(json!({
+            "spec": {"schedulingGates": [{"name": "g"}]},
+            "status": {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "why"}]},
+        }));
+        assert!(read.pod.gated);
+        assert_eq!(read.unschedulable.as_deref(), Some("why"));
+    }
+}

@@ -1,0 +1,61 @@
+//! Co-location policies, as far as the operator looks at them.
+
+use duosuan_crds::policy::{ColocationPolicySpec, ColocationPolicyStatus};
+
+use super::FieldError;
+use crate::lean::{self, Object};
+
+/// A policy, and what its object says of where it holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// Age of a report, in milliseconds, over which nothing is placed by it.
+    pub expire: Option<i64>,
+    /// Status, as it was read; `None` if it cannot be understood.
+    pub status: Option<ColocationPolicyStatus>,
+}
+
+/// Reads a policy.
+///
+/// # Errors
+///
+/// If a field is not what it should be.
+pub fn read(object: Object<lean::Policy>) -> Result<Policy, FieldError> {
+    let spec: ColocationPolicySpec = object.spec.read().map_err(|e| FieldError::new("spec", e))?;
+    let expire = spec
+        .reclaim
+        .expire
+        .map(|d| d.parse().map_err(|e| FieldError::new("spec.reclaim.expire", e)))
+        .transpose()?;
+    let status = if object.status.is_absent() {
+        Some(ColocationPolicyStatus::default())
+    } else {
+        object.status.read().ok()
+    };
+    Ok(Policy {
+        expire: expire.map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)),
+        status,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_age_at_which_a_report_expires_is_read() {
+        let policy = |spec| read(serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap());
+        assert_eq!(policy(json!({})).unwrap().expire, None);
+        assert_eq!(
+            policy(json!({"reclaim": {"expire": "2m"}})).unwrap().expire,
+            Some(120_000)
+        );
+        assert_eq!(
+            policy(json!({"reclaim": {"expire": "late"}})).unwrap_err().field,
+            "spec.reclaim.expire"
+        );
+    }
+}

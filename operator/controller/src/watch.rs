@@ -1,0 +1,391 @@
+//! One watch per kind: objects come in, are translated at once, and leave as facts. What is read of an object is
+//! gone after that; only its key is kept, to notice what vanished while the watch was down.
+
+use std::collections::HashSet;
+
+use futures::StreamExt;
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Api, Client,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Config, Event, watcher},
+    },
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    lean::{self, Kind, Object},
+    metrics::{self, Metrics},
+    translate::{FieldError, claim, node, pod, policy, queue},
+};
+
+/// Something that a watch says.
+#[derive(Clone, Debug)]
+pub enum Fact {
+    /// A pod is there.
+    Pod(Box<pod::Pod>),
+    /// A pod, by UID, is gone.
+    PodGone(String),
+    /// A node is there.
+    Node(Box<duosuan_scheduler::event::Node>),
+    /// A node, by name, is gone.
+    NodeGone(String),
+    /// The report of a node, by name, is there.
+    Report(String, Box<node::Report>),
+    /// The report of a node, by name, is gone.
+    ReportGone(String),
+    /// A claim is there.
+    Claim(Box<claim::Claim>),
+    /// A claim, by UID, is gone.
+    ClaimGone(String),
+    /// A queue is there.
+    Queue(Box<queue::Queue>),
+    /// A queue, by name, is gone.
+    QueueGone(String),
+    /// A policy, by name, is there.
+    Policy(String, Box<policy::Policy>),
+    /// A policy, by name, is gone.
+    PolicyGone(String),
+    /// The watch of a kind has delivered its first list; `served` is false if the API server does not know the kind.
+    Synced {
+        /// The kind.
+        kind: &'static str,
+        /// Whether the API server knows it.
+        served: bool,
+    },
+}
+
+/// Kinds that are watched.
+pub const KINDS: [&str; 6] = [
+    lean::Node::KIND,
+    lean::Pod::KIND,
+    lean::Claim::KIND,
+    lean::Queue::KIND,
+    lean::Report::KIND,
+    lean::Policy::KIND,
+];
+
+/// A kind whose objects become facts.
+pub trait Watched: Kind {
+    /// What the core knows an object by.
+    fn key(object: &Object<Self>) -> Option<&String>;
+    /// The fact that the object is there.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be understood and is better left as it was.
+    fn fact(object: Object<Self>, scheduler_name: &str) -> Result<Fact, FieldError>;
+    /// The fact that it is gone.
+    fn gone(key: String) -> Fact;
+}
+
+impl Watched for lean::Pod {
+    fn key(object: &Object<Self>) -> Option<&String> {
+        object.metadata.uid.as_ref()
+    }
+    fn fact(object: Object<Self>, scheduler_name: &str) -> Result<Fact, FieldError> {
+        Ok(Fact::Pod(Box::new(pod::read(&object, scheduler_name))))
+    }
+    fn gone(key: String) -> Fact {
+        Fact::PodGone(key)
+    }
+}
+
+impl Watched for lean::Node {
+    fn key(object: &Object<Self>) -> Option<&String> {
+        object.metadata.name.as_ref()
+    }
+    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+        let (node, broken) = node::read(&object);
+        for error in broken {
+            warn!(node = node.name, %error, "a resource of a node is left out");
+        }
+        Ok(Fact::Node(Box::new(node)))
+    }
+    fn gone(key: String) -> Fact {
+        Fact::NodeGone(key)
+    }
+}
+
+impl Watched for lean::Report {
+    fn key(object: &Object<Self>) -> Option<&String> {
+        object.metadata.name.as_ref()
+    }
+    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        Ok(Fact::Report(name, Box::new(node::report(object)?)))
+    }
+    fn gone(key: String) -> Fact {
+        Fact::ReportGone(key)
+    }
+}
+
+impl Watched for lean::Claim {
+    fn key(object: &Object<Self>) -> Option<&String> {
+        object.metadata.uid.as_ref()
+    }
+    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+        Ok(Fact::Claim(Box::new(claim::read(object))))
+    }
+    fn gone(key: String) -> Fact {
+        Fact::ClaimGone(key)
+    }
+}
+
+impl Watched for lean::Queue {
+    fn key(object: &Object<Self>) -> Option<&String> {
+        object.metadata.name.as_ref()
+    }
+    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+        Ok(Fact::Queue(Box::new(queue::read(object)?)))
+    }
+    fn gone(key: String) -> Fact {
+        Fact::QueueGone(key)
+    }
+}
+
+impl Watched for lean::Policy {
+    fn key(object: &Object<Self>) -> Option<&String> {
+        object.metadata.name.as_ref()
+    }
+    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        Ok(Fact::Policy(name, Box::new(policy::read(object)?)))
+    }
+    fn gone(key: String) -> Fact {
+        Fact::PolicyGone(key)
+    }
+}
+
+/// Objects in one answer to a list request.
+const PAGE: u32 = 500;
+
+/// What all watches share.
+#[derive(Clone)]
+#[allow(missing_debug_implementations, reason = "a client has none")]
+pub struct Watcher {
+    /// Client; its requests may last.
+    pub client: Client,
+    /// Name of our scheduler.
+    pub scheduler_name: String,
+    /// Where the facts go.
+    pub facts: mpsc::Sender<Fact>,
+    /// Counts what fails.
+    pub metrics: Metrics,
+}
+
+impl Watcher {
+    /// Watches all kinds until the end.
+    pub async fn run(self, end: CancellationToken) {
+        let all = async {
+            tokio::join!(
+                self.watch::<lean::Node>(),
+                self.watch::<lean::Pod>(),
+                self.watch::<lean::Claim>(),
+                self.watch::<lean::Queue>(),
+                self.watch::<lean::Report>(),
+                self.watch::<lean::Policy>(),
+            )
+        };
+        tokio::select! { () = end.cancelled() => {} _ = all => {} }
+    }
+
+    /// Watches one kind until nobody listens any more.
+    async fn watch<K: Watched>(&self) {
+        let api: Api<Object<K>> = Api::all_with(self.client.clone(), &());
+        let config = Config::default().page_size(PAGE);
+        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+        let mut keys = Keys::default();
+        let mut synced = false;
+        while let Some(event) = events.next().await {
+            let sent = match event {
+                Ok(event) => self.take::<K>(event, &mut keys, &mut synced).await,
+                Err(error) => self.failed::<K>(&error, &mut keys, &mut synced).await,
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn take<K: Watched>(
+        &self,
+        event: Event<Object<K>>,
+        keys: &mut Keys,
+        synced: &mut bool,
+    ) -> Result<(), Closed> {
+        match event {
+            Event::Init => keys.start(),
+            Event::Apply(object) | Event::InitApply(object) => {
+                if let Some(key) = K::key(&object) {
+                    keys.see(key);
+                    self.translate(object).await?;
+                }
+            }
+            Event::Delete(object) => {
+                if let Some(key) = K::key(&object) {
+                    keys.forget(key);
+                    self.send(K::gone(key.clone())).await?;
+                }
+            }
+            Event::InitDone => {
+                for key in keys.finish() {
+                    self.send(K::gone(key)).await?;
+                }
+                if !*synced {
+                    info!(kind = K::KIND, objects = keys.known.len(), "watch is synced");
+                }
+                *synced = true;
+                self.send(Fact::Synced {
+                    kind: K::KIND,
+                    served: true,
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn translate<K: Watched>(&self, object: Object<K>) -> Result<(), Closed> {
+        let (namespace, name) = (object.metadata.namespace.clone(), object.metadata.name.clone());
+        match K::fact(object, &self.scheduler_name) {
+            Ok(fact) => self.send(fact).await,
+            Err(error) => {
+                self.metrics
+                    .broken_objects
+                    .get_or_create(&metrics::Kind { kind: K::KIND })
+                    .inc();
+                warn!(kind = K::KIND, namespace, name, %error, "an object cannot be understood and is left as it was");
+                Ok(())
+            }
+        }
+    }
+
+    async fn failed<K: Watched>(
+        &self,
+        error: &watcher::Error,
+        keys: &mut Keys,
+        synced: &mut bool,
+    ) -> Result<(), Closed> {
+        self.metrics
+            .watch_restarts
+            .get_or_create(&metrics::Kind { kind: K::KIND })
+            .inc();
+        match code(error) {
+            Some(404) if !K::GROUP.is_empty() => {
+                if !*synced {
+                    warn!(
+                        kind = K::KIND,
+                        "the API server does not serve this kind; going on without it. To have it: duosuan crds | kubectl apply -f -"
+                    );
+                }
+                *synced = true;
+                keys.start();
+                for key in keys.finish() {
+                    self.send(K::gone(key)).await?;
+                }
+                self.send(Fact::Synced {
+                    kind: K::KIND,
+                    served: false,
+                })
+                .await
+            }
+            Some(403) => {
+                warn!(kind = K::KIND, %error, "may not list and watch this kind; give this account the role that the chart has for it");
+                Ok(())
+            }
+            Some(401) => {
+                warn!(kind = K::KIND, %error, "the API server refuses the credentials; is the token expired?");
+                Ok(())
+            }
+            Some(410) => {
+                debug!(kind = K::KIND, %error, "the watch starts again with a list");
+                Ok(())
+            }
+            _ => {
+                warn!(kind = K::KIND, %error, at = %Timestamp::now(), "a watch failed and is started again");
+                Ok(())
+            }
+        }
+    }
+
+    async fn send(&self, fact: Fact) -> Result<(), Closed> {
+        self.facts.send(fact).await.map_err(|_| Closed)
+    }
+}
+
+/// Nobody listens any more.
+struct Closed;
+
+fn code(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// Keys of the objects that are there.
+#[derive(Debug, Default)]
+struct Keys {
+    known: HashSet<Box<str>>,
+    /// Those that a list that is under way has not named yet.
+    unseen: HashSet<Box<str>>,
+}
+
+impl Keys {
+    /// A list begins.
+    fn start(&mut self) {
+        // A list that did not end leaves its rest in `unseen`.
+        self.unseen.extend(self.known.drain());
+    }
+
+    fn see(&mut self, key: &str) {
+        self.unseen.remove(key);
+        if !self.known.contains(key) {
+            self.known.insert(key.into());
+        }
+    }
+
+    fn forget(&mut self, key: &str) {
+        self.unseen.remove(key);
+        self.known.remove(key);
+    }
+
+    /// A list ends: what it did not name is gone.
+    fn finish(&mut self) -> Vec<String> {
+        let mut gone: Vec<String> = self.unseen.drain().map(String::from).collect();
+        gone.sort_unstable();
+        gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_list_does_not_name_any_more_is_gone() {
+        let mut keys = Keys::default();
+        keys.start();
+        for key in ["a", "b", "c"] {
+            keys.see(key);
+        }
+        assert!(keys.finish().is_empty());
+        keys.forget("c");
+        keys.start();
+        keys.see("b");
+        // The connection breaks in the middle of the list; the next one starts from the beginning.
+        keys.start();
+        keys.see("d");
+        assert_eq!(keys.finish(), ["a", "b"]);
+        keys.start();
+        keys.see("d");
+        assert!(keys.finish().is_empty());
+    }
+}
