@@ -99,7 +99,12 @@ impl Vm {
             Ok(channel)
         });
         let channel = channel.with_context(|| format!("the guest did not come up\n{}", tail(&console)))?;
-        Ok(Self { channel: Mutex::new(channel), console, _qemu: qemu, _sockets: sockets })
+        Ok(Self {
+            channel: Mutex::new(channel),
+            console,
+            _qemu: qemu,
+            _sockets: sockets,
+        })
     }
 
     /// Runs one shell command in the guest and waits for it; what it starts in the background lives on.
@@ -114,14 +119,19 @@ impl Vm {
     pub fn run(&self, shell: &str) -> Result<String> {
         let output = self.exec(shell)?;
         if output.status != 0 {
-            bail!("`{shell}` in the guest ended with status {}: {}", output.status, output.text);
+            bail!(
+                "`{shell}` in the guest ended with status {}: {}",
+                output.status,
+                output.text
+            );
         }
         Ok(output.text.trim_end_matches('\n').to_owned())
     }
 
     /// Writes a file in the guest.
     pub fn write(&self, path: &str, text: &str) -> Result<()> {
-        self.run(&format!("cat > {path} <<'END-OF-FILE'\n{text}\nEND-OF-FILE")).map(drop)
+        self.run(&format!("cat > {path} <<'END-OF-FILE'\n{text}\nEND-OF-FILE"))
+            .map(drop)
     }
 
     /// Runs a command again and again until `seen` finds in its output what the test waits for.
@@ -133,10 +143,22 @@ impl Vm {
                 return Ok(found);
             }
             if start.elapsed() > limit {
-                bail!("{what}: not seen within {limit:?}; `{shell}` last said: {}", output.text);
+                bail!(
+                    "{what}: not seen within {limit:?}; `{shell}` last said: {}",
+                    output.text
+                );
             }
             thread::sleep(LOOK);
         }
+    }
+
+    /// Every setting of a cgroup and of all below it, in a fixed order: a line `PATH VALUE` for each line of each file that
+    /// can be written and read. Counters and processes are none.
+    pub fn settings(&self, cgroup: &str) -> Result<String> {
+        self.run(&format!(
+            "cd /sys/fs/cgroup && find {cgroup} -type f -perm -600 ! -name 'cgroup.procs' ! -name 'cgroup.threads' \
+             ! -name '*.pressure' | sort | while read -r file; do sed \"s|^|$file |\" \"$file\"; done"
+        ))
     }
 
     /// Last lines that the guest's kernel and its first programs wrote.
@@ -154,14 +176,20 @@ impl Qemu {
         let (started, start) = mpsc::channel();
         let waiter = thread::Builder::new().name("qemu".to_owned()).spawn(move || {
             let child = command.spawn();
-            let failed = child.as_ref().err().map(|error| anyhow!("cannot start {QEMU}: {error}"));
+            let failed = child
+                .as_ref()
+                .err()
+                .map(|error| anyhow!("cannot start {QEMU}: {error}"));
             let _ = started.send(failed);
             if let Ok(child) = child {
                 watch(child, &killed);
             }
         })?;
         match start.recv()? {
-            None => Ok(Self { kill, waiter: Some(waiter) }),
+            None => Ok(Self {
+                kill,
+                waiter: Some(waiter),
+            }),
             Some(error) => Err(error),
         }
     }
@@ -196,7 +224,12 @@ fn target() -> PathBuf {
 }
 
 fn build(kind: &Kind) -> Result<()> {
-    if Command::new(QEMU).arg("--version").stdout(Stdio::null()).status().is_err() {
+    if Command::new(QEMU)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_err()
+    {
         bail!("{QEMU} is missing: install the Debian package {QEMU_PACKAGE} (all of them: tests/vm/packages)");
     }
     let mut build = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("vm/build"));
@@ -204,9 +237,16 @@ fn build(kind: &Kind) -> Result<()> {
     if let Kind::Node { kubelet } = kind {
         build.arg(kubelet);
     }
-    let output = build.stdin(Stdio::null()).output().context("cannot run tests/vm/build")?;
+    let output = build
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run tests/vm/build")?;
     if !output.status.success() {
-        bail!("tests/vm/build {}: {}", kind.name(), String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "tests/vm/build {}: {}",
+            kind.name(),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(())
 }
@@ -223,7 +263,11 @@ fn console(kind: &Kind) -> Result<PathBuf> {
 }
 
 fn qemu(kind: &Kind, files: &Path, console: &Path, socket: &Path) -> Result<Command> {
-    let disk = if matches!(kind, Kind::Node { .. }) { " root=/dev/vda" } else { "" };
+    let disk = if matches!(kind, Kind::Node { .. }) {
+        " root=/dev/vda"
+    } else {
+        ""
+    };
     // Timers are fixed beforehand: measuring them under emulation takes seconds and may end in a slow clock.
     let append = format!(
         "console=ttyS0 quiet loglevel=4 panic=-1 psi=1 mitigations=off nokaslr tsc=reliable no_timer_check audit=0{disk}"
@@ -231,16 +275,34 @@ fn qemu(kind: &Kind, files: &Path, console: &Path, socket: &Path) -> Result<Comm
     // setpriv: a test that is killed cannot end its machine any more, the kernel does.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", QEMU]);
-    command.args(["-accel", "tcg,thread=multi", "-machine", "q35,usb=off", "-cpu", "max", "-smp", "2"]);
+    command.args([
+        "-accel",
+        "tcg,thread=multi",
+        "-machine",
+        "q35,usb=off",
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+    ]);
     command.args(["-m", kind.memory(), "-rtc", "base=utc,clock=host"]);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
-    command.arg("-chardev").arg(format!("file,id=console,path={},append=on", console.display()));
+    command
+        .arg("-chardev")
+        .arg(format!("file,id=console,path={},append=on", console.display()));
     command.args(["-serial", "chardev:console"]);
     command.arg("-kernel").arg(files.join("vmlinuz"));
     command.arg("-initrd").arg(files.join("initrd"));
     command.arg("-append").arg(append);
-    command.arg("-chardev").arg(format!("socket,id=commands,path={}", socket.display()));
-    command.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=commands,name=commands"]);
+    command
+        .arg("-chardev")
+        .arg(format!("socket,id=commands,path={}", socket.display()));
+    command.args([
+        "-device",
+        "virtio-serial-pci",
+        "-device",
+        "virtserialport,chardev=commands,name=commands",
+    ]);
     if matches!(kind, Kind::Node { .. }) {
         let image = files.join("root.ext4");
         command.arg("-drive").arg(format!(
@@ -248,7 +310,12 @@ fn qemu(kind: &Kind, files: &Path, console: &Path, socket: &Path) -> Result<Comm
             image.display()
         ));
         command.args(["-device", "virtio-blk-pci,drive=root"]);
-        command.args(["-netdev", "user,id=net,ipv6=off", "-device", "virtio-net-pci,netdev=net"]);
+        command.args([
+            "-netdev",
+            "user,id=net,ipv6=off",
+            "-device",
+            "virtio-net-pci,netdev=net",
+        ]);
     }
     // QEMU's own complaints belong beside the guest's.
     let complaints = File::options().append(true).open(console)?;
@@ -288,11 +355,16 @@ fn receive(mut channel: &UnixStream) -> Result<Output> {
     channel.read_exact(&mut length)?;
     let mut text = vec![0; usize::try_from(u32::from_le_bytes(length))?];
     channel.read_exact(&mut text)?;
-    Ok(Output { status: i32::from_le_bytes(status), text: String::from_utf8_lossy(&text).into_owned() })
+    Ok(Output {
+        status: i32::from_le_bytes(status),
+        text: String::from_utf8_lossy(&text).into_owned(),
+    })
 }
 
 fn tail(console: &Path) -> String {
-    let text = fs::read(console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = fs::read(console)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(CONSOLE_TAIL);
     let last = lines.get(from..).unwrap_or_default().join("\n");

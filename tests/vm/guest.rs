@@ -65,7 +65,10 @@ fn port(name: &str) -> io::Result<PathBuf> {
             return Ok(Path::new("/dev").join(entry.file_name()));
         }
     }
-    Err(io::Error::new(io::ErrorKind::NotFound, format!("no virtio port is named {name:?}")))
+    Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("no virtio port is named {name:?}"),
+    ))
 }
 
 fn execute(shell: &str) -> io::Result<(i32, Vec<u8>)> {
@@ -79,7 +82,10 @@ fn execute(shell: &str) -> io::Result<(i32, Vec<u8>)> {
         .stderr(output)
         .status()?;
     // As a shell says it: 128 and the signal's number.
-    let status = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255);
+    let status = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(255);
     Ok((status, fs::read(OUTPUT)?))
 }
 

@@ -1,0 +1,458 @@
+//! The whole way on a real node: kubectl, API server, operator, kubelet, containers, kernel, agent.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use duosuan_crds::{CapacityClaim, NodeReport, RESOURCE_BATCH_CPU, claim::Phase};
+use duosuan_embedded::{ControlPlane, Options, Tool, build};
+use duosuan_tests::{
+    cluster,
+    vm::{Kind, Vm},
+};
+use k8s_openapi::api::{
+    authentication::v1::TokenRequest,
+    core::v1::{Namespace, Node, Pod},
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+const NODE: &str = "vm";
+/// Under this address a guest of QEMU's user network reaches the loopback of its host.
+const HOST: &str = "10.0.2.2";
+/// Where the kubelet puts pods without requests, of which the batch pods are.
+const BESTEFFORT: &str = "kubepods/besteffort";
+/// Some ten times what the slowest step takes on an idle machine; the agent's offer takes a minute by design.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// A policy that lets the offer grow at once: on two cores the usual steps of a tenth would take minutes.
+const POLICY: &str = "
+apiVersion: duosuan.io/v1alpha1
+kind: ColocationPolicy
+metadata: {name: all}
+spec: {reclaim: {growthPercent: 100}}
+";
+
+const ONLINE: &str = r#"
+apiVersion: duosuan.io/v1alpha1
+kind: Queue
+metadata: {name: shop}
+spec:
+  quotas:
+  - {tier: prod, limit: {cpu: "1", memory: 1Gi}}
+  - {tier: batch, limit: {cpu: "1"}}
+---
+apiVersion: duosuan.io/v1alpha1
+kind: CapacityClaim
+metadata: {name: online, namespace: default}
+spec: {queue: shop, tier: prod, groups: [{name: server, count: 1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: online, namespace: default, labels: {duosuan.io/claim: online, duosuan.io/group: server}}
+spec:
+  schedulerName: duosuan
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: server
+    image: duosuan.test/tools:1
+    imagePullPolicy: Never
+    # Quiet until the test puts load on it.
+    command: [sh, -c, "while sleep 0.2; do if [ -e /load/on ]; then exec guest burst 4 1000000 2000; fi; done"]
+    resources: {requests: {cpu: 300m, memory: 64Mi}}
+    volumeMounts: [{name: load, mountPath: /load}]
+  volumes: [{name: load, hostPath: {path: /run/load, type: DirectoryOrCreate}}]
+"#;
+
+const BATCH: &str = r#"
+apiVersion: duosuan.io/v1alpha1
+kind: CapacityClaim
+metadata: {name: batch, namespace: default}
+spec: {queue: shop, tier: batch, groups: [{name: worker, count: 1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: batch, namespace: default, labels: {duosuan.io/claim: batch, duosuan.io/group: worker}}
+spec:
+  schedulerName: duosuan
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: worker
+    image: duosuan.test/tools:1
+    imagePullPolicy: Never
+    command: [guest, spin, "2"]
+    resources: {requests: {duosuan.io/batch-cpu: "300"}, limits: {duosuan.io/batch-cpu: "300"}}
+"#;
+
+/// Nobody's claim: the default queue takes it. Guaranteed, so that no weight changes that other pods share.
+const AFTERWARDS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: afterwards, namespace: default}
+spec:
+  schedulerName: duosuan
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: pause
+    image: duosuan.test/pause:1
+    imagePullPolicy: Never
+    resources: {limits: {cpu: 100m, memory: 32Mi}}
+"#;
+
+/// A cluster of one node. Fields end in this order.
+struct World {
+    operator: CancellationToken,
+    client: Client,
+    runtime: Runtime,
+    vm: Vm,
+    control_plane: ControlPlane,
+}
+
+#[test]
+fn a_claim_goes_from_kubectl_to_a_real_kernel_and_batch_yields_to_online_there() -> Result<()> {
+    let kubelet = build(Tool::Kubelet, &mut |_| {})?;
+    let kubectl = build(Tool::Kubectl, &mut |_| {})?;
+    let control_plane = ControlPlane::start(&Options {
+        controller_manager: true,
+        names: vec![HOST.to_owned()],
+        ..Options::default()
+    })?;
+    let runtime = Runtime::new()?;
+    let client = runtime.block_on(cluster::admin(&control_plane))?;
+    let world = World {
+        operator: CancellationToken::new(),
+        client,
+        vm: Vm::boot(&Kind::Node { kubelet })?,
+        runtime,
+        control_plane,
+    };
+    let told = world.story(&|text| apply(&kubectl, world.control_plane.kubeconfig(), text));
+    world.operator.cancel();
+    told.map_err(|error| error.context(world.diagnosis()))
+}
+
+impl World {
+    fn story(&self, apply: &dyn Fn(&str) -> Result<()>) -> Result<()> {
+        self.install()?;
+        self.start_operator()?;
+        self.join()?;
+
+        // Firm capacity needs no agent.
+        apply(ONLINE)?;
+        self.claim_runs("online")?;
+
+        // What batch may use is there once the agent offers it.
+        apply(POLICY)?;
+        apply(BATCH)?;
+        self.start_agent()?;
+        self.eventually("the agent offers batch CPU on the node", || {
+            let node = self.get::<Node>(Api::all(self.client.clone()), NODE)?;
+            let offered = node.status.and_then(|s| s.allocatable?.remove(RESOURCE_BATCH_CPU));
+            Ok(offered.is_some_and(|quantity| quantity.0 != "0"))
+        })?;
+        self.claim_runs("batch")?;
+        let report = self.get::<NodeReport>(Api::all(self.client.clone()), NODE)?;
+        ensure!(
+            report.status.is_some_and(|s| s.policy.as_deref() == Some("all")),
+            "the report names no policy"
+        );
+
+        // Online stalls: batch gets less, by a wide margin.
+        let before = self.vm.settings("kubepods")?;
+        ensure!(
+            before.contains(&format!("{BESTEFFORT}/cpu.max max 100000")),
+            "batch is limited already:\n{before}"
+        );
+        let (_, batch_alone) = self.shares()?;
+        self.vm.run("touch /run/load/on")?;
+        self.vm.wait(
+            "the batch pods are limited",
+            LIMIT,
+            &format!("cat /sys/fs/cgroup/{BESTEFFORT}/cpu.max"),
+            |text| (!text.starts_with("max")).then_some(()),
+        )?;
+        self.eventually(
+            "batch has less than half of what it had, and online more than batch",
+            || {
+                let (online, batch) = self.shares()?;
+                Ok(batch * 2.0 < batch_alone && online > batch)
+            },
+        )?;
+
+        // A kubelet that starts anew admits all its pods again.
+        self.restart_kubelet(apply)?;
+
+        // The agent ends while batch is limited, and leaves nothing of that behind.
+        self.end_agent()?;
+        let after = self.vm.settings("kubepods")?;
+        let changed: Vec<&str> = before
+            .lines()
+            .filter(|line| !after.lines().any(|now| now == *line))
+            .collect();
+        ensure!(
+            changed.is_empty(),
+            "these settings are not as before: {changed:#?}\nnow:\n{after}"
+        );
+        Ok(())
+    }
+
+    /// Definitions, namespace, access rules.
+    fn install(&self) -> Result<()> {
+        self.runtime.block_on(async {
+            cluster::install_crds(&self.client).await?;
+            let system = Namespace {
+                metadata: ObjectMeta {
+                    name: Some("duosuan-system".to_owned()),
+                    ..ObjectMeta::default()
+                },
+                ..Namespace::default()
+            };
+            Api::<Namespace>::all(self.client.clone())
+                .create(&PostParams::default(), &system)
+                .await?;
+            let access = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/duosuan/access");
+            for file in std::fs::read_dir(access).context(access)? {
+                for object in cluster::objects(&std::fs::read_to_string(file?.path())?)? {
+                    cluster::apply(&self.client, &object).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The operator runs in this process, under its own access rules.
+    fn start_operator(&self) -> Result<()> {
+        let mut config = self.runtime.block_on(cluster::config(&self.control_plane))?;
+        config.auth_info.impersonate = Some("system:serviceaccount:duosuan-system:duosuan-operator".to_owned());
+        let options = duosuan_controller::options::Options {
+            config: Some(config),
+            ..Default::default()
+        };
+        let end = self.operator.clone();
+        self.runtime.spawn(async move {
+            if let Err(error) = duosuan_controller::run(options, end).await {
+                eprintln!("the operator ended: {error:#}");
+            }
+        });
+        Ok(())
+    }
+
+    /// The guest becomes a node.
+    fn join(&self) -> Result<()> {
+        let user = format!("system:node:{NODE}");
+        let kubeconfig = self
+            .control_plane
+            .kubeconfig_for(&user, "system:nodes", Some(&self.server()))?;
+        self.vm.write("/etc/kubernetes/kubeconfig", &kubeconfig)?;
+        self.vm.run(&format!("start-kubelet {NODE}"))?;
+        self.eventually("the node is ready", || {
+            let node = self.find::<Node>(Api::all(self.client.clone()), NODE)?;
+            let conditions = node.and_then(|n| n.status?.conditions).unwrap_or_default();
+            Ok(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+        })
+    }
+
+    /// The agent runs under its own account, with a token that is bound to this node.
+    fn start_agent(&self) -> Result<()> {
+        let node = self.get::<Node>(Api::all(self.client.clone()), NODE)?;
+        let request: TokenRequest = serde_json::from_value(serde_json::json!({
+            "spec": {
+                "audiences": [],
+                "boundObjectRef": {"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": node.metadata.uid},
+            }
+        }))?;
+        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
+            Api::namespaced(self.client.clone(), "duosuan-system");
+        let token = self
+            .runtime
+            .block_on(accounts.create_token_request("duosuan-agent", &PostParams::default(), &request))?
+            .status
+            .context("no token")?
+            .token;
+        let kubeconfig = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "host", "cluster": {"server": self.server(), "certificate-authority-data": self.authority()?}}],
+            "users": [{"name": "agent", "user": {"token": token}}],
+            "contexts": [{"name": "agent", "context": {"cluster": "host", "user": "agent"}}],
+            "current-context": "agent",
+        });
+        self.vm.write("/etc/agent.kubeconfig", &kubeconfig.to_string())?;
+        self.vm.run(&format!(
+            "duosuan-agent --kubeconfig /etc/agent.kubeconfig --node {NODE} > /var/log/agent.log 2>&1 & echo $! > /run/agent.pid"
+        ))?;
+        Ok(())
+    }
+
+    fn end_agent(&self) -> Result<()> {
+        self.vm.run("kill $(cat /run/agent.pid)")?;
+        self.vm.wait(
+            "the agent ends",
+            LIMIT,
+            "[ -d /proc/$(cat /run/agent.pid) ] || echo ended",
+            |text| text.contains("ended").then_some(()),
+        )
+    }
+
+    fn restart_kubelet(&self, apply: &dyn Fn(&str) -> Result<()>) -> Result<()> {
+        let containers = "ctr -n k8s.io tasks ls | sort";
+        let running = self.vm.run(containers)?;
+        self.vm.run(&format!("start-kubelet {NODE}"))?;
+        // Pods are admitted in the order of their age: when a new one runs, the old ones have been looked at.
+        apply(AFTERWARDS)?;
+        self.pod_runs("afterwards")?;
+        for name in ["online", "batch"] {
+            let status = self
+                .get::<Pod>(self.pods(), name)?
+                .status
+                .context("a pod without status")?;
+            ensure!(
+                status.phase.as_deref() == Some("Running"),
+                "{name} is {:?}: {:?}",
+                status.phase,
+                status.message
+            );
+        }
+        let now = self.vm.run(containers)?;
+        ensure!(
+            running.lines().all(|task| now.contains(task)),
+            "containers ended:\n{running}\nnow\n{now}"
+        );
+        Ok(())
+    }
+
+    /// The claim runs for the operator, its pod runs on the node for the kubelet.
+    fn claim_runs(&self, name: &str) -> Result<()> {
+        self.pod_runs(name)?;
+        self.eventually(&format!("claim {name} is said to run"), || {
+            let claim = self.get::<CapacityClaim>(Api::namespaced(self.client.clone(), "default"), name)?;
+            Ok(claim.status.is_some_and(|s| s.phase == Phase::Running))
+        })
+    }
+
+    fn pod_runs(&self, name: &str) -> Result<()> {
+        self.eventually(&format!("pod {name} runs"), || {
+            let pod = self.get::<Pod>(self.pods(), name)?;
+            let on = pod.spec.and_then(|s| s.node_name);
+            let phase = pod.status.and_then(|s| s.phase);
+            Ok(on.as_deref() == Some(NODE) && phase.as_deref() == Some("Running"))
+        })
+    }
+
+    /// CPUs that prod and batch pods use, measured over a few seconds.
+    fn shares(&self) -> Result<(f64, f64)> {
+        let look = || -> Result<Vec<f64>> {
+            let text = self.vm.run(
+                "cd /sys/fs/cgroup/kubepods; cat /proc/uptime burstable/cpu.stat besteffort/cpu.stat | awk 'NR==1 {print $1} /usage_usec/ {print $2}'",
+            )?;
+            text.lines().map(|line| Ok(line.parse::<f64>()?)).collect()
+        };
+        let before = look()?;
+        self.vm.run("sleep 3")?;
+        let after = look()?;
+        let share = |at: usize| (after[at] - before[at]) / 1e6 / (after[0] - before[0]);
+        Ok((share(1), share(2)))
+    }
+
+    fn server(&self) -> String {
+        self.control_plane.server().replace("127.0.0.1", HOST)
+    }
+
+    /// The API server's certificate authority, as a kubeconfig has it.
+    fn authority(&self) -> Result<String> {
+        let kubeconfig = kube::config::Kubeconfig::read_from(self.control_plane.kubeconfig())?;
+        let cluster = kubeconfig
+            .clusters
+            .into_iter()
+            .next()
+            .and_then(|c| c.cluster)
+            .context("no cluster")?;
+        cluster.certificate_authority_data.context("no authority")
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), "default")
+    }
+
+    fn get<K>(&self, api: Api<K>, name: &str) -> Result<K>
+    where
+        K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    {
+        Ok(self.runtime.block_on(api.get(name))?)
+    }
+
+    fn find<K>(&self, api: Api<K>, name: &str) -> Result<Option<K>>
+    where
+        K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    {
+        Ok(self.runtime.block_on(api.get_opt(name))?)
+    }
+
+    fn eventually(&self, what: &str, seen: impl Fn() -> Result<bool>) -> Result<()> {
+        let start = Instant::now();
+        while !seen()? {
+            if start.elapsed() > LIMIT {
+                bail!("{what}: not so after {LIMIT:?}");
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        eprintln!("{:6.1} s for: {what}", start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// What helps to understand a failure.
+    fn diagnosis(&self) -> String {
+        let said = |shell: &str| {
+            self.vm
+                .exec(shell)
+                .map_or_else(|e| format!("{e:#}"), |output| output.text)
+        };
+        let pods = self
+            .runtime
+            .block_on(self.pods().list(&kube::api::ListParams::default()));
+        let pods = pods.map(|list| list.items).unwrap_or_default();
+        let pods: Vec<String> = pods
+            .iter()
+            .filter_map(|pod| serde_json::to_string(&pod.status).ok())
+            .collect();
+        format!(
+            "pods: {pods:#?}\nagent: {}\nkubelet: {}\nsettings: {}",
+            said("tail -n 20 /var/log/agent.log"),
+            said("grep -v '^I' /var/log/kubelet.log | tail -n 20"),
+            self.vm.settings(BESTEFFORT).unwrap_or_default(),
+        )
+    }
+}
+
+/// `kubectl apply -f -`, as a user does it.
+fn apply(kubectl: &std::path::Path, kubeconfig: &std::path::Path, text: &str) -> Result<()> {
+    let mut command = Command::new(kubectl);
+    command.arg("--kubeconfig").arg(kubeconfig).args(["apply", "-f", "-"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().context("no stdin")?.write_all(text.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(
+        output.status.success(),
+        "kubectl apply: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
