@@ -8,7 +8,7 @@ use duosuan_policy::{Report, Resources, Tier};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{Patch, PatchParams},
 };
 use serde_json::json;
@@ -194,22 +194,12 @@ impl Publisher {
     }
 
     async fn write_capacity(&mut self, wanted: Option<Resources>, now: Timestamp) -> Result<(), PublishError> {
-        // Capacity and allocatable together: the kubelet makes allocatable of capacity at its next status update.
-        let body = match wanted {
-            Some(r) => {
-                let map = json!({RESOURCE_BATCH_CPU: r.cpu.to_string(), RESOURCE_BATCH_MEMORY: r.memory.to_string()});
-                json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node},
-                    "status": {"capacity": map, "allocatable": map}})
-            }
-            // An apply without the keys takes off those that this manager set.
-            None => json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}}),
+        let written = match wanted {
+            Some(wanted) => self.offer(wanted).await,
+            None => self.take_off().await,
         };
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        match nodes
-            .patch_status(&self.node, &PatchParams::apply(FIELD_MANAGER), &Patch::Apply(&body))
-            .await
-        {
-            Ok(_) => {
+        match written {
+            Ok(()) => {
                 self.published = Some(wanted);
                 let message = match wanted {
                     Some(r) => format!("{}m of CPU and {} bytes of memory for batch", r.cpu, r.memory),
@@ -240,6 +230,66 @@ impl Publisher {
                 })
             }
         }
+    }
+
+    /// Capacity and allocatable together: the kubelet makes allocatable of capacity at its next status update.
+    async fn offer(&self, offer: Resources) -> kube::Result<()> {
+        let map = json!({RESOURCE_BATCH_CPU: offer.cpu.to_string(), RESOURCE_BATCH_MEMORY: offer.memory.to_string()});
+        let body = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node},
+            "status": {"capacity": map, "allocatable": map}});
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        nodes
+            .patch_status(&self.node, &PatchParams::apply(FIELD_MANAGER), &Patch::Apply(&body))
+            .await
+            .map(|_| ())
+    }
+
+    /// Takes off the resources that are ours.
+    ///
+    /// Not by an apply without them: what the kubelet registered a node with has no owner in managedFields, and the apply
+    /// that removes the last owned key of `capacity` takes all keys without an owner along, CPU and memory included.
+    async fn take_off(&self) -> kube::Result<()> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let node = match nodes.get_metadata(&self.node).await {
+            Ok(node) => node,
+            // A node that is gone offers nothing.
+            Err(kube::Error::Api(answer)) if answer.code == 404 => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let ours = |map: &str, resource: &str| {
+            node.managed_fields()
+                .iter()
+                .filter(|f| f.manager.as_deref() == Some(FIELD_MANAGER))
+                .any(|f| {
+                    let fields = f.fields_v1.as_ref().and_then(|fields| fields.0.get("f:status"));
+                    fields
+                        .and_then(|s| s.get(format!("f:{map}")))
+                        .and_then(|m| m.get(format!("f:{resource}")))
+                        .is_some()
+                })
+        };
+        let mut status = serde_json::Map::new();
+        for map in ["capacity", "allocatable"] {
+            let keys: serde_json::Map<_, _> = [RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY]
+                .into_iter()
+                .filter(|resource| ours(map, resource))
+                .map(|resource| (resource.to_owned(), serde_json::Value::Null))
+                .collect();
+            if !keys.is_empty() {
+                status.insert(map.to_owned(), keys.into());
+            }
+        }
+        if status.is_empty() {
+            return Ok(());
+        }
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        nodes
+            .patch_status(&self.node, &params, &Patch::Merge(&json!({"status": status})))
+            .await
+            .map(|_| ())
     }
 
     async fn write_report(&self, status: &NodeReportStatus) -> Result<(), PublishError> {
