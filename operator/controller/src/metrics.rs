@@ -30,7 +30,7 @@ pub struct State {
 }
 
 /// Labels `queue` and `phase`.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[derive(Clone, Debug, Hash, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 pub struct QueuePhase {
     /// Queue.
     pub queue: String,
@@ -39,7 +39,7 @@ pub struct QueuePhase {
 }
 
 /// Label `reason`.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[derive(Clone, Debug, Hash, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 pub struct ReasonLabel {
     /// Name of the reason.
     pub reason: &'static str,

@@ -19,8 +19,8 @@ pub fn decision_name(decision: &Decision) -> &'static str {
 /// Why something waits, and what would change it.
 pub fn message(reason: &Reason, counterfactual: Option<&str>) -> String {
     match counterfactual {
-        Some(would) => format!("{reason:?}. {would}"),
-        None => format!("{reason:?}"),
+        Some(would) => format!("{reason}. {would}"),
+        None => reason.to_string(),
     }
 }
 

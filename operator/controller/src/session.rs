@@ -21,7 +21,7 @@ use crate::{
     events::{Note, Recorder, Regarding},
     health::Readiness,
     index::{Index, Waiting},
-    measure,
+    measure::{self, Gauges},
     metrics::{self, Metrics},
     publish::{Patch, Target, unschedulable},
     reasons, status,
@@ -96,6 +96,7 @@ pub struct Session {
     failures: HashMap<String, u32>,
     delayed: DelayQueue<Event>,
     awaited: HashMap<Target, Instant>,
+    gauges: Gauges,
     ticks: u64,
 }
 
@@ -113,6 +114,7 @@ impl Session {
             failures: HashMap::new(),
             delayed: DelayQueue::new(),
             awaited: HashMap::new(),
+            gauges: Gauges::default(),
             ticks: 0,
         }
     }
@@ -352,7 +354,7 @@ impl Session {
                 counterfactual,
             } => {
                 let waiting = Waiting {
-                    reason: "Pending",
+                    reason: reason.name(),
                     message: reasons::message(&reason, counterfactual.as_deref()),
                 };
                 self.tell_waiting(&claim, &waiting);
@@ -408,7 +410,7 @@ impl Session {
             for event in self.index.nodes.aged(now()) {
                 self.apply(event);
             }
-            measure::measure(&self.links.metrics, &self.index, &self.cluster);
+            self.gauges.measure(&self.links.metrics, &self.index, &self.cluster);
         }
         if self.leading != Some(true) {
             return;
