@@ -45,7 +45,8 @@ pub enum Decision {
     },
     /// The claim (or pod without one) stays pending. Given once, and again only when the reason changes.
     Pending {
-        /// UID of the claim, or of the pod without one.
+        /// UID of the claim, or of the pod without one. `NoSuchClaim`, `NoSuchGroup`, `GroupFull` and
+        /// `PodExceedsGroup` are said of single pods of a claim, by the UID of the pod.
         claim: String,
         /// Why.
         reason: Reason,
@@ -81,6 +82,20 @@ pub enum Reason {
         /// Its name.
         queue: String,
     },
+    /// The queue names a parent that does not exist.
+    NoSuchParentQueue {
+        /// Name of the queue.
+        queue: String,
+        /// The parent that is missing on its way to the top.
+        parent: String,
+    },
+    /// The way from the queue to the top of the tree leads in a circle.
+    QueueCycle {
+        /// Name of the queue.
+        queue: String,
+        /// The queue to which the way leads back.
+        parent: String,
+    },
     /// The queue does not admit this namespace.
     NamespaceNotAllowed {
         /// Name of the queue.
@@ -97,6 +112,13 @@ pub enum Reason {
     NoSuchGroup {
         /// Name of the group.
         group: String,
+    },
+    /// The group has as many pods as it may have, and this one is beyond that. Said of the pod, by its UID.
+    GroupFull {
+        /// Name of the group.
+        group: String,
+        /// Pods at most.
+        max: u32,
     },
     /// Fewer pods than the group's minimum exist.
     GangIncomplete {

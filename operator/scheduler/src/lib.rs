@@ -1,29 +1,111 @@
 //! The scheduling core: pure and deterministic. Facts go in by [`Cluster::apply`], decisions come out of
 //! [`cycle`]. It knows no kube, no runtime, no clock, no environment and no metrics.
+//!
+//! - `model`: what is, and who holds what; names become ordinals on the way in.
+//! - `fit`, `selector`: whether a pod fits on a node; `score`: what it costs there; `index`: the best node by shape.
+//! - `transaction`: changes of the live model that can be taken back, for gangs and for proofs.
+//! - `steps`: one file for each step of a cycle.
+//! - [`query`]: the read side; [`check`]: the invariants.
 
+mod amount;
+pub mod check;
 pub mod decision;
 pub mod event;
+mod fit;
+mod index;
+mod intern;
+mod model;
+pub mod query;
+mod reason;
+mod score;
+mod selector;
+mod slab;
+mod steps;
+mod transaction;
 
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+pub use check::Violation;
 pub use decision::{Decision, EvictCause, Reason};
 pub use event::{Event, Tier, Time};
+pub use index::Work;
+pub use score::Policy;
+pub use steps::cycle;
 
 /// The model of the cluster.
-#[derive(Debug, Default)]
-pub struct Cluster {}
-
-impl Cluster {
-    /// Takes in one fact.
-    pub fn apply(&mut self, _event: Event) {}
+#[derive(Default)]
+pub struct Cluster {
+    pub(crate) model: model::Model,
+    pub(crate) index: index::Index,
+    pub(crate) policy: Policy,
 }
 
-/// Bounds of the work of one cycle.
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("nodes", &self.model.nodes.len())
+            .field("pods", &self.model.pods.len())
+            .field("claims", &self.model.claims.len())
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// An empty cluster with another placement policy than the one that production uses.
+    #[must_use]
+    pub fn with_policy(policy: Policy) -> Self {
+        Cluster {
+            policy,
+            ..Default::default()
+        }
+    }
+
+    /// Takes in one fact.
+    pub fn apply(&mut self, event: Event) {
+        let model = &mut self.model;
+        model.just_placed.clear();
+        match event {
+            Event::Node(node) if node.name.is_empty() => {}
+            Event::Node(node) => {
+                model.apply_node(&node);
+            }
+            Event::NodeGone(name) => model.apply_node_gone(&name),
+            Event::Pod(pod) => model.apply_pod(&pod),
+            Event::PodGone(uid) => model.apply_pod_gone(&uid),
+            Event::Claim(claim) => model.apply_claim(&claim),
+            Event::ClaimGone(uid) => model.apply_claim_gone(&uid),
+            Event::Queue(queue) => model.apply_queue(&queue),
+            Event::QueueGone(name) => model.apply_queue_gone(&name),
+            Event::BindFailed { pod, .. } => model.apply_bind_failed(&pod),
+            Event::EvictFailed { pod, .. } => model.apply_evict_failed(&pod),
+        }
+        for shape in self.model.dead_shapes.drain(..) {
+            self.index.forget(shape);
+        }
+    }
+
+    /// What placement had to do so far. Grows only.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        self.index.work
+    }
+}
+
+/// Bounds of the work of one cycle. What is left over is done by the next.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Pods that one cycle places at most.
+    /// Pods that one cycle places at most (a gang that was begun is finished), and pods that it takes off the model at
+    /// most, in all its attempts to find whom to evict.
     pub pods: u32,
 }
 
-/// Decides what to do now.
-pub fn cycle(_cluster: &mut Cluster, _now: Time, _budget: Budget) -> Vec<Decision> {
-    Vec::new()
+impl Default for Budget {
+    /// 4,096 pods: some 50 ms of work, so that a watch event waits no longer than that.
+    fn default() -> Self {
+        Budget { pods: 4096 }
+    }
 }

@@ -1,0 +1,283 @@
+//! The invariants. Everything is computed anew from the pods and compared with what the model says.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    Cluster,
+    amount::Totals,
+    model::{ClaimKey, Model, NodeSlot, Place, device::memory_on, tier_index},
+    slab::PodOrd,
+};
+
+/// An invariant that does not hold, in words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Violation(pub String);
+
+impl Cluster {
+    /// Checks all invariants, in time proportional to the number of pods.
+    ///
+    /// What others did is no violation: nodes that shrink, pods that some other scheduler binds, quotas that are lowered.
+    /// What we just placed has to fit all the same: these are checked from a cycle until the next event.
+    pub fn check(&self) -> Result<(), Vec<Violation>> {
+        let mut violations = Vec::new();
+        let model = &self.model;
+        model.use_is_the_sum_over_pods(&mut violations);
+        model.queues_use_what_their_claims_hold(&mut violations);
+        model.what_was_just_placed_fits(&mut violations);
+        model.gangs_are_whole(&mut violations);
+        model.references_meet(&mut violations);
+        if violations.is_empty() { Ok(()) } else { Err(violations) }
+    }
+
+    /// Nodes that hold more than they have: by what others bound, or because they shrank.
+    #[must_use]
+    pub fn overcommitted_nodes(&self) -> Vec<String> {
+        let nodes = self
+            .model
+            .nodes
+            .iter()
+            .filter(|(_, n)| n.present && over_capacity(n).is_some());
+        let mut names: Vec<String> = nodes.map(|(_, n)| n.name.to_string()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn over_capacity(node: &NodeSlot) -> Option<crate::slab::ResourceOrd> {
+    node.used
+        .iter()
+        .find(|(r, a)| *a > node.allocatable.of(*r))
+        .map(|(r, _)| r)
+}
+
+impl Model {
+    fn use_is_the_sum_over_pods(&self, violations: &mut Vec<Violation>) {
+        let mut say = |text: String| violations.push(Violation(text));
+        for (ord, node) in self.nodes.iter() {
+            let mut again = NodeSlot {
+                devices: node.devices.clone(),
+                ..Default::default()
+            };
+            for &pod in &node.pods {
+                let Some(slot) = self.pods.find(pod) else {
+                    say(format!("node {} counts a pod that is gone", node.name));
+                    continue;
+                };
+                match slot.place.seat() {
+                    Some(seat) if seat.node == ord => {
+                        again.count(pod, self.shapes.value(slot.shape), &seat.devices, true);
+                    }
+                    _ => say(format!(
+                        "node {} counts pod {}, which sits elsewhere",
+                        node.name, slot.uid
+                    )),
+                }
+            }
+            let same = again.used == node.used
+                && again.device_use == node.device_use
+                && again.floating == node.floating
+                && again.ports == node.ports;
+            if !same {
+                say(format!(
+                    "what is held on node {} is not the sum over its pods",
+                    node.name
+                ));
+            }
+            if !node.present && node.pods.is_empty() {
+                say(format!("the name {} of a node is kept for nobody", node.name));
+            }
+        }
+        for (ord, pod) in self.pods.iter() {
+            if let Some(seat) = pod.place.seat()
+                && !self.nodes.find(seat.node).is_some_and(|n| n.pods.contains(&ord))
+            {
+                say(format!("pod {} sits on a node that does not count it", pod.uid));
+            }
+            if pod.finished && pod.place != Place::Nowhere {
+                say(format!("pod {} is finished and holds a seat", pod.uid));
+            }
+        }
+    }
+
+    fn queues_use_what_their_claims_hold(&self, violations: &mut Vec<Violation>) {
+        let mut sums: Vec<[Totals; 3]> = vec![Default::default(); self.queues.bound()];
+        for (_, pod) in self.pods.iter().filter(|(_, p)| p.place != Place::Nowhere) {
+            let Some(claim) = pod.claim else { continue };
+            let claim = &self.claims[claim];
+            for queue in self.queues[claim.queue].path.iter() {
+                let sum = sums
+                    .get_mut(queue.index())
+                    .and_then(|s| s.get_mut(tier_index(claim.tier)));
+                if let Some(sum) = sum {
+                    sum.add(&self.shapes.value(pod.shape).ask);
+                }
+            }
+        }
+        for (ord, queue) in self.queues.iter() {
+            if sums.get(ord.index()) != Some(&queue.used) {
+                violations.push(Violation(format!(
+                    "what queue {} uses is not the sum over its pods",
+                    queue.name
+                )));
+            }
+        }
+    }
+
+    fn what_was_just_placed_fits(&self, violations: &mut Vec<Violation>) {
+        for pod in self.just_placed.iter().map(|&p| &self.pods[p]) {
+            let shape = self.shapes.value(pod.shape);
+            let Some(seat) = pod.place.seat() else {
+                violations.push(Violation(format!("pod {} was just placed and has no seat", pod.uid)));
+                continue;
+            };
+            let node = &self.nodes[seat.node];
+            // Seats that are kept are counted beside those who still sit there.
+            let mut used = node.used.clone();
+            let kept = |p: &&PodOrd| matches!(self.pods[**p].place, Place::Nominated(_));
+            for kept in node.pods.iter().filter(kept) {
+                used.sub(&self.shapes.value(self.pods[*kept].shape).requests);
+            }
+            for &(resource, _) in &shape.requests {
+                if used.of(resource) > node.allocatable.of(resource) {
+                    let resource = self.resources.name(resource);
+                    violations.push(Violation(format!(
+                        "pod {} was placed on node {}, which has too little {resource}",
+                        pod.uid, node.name
+                    )));
+                }
+            }
+            if let Some(need) = &shape.gpus {
+                let over = seat.devices.iter().any(|&d| {
+                    let index = usize::from(d);
+                    let kept = node
+                        .pods
+                        .iter()
+                        .filter(kept)
+                        .any(|&p| self.pods[p].place.seat().is_some_and(|s| s.devices.contains(&d)));
+                    let used = node.used_of(index);
+                    let memory = node
+                        .devices
+                        .get(index)
+                        .map_or(crate::amount::Amount::ZERO, |m| m.memory);
+                    !kept && (used.milli > 1000 || (!memory.is_zero() && used.memory > memory))
+                });
+                let held = usize::from(need.count) == seat.devices.len();
+                if over || !held {
+                    violations.push(Violation(format!("pod {} has devices that it cannot have", pod.uid)));
+                }
+                let _ = memory_on;
+            }
+            let Some(claim) = pod.claim else { continue };
+            let claim = &self.claims[claim];
+            let tier = tier_index(claim.tier);
+            for &queue in self.queues[claim.queue].path.iter() {
+                let queue = &self.queues[queue];
+                for &(resource, _) in &shape.ask {
+                    if queue
+                        .limit(tier, resource)
+                        .is_some_and(|l| self.held_for_real(queue, tier, resource) > l)
+                    {
+                        violations.push(Violation(format!(
+                            "pod {} was placed though queue {} is over its limit of {}",
+                            pod.uid,
+                            queue.name,
+                            self.resources.name(resource)
+                        )));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a queue holds, without the seats that are kept for those who wait for an eviction.
+    fn held_for_real(
+        &self,
+        queue: &crate::model::QueueSlot,
+        tier: usize,
+        resource: crate::slab::ResourceOrd,
+    ) -> crate::amount::Amount {
+        let mut held = queue.used(tier, resource);
+        for key in queue
+            .pending
+            .iter()
+            .filter(|k| !self.claims[k.claim].awaiting.is_empty())
+        {
+            for pod in self
+                .members(key.claim)
+                .filter(|&p| matches!(self.pods[p].place, Place::Nominated(_)))
+            {
+                let shape = self.shapes.value(self.pods[pod].shape);
+                if let Some((_, amount)) = shape.ask.iter().find(|(r, _)| *r == resource) {
+                    held -= *amount;
+                }
+            }
+        }
+        held
+    }
+
+    fn gangs_are_whole(&self, violations: &mut Vec<Violation>) {
+        let just: BTreeSet<_> = self.just_placed.iter().filter_map(|&p| self.pods[p].claim).collect();
+        for claim in just {
+            let claim = &self.claims[claim];
+            for group in &claim.groups {
+                let tally = self.tally(group);
+                if tally.live + tally.done < group.min() {
+                    violations.push(Violation(format!(
+                        "claim {} has {} of the {} pods that its group {} needs, after a cycle that placed some",
+                        claim.uid,
+                        tally.live,
+                        group.min(),
+                        group.spec.name
+                    )));
+                }
+            }
+        }
+    }
+
+    fn references_meet(&self, violations: &mut Vec<Violation>) {
+        let mut say = |text: String| violations.push(Violation(text));
+        for (ord, pod) in self.pods.iter() {
+            if let Some(claim) = pod.claim {
+                if !self
+                    .claims
+                    .find(claim)
+                    .is_some_and(|_| self.members(claim).any(|p| p == ord))
+                {
+                    say(format!("pod {} is no member of its claim", pod.uid));
+                }
+            }
+            if let Some(by) = pod.leaving_for
+                && !self.claims.find(by).is_some_and(|c| c.awaiting.contains(&ord))
+            {
+                say(format!("pod {} leaves for a claim that does not wait for it", pod.uid));
+            }
+        }
+        for (ord, claim) in self.claims.iter() {
+            for &pod in &claim.awaiting {
+                if !self.pods.find(pod).is_some_and(|p| p.leaving_for == Some(ord)) {
+                    say(format!(
+                        "claim {} waits for a pod that does not leave for it",
+                        claim.uid
+                    ));
+                }
+            }
+            if self.claims_by_key.get(&claim.key) != Some(&ord) {
+                say(format!("claim {} is not found by its name", claim.uid));
+            }
+            if claim.known
+                && matches!(claim.key, ClaimKey::Named(..))
+                && self.claims_by_uid.get(&claim.uid) != Some(&ord)
+            {
+                say(format!("claim {} is not found by its UID", claim.uid));
+            }
+        }
+        let listed: usize = self.queues.iter().map(|(_, q)| q.pending.len()).sum();
+        let say_so = self.claims.iter().filter(|(_, c)| c.listed_pending).count();
+        if listed != say_so {
+            say(format!(
+                "{listed} claims are listed as waiting, and {say_so} say that they are"
+            ));
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Whether a pod of some shape fits on a node, and if not, why not.
+
+use crate::{
+    event::Tier,
+    model::{Model, NodeSlot, Shape},
+    selector,
+    slab::{NodeOrd, ResourceOrd, TaintOrd},
+};
+
+/// Taint that an unschedulable node counts as having.
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
+/// What turns a pod away from a node. The first that does, in this order, is the one that is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Constraint {
+    /// `spec.unschedulable`.
+    Unschedulable,
+    /// A taint that is not tolerated.
+    Taint(TaintOrd),
+    /// Node selector or node affinity.
+    Affinity,
+    /// No device of an allowed model.
+    GpuModel,
+    /// A host port that is held.
+    HostPort,
+    /// Too little of a resource is left.
+    Resource(ResourceOrd),
+    /// Too few devices, or too little on each, are left.
+    Gpus,
+    /// The node's report is too old for this tier; everything else fits.
+    Stale,
+}
+
+impl Model {
+    /// A constraint in words.
+    pub(crate) fn word(&self, constraint: Constraint) -> String {
+        match constraint {
+            Constraint::Unschedulable => "unschedulable".into(),
+            Constraint::Taint(taint) => match self.taints.value(taint) {
+                Some(taint) if taint.value.is_empty() => format!("taint {}:{}", taint.key, taint.effect),
+                Some(taint) => format!("taint {}={}:{}", taint.key, taint.value, taint.effect),
+                None => "taint".into(),
+            },
+            Constraint::Affinity => "node affinity".into(),
+            Constraint::GpuModel => "GPU model".into(),
+            Constraint::HostPort => "host port".into(),
+            Constraint::Resource(resource) => format!("insufficient {}", self.resources.name(resource)),
+            Constraint::Gpus => "insufficient free GPUs".into(),
+            Constraint::Stale => "stale report".into(),
+        }
+    }
+
+    /// What of the answer does not depend on what is held: how many taints would rather have other pods, or why not.
+    pub(crate) fn fits_ever(&self, shape: &Shape, node: &NodeSlot) -> Result<u32, Constraint> {
+        if node.unschedulable {
+            let taint = crate::event::Taint {
+                key: UNSCHEDULABLE.into(),
+                value: String::new(),
+                effect: "NoSchedule".into(),
+            };
+            if !selector::tolerated(&taint, &shape.tolerations) {
+                return Err(Constraint::Unschedulable);
+            }
+        }
+        let mut unwelcome = 0;
+        for &ord in &node.taints {
+            let Some(taint) = self.taints.value(ord) else { continue };
+            if !selector::tolerated(taint, &shape.tolerations) {
+                match taint.effect.as_str() {
+                    "NoSchedule" | "NoExecute" => return Err(Constraint::Taint(ord)),
+                    _ => unwelcome += 1,
+                }
+            }
+        }
+        if !selector::matches(&shape.terms, node) {
+            return Err(Constraint::Affinity);
+        }
+        if let Some(need) = &shape.gpus {
+            let any = (0..node.devices.len()).any(|i| node.allows(need, i));
+            if !need.models.is_empty() && !node.devices.is_empty() && !any {
+                return Err(Constraint::GpuModel);
+            }
+        }
+        Ok(unwelcome)
+    }
+
+    /// What of the answer depends on what is held, but for the devices.
+    pub(crate) fn fits_now(&self, shape: &Shape, node: &NodeSlot) -> Result<(), Constraint> {
+        if !shape.ports.is_empty() && node.port_conflict(&shape.ports) {
+            return Err(Constraint::HostPort);
+        }
+        for &(resource, amount) in &shape.requests {
+            if node.used.of(resource) + amount > node.allocatable.of(resource) {
+                return Err(Constraint::Resource(resource));
+            }
+        }
+        Ok(())
+    }
+
+    /// True if a node's report is too old for a shape.
+    pub(crate) fn too_stale(&self, shape: &Shape, node: &NodeSlot) -> bool {
+        node.stale && shape.tier != Tier::Prod
+    }
+
+    /// True if a pod fits on exactly this seat.
+    pub(crate) fn fits_seat(&self, shape: &Shape, ord: NodeOrd, devices: &[u16]) -> bool {
+        let Some(node) = self.nodes.find(ord).filter(|n| n.present) else {
+            return false;
+        };
+        self.fits_ever(shape, node).is_ok()
+            && self.fits_now(shape, node).is_ok()
+            && shape.gpus.as_ref().is_none_or(|need| node.devices_fit(need, devices))
+    }
+}

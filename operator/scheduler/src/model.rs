@@ -1,0 +1,194 @@
+//! The model of the cluster: what is, and who holds what. Everything that decisions may depend on is in here;
+//! what merely makes them fast is in [`crate::index`].
+
+pub(crate) mod changes;
+pub(crate) mod claim;
+pub(crate) mod device;
+pub(crate) mod node;
+pub(crate) mod pod;
+pub(crate) mod ports;
+pub(crate) mod queue;
+pub(crate) mod resources;
+pub(crate) mod shape;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+pub(crate) use changes::ChangeLog;
+pub(crate) use claim::{ClaimKey, ClaimSlot, Tally};
+pub(crate) use device::DeviceUse;
+pub(crate) use node::NodeSlot;
+pub(crate) use pod::{Place, PodSlot, Seat};
+pub(crate) use queue::{PendingKey, QueueSlot};
+pub(crate) use resources::Resources;
+pub(crate) use shape::{GpuNeed, Shape, Template};
+
+use crate::{
+    amount::Totals,
+    event::{Taint, Tier, Time},
+    intern::{Counted, Names},
+    slab::{ClaimOrd, ModelOrd, NodeOrd, PodOrd, QueueOrd, ShapeOrd, Slab, TaintOrd, TemplateOrd},
+};
+
+/// Everything that is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub(crate) nodes: Slab<NodeOrd, NodeSlot>,
+    /// The node order: by name.
+    pub(crate) nodes_by_name: BTreeMap<Arc<str>, NodeOrd>,
+    pub(crate) pods: Slab<PodOrd, PodSlot>,
+    pub(crate) pods_by_uid: HashMap<Arc<str>, PodOrd>,
+    pub(crate) claims: Slab<ClaimOrd, ClaimSlot>,
+    pub(crate) claims_by_key: HashMap<ClaimKey, ClaimOrd>,
+    pub(crate) claims_by_uid: HashMap<Arc<str>, ClaimOrd>,
+    pub(crate) queues: Slab<QueueOrd, QueueSlot>,
+    pub(crate) queues_by_name: BTreeMap<Arc<str>, QueueOrd>,
+    pub(crate) shapes: Counted<ShapeOrd, Shape>,
+    pub(crate) templates: Counted<TemplateOrd, Template>,
+    pub(crate) resources: Resources,
+    pub(crate) models: Names<ModelOrd, String>,
+    pub(crate) taints: Names<TaintOrd, Taint>,
+    /// Sum of what the present nodes have, by tier, in the names that quotas use.
+    pub(crate) capacity: [Totals; 3],
+    /// Claims whose standing has to be looked at again. Each is judged by itself, so their order reaches nothing.
+    pub(crate) dirty: BTreeSet<ClaimOrd>,
+    /// Nodes that changed, for the shape index.
+    pub(crate) changes: ChangeLog,
+    /// Claims that have had some of their pods, and not all, since `broken_since`.
+    pub(crate) broken: BTreeSet<ClaimOrd>,
+    /// Shapes that are no more, for the shape index to forget.
+    pub(crate) dead_shapes: Vec<ShapeOrd>,
+    /// When a victim that was spared by time alone may go: everything is tried anew then.
+    pub(crate) retry_at: Option<Time>,
+    /// Grows whenever something that did not fit may fit now.
+    pub(crate) freed: u64,
+    /// `now` of the last cycle.
+    pub(crate) now: Time,
+    /// Pods that the last cycle placed, until the next event: what the invariants hold us to.
+    pub(crate) just_placed: Vec<PodOrd>,
+}
+
+/// Position of a tier in arrays.
+pub(crate) fn tier_index(tier: Tier) -> usize {
+    match tier {
+        Tier::Prod => 0,
+        Tier::Mid => 1,
+        Tier::Batch => 2,
+    }
+}
+
+/// The tiers, in the order of their positions.
+pub(crate) const TIERS: [Tier; 3] = [Tier::Prod, Tier::Mid, Tier::Batch];
+
+impl Default for Model {
+    fn default() -> Self {
+        let mut model = Model {
+            nodes: Slab::default(),
+            nodes_by_name: BTreeMap::new(),
+            pods: Slab::default(),
+            pods_by_uid: HashMap::new(),
+            claims: Slab::default(),
+            claims_by_key: HashMap::new(),
+            claims_by_uid: HashMap::new(),
+            queues: Slab::default(),
+            queues_by_name: BTreeMap::new(),
+            shapes: Counted::default(),
+            templates: Counted::default(),
+            resources: Resources::default(),
+            models: Names::default(),
+            taints: Names::default(),
+            capacity: Default::default(),
+            dirty: BTreeSet::new(),
+            changes: ChangeLog::default(),
+            broken: BTreeSet::new(),
+            dead_shapes: Vec::new(),
+            retry_at: None,
+            freed: 1,
+            now: Time::default(),
+            just_placed: Vec::new(),
+        };
+        model.queue_named(queue::DEFAULT);
+        model
+    }
+}
+
+impl Model {
+    /// Counts a pod's seat: on its node, on its devices, and in its queue and those above it.
+    pub(crate) fn hold(&mut self, pod: PodOrd) {
+        self.count(pod, true);
+    }
+
+    /// Takes a pod's seat out of the counts; the pod still knows its seat.
+    pub(crate) fn release(&mut self, pod: PodOrd) {
+        self.count(pod, false);
+    }
+
+    fn count(&mut self, ord: PodOrd, hold: bool) {
+        let pod = &self.pods[ord];
+        let Some(seat) = pod.held_seat() else { return };
+        let shape = self.shapes.value(pod.shape).clone();
+        let node = &mut self.nodes[seat.node];
+        node.count(ord, &shape, &seat.devices, hold);
+        self.changes.touch(seat.node);
+        if let Some(claim) = pod.claim {
+            let claim = &self.claims[claim];
+            let tier = tier_index(claim.tier);
+            for queue in self.queues[claim.queue].path.clone().iter() {
+                let Some(used) = self.queues[*queue].used.get_mut(tier) else {
+                    continue;
+                };
+                if hold {
+                    used.add(&shape.ask)
+                } else {
+                    used.sub(&shape.ask)
+                }
+            }
+        }
+    }
+
+    /// Gives a pod without a seat one, and counts it.
+    pub(crate) fn seat(&mut self, pod: PodOrd, place: Place) {
+        self.pods[pod].place = place;
+        self.hold(pod);
+    }
+
+    /// Takes a pod's seat away, and returns what it was.
+    pub(crate) fn unseat(&mut self, pod: PodOrd) -> Place {
+        self.release(pod);
+        std::mem::replace(&mut self.pods[pod].place, Place::Nowhere)
+    }
+
+    /// One reference less to a shape.
+    pub(crate) fn let_go_of_shape(&mut self, shape: ShapeOrd) {
+        if self.shapes.release(shape) {
+            self.dead_shapes.push(shape);
+        }
+    }
+
+    /// The claim has to be looked at again in the next cycle.
+    pub(crate) fn mark(&mut self, claim: ClaimOrd) {
+        self.dirty.insert(claim);
+    }
+}
+
+/// Equal in all that a decision may depend on. The change log is a cursor of a cache and left out.
+impl PartialEq for Model {
+    fn eq(&self, other: &Model) -> bool {
+        self.nodes == other.nodes
+            && self.nodes_by_name == other.nodes_by_name
+            && self.pods == other.pods
+            && self.pods_by_uid == other.pods_by_uid
+            && self.claims == other.claims
+            && self.claims_by_key == other.claims_by_key
+            && self.claims_by_uid == other.claims_by_uid
+            && self.queues == other.queues
+            && self.queues_by_name == other.queues_by_name
+            && self.capacity == other.capacity
+            && self.dirty == other.dirty
+            && self.broken == other.broken
+            && self.retry_at == other.retry_at
+            && self.freed == other.freed
+            && self.now == other.now
+            && self.just_placed == other.just_placed
+    }
+}

@@ -1,0 +1,450 @@
+//! A claim: one gang. A pod without a claim is its own, so that everything after this file knows only claims.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
+
+use crate::{
+    decision::Reason,
+    event::{self, Tier, Time},
+    fit::Constraint,
+    model::{Model, PendingKey, Place, queue::VictimKey, tier_index},
+    slab::{ClaimOrd, PodOrd, QueueOrd},
+};
+
+/// What a claim is called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ClaimKey {
+    /// By namespace and name.
+    Named(Arc<str>, Arc<str>),
+    /// A pod without a claim, by its UID.
+    Alone(Arc<str>),
+}
+
+impl ClaimKey {
+    /// What the claim of a pod is called.
+    pub(crate) fn of(pod: &event::Pod) -> ClaimKey {
+        match &pod.claim {
+            Some(name) => ClaimKey::Named(pod.namespace.as_str().into(), name.as_str().into()),
+            None => ClaimKey::Alone(pod.uid.as_str().into()),
+        }
+    }
+}
+
+/// A claim, or the name of one that pods refer to and that is not there.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ClaimSlot {
+    pub(crate) key: ClaimKey,
+    /// False while there is no claim of that name. What it last said stays, so that its bound pods go on to count.
+    pub(crate) known: bool,
+    pub(crate) uid: Arc<str>,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) created: Time,
+    pub(crate) priority: i32,
+    pub(crate) queue: QueueOrd,
+    pub(crate) tier: Tier,
+    pub(crate) min_runtime: i64,
+    pub(crate) expected_duration: Option<i64>,
+    /// By name.
+    pub(crate) groups: Vec<GroupSlot>,
+    /// Pods that name a group which is not there.
+    pub(crate) strays: BTreeSet<PodOrd>,
+    /// It is in its queue's list of those that wait.
+    pub(crate) listed_pending: bool,
+    /// It is in its queue's list of those that hold something.
+    pub(crate) listed_running: bool,
+    /// When all its minima were first seen to be met.
+    pub(crate) started: Option<Time>,
+    /// Since when it has had some of its pods and not all.
+    pub(crate) broken_since: Option<Time>,
+    /// `Model::freed` when it was last tried in vain.
+    pub(crate) tried: u64,
+    /// Pods that it waits for to go.
+    pub(crate) awaiting: BTreeSet<PodOrd>,
+    /// What was last said of it.
+    pub(crate) reported: Option<Box<Reason>>,
+    /// If it was `NoNodeFits`: the constraint, and how many of its pods had found a place.
+    pub(crate) blocked_by: Option<(Constraint, u32)>,
+}
+
+/// A group of a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct GroupSlot {
+    pub(crate) spec: Arc<event::Group>,
+    /// Its pods, by creation time, then UID.
+    pub(crate) members: Vec<PodOrd>,
+    /// Pods that finished and were deleted since; they need no successor.
+    pub(crate) done_and_gone: u32,
+}
+
+/// How a group stands.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// Pods that run, are bound or about to be.
+    pub(crate) live: u32,
+    /// Pods that finished.
+    pub(crate) done: u32,
+    /// Pods that have a seat kept for them.
+    pub(crate) nominated: u32,
+    /// Pods with scheduling gates.
+    pub(crate) gated: u32,
+    /// First pod that asks for more than the group states.
+    pub(crate) exceeding: Option<PodOrd>,
+    /// Pods that can be placed, by creation time, then UID.
+    pub(crate) waiting: Vec<PodOrd>,
+}
+
+/// The one group of a pod without a claim.
+static ALONE: LazyLock<Arc<event::Group>> = LazyLock::new(|| {
+    Arc::new(event::Group {
+        min: 1,
+        max: 1,
+        quantum: 1,
+        ..Default::default()
+    })
+});
+
+impl GroupSlot {
+    fn new(spec: Arc<event::Group>) -> GroupSlot {
+        GroupSlot {
+            spec,
+            members: Vec::new(),
+            done_and_gone: 0,
+        }
+    }
+
+    /// Pods without which the claim does not run.
+    pub(crate) fn min(&self) -> u32 {
+        self.spec.min
+    }
+
+    /// Pods at most.
+    pub(crate) fn max(&self) -> u32 {
+        self.spec.max.max(self.spec.min)
+    }
+
+    /// Step between min and max.
+    pub(crate) fn quantum(&self) -> u32 {
+        self.spec.quantum.max(1)
+    }
+}
+
+impl Model {
+    /// The claim of a pod; a mere name, if there is none.
+    pub(crate) fn claim_for(&mut self, pod: &event::Pod) -> ClaimOrd {
+        let alone = pod.claim.is_none();
+        let ord = self.claim_named(ClaimKey::of(pod), &pod.namespace);
+        if alone {
+            let queue = self.queue_named(crate::model::queue::or_default(&pod.queue));
+            self.unlist(ord);
+            let claim = &mut self.claims[ord];
+            claim.known = true;
+            claim.uid = pod.uid.as_str().into();
+            claim.created = pod.created;
+            claim.priority = pod.priority;
+            claim.queue = queue;
+            claim.tier = pod.tier;
+            if claim.groups.is_empty() {
+                claim.groups.push(GroupSlot::new(ALONE.clone()));
+            }
+        }
+        ord
+    }
+
+    fn claim_named(&mut self, key: ClaimKey, namespace: &str) -> ClaimOrd {
+        if let Some(&known) = self.claims_by_key.get(&key) {
+            return known;
+        }
+        let queue = self.queue_named(crate::model::queue::DEFAULT);
+        let ord = self.claims.insert(ClaimSlot {
+            key: key.clone(),
+            known: false,
+            uid: "".into(),
+            namespace: namespace.into(),
+            created: Time::default(),
+            priority: 0,
+            queue,
+            tier: Tier::Prod,
+            min_runtime: 0,
+            expected_duration: None,
+            groups: Vec::new(),
+            strays: BTreeSet::new(),
+            listed_pending: false,
+            listed_running: false,
+            started: None,
+            broken_since: None,
+            tried: 0,
+            awaiting: BTreeSet::new(),
+            reported: None,
+            blocked_by: None,
+        });
+        self.claims_by_key.insert(key, ord);
+        ord
+    }
+
+    /// Takes in a claim.
+    pub(crate) fn apply_claim(&mut self, event: &event::Claim) {
+        if event.uid.is_empty() {
+            return;
+        }
+        let key = ClaimKey::Named(event.namespace.as_str().into(), event.name.as_str().into());
+        let ord = self.claim_named(key, &event.namespace);
+        let claim = &self.claims[ord];
+        let replaces = claim.known && *claim.uid != *event.uid;
+        if replaces && (event.created, event.uid.as_str()) < (claim.created, &*claim.uid) {
+            return; // An older claim of the same name: it came late.
+        }
+        let queue = self.queue_named(crate::model::queue::or_default(&event.queue));
+        let mut specs: Vec<event::Group> = event.groups.clone();
+        specs.sort_by(|a, b| a.name.cmp(&b.name));
+        specs.dedup_by(|later, first| later.name == first.name);
+        let claim = &self.claims[ord];
+        let same = claim.known
+            && *claim.uid == *event.uid
+            && claim.created == event.created
+            && claim.priority == event.priority
+            && claim.queue == queue
+            && claim.tier == event.tier
+            && claim.min_runtime == event.min_runtime
+            && claim.expected_duration == event.expected_duration
+            && claim.groups.iter().map(|g| &*g.spec).eq(specs.iter());
+        if same {
+            return;
+        }
+        let members = self.disband(ord);
+        if let Some(old) = self.claims_by_uid.remove(&self.claims[ord].uid.clone())
+            && old != ord
+        {
+            // A UID that two names claim: nothing that an API server does. The later one has it.
+            self.claims[old].known = false;
+            self.mark(old);
+        }
+        self.claims_by_uid.insert(event.uid.as_str().into(), ord);
+        let claim = &mut self.claims[ord];
+        claim.known = true;
+        claim.uid = event.uid.as_str().into();
+        claim.created = event.created;
+        claim.priority = event.priority;
+        claim.queue = queue;
+        claim.tier = event.tier;
+        claim.min_runtime = event.min_runtime;
+        claim.expected_duration = event.expected_duration;
+        if replaces {
+            claim.started = None;
+            claim.reported = None;
+        }
+        let before = std::mem::take(&mut claim.groups);
+        for spec in specs {
+            let done = before
+                .iter()
+                .find(|g| g.spec.name == spec.name)
+                .map_or(0, |g| g.done_and_gone);
+            let mut group = GroupSlot::new(Arc::new(spec));
+            group.done_and_gone = if replaces { 0 } else { done };
+            claim.groups.push(group);
+        }
+        self.gather(ord, members);
+        self.freed += 1;
+    }
+
+    /// A claim is gone. What it last said of its pods stays for those that are bound.
+    pub(crate) fn apply_claim_gone(&mut self, uid: &str) {
+        let Some(ord) = self.claims_by_uid.remove(uid) else {
+            return;
+        };
+        self.unlist(ord);
+        self.stop_waiting(ord);
+        let claim = &mut self.claims[ord];
+        claim.known = false;
+        claim.reported = None;
+        self.mark(ord);
+        self.freed += 1;
+        self.forget_claim_if_unused(ord);
+    }
+
+    /// Takes all pods out of a claim and out of the counts.
+    fn disband(&mut self, ord: ClaimOrd) -> Vec<PodOrd> {
+        self.unlist(ord);
+        self.stop_waiting(ord);
+        let claim = &mut self.claims[ord];
+        let mut members: Vec<PodOrd> = std::mem::take(&mut claim.strays).into_iter().collect();
+        for group in &mut claim.groups {
+            members.append(&mut group.members);
+        }
+        for &pod in &members {
+            self.release(pod);
+        }
+        members
+    }
+
+    /// Puts pods back into a claim that has changed.
+    fn gather(&mut self, ord: ClaimOrd, members: Vec<PodOrd>) {
+        let tier = self.claims[ord].tier;
+        for pod in members {
+            let old = self.pods[pod].shape;
+            self.join_claim(pod, ord);
+            self.give_shape(pod, tier);
+            self.let_go_of_shape(old);
+            self.hold(pod);
+        }
+        self.mark(ord);
+    }
+
+    /// Gives up the seats that are kept for a claim.
+    pub(crate) fn stop_waiting(&mut self, ord: ClaimOrd) {
+        for pod in std::mem::take(&mut self.claims[ord].awaiting) {
+            self.pods[pod].leaving_for = None;
+        }
+        let nominated: Vec<PodOrd> = self.claims[ord]
+            .groups
+            .iter()
+            .flat_map(|g| g.members.iter().copied())
+            .filter(|&p| matches!(self.pods[p].place, Place::Nominated(_)))
+            .collect();
+        for pod in nominated {
+            if let Some(node) = self.unseat(pod).seat().map(|s| s.node) {
+                self.forget_node_if_unused(node);
+            }
+            self.freed += 1;
+        }
+    }
+
+    /// Puts a pod among the members of its group.
+    pub(crate) fn join_claim(&mut self, pod: PodOrd, ord: ClaimOrd) {
+        let name = self.pods[pod].group.clone();
+        let key = |p: PodOrd| (self.pods[p].created, self.pods[p].uid.clone());
+        let claim = &self.claims[ord];
+        // A pod without a claim has no group whatever its labels say.
+        let alone = matches!(claim.key, ClaimKey::Alone(_));
+        let group = if alone {
+            Some(0)
+        } else {
+            claim.groups.iter().position(|g| *g.spec.name == *name)
+        };
+        let at = group
+            .and_then(|g| claim.groups.get(g))
+            .map(|g| g.members.partition_point(|&m| key(m) < key(pod)));
+        let claim = &mut self.claims[ord];
+        match (group.and_then(|g| claim.groups.get_mut(g)), at) {
+            (Some(group), Some(at)) => group.members.insert(at, pod),
+            _ => {
+                claim.strays.insert(pod);
+            }
+        }
+        self.mark(ord);
+    }
+
+    /// Takes a pod out of its claim.
+    pub(crate) fn leave_claim(&mut self, pod: PodOrd, ord: ClaimOrd) {
+        let claim = &mut self.claims[ord];
+        claim.strays.remove(&pod);
+        for group in &mut claim.groups {
+            group.members.retain(|&m| m != pod);
+        }
+        if claim.groups.iter().all(|g| g.members.is_empty()) {
+            // All gone: whatever comes now is a new start.
+            for group in &mut claim.groups {
+                group.done_and_gone = 0;
+            }
+            claim.started = None;
+        }
+        self.mark(ord);
+    }
+
+    /// Drops the mere name of a claim that no pod refers to any more.
+    pub(crate) fn forget_claim_if_unused(&mut self, ord: ClaimOrd) {
+        let Some(claim) = self.claims.find(ord) else { return };
+        let empty = claim.strays.is_empty() && claim.groups.iter().all(|g| g.members.is_empty());
+        if !empty || (claim.known && matches!(claim.key, ClaimKey::Named(..))) {
+            return;
+        }
+        self.unlist(ord);
+        self.stop_waiting(ord);
+        self.dirty.remove(&ord);
+        self.broken.remove(&ord);
+        if let Some(claim) = self.claims.remove(ord) {
+            self.claims_by_key.remove(&claim.key);
+        }
+    }
+
+    /// How a group stands.
+    pub(crate) fn tally(&self, group: &GroupSlot) -> Tally {
+        let mut tally = Tally {
+            done: group.done_and_gone,
+            ..Default::default()
+        };
+        for &ord in &group.members {
+            let pod = &self.pods[ord];
+            if pod.finished {
+                tally.done += 1;
+            } else if matches!(pod.place, Place::Nominated(_)) {
+                tally.nominated += 1;
+            } else if pod.is_live() {
+                tally.live += 1;
+            } else if pod.waits() {
+                if pod.gated {
+                    tally.gated += 1;
+                } else if pod.exceeds.is_some() {
+                    tally.exceeding = tally.exceeding.or(Some(ord));
+                } else {
+                    tally.waiting.push(ord);
+                }
+            }
+        }
+        tally
+    }
+
+    /// All pods of a claim.
+    pub(crate) fn members(&self, ord: ClaimOrd) -> impl Iterator<Item = PodOrd> + '_ {
+        let claim = &self.claims[ord];
+        claim
+            .groups
+            .iter()
+            .flat_map(|g| g.members.iter())
+            .chain(claim.strays.iter())
+            .copied()
+    }
+
+    /// Takes a claim off its queue's lists; to be called before anything changes that these are ordered by.
+    pub(crate) fn unlist(&mut self, ord: ClaimOrd) {
+        self.list(ord, false, false);
+    }
+
+    /// Puts a claim on its queue's lists, or takes it off.
+    pub(crate) fn list(&mut self, ord: ClaimOrd, pending: bool, running: bool) {
+        let claim = &self.claims[ord];
+        if claim.listed_pending == pending && claim.listed_running == running {
+            return;
+        }
+        let waits = PendingKey {
+            priority: Reverse(claim.priority),
+            created: claim.created,
+            uid: claim.uid.clone(),
+            claim: ord,
+        };
+        let runs = VictimKey {
+            priority: claim.priority,
+            created: Reverse(claim.created),
+            uid: Reverse(claim.uid.clone()),
+            claim: ord,
+        };
+        let queue = &mut self.queues[claim.queue];
+        if pending {
+            queue.pending.insert(waits);
+        } else {
+            queue.pending.remove(&waits);
+        }
+        if let Some(list) = queue.running.get_mut(tier_index(claim.tier)) {
+            if running {
+                list.insert(runs);
+            } else {
+                list.remove(&runs);
+            }
+        }
+        let claim = &mut self.claims[ord];
+        claim.listed_pending = pending;
+        claim.listed_running = running;
+    }
+}

@@ -1,0 +1,250 @@
+//! Devices of a node: who fits on which, and which are chosen.
+
+use crate::{
+    amount::Amount,
+    model::{GpuNeed, NodeSlot},
+    slab::ModelOrd,
+};
+
+/// A GPU as the node has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) model: ModelOrd,
+    /// Zero if unknown; then memory is not accounted.
+    pub(crate) memory: Amount,
+    pub(crate) nvlink: Option<u16>,
+    pub(crate) unhealthy: bool,
+}
+
+/// What is held of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DeviceUse {
+    /// Thousandths of its compute.
+    pub(crate) milli: i64,
+    /// Bytes of its memory.
+    pub(crate) memory: Amount,
+}
+
+impl DeviceUse {
+    /// True if nobody holds anything.
+    pub(crate) fn is_free(self) -> bool {
+        self == DeviceUse::default()
+    }
+}
+
+/// Bytes of a device's memory that a pod with this need holds.
+pub(crate) fn memory_on(need: &GpuNeed, device_memory: Amount) -> Amount {
+    if device_memory.is_zero() {
+        Amount::ZERO
+    } else if need.whole() && need.memory.is_zero() {
+        device_memory
+    } else if need.memory.is_zero() {
+        // The same fraction as of compute, rounded up. 2^53 * 1000 < 2^63.
+        Amount::taken_in((device_memory.get() * need.milli).div_ceil_positive(1000))
+    } else {
+        need.memory
+    }
+}
+
+trait DivCeil {
+    fn div_ceil_positive(self, by: i64) -> i64;
+}
+
+impl DivCeil for i64 {
+    fn div_ceil_positive(self, by: i64) -> i64 {
+        (self + by - 1) / by
+    }
+}
+
+impl NodeSlot {
+    /// Thousandths that are free on a device and may be given to new pods.
+    pub(crate) fn free_milli(&self, index: usize) -> i64 {
+        match self.devices.get(index) {
+            Some(device) if !device.unhealthy => (1000 - self.used_of(index).milli).max(0),
+            _ => 0,
+        }
+    }
+
+    /// What is held of a device.
+    pub(crate) fn used_of(&self, index: usize) -> DeviceUse {
+        self.device_use.get(index).copied().unwrap_or_default()
+    }
+
+    /// True if a device is whole, healthy and held by nobody.
+    pub(crate) fn is_whole(&self, index: usize) -> bool {
+        self.devices.get(index).is_some_and(|d| !d.unhealthy) && self.used_of(index).is_free()
+    }
+
+    /// Devices that are whole, less those that pods hold of which we do not know which they have.
+    pub(crate) fn whole_devices(&self) -> i64 {
+        let whole = (0..self.devices.len()).filter(|&i| self.is_whole(i)).count();
+        i64::try_from(whole).unwrap_or(i64::MAX) - self.floating
+    }
+
+    /// True if the model of a device is allowed.
+    pub(crate) fn allows(&self, need: &GpuNeed, index: usize) -> bool {
+        need.models.is_empty()
+            || self
+                .devices
+                .get(index)
+                .is_some_and(|d| need.models.binary_search(&d.model).is_ok())
+    }
+
+    /// True if a share fits on a device, whoever else may wait for a whole one.
+    fn share_fits(&self, need: &GpuNeed, index: usize) -> bool {
+        let Some(device) = self.devices.get(index) else {
+            return false;
+        };
+        let used = self.used_of(index);
+        !device.unhealthy
+            && self.allows(need, index)
+            && used.milli + need.milli <= 1000
+            && (device.memory.is_zero() || used.memory + memory_on(need, device.memory) <= device.memory)
+    }
+
+    /// The devices that a need gets here, ascending; `None` if it does not fit.
+    ///
+    /// A share goes where least is left over, so that whole devices stay whole. Whole devices come from the NVLink
+    /// group with the fewest whole ones that holds the need, else from any. Ties go to the lowest index.
+    pub(crate) fn choose_devices(&self, need: &GpuNeed) -> Option<Vec<u16>> {
+        let spare_whole = self.whole_devices();
+        if !need.whole() {
+            let fits = |&i: &usize| self.share_fits(need, i) && (!self.is_whole(i) || spare_whole > 0);
+            let best = (0..self.devices.len())
+                .filter(fits)
+                .min_by_key(|&i| (self.free_milli(i), i))?;
+            return Some(vec![u16::try_from(best).ok()?]);
+        }
+        let count = usize::from(need.count);
+        if spare_whole < i64::from(need.count) {
+            return None;
+        }
+        let usable = |i: &usize| self.is_whole(*i) && self.share_fits(need, *i);
+        let whole: Vec<usize> = (0..self.devices.len()).filter(usable).collect();
+        if whole.len() < count {
+            return None;
+        }
+        let mut chosen = whole;
+        if count > 1 {
+            let group_of = |i: usize| self.devices.get(i).and_then(|d| d.nvlink);
+            let sizes = chosen
+                .iter()
+                .filter_map(|&i| group_of(i))
+                .map(|group| (chosen.iter().filter(|&&j| group_of(j) == Some(group)).count(), group));
+            if let Some((_, group)) = sizes.filter(|(size, _)| *size >= count).min() {
+                chosen.retain(|&i| group_of(i) == Some(group));
+            }
+        }
+        chosen.truncate(count);
+        chosen.into_iter().map(|i| u16::try_from(i).ok()).collect()
+    }
+
+    /// True if exactly these devices have room for a need.
+    pub(crate) fn devices_fit(&self, need: &GpuNeed, devices: &[u16]) -> bool {
+        if devices.is_empty() {
+            return self.whole_devices() >= i64::from(need.count);
+        }
+        let fresh = devices.iter().filter(|&&d| self.is_whole(usize::from(d))).count();
+        devices
+            .iter()
+            .all(|&d| self.share_fits(need, usize::from(d)) && (!need.whole() || self.is_whole(usize::from(d))))
+            && self.whole_devices() >= i64::try_from(fresh).unwrap_or(i64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "tests"
+    )]
+    use super::*;
+
+    fn node(used: &[i64]) -> NodeSlot {
+        let device = Device {
+            model: ModelOrd::new(0),
+            memory: Amount::taken_in(1000),
+            nvlink: None,
+            unhealthy: false,
+        };
+        NodeSlot {
+            devices: vec![device; used.len()],
+            device_use: used
+                .iter()
+                .map(|&m| DeviceUse {
+                    milli: m,
+                    memory: Amount::taken_in(m),
+                })
+                .collect(),
+            ..Default::default()
+        }
+    }
+
+    fn share(milli: i64) -> GpuNeed {
+        GpuNeed {
+            count: 1,
+            milli,
+            memory: Amount::ZERO,
+            models: vec![],
+        }
+    }
+
+    fn whole(count: u16) -> GpuNeed {
+        GpuNeed {
+            count,
+            milli: 1000,
+            memory: Amount::ZERO,
+            models: vec![],
+        }
+    }
+
+    #[test]
+    fn a_share_goes_where_least_is_left_over() {
+        assert_eq!(node(&[0, 300, 700, 900]).choose_devices(&share(200)), Some(vec![2]));
+        assert_eq!(node(&[0, 300, 700, 900]).choose_devices(&share(800)), Some(vec![0]));
+        assert_eq!(node(&[500, 600]).choose_devices(&share(800)), None);
+    }
+
+    #[test]
+    fn memory_alone_can_turn_a_share_away() {
+        let need = GpuNeed {
+            memory: Amount::taken_in(400),
+            ..share(100)
+        };
+        assert_eq!(node(&[700, 500]).choose_devices(&need), Some(vec![1]));
+        assert_eq!(node(&[700]).choose_devices(&need), None);
+    }
+
+    #[test]
+    fn whole_devices_are_those_that_nobody_holds() {
+        assert_eq!(node(&[0, 300, 0, 0]).choose_devices(&whole(2)), Some(vec![0, 2]));
+        assert_eq!(node(&[0, 300, 0, 0]).choose_devices(&whole(4)), None);
+    }
+
+    #[test]
+    fn devices_of_unknown_holders_are_kept_back() {
+        let mut node = node(&[0, 300]);
+        node.floating = 1;
+        assert_eq!(node.choose_devices(&whole(1)), None);
+        assert_eq!(
+            node.choose_devices(&share(800)),
+            None,
+            "the whole device is somebody's, we do not know whose"
+        );
+        assert_eq!(node.choose_devices(&share(100)), Some(vec![1]));
+    }
+
+    #[test]
+    fn whole_devices_come_from_the_smallest_nvlink_group_that_holds_them() {
+        let mut node = node(&[0; 6]);
+        for (i, group) in [0, 0, 0, 0, 1, 1].into_iter().enumerate() {
+            node.devices[i].nvlink = Some(group);
+        }
+        assert_eq!(node.choose_devices(&whole(2)), Some(vec![4, 5]));
+        assert_eq!(node.choose_devices(&whole(3)), Some(vec![0, 1, 2]));
+        assert_eq!(node.choose_devices(&whole(5)), Some(vec![0, 1, 2, 3, 4]));
+    }
+}

@@ -1,0 +1,328 @@
+//! A node: what it has, what is held of it, and its position in the node order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
+
+use crate::{
+    amount::{Amount, Totals},
+    event,
+    model::{
+        DeviceUse, Model, Shape,
+        device::{Device, memory_on},
+        ports::HostPort,
+    },
+    slab::{NodeOrd, PodOrd, TaintOrd},
+};
+
+/// Distance of neighbours in the node order when nodes are appended: 2^32 of them fit before ranks are spread anew.
+const GAP: u64 = 1 << 32;
+
+/// A node, or the name of one that pods are bound to and that has not been heard of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct NodeSlot {
+    pub(crate) name: Arc<str>,
+    /// Position in the node order: ascending as the names are.
+    pub(crate) rank: u64,
+    /// False for a mere name.
+    pub(crate) present: bool,
+    /// Counts changes of what placement sees besides use.
+    pub(crate) epoch: u32,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) taints: Vec<TaintOrd>,
+    pub(crate) unschedulable: bool,
+    pub(crate) stale: bool,
+    pub(crate) allocatable: Totals,
+    pub(crate) used: Totals,
+    pub(crate) devices: Vec<Device>,
+    /// May be longer than `devices`: bound pods may name devices that are gone.
+    pub(crate) device_use: Vec<DeviceUse>,
+    /// Whole devices held by bound pods of which we do not know which they have.
+    pub(crate) floating: i64,
+    /// Host ports that are held, with how many pods hold each.
+    pub(crate) ports: BTreeMap<HostPort, u32>,
+    /// Pods whose seat is here and counts.
+    pub(crate) pods: BTreeSet<PodOrd>,
+}
+
+impl NodeSlot {
+    /// Counts a pod in or out.
+    pub(crate) fn count(&mut self, pod: PodOrd, shape: &Shape, devices: &[u16], hold: bool) {
+        if hold {
+            self.pods.insert(pod);
+            self.used.add(&shape.requests);
+        } else {
+            self.pods.remove(&pod);
+            self.used.sub(&shape.requests);
+        }
+        for port in &shape.ports {
+            let holders = self.ports.entry(port.clone()).or_insert(0);
+            *holders = if hold { *holders + 1 } else { holders.saturating_sub(1) };
+            if *holders == 0 {
+                self.ports.remove(port);
+            }
+        }
+        let Some(need) = &shape.gpus else { return };
+        if devices.is_empty() {
+            let count = i64::from(need.count);
+            self.floating += if hold { count } else { -count };
+        }
+        for &device in devices {
+            let index = usize::from(device);
+            if index >= self.device_use.len() {
+                self.device_use.resize(index + 1, DeviceUse::default());
+            }
+            let memory = memory_on(need, self.devices.get(index).map_or(Amount::ZERO, |d| d.memory));
+            if let Some(used) = self.device_use.get_mut(index) {
+                if hold {
+                    used.milli += need.milli;
+                    used.memory += memory;
+                } else {
+                    used.milli -= need.milli;
+                    used.memory -= memory;
+                }
+            }
+        }
+        while self.device_use.last().is_some_and(|u| u.is_free()) {
+            self.device_use.pop();
+        }
+    }
+
+    /// Forgets what is held, to count it anew.
+    pub(crate) fn forget_use(&mut self) {
+        self.used = Totals::default();
+        self.device_use.clear();
+        self.floating = 0;
+        self.ports.clear();
+    }
+
+    /// True if one of some ports is held.
+    pub(crate) fn port_conflict(&self, ports: &[HostPort]) -> bool {
+        ports
+            .iter()
+            .any(|port| self.ports.keys().any(|held| held.conflicts(port)))
+    }
+}
+
+impl Model {
+    /// The node of a name; a mere name, if nothing is known of it.
+    pub(crate) fn node_named(&mut self, name: &str) -> NodeOrd {
+        if let Some(&known) = self.nodes_by_name.get(name) {
+            return known;
+        }
+        let name: Arc<str> = name.into();
+        let rank = self.rank_for(&name);
+        let ord = self.nodes.insert(NodeSlot {
+            name: name.clone(),
+            rank,
+            ..Default::default()
+        });
+        self.nodes_by_name.insert(name, ord);
+        self.changes.touch(ord);
+        ord
+    }
+
+    /// A rank between the neighbours of a name. Where there is none left, all ranks are spread anew: their order, and
+    /// with it every decision, stays.
+    fn rank_for(&mut self, name: &Arc<str>) -> u64 {
+        for _ in 0..2 {
+            let before = self
+                .nodes_by_name
+                .range::<Arc<str>, _>((Bound::Unbounded, Bound::Excluded(name)))
+                .next_back();
+            let after = self
+                .nodes_by_name
+                .range::<Arc<str>, _>((Bound::Excluded(name), Bound::Unbounded))
+                .next();
+            let low = before.map_or(0, |(_, &n)| self.nodes[n].rank);
+            let high = after.map(|(_, &n)| self.nodes[n].rank);
+            match high {
+                None if low < u64::MAX - GAP => return low + GAP,
+                Some(high) if high - low > 1 => return low + (high - low) / 2,
+                _ => self.spread_ranks(),
+            }
+        }
+        // Two neighbours are GAP apart after spreading, so that the second round returns; a tie would be broken by the
+        // index's next key.
+        GAP
+    }
+
+    fn spread_ranks(&mut self) {
+        let mut rank = 0;
+        for &ord in self.nodes_by_name.values() {
+            rank += GAP;
+            let node = &mut self.nodes[ord];
+            node.rank = rank;
+            self.changes.touch(ord);
+        }
+    }
+
+    /// Takes in a node. True if anything changed.
+    pub(crate) fn apply_node(&mut self, event: &event::Node) -> bool {
+        let ord = self.node_named(&event.name);
+        let mut allocatable = Totals::default();
+        allocatable.add(&self.resources.taken_in(&event.allocatable));
+        let devices: Vec<Device> = event
+            .gpus
+            .iter()
+            .take(usize::from(u16::MAX))
+            .map(|gpu| Device {
+                model: self.models.intern(gpu.model.as_str()),
+                memory: Amount::taken_in(gpu.memory),
+                nvlink: gpu.nvlink,
+                unhealthy: gpu.unhealthy,
+            })
+            .collect();
+        let taints: Vec<TaintOrd> = event.taints.iter().map(|taint| self.taints.intern(taint)).collect();
+        let node = &self.nodes[ord];
+        let same = node.present
+            && node.allocatable == allocatable
+            && node.devices == devices
+            && node.taints == taints
+            && node.labels == event.labels
+            && node.unschedulable == event.unschedulable
+            && node.stale == event.stale;
+        if same {
+            return false;
+        }
+        self.count_capacity(ord, false);
+        let node = &mut self.nodes[ord];
+        let recount = node.devices != devices;
+        node.present = true;
+        node.epoch = node.epoch.wrapping_add(1);
+        node.allocatable = allocatable;
+        node.devices = devices;
+        node.taints = taints;
+        node.labels = event.labels.clone();
+        node.unschedulable = event.unschedulable;
+        node.stale = event.stale;
+        self.count_capacity(ord, true);
+        if recount {
+            self.recount_node(ord);
+        }
+        self.changes.touch(ord);
+        self.freed += 1;
+        true
+    }
+
+    /// A node is gone; its pods, if any, keep its name alive.
+    pub(crate) fn apply_node_gone(&mut self, name: &str) {
+        let Some(&ord) = self.nodes_by_name.get(name) else {
+            return;
+        };
+        if !self.nodes[ord].present {
+            return;
+        }
+        self.count_capacity(ord, false);
+        let node = &mut self.nodes[ord];
+        let (name, rank, epoch) = (node.name.clone(), node.rank, node.epoch.wrapping_add(1));
+        let pods = std::mem::take(&mut node.pods);
+        *node = NodeSlot {
+            name,
+            rank,
+            epoch,
+            pods,
+            ..Default::default()
+        };
+        self.recount_node(ord);
+        self.changes.touch(ord);
+        self.forget_node_if_unused(ord);
+    }
+
+    /// Drops a mere name that no pod uses any more.
+    pub(crate) fn forget_node_if_unused(&mut self, ord: NodeOrd) {
+        let Some(node) = self.nodes.find(ord) else { return };
+        if node.present || !node.pods.is_empty() {
+            return;
+        }
+        let name = node.name.clone();
+        self.nodes_by_name.remove(&name);
+        self.nodes.remove(ord);
+        self.changes.touch(ord);
+    }
+
+    /// Counts what is held on a node anew: how much memory a share is depends on the devices.
+    fn recount_node(&mut self, ord: NodeOrd) {
+        let pods: Vec<PodOrd> = self.nodes[ord].pods.iter().copied().collect();
+        self.nodes[ord].forget_use();
+        for pod in pods {
+            let slot = &self.pods[pod];
+            let shape = self.shapes.value(slot.shape).clone();
+            if let Some(seat) = slot.held_seat() {
+                self.nodes[ord].count(pod, &shape, &seat.devices, true);
+            }
+        }
+    }
+
+    /// Adds what a node has to the capacity of the tiers, or takes it off.
+    fn count_capacity(&mut self, ord: NodeOrd, add: bool) {
+        let node = &self.nodes[ord];
+        let plugin = self.resources.plugin_gpu;
+        for (resource, amount) in node.allocatable.iter().filter(|(r, _)| *r != plugin) {
+            if let Some(total) = self.capacity.get_mut(self.resources.tier_of(resource)) {
+                let total = total.of_mut(self.resources.in_quota(resource));
+                *total = if add { *total + amount } else { *total - amount };
+            }
+        }
+        let gpus = Amount::taken_in(i64::try_from(node.devices.len()).unwrap_or(0) * 1000);
+        // A card can be used by any tier: each sees all of them.
+        for total in &mut self.capacity {
+            let total = total.of_mut(self.resources.gpu);
+            *total = if add { *total + gpus } else { *total - gpus };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "tests"
+    )]
+    use super::*;
+
+    #[test]
+    fn ranks_follow_the_names_however_the_nodes_come() {
+        let mut model = Model::default();
+        // Halving the same gap again and again uses it up after 32 names, and all ranks are spread anew.
+        for i in 0..200 {
+            model.node_named(&format!("m{}", "a".repeat(200 - i)));
+            model.node_named(&format!("n{i:03}"));
+        }
+        let ranks: Vec<u64> = model.nodes_by_name.values().map(|&n| model.nodes[n].rank).collect();
+        assert_eq!(ranks.len(), 400);
+        assert!(ranks.is_sorted_by(|a, b| a < b), "{ranks:?}");
+    }
+
+    #[test]
+    fn a_node_that_changes_nothing_is_no_change() {
+        let mut model = Model::default();
+        let node = event::Node {
+            name: "a".into(),
+            ..Default::default()
+        };
+        assert!(model.apply_node(&node));
+        let before = model.clone();
+        assert!(!model.apply_node(&node));
+        assert_eq!(model, before);
+    }
+
+    #[test]
+    fn a_node_that_is_gone_leaves_nothing() {
+        let mut model = Model::default();
+        let node = event::Node {
+            name: "a".into(),
+            allocatable: [("cpu".into(), 4)].into(),
+            ..Default::default()
+        };
+        model.apply_node(&node);
+        model.apply_node_gone("a");
+        model.apply_node_gone("a");
+        assert_eq!((model.nodes.len(), model.capacity.clone()), (0, Default::default()));
+    }
+}

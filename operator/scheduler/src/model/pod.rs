@@ -1,0 +1,360 @@
+//! A pod: its facts, its seat, and how it comes and goes.
+
+use std::sync::Arc;
+
+use crate::{
+    decision::Reason,
+    event::{self, Tier, Time},
+    model::{ClaimKey, Model},
+    slab::{ClaimOrd, NodeOrd, PodOrd, ShapeOrd, TemplateOrd},
+};
+
+/// Milliseconds for which a pod is left alone after its eviction was refused: a disruption budget that is used up
+/// seldom recovers faster than a pod starts.
+pub(crate) const REFUSED: i64 = 60_000;
+
+/// Where a pod sits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seat {
+    pub(crate) node: NodeOrd,
+    /// Devices on it, ascending; empty without a GPU request, or if we do not know which it has.
+    pub(crate) devices: Box<[u16]>,
+}
+
+/// Whether a pod has a seat, and how sure that is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It has none.
+    #[default]
+    Nowhere,
+    /// Kept for it until the pods that sit there are gone.
+    Nominated(Seat),
+    /// Decided by us, not confirmed yet.
+    Assumed(Seat),
+    /// Seen in the pod.
+    Bound(Seat),
+}
+
+impl Place {
+    /// The seat, if there is one.
+    pub(crate) fn seat(&self) -> Option<&Seat> {
+        match self {
+            Place::Nowhere => None,
+            Place::Nominated(seat) | Place::Assumed(seat) | Place::Bound(seat) => Some(seat),
+        }
+    }
+
+    /// True for a seat that the pod has, not one that it waits for.
+    pub(crate) fn is_taken(&self) -> bool {
+        matches!(self, Place::Assumed(_) | Place::Bound(_))
+    }
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PodSlot {
+    pub(crate) uid: Arc<str>,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
+    pub(crate) created: Time,
+    pub(crate) priority: i32,
+    /// Its claim; `None` if it is another scheduler's.
+    pub(crate) claim: Option<ClaimOrd>,
+    /// Group that its label names.
+    pub(crate) group: Arc<str>,
+    pub(crate) template: TemplateOrd,
+    pub(crate) shape: ShapeOrd,
+    pub(crate) place: Place,
+    pub(crate) finished: bool,
+    pub(crate) terminating: bool,
+    pub(crate) gated: bool,
+    pub(crate) ours: bool,
+    /// We decided to evict it.
+    pub(crate) leaving: bool,
+    /// The claim that waits for it to be gone.
+    pub(crate) leaving_for: Option<ClaimOrd>,
+    /// Not to be evicted before.
+    pub(crate) refused_until: Time,
+    /// It asks for more than its group states.
+    pub(crate) exceeds: Option<Box<Reason>>,
+    /// What was last said of this pod by itself (not of its claim).
+    pub(crate) reported: Option<Box<Reason>>,
+}
+
+impl PodSlot {
+    /// The seat, which counts. A finished pod has none.
+    #[inline]
+    pub(crate) fn held_seat(&self) -> Option<&Seat> {
+        self.place.seat()
+    }
+
+    /// True if it could be placed now, as far as it alone is concerned.
+    pub(crate) fn waits(&self) -> bool {
+        self.ours && !self.finished && !self.terminating && self.place == Place::Nowhere
+    }
+
+    /// True if it runs or is about to, and is not on its way out.
+    pub(crate) fn is_live(&self) -> bool {
+        !self.finished && !self.terminating && !self.leaving && self.place.is_taken()
+    }
+}
+
+impl Model {
+    /// Takes in a pod.
+    pub(crate) fn apply_pod(&mut self, event: &event::Pod) {
+        if event.uid.is_empty() {
+            return;
+        }
+        let known = self.pods_by_uid.get(event.uid.as_str()).copied();
+        if let Some(ord) = known
+            && self.confirms(ord, event)
+        {
+            return;
+        }
+        let previous = known.map(|ord| (ord, self.take_out(ord)));
+        let template = self.template_of(event);
+        let template = self.templates.acquire(template);
+        let mut slot = PodSlot {
+            uid: event.uid.as_str().into(),
+            namespace: event.namespace.as_str().into(),
+            name: event.name.as_str().into(),
+            created: event.created,
+            priority: event.priority,
+            claim: None,
+            group: event.group.as_str().into(),
+            template,
+            shape: ShapeOrd::new(0),
+            place: Place::Nowhere,
+            finished: event.finished,
+            terminating: event.terminating,
+            gated: event.gated,
+            ours: event.ours,
+            leaving: false,
+            leaving_for: None,
+            refused_until: Time::default(),
+            exceeds: None,
+            reported: None,
+        };
+        if let Some((_, old)) = &previous {
+            // Neither a pod's end nor its deletion is ever taken back: what says otherwise came late.
+            slot.finished |= old.finished;
+            slot.terminating |= old.terminating;
+            slot.leaving = old.leaving;
+            slot.leaving_for = old.leaving_for;
+            slot.refused_until = old.refused_until;
+            slot.reported = old.reported.clone();
+        }
+        slot.place = self.place_of(event, previous.as_ref().map(|(_, old)| &old.place), &slot);
+        let ord = match previous {
+            Some((ord, ref old)) => {
+                self.pods[ord] = slot;
+                self.put_in(ord, event);
+                if old.held_seat() != self.pods[ord].held_seat() || old.shape != self.pods[ord].shape {
+                    self.freed += 1;
+                }
+                self.let_go(ord, old);
+                ord
+            }
+            None => {
+                let uid = slot.uid.clone();
+                let ord = self.pods.insert(slot);
+                self.pods_by_uid.insert(uid, ord);
+                self.put_in(ord, event);
+                ord
+            }
+        };
+        if self.pods[ord].finished {
+            self.no_longer_awaited(ord);
+        }
+    }
+
+    /// The common case of the watch confirming what we decided, and nothing else: no count changes.
+    fn confirms(&mut self, ord: PodOrd, event: &event::Pod) -> bool {
+        let pod = &self.pods[ord];
+        let Place::Assumed(seat) = &pod.place else { return false };
+        let claim = pod.claim.map(|c| &self.claims[c].key);
+        let same = pod.ours == event.ours
+            && pod.finished == event.finished
+            && pod.terminating == event.terminating
+            && pod.gated == event.gated
+            && pod.priority == event.priority
+            && pod.created == event.created
+            && *pod.group == *event.group
+            && claim == Some(&ClaimKey::of(event))
+            && event.node.as_deref() == Some(&*self.nodes[seat.node].name)
+            && (event.devices.is_empty() || *event.devices == *seat.devices);
+        if !same || (event.claim.is_none() && !self.same_alone(ord, event)) {
+            return false;
+        }
+        let template = self.template_of(event);
+        let pod = &self.pods[ord];
+        if **self.templates.value(pod.template) != template {
+            return false;
+        }
+        let place = std::mem::take(&mut self.pods[ord].place);
+        self.pods[ord].place = match place {
+            Place::Assumed(seat) => Place::Bound(seat),
+            other => other,
+        };
+        true
+    }
+
+    /// True if a pod without a claim has the queue and tier that the event says.
+    fn same_alone(&self, ord: PodOrd, event: &event::Pod) -> bool {
+        self.pods[ord].claim.is_some_and(|claim| {
+            let claim = &self.claims[claim];
+            claim.tier == event.tier && *self.queues[claim.queue].name == *crate::model::queue::or_default(&event.queue)
+        })
+    }
+
+    /// The place that a pod has after an event. A binding is never taken back by the API server, so an event without a
+    /// node tells nothing new.
+    fn place_of(&mut self, event: &event::Pod, old: Option<&Place>, slot: &PodSlot) -> Place {
+        if slot.finished {
+            return Place::Nowhere;
+        }
+        if let Some(name) = event.node.as_deref().filter(|n| !n.is_empty()) {
+            let node = self.node_named(name);
+            let mut devices = event.devices.clone();
+            devices.sort_unstable();
+            devices.dedup();
+            let same = old.and_then(Place::seat).filter(|seat| seat.node == node);
+            let devices = match same {
+                Some(seat) if devices.is_empty() => seat.devices.clone(),
+                _ => devices.into(),
+            };
+            return Place::Bound(Seat { node, devices });
+        }
+        match old {
+            None | Some(Place::Nowhere) => Place::Nowhere,
+            Some(Place::Bound(seat)) => Place::Bound(seat.clone()),
+            Some(Place::Assumed(seat)) if slot.ours => Place::Assumed(seat.clone()),
+            Some(Place::Nominated(seat)) if slot.ours && !slot.terminating && !slot.finished && !slot.gated => {
+                Place::Nominated(seat.clone())
+            }
+            Some(Place::Assumed(_) | Place::Nominated(_)) => Place::Nowhere,
+        }
+    }
+
+    /// A pod is gone.
+    pub(crate) fn apply_pod_gone(&mut self, uid: &str) {
+        let Some(ord) = self.pods_by_uid.get(uid).copied() else {
+            return;
+        };
+        let old = self.take_out(ord);
+        if old.held_seat().is_some() {
+            self.freed += 1;
+        }
+        if old.finished
+            && let Some(claim) = old.claim
+            && let Some(group) = self.claims[claim]
+                .groups
+                .iter_mut()
+                .find(|g| *g.spec.name == *old.group)
+        {
+            group.done_and_gone += 1;
+        }
+        self.no_longer_awaited(ord);
+        self.pods_by_uid.remove(uid);
+        self.pods.remove(ord);
+        self.let_go(ord, &old);
+    }
+
+    /// The API server refused a binding.
+    pub(crate) fn apply_bind_failed(&mut self, uid: &str) {
+        let Some(ord) = self.pods_by_uid.get(uid).copied() else {
+            return;
+        };
+        if let Place::Assumed(seat) = &self.pods[ord].place {
+            let node = seat.node;
+            self.unseat(ord);
+            self.forget_node_if_unused(node);
+            self.freed += 1;
+            self.mark_claim_of(ord);
+        }
+    }
+
+    /// The API server refused an eviction.
+    pub(crate) fn apply_evict_failed(&mut self, uid: &str) {
+        let Some(ord) = self.pods_by_uid.get(uid).copied() else {
+            return;
+        };
+        if self.pods[ord].leaving {
+            self.no_longer_awaited(ord);
+            let until = Time(self.now.0.saturating_add(REFUSED));
+            let pod = &mut self.pods[ord];
+            pod.leaving = false;
+            pod.refused_until = until;
+            self.mark_claim_of(ord);
+        }
+    }
+
+    fn mark_claim_of(&mut self, ord: PodOrd) {
+        if let Some(claim) = self.pods[ord].claim {
+            self.mark(claim);
+        }
+    }
+
+    /// The claim that waits for this pod to go waits no more for it.
+    fn no_longer_awaited(&mut self, ord: PodOrd) {
+        if let Some(claim) = self.pods[ord].leaving_for.take() {
+            self.claims[claim].awaiting.remove(&ord);
+            self.mark(claim);
+        }
+    }
+
+    /// Takes a pod out of all counts and out of its claim, and returns what it was.
+    fn take_out(&mut self, ord: PodOrd) -> PodSlot {
+        self.release(ord);
+        let old = self.pods[ord].clone();
+        if let Some(claim) = old.claim {
+            self.leave_claim(ord, claim);
+        }
+        old
+    }
+
+    /// Puts a pod into its claim, gives it its shape, and counts its seat.
+    fn put_in(&mut self, ord: PodOrd, event: &event::Pod) {
+        if event.ours {
+            let claim = self.claim_for(event);
+            self.pods[ord].claim = Some(claim);
+            self.join_claim(ord, claim);
+        }
+        self.give_shape(ord, event.tier);
+        self.hold(ord);
+    }
+
+    /// Gives up what an earlier state of a pod referred to.
+    fn let_go(&mut self, _ord: PodOrd, old: &PodSlot) {
+        self.templates.release(old.template);
+        self.let_go_of_shape(old.shape);
+        if let Some(seat) = old.place.seat() {
+            self.forget_node_if_unused(seat.node);
+        }
+        if let Some(claim) = old.claim {
+            self.forget_claim_if_unused(claim);
+        }
+    }
+
+    /// Finds the shape that a pod has in its claim. The caller has taken it out of the counts, and lets go of the
+    /// shape that it had.
+    pub(crate) fn give_shape(&mut self, ord: PodOrd, alone: Tier) {
+        let pod = &self.pods[ord];
+        let template = self.templates.value(pod.template).clone();
+        let claim = pod.claim.map(|c| &self.claims[c]);
+        let tier = claim.map_or(alone, |c| c.tier);
+        let group = claim
+            .and_then(|c| c.groups.iter().find(|g| *g.spec.name == *pod.group))
+            .map(|g| g.spec.clone());
+        let devices = pod.place.seat().map_or(0, |seat| seat.devices.len());
+        let mut shape = self.shape_of(&template, group.as_deref(), tier);
+        if shape.gpus.is_none() && devices > 0 {
+            self.assume_whole_devices(&mut shape, devices);
+        }
+        let exceeds = group.and_then(|group| self.exceeds(ord, &template, &group));
+        let shape = self.shapes.acquire(shape);
+        let pod = &mut self.pods[ord];
+        pod.shape = shape;
+        pod.exceeds = exceeds.map(Box::new);
+    }
+}

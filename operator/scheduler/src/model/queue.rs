@@ -1,0 +1,355 @@
+//! Queues: the quota tree. Use is counted at a queue and at each above it.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    amount::{Amount, Amounts, Totals},
+    decision::Reason,
+    event::{self, Tier, Time},
+    model::{Model, TIERS, tier_index},
+    slab::{ClaimOrd, PodOrd, QueueOrd, ResourceOrd},
+};
+
+/// The queue of those that name none. It is there without being made, without limit or guarantee.
+pub(crate) const DEFAULT: &str = "default";
+
+/// The name of a queue, or that of the default one.
+pub(crate) fn or_default(name: &str) -> &str {
+    if name.is_empty() { DEFAULT } else { name }
+}
+
+/// What is wrong with the way from a queue to the top.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// This parent does not exist.
+    NoParent(QueueOrd),
+    /// The way leads back to this queue.
+    Cycle(QueueOrd),
+}
+
+/// Order of those that wait in a queue: priority, then age, then UID.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PendingKey {
+    pub(crate) priority: Reverse<i32>,
+    pub(crate) created: Time,
+    pub(crate) uid: Arc<str>,
+    pub(crate) claim: ClaimOrd,
+}
+
+/// Order of those that may have to go: lowest priority, then newest, then UID.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct VictimKey {
+    pub(crate) priority: i32,
+    pub(crate) created: Reverse<Time>,
+    pub(crate) uid: Reverse<Arc<str>>,
+    pub(crate) claim: ClaimOrd,
+}
+
+/// Quota of a queue in one tier, in the order of resource names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TierQuota {
+    pub(crate) guaranteed: Amounts,
+    pub(crate) limit: Amounts,
+}
+
+/// A queue, or the name of one that claims or queues refer to and that is not there. Names stay.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct QueueSlot {
+    pub(crate) name: Arc<str>,
+    pub(crate) present: bool,
+    pub(crate) parent: Option<QueueOrd>,
+    pub(crate) weight: u32,
+    pub(crate) quotas: [TierQuota; 3],
+    /// Empty allows all.
+    pub(crate) namespaces: BTreeSet<String>,
+    /// What is held in it and below it, by tier.
+    pub(crate) used: [Totals; 3],
+    /// Itself and those above it, up to the top or to the fault.
+    pub(crate) path: Arc<[QueueOrd]>,
+    pub(crate) fault: Option<Fault>,
+    pub(crate) pending: BTreeSet<PendingKey>,
+    pub(crate) running: [BTreeSet<VictimKey>; 3],
+}
+
+impl QueueSlot {
+    fn quota(&self, tier: usize) -> Option<&TierQuota> {
+        self.quotas.get(tier)
+    }
+
+    /// What is held of a resource in a tier.
+    pub(crate) fn used(&self, tier: usize, resource: ResourceOrd) -> Amount {
+        self.used.get(tier).map_or(Amount::ZERO, |totals| totals.of(resource))
+    }
+
+    /// The limit of a resource, if there is one.
+    pub(crate) fn limit(&self, tier: usize, resource: ResourceOrd) -> Option<Amount> {
+        self.quota(tier)?
+            .limit
+            .iter()
+            .find(|(r, _)| *r == resource)
+            .map(|(_, a)| *a)
+    }
+
+    /// What it is guaranteed in a tier, by the resources that it names.
+    pub(crate) fn guaranteed(&self, tier: usize) -> &[(ResourceOrd, Amount)] {
+        self.quota(tier).map_or(&[], |q| &q.guaranteed)
+    }
+
+    /// True if it is guaranteed something in this tier and would use no more than that with `ask` more, in each
+    /// resource that its guarantee names. Such a queue gets its guarantee by reclaim, and nobody reclaims from it:
+    /// since both are this one condition, a victim could never have reclaimed its reclaimer.
+    pub(crate) fn within_guarantee(&self, tier: usize, ask: &[(ResourceOrd, Amount)]) -> bool {
+        let guaranteed = self.guaranteed(tier);
+        let asked = |resource| {
+            ask.iter()
+                .find(|(r, _)| *r == resource)
+                .map_or(Amount::ZERO, |(_, a)| *a)
+        };
+        !guaranteed.is_empty() && guaranteed.iter().all(|&(r, g)| self.used(tier, r) + asked(r) <= g)
+    }
+
+    /// True if it uses less than it is guaranteed, of something.
+    pub(crate) fn below_guarantee(&self, tier: usize) -> bool {
+        self.guaranteed(tier).iter().any(|&(r, g)| self.used(tier, r) < g)
+    }
+}
+
+impl Model {
+    /// The queue of a name; a mere name, if there is none.
+    pub(crate) fn queue_named(&mut self, name: &str) -> QueueOrd {
+        if let Some(&known) = self.queues_by_name.get(name) {
+            return known;
+        }
+        let name: Arc<str> = name.into();
+        let present = &*name == DEFAULT;
+        let ord = self.queues.insert(QueueSlot {
+            name: name.clone(),
+            present,
+            weight: 1,
+            ..Default::default()
+        });
+        self.queues[ord].path = Arc::new([ord]);
+        self.queues_by_name.insert(name, ord);
+        ord
+    }
+
+    /// Takes in a queue.
+    pub(crate) fn apply_queue(&mut self, event: &event::Queue) {
+        if event.name.is_empty() {
+            return;
+        }
+        let ord = self.queue_named(&event.name);
+        let parent = event
+            .parent
+            .as_deref()
+            .filter(|p| !p.is_empty())
+            .map(|p| self.queue_named(p));
+        let mut by_tier: BTreeMap<Tier, (event::Amounts, event::Amounts)> = BTreeMap::new();
+        for quota in &event.quotas {
+            let both = by_tier.entry(quota.tier).or_default();
+            both.0.extend(quota.guaranteed.clone());
+            both.1.extend(quota.limit.clone());
+        }
+        let mut quotas: [TierQuota; 3] = Default::default();
+        for (tier, (guaranteed, limit)) in by_tier {
+            if let Some(quota) = quotas.get_mut(tier_index(tier)) {
+                // A limit of zero is a limit, other than an amount of zero.
+                let limit = limit
+                    .iter()
+                    .map(|(r, a)| (self.resources.named(r), Amount::taken_in(*a)))
+                    .collect();
+                *quota = TierQuota {
+                    guaranteed: self.resources.taken_in(&guaranteed),
+                    limit,
+                };
+            }
+        }
+        let namespaces: BTreeSet<String> = event.namespaces.iter().cloned().collect();
+        let queue = &self.queues[ord];
+        let (was_present, was_parent) = (queue.present, queue.parent);
+        let same = was_present
+            && was_parent == parent
+            && queue.weight == event.weight.max(1)
+            && queue.quotas == quotas
+            && queue.namespaces == namespaces;
+        if same {
+            return;
+        }
+        let queue = &mut self.queues[ord];
+        queue.present = true;
+        queue.parent = parent;
+        queue.weight = event.weight.max(1);
+        queue.quotas = quotas;
+        queue.namespaces = namespaces;
+        if !was_present || was_parent != parent {
+            self.find_paths();
+        }
+        self.freed += 1;
+    }
+
+    /// A queue is gone. What runs in it goes on; what waits says so.
+    pub(crate) fn apply_queue_gone(&mut self, name: &str) {
+        let Some(&ord) = self.queues_by_name.get(name) else {
+            return;
+        };
+        let queue = &mut self.queues[ord];
+        queue.present = name == DEFAULT;
+        queue.parent = None;
+        queue.weight = 1;
+        queue.quotas = Default::default();
+        queue.namespaces = BTreeSet::new();
+        self.find_paths();
+        self.freed += 1;
+    }
+
+    /// Finds each queue's way to the top anew, and counts what is used along these ways.
+    fn find_paths(&mut self) {
+        let all: Vec<QueueOrd> = self.queues_by_name.values().copied().collect();
+        for &ord in &all {
+            let (path, fault) = self.path_of(ord);
+            let queue = &mut self.queues[ord];
+            queue.path = path.into();
+            queue.fault = fault;
+            queue.used = Default::default();
+        }
+        let held: Vec<PodOrd> = self
+            .pods
+            .iter()
+            .filter(|(_, p)| p.held_seat().is_some())
+            .map(|(o, _)| o)
+            .collect();
+        for pod in held {
+            let pod = &self.pods[pod];
+            let Some(claim) = pod.claim else { continue };
+            let claim = &self.claims[claim];
+            let (tier, queue) = (tier_index(claim.tier), claim.queue);
+            let shape = self.shapes.value(pod.shape).clone();
+            for &queue in self.queues[queue].path.clone().iter() {
+                if let Some(used) = self.queues[queue].used.get_mut(tier) {
+                    used.add(&shape.ask);
+                }
+            }
+        }
+    }
+
+    fn path_of(&self, ord: QueueOrd) -> (Vec<QueueOrd>, Option<Fault>) {
+        let mut path = vec![ord];
+        let mut at = ord;
+        while let Some(parent) = self.queues[at].parent {
+            if path.contains(&parent) {
+                return (path, Some(Fault::Cycle(parent)));
+            }
+            if !self.queues[parent].present {
+                return (path, Some(Fault::NoParent(parent)));
+            }
+            path.push(parent);
+            at = parent;
+        }
+        (path, None)
+    }
+
+    /// Why nothing of a claim may be placed at all, if so: its queue is not there, is broken, or not for it.
+    pub(crate) fn queue_refuses(&self, claim: ClaimOrd) -> Option<Reason> {
+        let claim = &self.claims[claim];
+        let queue = &self.queues[claim.queue];
+        let name = || queue.name.to_string();
+        if !queue.present {
+            return Some(Reason::NoSuchQueue { queue: name() });
+        }
+        match queue.fault {
+            Some(Fault::NoParent(parent)) => {
+                let parent = self.queues[parent].name.to_string();
+                return Some(Reason::NoSuchParentQueue { queue: name(), parent });
+            }
+            Some(Fault::Cycle(at)) => {
+                let parent = self.queues[at].name.to_string();
+                return Some(Reason::QueueCycle { queue: name(), parent });
+            }
+            None => {}
+        }
+        for &ord in queue.path.iter() {
+            let queue = &self.queues[ord];
+            if !queue.namespaces.is_empty() && !queue.namespaces.contains(&*claim.namespace) {
+                let (queue, namespace) = (queue.name.to_string(), claim.namespace.to_string());
+                return Some(Reason::NamespaceNotAllowed { queue, namespace });
+            }
+        }
+        None
+    }
+
+    /// Why a claim may not have `ask` more, if so: a limit on the way to the top.
+    pub(crate) fn over_limit(&self, claim: ClaimOrd, ask: &[(ResourceOrd, Amount)]) -> Option<Reason> {
+        let claim = &self.claims[claim];
+        let tier = tier_index(claim.tier);
+        let mut waits = None;
+        for &ord in self.queues[claim.queue].path.iter() {
+            let queue = &self.queues[ord];
+            if queue.quota(tier).is_none_or(|q| q.limit.is_empty()) {
+                continue;
+            }
+            for &(resource, asked) in ask {
+                let Some(limit) = queue.limit(tier, resource) else {
+                    continue;
+                };
+                let used = queue.used(tier, resource);
+                let name = || (queue.name.to_string(), self.resources.name(resource).to_string());
+                if asked > limit {
+                    let (queue, resource) = name();
+                    return Some(Reason::ExceedsLimit {
+                        queue,
+                        resource,
+                        asked: asked.get(),
+                        limit: limit.get(),
+                    });
+                }
+                if used + asked > limit && waits.is_none() {
+                    let (queue, resource) = name();
+                    let left = (limit - used).get().max(0);
+                    waits = Some(Reason::WaitingForQuota {
+                        queue,
+                        resource,
+                        asked: asked.get(),
+                        left,
+                    });
+                }
+            }
+        }
+        waits
+    }
+
+    /// What some pods ask of quotas together, in the order of names.
+    pub(crate) fn ask_of_pods(&self, pods: &[PodOrd]) -> Amounts {
+        let mut sum: Amounts = Vec::new();
+        for &pod in pods {
+            for &(resource, amount) in &self.shapes.value(self.pods[pod].shape).ask {
+                match sum.iter_mut().find(|(r, _)| *r == resource) {
+                    Some((_, all)) => *all += amount,
+                    None => sum.push((resource, amount)),
+                }
+            }
+        }
+        sum.sort_by(|a, b| self.resources.name(a.0).cmp(self.resources.name(b.0)));
+        sum
+    }
+
+    /// The largest share of the cluster's capacity that a queue holds of any resource, over all tiers, in thousandths,
+    /// by its weight.
+    pub(crate) fn dominant_share(&self, queue: QueueOrd) -> u64 {
+        let queue = &self.queues[queue];
+        let mut largest: i128 = 0;
+        for tier in TIERS.map(tier_index) {
+            let (Some(used), Some(capacity)) = (queue.used.get(tier), self.capacity.get(tier)) else {
+                continue;
+            };
+            for (resource, amount) in used.iter() {
+                let all = i128::from(capacity.of(resource).get().max(1));
+                largest = largest.max(i128::from(amount.get()) * 1000 / all);
+            }
+        }
+        u64::try_from(largest / i128::from(queue.weight.max(1))).unwrap_or(u64::MAX)
+    }
+}

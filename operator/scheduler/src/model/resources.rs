@@ -1,0 +1,108 @@
+//! Names of resources, and how capacity of the tiers is called in quotas.
+
+use crate::{
+    amount::{Amount, Amounts},
+    event,
+    intern::Names,
+    slab::ResourceOrd,
+};
+
+/// Prefix of extended resources that carry the capacity of tier batch.
+const BATCH: &str = "duosuan.io/batch-";
+/// Prefix of extended resources that carry the capacity of tier mid.
+const MID: &str = "duosuan.io/mid-";
+
+/// The names of resources, and for each its name in quotas.
+#[derive(Clone, Debug)]
+pub(crate) struct Resources {
+    names: Names<ResourceOrd, String>,
+    quota: Vec<ResourceOrd>,
+    /// Pods of a node; each pod takes one.
+    pub(crate) pods: ResourceOrd,
+    /// Thousandths of GPUs, in quotas only.
+    pub(crate) gpu: ResourceOrd,
+    /// Whole GPUs as device plugins offer them; quotas count them as `gpu` by the pod's GPU request.
+    pub(crate) plugin_gpu: ResourceOrd,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        let zero = ResourceOrd::new(0);
+        let mut resources = Resources {
+            names: Names::default(),
+            quota: Vec::new(),
+            pods: zero,
+            gpu: zero,
+            plugin_gpu: zero,
+        };
+        resources.pods = resources.named("pods");
+        resources.gpu = resources.named("gpu");
+        resources.plugin_gpu = resources.named("nvidia.com/gpu");
+        resources
+    }
+}
+
+impl Resources {
+    /// The ordinal of a name.
+    pub(crate) fn named(&mut self, name: &str) -> ResourceOrd {
+        if let Some(known) = self.names.find(name) {
+            return known;
+        }
+        let ord: ResourceOrd = self.names.intern(name);
+        let plain = name.strip_prefix(BATCH).or_else(|| name.strip_prefix(MID));
+        self.quota.push(ord);
+        if let Some(plain) = plain {
+            let quota = self.named(plain);
+            if let Some(slot) = self.quota.get_mut(ord.index()) {
+                *slot = quota;
+            }
+        }
+        ord
+    }
+
+    /// The name of an ordinal.
+    pub(crate) fn name(&self, ord: ResourceOrd) -> &str {
+        self.names.value(ord).map_or("", String::as_str)
+    }
+
+    /// The resource as quotas call it: `duosuan.io/batch-cpu` is `cpu`.
+    pub(crate) fn in_quota(&self, ord: ResourceOrd) -> ResourceOrd {
+        self.quota.get(ord.index()).copied().unwrap_or(ord)
+    }
+
+    /// Amounts from outside, zero ones left out, in the order of the names.
+    pub(crate) fn taken_in(&mut self, amounts: &event::Amounts) -> Amounts {
+        amounts
+            .iter()
+            .map(|(name, &raw)| (self.named(name), Amount::taken_in(raw)))
+            .filter(|(_, amount)| !amount.is_zero())
+            .collect()
+    }
+
+    /// The tier whose capacity a resource of a node is, by its name: 0 prod, 1 mid, 2 batch.
+    pub(crate) fn tier_of(&self, ord: ResourceOrd) -> usize {
+        let name = self.name(ord);
+        if name.starts_with(BATCH) {
+            2
+        } else if name.starts_with(MID) {
+            1
+        } else {
+            0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacity_of_the_tiers_has_the_plain_name_in_quotas() {
+        let mut resources = Resources::default();
+        let batch = resources.named("duosuan.io/batch-cpu");
+        let cpu = resources.named("cpu");
+        assert_eq!(resources.in_quota(batch), cpu);
+        assert_eq!(resources.in_quota(cpu), cpu);
+        assert_eq!((resources.tier_of(batch), resources.tier_of(cpu)), (2, 0));
+    }
+}

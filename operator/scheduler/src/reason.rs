@@ -1,0 +1,224 @@
+//! Reasons in words: a sentence that a person can act on.
+
+use std::fmt;
+
+use crate::decision::Reason;
+
+impl Reason {
+    /// Name of the reason, of a closed set, as conditions carry it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Reason::NoSuchQueue { .. } => "NoSuchQueue",
+            Reason::NoSuchParentQueue { .. } => "NoSuchParentQueue",
+            Reason::QueueCycle { .. } => "QueueCycle",
+            Reason::NamespaceNotAllowed { .. } => "NamespaceNotAllowed",
+            Reason::NoSuchClaim { .. } => "NoSuchClaim",
+            Reason::NoSuchGroup { .. } => "NoSuchGroup",
+            Reason::GroupFull { .. } => "GroupFull",
+            Reason::GangIncomplete { .. } => "GangIncomplete",
+            Reason::PodExceedsGroup { .. } => "PodExceedsGroup",
+            Reason::ExceedsLimit { .. } => "ExceedsLimit",
+            Reason::WaitingForQuota { .. } => "WaitingForQuota",
+            Reason::NoNodeFits { .. } => "NoNodeFits",
+            Reason::WaitingForEviction { .. } => "WaitingForEviction",
+            Reason::Gated => "Gated",
+            Reason::StaleReports { .. } => "StaleReports",
+        }
+    }
+
+    /// True if both say the same to a person, save for numbers that change with every pod that comes or goes
+    /// elsewhere: these alone are no news.
+    pub(crate) fn is_the_same_as(&self, other: &Reason) -> bool {
+        match (self, other) {
+            (
+                Reason::NoNodeFits {
+                    constraint: a,
+                    placed: x,
+                    need: n,
+                    ..
+                },
+                Reason::NoNodeFits {
+                    constraint: b,
+                    placed: y,
+                    need: m,
+                    ..
+                },
+            ) => (a, x, n) == (b, y, m),
+            (
+                Reason::WaitingForQuota {
+                    queue: a,
+                    resource: r,
+                    asked: x,
+                    ..
+                },
+                Reason::WaitingForQuota {
+                    queue: b,
+                    resource: s,
+                    asked: y,
+                    ..
+                },
+            ) => (a, r, x) == (b, s, y),
+            (Reason::WaitingForEviction { .. }, Reason::WaitingForEviction { .. })
+            | (Reason::StaleReports { .. }, Reason::StaleReports { .. }) => true,
+            _ => self == other,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::NoSuchQueue { queue } => write!(f, "queue {queue} does not exist"),
+            Reason::NoSuchParentQueue { queue, parent } => {
+                write!(f, "queue {queue} is below queue {parent}, which does not exist")
+            }
+            Reason::QueueCycle { queue, parent } => {
+                write!(
+                    f,
+                    "the parents of queue {queue} lead in a circle, back to queue {parent}"
+                )
+            }
+            Reason::NamespaceNotAllowed { queue, namespace } => {
+                write!(f, "queue {queue} does not admit namespace {namespace}")
+            }
+            Reason::NoSuchClaim { claim } => write!(f, "claim {claim}, which the pod's label names, does not exist"),
+            Reason::NoSuchGroup { group } if group.is_empty() => {
+                write!(
+                    f,
+                    "the pod names a claim but no group of it; set the label duosuan.io/group"
+                )
+            }
+            Reason::NoSuchGroup { group } => write!(f, "the claim has no group {group}, which the pod's label names"),
+            Reason::GroupFull { group, max } => write!(f, "group {group} has its {} already", pods(*max)),
+            Reason::GangIncomplete { group, have, need } => {
+                write!(f, "group {group} has {have} of the {need} pods that it needs to start")
+            }
+            Reason::PodExceedsGroup {
+                pod,
+                resource,
+                asked,
+                stated,
+            } => {
+                let (asked, stated) = (amount(resource, *asked), amount(resource, *stated));
+                write!(f, "pod {pod} asks for {asked} and its group states {stated}")
+            }
+            Reason::ExceedsLimit {
+                queue,
+                resource,
+                asked,
+                limit,
+            } => {
+                let (asked, limit) = (amount(resource, *asked), amount(resource, *limit));
+                write!(f, "it asks for {asked}, and the limit of queue {queue} is {limit}")
+            }
+            Reason::WaitingForQuota {
+                queue,
+                resource,
+                asked,
+                left,
+            } => {
+                let (asked, left) = (amount(resource, *asked), amount(resource, *left));
+                write!(
+                    f,
+                    "it asks for {asked}, and {left} are left below the limit of queue {queue}"
+                )
+            }
+            Reason::NoNodeFits {
+                placed, need, nodes, ..
+            } => {
+                let all: u64 = nodes.iter().map(|(_, n)| u64::from(*n)).sum();
+                if *need > 1 {
+                    write!(f, "{placed} of {need} pods find a node at once; ")?;
+                }
+                write!(f, "0/{all} nodes are available")?;
+                for (i, (constraint, count)) in nodes.iter().enumerate() {
+                    write!(f, "{} {count} {constraint}", if i == 0 { ":" } else { "," })?;
+                }
+                Ok(())
+            }
+            Reason::WaitingForEviction { pods: count } => {
+                write!(
+                    f,
+                    "its place is found, and {} that sit there are being evicted",
+                    pods(*count)
+                )
+            }
+            Reason::Gated => f.write_str("its pods have scheduling gates"),
+            Reason::StaleReports { nodes } => {
+                write!(
+                    f,
+                    "{nodes} nodes would fit, but their reports are too old to place anything by them"
+                )
+            }
+        }
+    }
+}
+
+fn pods(count: u32) -> String {
+    if count == 1 {
+        "1 pod".into()
+    } else {
+        format!("{count} pods")
+    }
+}
+
+/// An amount of a resource as people write it: `1500m cpu`, `4 cpu`, `3 Gi memory`, `0.5 gpu`.
+pub(crate) fn amount(resource: &str, value: i64) -> String {
+    let plain = resource
+        .strip_prefix("duosuan.io/batch-")
+        .or_else(|| resource.strip_prefix("duosuan.io/mid-"));
+    match plain.unwrap_or(resource) {
+        "cpu" if value % 1000 == 0 => format!("{} {resource}", value / 1000),
+        "cpu" => format!("{value}m {resource}"),
+        "gpu" if value % 1000 == 0 => format!("{} {resource}", value / 1000),
+        "gpu" => format!("{value}m {resource}"),
+        "memory" | "ephemeral-storage" => format!("{} {resource}", bytes(value)),
+        _ => format!("{value} {resource}"),
+    }
+}
+
+fn bytes(value: i64) -> String {
+    for (shift, unit) in [(40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")] {
+        let one = 1_i64 << shift;
+        if value >= one {
+            // Rounded up: less would not be enough.
+            let tenths = (i128::from(value) * 10 + i128::from(one) - 1) / i128::from(one);
+            return if tenths % 10 == 0 {
+                format!("{} {unit}", tenths / 10)
+            } else {
+                format!("{}.{} {unit}", tenths / 10, tenths % 10)
+            };
+        }
+    }
+    value.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_read_as_people_write_them() {
+        assert_eq!(amount("cpu", 1500), "1500m cpu");
+        assert_eq!(amount("duosuan.io/batch-cpu", 4000), "4 duosuan.io/batch-cpu");
+        assert_eq!(amount("memory", 3 << 30), "3 Gi memory");
+        assert_eq!(amount("memory", (1 << 30) + 1), "1.1 Gi memory");
+        assert_eq!(amount("gpu", 500), "500m gpu");
+        assert_eq!(amount("example.com/nic", 2), "2 example.com/nic");
+    }
+
+    #[test]
+    fn a_reason_is_a_sentence_with_its_numbers() {
+        let reason = Reason::NoNodeFits {
+            constraint: "insufficient cpu".into(),
+            placed: 2,
+            need: 3,
+            nodes: vec![("insufficient cpu".into(), 4), ("node affinity".into(), 1)],
+        };
+        assert_eq!(
+            reason.to_string(),
+            "2 of 3 pods find a node at once; 0/5 nodes are available: 4 insufficient cpu, 1 node affinity"
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! What a place costs: the seam where placement policies differ. Costs are coarse integers, lower is better; equal
+//! costs are decided by the node order. (Ties matter more than precision: on the openb trace a stable order with coarse
+//! costs packs several points better than random ties or fine fractions.)
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    event::Tier,
+    model::{GpuNeed, Model, NodeSlot, Shape},
+};
+
+/// How places are valued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// What production uses. GPU pods: the place that leaves least of the node, devices that are broken already
+    /// before whole ones. Prod without GPUs spreads, batch packs, and both keep away from free GPUs.
+    #[default]
+    Standard,
+    /// Everything goes to the first node, in node order, that it fits on.
+    FirstFit,
+}
+
+/// Steps of a fraction: coarse on purpose.
+const STEPS: i64 = 16;
+/// A pod that needs no GPU avoids nodes with free ones before anything else about use is looked at.
+const FREE_GPUS: i64 = 1 << 20;
+/// A taint that would rather have other pods weighs more than everything else.
+const UNWELCOME: i64 = 1 << 40;
+
+/// What it costs to place a pod of a shape on a node on which it fits, `devices` being those it gets.
+pub(crate) fn cost(
+    policy: Policy,
+    model: &Model,
+    shape: &Shape,
+    node: &NodeSlot,
+    devices: &[u16],
+    unwelcome: u32,
+) -> i64 {
+    let here = match policy {
+        Policy::FirstFit => 0,
+        Policy::Standard => match &shape.gpus {
+            Some(need) => gpu_leftover(model, shape, need, node, devices),
+            None => plain(model, shape, node),
+        },
+    };
+    i64::from(unwelcome) * UNWELCOME + here
+}
+
+/// Pods without GPUs: away from free GPUs; then prod to where most is left, batch and mid to where least is.
+fn plain(model: &Model, shape: &Shape, node: &NodeSlot) -> i64 {
+    let free_milli: i64 = (0..node.devices.len()).map(|i| node.free_milli(i)).sum();
+    let mut fullest = 0;
+    for &(resource, amount) in shape.requests.iter().filter(|(r, _)| *r != model.resources.pods) {
+        let all = node.allocatable.of(resource).get();
+        if all > 0 {
+            let after = (node.used.of(resource) + amount).get();
+            // At most 2^53 * 16 < 2^63.
+            fullest = fullest.max(after * STEPS / all);
+        }
+    }
+    let by_use = if shape.tier == Tier::Prod {
+        fullest
+    } else {
+        STEPS - fullest
+    };
+    free_milli * FREE_GPUS / 1000 + by_use
+}
+
+/// Pods with GPUs: least left over of the node, by device, and cores in proportion.
+fn gpu_leftover(_model: &Model, _shape: &Shape, need: &GpuNeed, node: &NodeSlot, devices: &[u16]) -> i64 {
+    let free: i64 = (0..node.devices.len()).map(|i| node.free_milli(i)).sum();
+    let left = free - need.total_milli();
+    let breaks_whole = devices.iter().any(|&d| !need.whole() && node.is_whole(usize::from(d)));
+    left / 100 + if breaks_whole { 1000 } else { 0 }
+}

@@ -1,0 +1,94 @@
+//! A cycle, step by step. Step 4, reservations and backfill, has its place between placing and reclaim.
+
+mod s1_heads;
+mod s2_order;
+mod s3_place;
+mod s5_reclaim;
+mod s6_commit;
+mod s7_explain;
+
+use crate::{
+    Budget, Cluster,
+    decision::{Decision, EvictCause, Reason},
+    event::Time,
+    index::Index,
+    model::Model,
+    score::Policy,
+    slab::{ClaimOrd, PodOrd},
+};
+
+/// Decides what to do now. `now` never runs backwards between calls; if it does, the later time stays.
+///
+/// The model already counts what is decided. A cycle after a cycle, with no event and no time that matters between
+/// them, decides nothing.
+pub fn cycle(cluster: &mut Cluster, now: Time, budget: Budget) -> Vec<Decision> {
+    let mut round = Round::begin(cluster, now, budget);
+    s1_heads::look_again(&mut round);
+    let mut order = s2_order::Order::of(round.model);
+    while let Some(claim) = order.next(&round) {
+        s3_place::place(&mut round, claim);
+    }
+    s5_reclaim::reclaim(&mut round);
+    s5_reclaim::release_broken(&mut round);
+    let mut decisions = s6_commit::commit(&mut round);
+    s7_explain::explain(&mut round, &mut decisions);
+    debug_assert_eq!(cluster.check(), Ok(()), "the invariants hold after each cycle");
+    decisions
+}
+
+/// What a cycle works on and what it has come to.
+struct Round<'a> {
+    model: &'a mut Model,
+    index: &'a mut Index,
+    policy: Policy,
+    now: Time,
+    /// Pods that may still be placed.
+    pods_left: u32,
+    /// Pods that may still be taken off the model on trial.
+    trials_left: u32,
+    /// Pods that were placed together, claim by claim.
+    admitted: Vec<(ClaimOrd, Vec<PodOrd>)>,
+    /// Claims whose minimum found no place in this cycle.
+    blocked: Vec<ClaimOrd>,
+    evicted: Vec<(PodOrd, EvictCause)>,
+    /// What is to be said of claims; the last word counts.
+    said: Vec<(ClaimOrd, Option<Waits>)>,
+    /// What is to be said of pods by themselves.
+    said_of_pods: Vec<(PodOrd, Reason)>,
+}
+
+/// Why something waits, and what would change that.
+#[derive(Clone, Debug)]
+struct Waits {
+    reason: Reason,
+    counterfactual: Option<String>,
+}
+
+impl<'a> Round<'a> {
+    fn begin(cluster: &'a mut Cluster, now: Time, budget: Budget) -> Round<'a> {
+        let Cluster { model, index, policy } = cluster;
+        model.now = model.now.max(now);
+        model.just_placed.clear();
+        if model.retry_at.is_some_and(|at| at <= model.now) {
+            model.retry_at = None;
+            model.freed += 1;
+        }
+        Round {
+            now: model.now,
+            model,
+            index,
+            policy: *policy,
+            pods_left: budget.pods,
+            trials_left: budget.pods,
+            admitted: Vec::new(),
+            blocked: Vec::new(),
+            evicted: Vec::new(),
+            said: Vec::new(),
+            said_of_pods: Vec::new(),
+        }
+    }
+
+    fn say(&mut self, claim: ClaimOrd, reason: Reason, counterfactual: Option<String>) {
+        self.said.push((claim, Some(Waits { reason, counterfactual })));
+    }
+}

@@ -1,0 +1,117 @@
+//! Step 1: looks again at each claim that something happened to, and lists it among those that wait, or not.
+
+use std::collections::BTreeSet;
+
+use super::Round;
+use crate::{
+    decision::Reason,
+    event::Time,
+    model::{ClaimKey, Model},
+    slab::{ClaimOrd, PodOrd},
+};
+
+/// Looks at each claim that something happened to.
+pub(super) fn look_again(round: &mut Round<'_>) {
+    for claim in std::mem::take(&mut round.model.dirty) {
+        if round.model.claims.find(claim).is_none() {
+            continue;
+        }
+        round.model.claims[claim].tried = 0;
+        let was_said = round.model.claims[claim].reported.is_some();
+        let waits = judge(round.model, claim, round.now);
+        if !waits && was_said {
+            round.said.push((claim, None));
+        }
+        look_at_pods(round, claim);
+    }
+}
+
+/// Lists a claim in its queue according to how it stands. True if something of it waits.
+pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
+    let claim = &model.claims[ord];
+    let (mut short, mut more, mut live, mut nominated, mut done, mut unfinished) = (false, false, 0, 0, 0, false);
+    for group in &claim.groups {
+        let tally = model.tally(group);
+        let have = tally.live + tally.done;
+        short |= have < group.min();
+        more |= have < group.max() && !tally.waiting.is_empty();
+        live += tally.live;
+        nominated += tally.nominated;
+        done += tally.done;
+        unfinished |= group.members.iter().any(|&p| !model.pods[p].finished);
+    }
+    let over = done > 0 && !unfinished;
+    let pending = claim.known && !over && (short || more || nominated > 0);
+    model.list(ord, pending, live > 0);
+    let claim = &mut model.claims[ord];
+    if claim.known && live > 0 && !short && claim.started.is_none() {
+        claim.started = Some(now);
+    }
+    if live == 0 {
+        claim.started = None;
+    }
+    if claim.known && live > 0 && short {
+        claim.broken_since.get_or_insert(now);
+        model.broken.insert(ord);
+    } else {
+        claim.broken_since = None;
+        model.broken.remove(&ord);
+    }
+    pending
+}
+
+/// What is to be said of single pods that can be placed with none of their claim.
+fn look_at_pods(round: &mut Round<'_>, ord: ClaimOrd) {
+    let model = &mut *round.model;
+    let claim = &model.claims[ord];
+    let mut about: Vec<(PodOrd, Reason)> = Vec::new();
+    if claim.known {
+        let strays = claim.strays.iter().filter(|&&p| model.pods[p].waits());
+        about.extend(strays.map(|&p| {
+            (
+                p,
+                Reason::NoSuchGroup {
+                    group: model.pods[p].group.to_string(),
+                },
+            )
+        }));
+        for group in &claim.groups {
+            let exceeding = group.members.iter().filter(|&&p| model.pods[p].waits());
+            about.extend(exceeding.filter_map(|&p| Some((p, model.pods[p].exceeds.as_deref()?.clone()))));
+            if group.members.len() > group.max() as usize {
+                let tally = model.tally(group);
+                let room = group.max().saturating_sub(tally.live + tally.done + tally.nominated) as usize;
+                let full = || Reason::GroupFull {
+                    group: group.spec.name.clone(),
+                    max: group.max(),
+                };
+                about.extend(tally.waiting.iter().skip(room).map(|&p| (p, full())));
+            }
+        }
+    } else if let ClaimKey::Named(_, name) = &claim.key {
+        let waiting = model.members(ord).filter(|&p| model.pods[p].waits());
+        about.extend(waiting.map(|p| {
+            (
+                p,
+                Reason::NoSuchClaim {
+                    claim: name.to_string(),
+                },
+            )
+        }));
+    }
+    // A pod without a claim has nothing said of it by itself.
+    if about.is_empty() && matches!(claim.key, ClaimKey::Alone(_)) {
+        return;
+    }
+    let named: BTreeSet<PodOrd> = about.iter().map(|(p, _)| *p).collect();
+    let others: Vec<PodOrd> = model.members(ord).filter(|p| !named.contains(p)).collect();
+    for pod in others {
+        model.pods[pod].reported = None;
+    }
+    for (pod, reason) in about {
+        if model.pods[pod].reported.as_deref() != Some(&reason) {
+            model.pods[pod].reported = Some(Box::new(reason.clone()));
+            round.said_of_pods.push((pod, reason));
+        }
+    }
+}

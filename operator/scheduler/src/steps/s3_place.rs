@@ -1,0 +1,268 @@
+//! Step 3: places a claim. Its minimum is placed together or not at all; then it grows by quanta.
+
+use super::{Round, s1_heads, s7_explain};
+use crate::{
+    decision::Reason,
+    model::{Model, Place, Seat, Tally},
+    slab::{ClaimOrd, PodOrd, ShapeOrd},
+    transaction::Transaction,
+};
+
+/// Why some pods could not be placed together.
+pub(super) struct NoPlace {
+    /// Shape of the pod that fitted nowhere.
+    pub(super) shape: ShapeOrd,
+    /// Pods that had found a place before it.
+    pub(super) placed: u32,
+    /// Pods in all.
+    pub(super) need: u32,
+}
+
+/// Places what can be placed of a claim.
+pub(super) fn place(round: &mut Round<'_>, claim: ClaimOrd) {
+    if has_nominated(round.model, claim) && !take_kept_seats(round, claim) {
+        return;
+    }
+    let waits = place_minimum(round, claim) || grow(round, claim);
+    if waits {
+        round.model.claims[claim].tried = round.model.freed;
+    } else {
+        settle(round, claim);
+    }
+}
+
+/// Lists a claim anew after some of it was placed.
+fn settle(round: &mut Round<'_>, claim: ClaimOrd) {
+    if s1_heads::judge(round.model, claim, round.now) {
+        // It has pods that wait for others of their quantum: nothing to be said, and nothing to be tried again.
+        round.model.claims[claim].tried = round.model.freed;
+    }
+    round.said.push((claim, None));
+}
+
+/// The pods that a claim's minimum still needs, or why there are too few.
+pub(super) fn minimum(model: &Model, ord: ClaimOrd) -> Result<Vec<PodOrd>, Reason> {
+    let mut pods = Vec::new();
+    for group in &model.claims[ord].groups {
+        let tally = model.tally(group);
+        let have = tally.live + tally.done + tally.nominated;
+        let need = group.min().saturating_sub(have);
+        let waiting = u32::try_from(tally.waiting.len()).unwrap_or(u32::MAX);
+        if waiting < need {
+            return Err(incomplete(model, &group.spec.name, &tally, waiting, need, group.min()));
+        }
+        pods.extend(tally.waiting.into_iter().take(need as usize));
+    }
+    Ok(pods)
+}
+
+fn incomplete(model: &Model, group: &str, tally: &Tally, waiting: u32, need: u32, min: u32) -> Reason {
+    if let Some(reason) = tally.exceeding.and_then(|p| model.pods[p].exceeds.as_deref()) {
+        return reason.clone();
+    }
+    if waiting + tally.gated >= need {
+        return Reason::Gated;
+    }
+    Reason::GangIncomplete {
+        group: group.into(),
+        have: tally.live + tally.done + waiting,
+        need: min,
+    }
+}
+
+/// Places a claim's minimum. True if it waits.
+fn place_minimum(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
+    if let Some(reason) = round.model.queue_refuses(claim) {
+        let change = s7_explain::counterfactual_of_queue(&reason);
+        round.say(claim, reason, change);
+        return true;
+    }
+    let pods = match minimum(round.model, claim) {
+        Ok(pods) => pods,
+        Err(reason) => {
+            round.say(claim, reason, None);
+            return true;
+        }
+    };
+    place_or_say(round, claim, pods, true)
+}
+
+/// Lets a claim grow, quantum by quantum. True if it waits.
+fn grow(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
+    for index in 0..round.model.claims[claim].groups.len() {
+        while round.pods_left > 0
+            && let Some(pods) = next_quantum(round.model, claim, index)
+        {
+            if place_or_say(round, claim, pods, false) {
+                s1_heads::judge(round.model, claim, round.now);
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// The pods of the next step of a group, if there are enough of them.
+fn next_quantum(model: &Model, claim: ClaimOrd, index: usize) -> Option<Vec<PodOrd>> {
+    let group = model.claims[claim].groups.get(index)?;
+    if group.min() == group.max() {
+        return None;
+    }
+    let mut tally = model.tally(group);
+    let have = tally.live + tally.done;
+    let above = have.checked_sub(group.min())?;
+    let target = group
+        .min()
+        .saturating_add((above / group.quantum() + 1).saturating_mul(group.quantum()));
+    let step = target.min(group.max()).checked_sub(have).filter(|step| *step > 0)? as usize;
+    if tally.waiting.len() < step {
+        return None;
+    }
+    tally.waiting.truncate(step);
+    Some(tally.waiting)
+}
+
+/// Places some pods together, or says why not. True if they wait.
+fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>, minimum: bool) -> bool {
+    if pods.is_empty() {
+        return false;
+    }
+    let ask = round.model.ask_of_pods(&pods);
+    if let Some(reason) = round.model.over_limit(claim, &ask) {
+        let change = s7_explain::counterfactual_of_queue(&reason);
+        if minimum && matches!(reason, Reason::WaitingForQuota { .. }) {
+            round.blocked.push(claim);
+        }
+        round.say(claim, reason, change);
+        return true;
+    }
+    let mut transaction = Transaction::default();
+    match seat_all(round, &mut transaction, &pods, Place::Assumed) {
+        Ok(()) => {
+            transaction.commit();
+            round.pods_left = round
+                .pods_left
+                .saturating_sub(u32::try_from(pods.len()).unwrap_or(u32::MAX));
+            round.admitted.push((claim, pods));
+            false
+        }
+        Err(no_place) => {
+            // Said before it is taken back: what is said counts the places that the others of the gang had found.
+            s7_explain::say_no_place(round, claim, &no_place);
+            transaction.rollback(round.model);
+            if minimum {
+                round.blocked.push(claim);
+            }
+            true
+        }
+    }
+}
+
+/// Seats pods one after the other on the best node for each, all or (by the caller's rollback) none.
+pub(super) fn seat_all(
+    round: &mut Round<'_>,
+    transaction: &mut Transaction,
+    pods: &[PodOrd],
+    place: fn(Seat) -> Place,
+) -> Result<(), NoPlace> {
+    for (placed, &pod) in pods.iter().enumerate() {
+        if !seat_one(round, transaction, pod, place) {
+            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            let shape = round.model.pods[pod].shape;
+            return Err(NoPlace {
+                shape,
+                placed: count(placed),
+                need: count(pods.len()),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Seats a pod on the best node. False if there is none.
+pub(super) fn seat_one(
+    round: &mut Round<'_>,
+    transaction: &mut Transaction,
+    pod: PodOrd,
+    place: fn(Seat) -> Place,
+) -> bool {
+    let ord = round.model.pods[pod].shape;
+    let Some(node) = round.index.best(round.model, round.policy, ord) else {
+        return false;
+    };
+    let shape = round.model.shapes.value(ord);
+    let devices = match &shape.gpus {
+        None => Vec::new(),
+        Some(need) => match round.model.nodes[node].choose_devices(need) {
+            Some(devices) => devices,
+            None => return false,
+        },
+    };
+    transaction.seat(
+        round.model,
+        pod,
+        place(Seat {
+            node,
+            devices: devices.into(),
+        }),
+    );
+    true
+}
+
+fn has_nominated(model: &Model, claim: ClaimOrd) -> bool {
+    nominated(model, claim).next().is_some()
+}
+
+fn nominated(model: &Model, claim: ClaimOrd) -> impl Iterator<Item = PodOrd> + '_ {
+    let members = model.claims[claim]
+        .groups
+        .iter()
+        .flat_map(|g| g.members.iter().copied());
+    members.filter(|&p| matches!(model.pods[p].place, Place::Nominated(_)))
+}
+
+/// Takes the seats that were kept, once those who sat there are gone. False while they are not. If a seat cannot be
+/// taken any more, all are given up, and the claim is like any other.
+fn take_kept_seats(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
+    let awaited = round.model.claims[claim].awaiting.len();
+    if awaited > 0 {
+        round.say(
+            claim,
+            Reason::WaitingForEviction {
+                pods: u32::try_from(awaited).unwrap_or(u32::MAX),
+            },
+            None,
+        );
+        round.model.claims[claim].tried = round.model.freed;
+        return false;
+    }
+    let pods: Vec<PodOrd> = nominated(round.model, claim).collect();
+    let mut transaction = Transaction::default();
+    let mut seats = Vec::new();
+    for &pod in &pods {
+        seats.extend(round.model.pods[pod].place.seat().cloned());
+        transaction.unseat(round.model, pod);
+    }
+    let whole = round.model.queue_refuses(claim).is_none()
+        && minimum(round.model, claim).is_ok_and(|needed| needed.iter().all(|p| pods.contains(p)))
+        && round.model.over_limit(claim, &round.model.ask_of_pods(&pods)).is_none()
+        && pods.iter().zip(seats).all(|(&pod, seat)| {
+            let shape = round.model.shapes.value(round.model.pods[pod].shape);
+            let fits = round.model.fits_seat(shape, seat.node, &seat.devices);
+            if fits {
+                transaction.seat(round.model, pod, Place::Assumed(seat));
+            }
+            fits
+        });
+    if whole {
+        transaction.commit();
+        round.pods_left = round
+            .pods_left
+            .saturating_sub(u32::try_from(pods.len()).unwrap_or(u32::MAX));
+        round.admitted.push((claim, pods));
+    } else {
+        transaction.rollback(round.model);
+        round.model.stop_waiting(claim);
+    }
+    true
+}

@@ -1,0 +1,313 @@
+//! Step 5: evictions. A claim within its queue's guarantee gets back what others borrow, if that is proven to help; and
+//! gangs that stayed broken for too long are released.
+//!
+//! Who may have to go for whom, each condition strict:
+//! - of the same tier: claims of queues beyond their guarantee, for a claim whose queue stays within its own. A queue
+//!   within its guarantee never loses anything, and the reclaimer's is within it afterwards: so nobody can reclaim back.
+//! - of a lower tier: where devices are asked for, since tiers share these. What they hold was promised on recall.
+//! - never a claim that has not yet run as long as it was promised, nor one whose eviction was refused just now.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::{Round, s3_place, s7_explain};
+use crate::{
+    amount::Amounts,
+    decision::{EvictCause, Reason},
+    event::{Tier, Time},
+    fit::Constraint,
+    model::{Model, Place, TIERS, queue::VictimKey, tier_index},
+    slab::{ClaimOrd, PodOrd, QueueOrd, ShapeOrd},
+    transaction::Transaction,
+};
+
+/// Milliseconds for which a gang that lost a member is left to be repaired: a controller makes a new pod within seconds
+/// (10 s), which finds its place within a cycle; a node that restarts is back within 50 s.
+pub(crate) const GRACE: i64 = 10_000 + 50_000;
+
+/// A claim that may have to go, with the seats that its pods have.
+struct Victim {
+    claim: ClaimOrd,
+    seats: Vec<(PodOrd, Place)>,
+}
+
+/// Tries to find whom to evict for each claim that found no place in this cycle.
+pub(super) fn reclaim(round: &mut Round<'_>) {
+    // Claims of one pod that are equal in all that counts here fail alike.
+    let mut hopeless: HashSet<(ShapeOrd, QueueOrd)> = HashSet::new();
+    for claim in std::mem::take(&mut round.blocked) {
+        if round.trials_left == 0 {
+            // The next cycle goes on from here.
+            round.model.claims[claim].tried = 0;
+            continue;
+        }
+        let Ok(pods) = s3_place::minimum(round.model, claim) else {
+            continue;
+        };
+        let alike = match pods.as_slice() {
+            [] => continue,
+            [pod] => Some((round.model.pods[*pod].shape, round.model.claims[claim].queue)),
+            _ => None,
+        };
+        if alike.is_some_and(|alike| hopeless.contains(&alike)) {
+            continue;
+        }
+        if !reclaim_for(round, claim, &pods)
+            && let Some(alike) = alike
+        {
+            hopeless.insert(alike);
+        }
+    }
+}
+
+fn reclaim_for(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> bool {
+    let ask = round.model.ask_of_pods(pods);
+    let victims = candidates(round.model, claim, &ask, pods);
+    if victims.is_empty() || !eviction_can_help(round, pods) {
+        return false;
+    }
+    let mut transaction = Transaction::default();
+    let mut taken: Vec<Victim> = Vec::new();
+    let mut victims = victims.into_iter();
+    let mut seated = 0;
+    loop {
+        let in_quota = seated > 0 || round.model.over_limit(claim, &ask).is_none();
+        match pods.get(seated) {
+            None => break,
+            Some(&pod) if in_quota && s3_place::seat_one(round, &mut transaction, pod, Place::Nominated) => seated += 1,
+            Some(_) => {
+                let next = if round.trials_left == 0 { None } else { victims.next() };
+                let Some(next) = next else {
+                    transaction.rollback(round.model);
+                    return false;
+                };
+                if borrows(round.model, claim, next) {
+                    let victim = take_off(round.model, &mut transaction, next);
+                    let count = u32::try_from(victim.seats.len()).unwrap_or(u32::MAX);
+                    round.trials_left = round.trials_left.saturating_sub(count.max(1));
+                    taken.push(victim);
+                }
+            }
+        }
+    }
+    let victims = trim(round.model, &mut transaction, taken);
+    order_evictions(round, transaction, claim, pods, victims);
+    true
+}
+
+/// Claims that may have to go for this one, those that go first first.
+fn candidates(model: &mut Model, ord: ClaimOrd, ask: &Amounts, pods: &[PodOrd]) -> Vec<ClaimOrd> {
+    let tier = model.claims[ord].tier;
+    let devices = pods
+        .iter()
+        .any(|&p| model.shapes.value(model.pods[p].shape).gpus.is_some());
+    let own: Vec<QueueOrd> = model.queues[model.claims[ord].queue].path.to_vec();
+    let mut all: Vec<ClaimOrd> = Vec::new();
+    let mut retry: Option<Time> = None;
+    for lower in TIERS.into_iter().rev().filter(|t| *t > tier || *t == tier) {
+        if lower != tier && !devices {
+            continue;
+        }
+        let mut keys: BTreeSet<&VictimKey> = BTreeSet::new();
+        for (queue, slot) in model.queues.iter() {
+            let Some(running) = slot.running.get(tier_index(lower)).filter(|r| !r.is_empty()) else {
+                continue;
+            };
+            if lower == tier && !may_reclaim_from(model, &own, queue, tier, ask) {
+                continue;
+            }
+            for key in running {
+                match spared_until(model, key.claim) {
+                    Some(until) if until > model.now => retry = Some(retry.map_or(until, |r| r.min(until))),
+                    _ => {
+                        keys.insert(key);
+                    }
+                }
+            }
+        }
+        all.extend(
+            keys.into_iter()
+                .map(|key| key.claim)
+                .filter(|&c| c != ord && evictable(model, c)),
+        );
+    }
+    if let Some(retry) = retry {
+        model.retry_at = Some(model.retry_at.map_or(retry, |r| r.min(retry)));
+    }
+    all
+}
+
+/// True if a queue on the way `own` may take back from another one: where their ways part, its side stays within its
+/// guarantee, and no queue on the other side is within its own.
+fn may_reclaim_from(model: &Model, own: &[QueueOrd], other: QueueOrd, tier: Tier, ask: &Amounts) -> bool {
+    let tier = tier_index(tier);
+    let theirs = &model.queues[other].path;
+    let shared = own
+        .iter()
+        .rev()
+        .zip(theirs.iter().rev())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let (Some(mine), Some(their_side)) = (
+        own.len().checked_sub(shared + 1).and_then(|i| own.get(i)),
+        theirs.get(..theirs.len() - shared),
+    ) else {
+        return false;
+    };
+    !their_side.is_empty()
+        && model.queues[*mine].within_guarantee(tier, ask)
+        && !their_side.iter().any(|&q| model.queues[q].within_guarantee(tier, &[]))
+}
+
+/// True if a claim still may have to go, after what was taken off so far.
+fn borrows(model: &Model, reclaimer: ClaimOrd, victim: ClaimOrd) -> bool {
+    let (reclaimer, victim) = (&model.claims[reclaimer], &model.claims[victim]);
+    if victim.tier != reclaimer.tier {
+        return true;
+    }
+    let own = &model.queues[reclaimer.queue].path;
+    let theirs = model.queues[victim.queue].path.iter().take_while(|q| !own.contains(q));
+    let tier = tier_index(victim.tier);
+    !theirs.into_iter().any(|&q| model.queues[q].within_guarantee(tier, &[]))
+}
+
+/// Until when a claim is not to be touched: it has not run as long as it was promised.
+fn spared_until(model: &Model, ord: ClaimOrd) -> Option<Time> {
+    let claim = &model.claims[ord];
+    let refused = model.members(ord).map(|p| model.pods[p].refused_until).max()?;
+    let runtime = claim.started.map(|s| Time(s.0.saturating_add(claim.min_runtime)));
+    Some(runtime.map_or(refused, |r| r.max(refused)))
+}
+
+/// True if a claim can be evicted as a whole: it holds something, nothing of it is leaving already, and none of it was
+/// placed in this very cycle or is not confirmed.
+fn evictable(model: &Model, claim: ClaimOrd) -> bool {
+    let mut bound = 0;
+    for pod in model.members(claim).map(|p| &model.pods[p]) {
+        match pod.place {
+            Place::Nowhere => {}
+            Place::Bound(_) if !pod.leaving && !pod.terminating => bound += 1,
+            _ => return false,
+        }
+    }
+    bound > 0
+}
+
+/// False if what turns the pods away from every node is nothing that an eviction changes.
+fn eviction_can_help(round: &mut Round<'_>, pods: &[PodOrd]) -> bool {
+    let shapes: BTreeSet<ShapeOrd> = pods.iter().map(|&p| round.model.pods[p].shape).collect();
+    shapes.into_iter().all(|shape| {
+        let fits = round.index.best(round.model, round.policy, shape).is_some();
+        let held = |c: &Constraint| matches!(c, Constraint::HostPort | Constraint::Resource(_) | Constraint::Gpus);
+        fits || round
+            .index
+            .against(round.model, round.policy, shape)
+            .iter()
+            .any(|(c, _)| held(c))
+    })
+}
+
+fn take_off(model: &mut Model, transaction: &mut Transaction, claim: ClaimOrd) -> Victim {
+    let seated = |p: &PodOrd| model.pods[*p].place != Place::Nowhere;
+    let pods: Vec<PodOrd> = model.members(claim).filter(seated).collect();
+    let mut seats = Vec::with_capacity(pods.len());
+    for pod in pods {
+        seats.push((pod, model.pods[pod].place.clone()));
+        transaction.unseat(model, pod);
+    }
+    Victim { claim, seats }
+}
+
+/// Lets each victim stay that has room after all, the one that would have gone last first.
+fn trim(model: &mut Model, transaction: &mut Transaction, mut taken: Vec<Victim>) -> Vec<Victim> {
+    let mut go = Vec::new();
+    while let Some(victim) = taken.pop() {
+        let mark = transaction.mark();
+        let pods: Vec<PodOrd> = victim.seats.iter().map(|(p, _)| *p).collect();
+        let in_quota = model.over_limit(victim.claim, &model.ask_of_pods(&pods)).is_none();
+        let stays = in_quota
+            && victim.seats.iter().all(|(pod, place)| {
+                let Some(seat) = place.seat() else { return true };
+                let fits = model.fits_seat(model.shapes.value(model.pods[*pod].shape), seat.node, &seat.devices);
+                if fits {
+                    transaction.seat(model, *pod, place.clone());
+                }
+                fits
+            });
+        if !stays {
+            transaction.rollback_to(model, mark);
+            go.push(victim);
+        }
+    }
+    go.reverse();
+    go
+}
+
+/// Puts the victims back where they sit until they are gone, keeps the new seats, and orders the evictions.
+fn order_evictions(
+    round: &mut Round<'_>,
+    mut transaction: Transaction,
+    claim: ClaimOrd,
+    pods: &[PodOrd],
+    victims: Vec<Victim>,
+) {
+    let model = &mut *round.model;
+    let by = model.claims[claim].uid.to_string();
+    let mut count = 0;
+    for (pod, place) in victims.into_iter().flat_map(|v| v.seats) {
+        transaction.seat(model, pod, place);
+        let slot = &mut model.pods[pod];
+        slot.leaving = true;
+        slot.leaving_for = Some(claim);
+        if let Some(theirs) = slot.claim {
+            model.dirty.insert(theirs);
+        }
+        model.claims[claim].awaiting.insert(pod);
+        round.evicted.push((pod, EvictCause::Reclaimed { by: by.clone() }));
+        count += 1;
+    }
+    transaction.commit();
+    if count == 0 {
+        // Every victim has room after all: another order of placing would have found it too.
+        for &pod in pods {
+            if let Place::Nominated(seat) = std::mem::take(&mut model.pods[pod].place) {
+                model.pods[pod].place = Place::Assumed(seat);
+            }
+        }
+        round.admitted.push((claim, pods.to_vec()));
+        model.mark(claim);
+        round.said.push((claim, None));
+        return;
+    }
+    round.say(claim, Reason::WaitingForEviction { pods: count }, None);
+    s7_explain::forget_block(round, claim);
+}
+
+/// Releases gangs as a whole that lost a member and could not be repaired in time.
+pub(super) fn release_broken(round: &mut Round<'_>) {
+    let model = &mut *round.model;
+    let over = |c: &ClaimOrd| {
+        model.claims[*c]
+            .broken_since
+            .is_some_and(|s| s.0.saturating_add(GRACE) <= round.now.0)
+    };
+    let mut claims: Vec<ClaimOrd> = model.broken.iter().copied().filter(over).collect();
+    claims.sort_by(|a, b| {
+        let (a, b) = (&model.claims[*a], &model.claims[*b]);
+        (a.created, &a.uid).cmp(&(b.created, &b.uid))
+    });
+    for claim in claims {
+        // A pod that was bound in time may have repaired it in this cycle.
+        if !super::s1_heads::judge(model, claim, round.now) || model.claims[claim].broken_since.is_none() {
+            continue;
+        }
+        let live: Vec<PodOrd> = model.members(claim).filter(|&p| model.pods[p].is_live()).collect();
+        for pod in live {
+            // One whose eviction was refused is asked again when its time has come.
+            if model.pods[pod].refused_until <= round.now {
+                model.pods[pod].leaving = true;
+                round.evicted.push((pod, EvictCause::GangBroken));
+            }
+        }
+        model.mark(claim);
+    }
+}

@@ -1,0 +1,11 @@
+//! Tests of the core as a whole.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod fixtures;
+mod single_pods;

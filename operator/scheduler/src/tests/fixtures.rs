@@ -1,0 +1,227 @@
+//! Builders of objects and a small driver.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Budget, Cluster, Decision, Event, Reason, Tier, Time, cycle,
+    event::{Claim, Gpu, GpuRequest, Group, Node, Pod, Queue, Quota},
+};
+
+pub(crate) const GI: i64 = 1 << 30;
+
+pub(crate) fn amounts(of: &[(&str, i64)]) -> BTreeMap<String, i64> {
+    of.iter().map(|(name, amount)| (name.to_string(), *amount)).collect()
+}
+
+/// A node with cores, 4 GiB for each, 110 pods.
+pub(crate) fn node(name: &str, cores: i64) -> Node {
+    Node {
+        name: name.into(),
+        allocatable: amounts(&[("cpu", cores * 1000), ("memory", cores * 4 * GI), ("pods", 110)]),
+        ..Default::default()
+    }
+}
+
+/// A node of 64 cores with GPUs.
+pub(crate) fn gpu_node(name: &str, gpus: usize, model: &str) -> Node {
+    let gpu = Gpu {
+        model: model.into(),
+        memory: 80 * GI,
+        ..Default::default()
+    };
+    Node {
+        gpus: vec![gpu; gpus],
+        ..node(name, 64)
+    }
+}
+
+/// A pod of ours without a claim.
+pub(crate) fn pod(uid: &str, milli: i64) -> Pod {
+    Pod {
+        uid: uid.into(),
+        namespace: "ns".into(),
+        name: uid.into(),
+        requests: amounts(&[("cpu", milli), ("memory", GI)]),
+        ours: true,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn share(milli: u16) -> GpuRequest {
+    GpuRequest {
+        count: 1,
+        milli,
+        memory: 0,
+        models: vec![],
+    }
+}
+
+pub(crate) fn whole(count: u16) -> GpuRequest {
+    GpuRequest {
+        count,
+        milli: 1000,
+        memory: 0,
+        models: vec![],
+    }
+}
+
+pub(crate) fn gpu_pod(uid: &str, gpus: GpuRequest) -> Pod {
+    Pod {
+        gpus: Some(gpus),
+        ..pod(uid, 1000)
+    }
+}
+
+pub(crate) fn member(uid: &str, claim: &str, group: &str, milli: i64) -> Pod {
+    Pod {
+        claim: Some(claim.into()),
+        group: group.into(),
+        ..pod(uid, milli)
+    }
+}
+
+pub(crate) fn claim(name: &str, queue: &str, groups: &[(&str, u32, u32, u32)]) -> Claim {
+    Claim {
+        uid: format!("{name}-uid"),
+        namespace: "ns".into(),
+        name: name.into(),
+        queue: queue.into(),
+        groups: groups
+            .iter()
+            .map(|&(name, min, max, quantum)| Group {
+                name: name.into(),
+                min,
+                max,
+                quantum,
+                ..Default::default()
+            })
+            .collect(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn queue(name: &str, parent: Option<&str>, guaranteed: &[(&str, i64)], limit: &[(&str, i64)]) -> Queue {
+    let quota = Quota {
+        tier: Tier::Prod,
+        guaranteed: amounts(guaranteed),
+        limit: amounts(limit),
+    };
+    Queue {
+        name: name.into(),
+        parent: parent.map(Into::into),
+        weight: 1,
+        quotas: vec![quota],
+        namespaces: vec![],
+    }
+}
+
+impl From<Node> for Event {
+    fn from(node: Node) -> Event {
+        Event::Node(Box::new(node))
+    }
+}
+
+impl From<Pod> for Event {
+    fn from(pod: Pod) -> Event {
+        Event::Pod(Box::new(pod))
+    }
+}
+
+impl From<Claim> for Event {
+    fn from(claim: Claim) -> Event {
+        Event::Claim(Box::new(claim))
+    }
+}
+
+impl From<Queue> for Event {
+    fn from(queue: Queue) -> Event {
+        Event::Queue(Box::new(queue))
+    }
+}
+
+/// A cluster with a clock, and an API server that remembers pods and does what is decided.
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
+    pub(crate) now: i64,
+    pub(crate) pods: BTreeMap<String, Pod>,
+}
+
+impl World {
+    pub(crate) fn with(events: impl IntoIterator<Item = Event>) -> World {
+        let mut world = World::default();
+        for event in events {
+            world.tell(event);
+        }
+        world
+    }
+
+    pub(crate) fn tell(&mut self, event: impl Into<Event>) {
+        let event = event.into();
+        match &event {
+            Event::Pod(pod) => {
+                self.pods.insert(pod.uid.clone(), (**pod).clone());
+            }
+            Event::PodGone(uid) => {
+                self.pods.remove(uid);
+            }
+            _ => {}
+        }
+        self.cluster.apply(event);
+        assert_eq!(self.cluster.check(), Ok(()));
+    }
+
+    /// One cycle.
+    pub(crate) fn cycle(&mut self) -> Vec<Decision> {
+        self.cycle_of(1000)
+    }
+
+    pub(crate) fn cycle_of(&mut self, pods: u32) -> Vec<Decision> {
+        let decisions = cycle(&mut self.cluster, Time(self.now), Budget { pods });
+        assert_eq!(self.cluster.check(), Ok(()));
+        decisions
+    }
+
+    /// One cycle, and the watch's confirmation of what it bound.
+    pub(crate) fn run(&mut self) -> Vec<Decision> {
+        let decisions = self.cycle();
+        self.confirm(&decisions);
+        decisions
+    }
+
+    pub(crate) fn confirm(&mut self, decisions: &[Decision]) {
+        for decision in decisions {
+            if let Decision::Bind { pod, node, devices, .. } = decision {
+                let mut bound = self.pods[pod].clone();
+                bound.node = Some(node.clone());
+                bound.devices = devices.clone();
+                self.tell(bound);
+            }
+        }
+    }
+
+    pub(crate) fn reason(&self, decisions: &[Decision], about: &str) -> Option<Reason> {
+        decisions.iter().rev().find_map(|d| match d {
+            Decision::Pending { claim, reason, .. } if claim == about => Some(reason.clone()),
+            _ => None,
+        })
+    }
+}
+
+/// (pod, node) of each binding, in order.
+pub(crate) fn binds(decisions: &[Decision]) -> Vec<(&str, &str)> {
+    let bind = |d| match d {
+        &Decision::Bind { ref pod, ref node, .. } => Some((pod.as_str(), node.as_str())),
+        _ => None,
+    };
+    decisions.iter().filter_map(bind).collect()
+}
+
+/// UIDs of the evicted, in order.
+pub(crate) fn evictions(decisions: &[Decision]) -> Vec<&str> {
+    let evict = |d| match d {
+        &Decision::Evict { ref pod, .. } => Some(pod.as_str()),
+        _ => None,
+    };
+    decisions.iter().filter_map(evict).collect()
+}
