@@ -1,1 +1,5 @@
-//! placeholder
+//! The planner: what will fit, when it will finish, what it saves. It reads traces and drives the production core
+//! offline: there is no second implementation of any decision. Pure: what it reads is given to it as text or bytes.
+
+pub mod openb;
+pub mod replay;
