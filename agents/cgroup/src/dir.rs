@@ -1,0 +1,315 @@
+//! A cgroup's directory, held open, and its files, opened once.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, Dir, FileType, Mode, OFlags, fstat, openat},
+    io::{Errno, pread, write},
+};
+
+use crate::error::{Cause, Error};
+
+const DIRECTORY: OFlags = OFlags::DIRECTORY
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::RDONLY);
+const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+const WRITE: OFlags = OFlags::WRONLY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+/// Which cgroup it is: a name may be taken by another one, this may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    /// Device of the cgroup filesystem.
+    pub device: u64,
+    /// Inode of the directory.
+    pub inode: u64,
+}
+
+/// A cgroup: its directory, held open.
+#[derive(Debug)]
+pub struct Cgroup {
+    fd: OwnedFd,
+    path: PathBuf,
+    /// Files that are read again and again; `None` for those that this kernel lacks.
+    open: RefCell<BTreeMap<&'static str, Option<OwnedFd>>>,
+}
+
+impl Cgroup {
+    /// Opens a cgroup by path. The last component is not followed if it is a link.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there, or no directory.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let fd = openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|errno| failure(path, "open", errno))?;
+        Ok(Self {
+            fd,
+            path: path.to_owned(),
+            open: RefCell::default(),
+        })
+    }
+
+    /// Opens a cgroup below this one; each component of `relative` is opened from the one before, none is followed.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there, or leads out of this cgroup.
+    pub fn child(&self, relative: &str) -> Result<Self, Error> {
+        let path = self.path.join(relative);
+        let mut fd: Option<OwnedFd> = None;
+        for part in relative.split('/').filter(|p| !p.is_empty()) {
+            if matches!(part, "." | "..") {
+                let cause = Cause::Text {
+                    text: relative.to_owned(),
+                    wanted: "a path below the cgroup",
+                };
+                return Err(Error { path, cause });
+            }
+            let from = fd.as_ref().unwrap_or(&self.fd);
+            fd = Some(openat(from, part, DIRECTORY, Mode::empty()).map_err(|errno| failure(&path, "open", errno))?);
+        }
+        match fd {
+            Some(fd) => Ok(Self {
+                fd,
+                path,
+                open: RefCell::default(),
+            }),
+            None => Self::open(&path),
+        }
+    }
+
+    /// Names of the cgroups right below, sorted.
+    ///
+    /// # Errors
+    ///
+    /// If the directory cannot be read.
+    pub fn children(&self) -> Result<Vec<String>, Error> {
+        let fail = |errno| failure(&self.path, "list", errno);
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.fd).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().to_string_lossy();
+            if entry.file_type() == FileType::Directory && name != "." && name != ".." {
+                names.push(name.into_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Where it was found.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Which cgroup it is.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not say.
+    pub fn identity(&self) -> Result<Identity, Error> {
+        let stat = fstat(&self.fd).map_err(|errno| failure(&self.path, "stat", errno))?;
+        #[allow(clippy::useless_conversion, reason = "the types differ between architectures")]
+        Ok(Identity {
+            device: stat.st_dev.into(),
+            inode: stat.st_ino.into(),
+        })
+    }
+
+    /// Whether the file is there.
+    pub fn has(&self, file: &str) -> bool {
+        openat(&self.fd, file, READ, Mode::empty()).is_ok()
+    }
+
+    /// The text of a file, without the newline at its end; `None` if this kernel or this cgroup does not have it.
+    ///
+    /// # Errors
+    ///
+    /// If it is there and cannot be read.
+    pub fn read(&self, file: &str) -> Result<Option<String>, Error> {
+        let path = || self.path.join(file);
+        let fd = match openat(&self.fd, file, READ, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return self.absent(file),
+            Err(errno) => return Err(failure(&path(), "open", errno)),
+        };
+        text_of(&fd, &path())
+    }
+
+    /// Like [`Cgroup::read`], but keeps the file open for the next time.
+    pub(crate) fn read_again(&self, file: &'static str) -> Result<Option<String>, Error> {
+        let path = || self.path.join(file);
+        let mut open = self.open.borrow_mut();
+        let known = match open.entry(file) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                match openat(&self.fd, file, READ, Mode::empty()) {
+                    Ok(fd) => entry.insert(Some(fd)),
+                    Err(Errno::NOENT) => {
+                        self.absent(file)?;
+                        entry.insert(None)
+                    }
+                    // Not remembered: there may be file descriptors again next time.
+                    Err(errno) => return Err(failure(&path(), "open", errno)),
+                }
+            }
+        };
+        known.as_ref().map_or(Ok(None), |fd| text_of(fd, &path()))
+    }
+
+    /// A file that is missing is a kernel's lack only where the directory itself is still there.
+    fn absent(&self, file: &str) -> Result<Option<String>, Error> {
+        match fstat(&self.fd) {
+            Ok(stat) if stat.st_nlink == 0 => Err(failure(&self.path.join(file), "open", Errno::NODEV)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Writes a file as a whole, in one write, as the kernel wants it.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there, or the kernel refuses the value; the error names both.
+    pub fn write(&self, file: &str, value: &str) -> Result<(), Error> {
+        let path = self.path.join(file);
+        let fd =
+            openat(&self.fd, file, WRITE, Mode::empty()).map_err(|errno| failure(&path, "open to write", errno))?;
+        let fail = |errno| failure(&path, &format!("write {value:?}"), errno);
+        match write(&fd, value.as_bytes()) {
+            Ok(n) if n == value.len() => Ok(()),
+            Ok(_) => Err(fail(Errno::IO)),
+            Err(errno) => Err(fail(errno)),
+        }
+    }
+
+    pub(crate) fn open_file(&self, file: &str) -> Result<Option<OwnedFd>, Error> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        match openat(&self.fd, file, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(failure(&self.path.join(file), "open to read and write", errno)),
+        }
+    }
+
+    pub(crate) fn wrong(&self, file: &str, text: &str, wanted: &'static str) -> Error {
+        Error {
+            path: self.path.join(file),
+            cause: Cause::Text {
+                text: text.to_owned(),
+                wanted,
+            },
+        }
+    }
+}
+
+pub(crate) fn failure(path: &Path, action: &str, errno: Errno) -> Error {
+    Error {
+        path: path.to_owned(),
+        cause: Cause::Kernel {
+            action: action.to_owned(),
+            errno,
+        },
+    }
+}
+
+/// The whole text from the start, whatever was read of it before.
+pub(crate) fn text_of(fd: &OwnedFd, path: &Path) -> Result<Option<String>, Error> {
+    let mut bytes = Vec::with_capacity(1024);
+    let mut chunk = [0_u8; 4096];
+    loop {
+        match pread(fd, &mut chunk, bytes.len() as u64) {
+            Ok(0) => break,
+            Ok(n) => bytes.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+            Err(Errno::INTR) => {}
+            // A kernel that was built with pressure accounting and booted without it.
+            Err(Errno::OPNOTSUPP) => return Ok(None),
+            Err(errno) => return Err(failure(path, "read", errno)),
+        }
+    }
+    let mut text = String::from_utf8(bytes).map_err(|e| Error {
+        path: path.to_owned(),
+        cause: Cause::Text {
+            text: String::from_utf8_lossy(e.as_bytes()).into_owned(),
+            wanted: "text",
+        },
+    })?;
+    text.truncate(text.trim_end().len());
+    Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "tests"
+    )]
+    use super::*;
+
+    #[test]
+    fn a_missing_cgroup_is_an_error_with_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Cgroup::open(&dir.path().join("nobody")).unwrap_err();
+        assert!(error.is_gone());
+        assert!(
+            error
+                .to_string()
+                .ends_with("nobody: open: No such file or directory (os error 2)"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn links_and_dots_lead_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::os::unix::fs::symlink("/proc", dir.path().join("a/link")).unwrap();
+        std::os::unix::fs::symlink("/proc/uptime", dir.path().join("a/file")).unwrap();
+        let root = Cgroup::open(dir.path()).unwrap();
+        assert!(root.child("a/link").is_err());
+        assert!(root.child("a/../a").is_err());
+        let a = root.child("a").unwrap();
+        assert!(a.read("file").is_err());
+        assert_eq!(a.children().unwrap(), ["b"]);
+    }
+
+    #[test]
+    fn a_held_cgroup_stays_itself_when_its_name_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        let root = Cgroup::open(dir.path()).unwrap();
+        let before = root.child("a").unwrap();
+        std::fs::rename(dir.path().join("a"), dir.path().join("old")).unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        let after = root.child("a").unwrap();
+        assert_ne!(before.identity().unwrap(), after.identity().unwrap());
+    }
+
+    #[test]
+    fn a_removed_cgroup_is_gone_and_not_without_files() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        let a = Cgroup::open(&dir.path().join("a")).unwrap();
+        assert_eq!(a.read("cpu.stat").unwrap(), None);
+        std::fs::remove_dir(dir.path().join("a")).unwrap();
+        assert!(a.read("cpu.stat").unwrap_err().is_gone());
+    }
+
+    #[test]
+    fn a_value_that_is_written_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("cpu.idle"), "0\n").unwrap();
+        let c = Cgroup::open(dir.path()).unwrap();
+        c.write("cpu.idle", "1").unwrap();
+        assert_eq!(c.read("cpu.idle").unwrap().as_deref(), Some("1"));
+        let error = c.write("cpu.weight", "7").unwrap_err().to_string();
+        assert!(error.contains("cpu.weight: open to write"), "{error}");
+    }
+}
