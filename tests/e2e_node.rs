@@ -225,8 +225,10 @@ impl World {
                 .create(&PostParams::default(), &system)
                 .await?;
             let access = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/duosuan/access");
-            for file in std::fs::read_dir(access).context(access)? {
-                for object in cluster::objects(&std::fs::read_to_string(file?.path())?)? {
+            let mut files: Vec<_> = std::fs::read_dir(access).context(access)?.collect::<std::io::Result<_>>()?;
+            files.sort_by_key(std::fs::DirEntry::path);
+            for file in files {
+                for object in cluster::objects(&std::fs::read_to_string(file.path())?)? {
                     cluster::apply(&self.client, &object).await?;
                 }
             }
