@@ -20,18 +20,62 @@ use serde_json::Value;
 pub const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 
 /// The control plane of this test binary: started by the first test that asks, ended with the process, whose end it cannot
-/// outlive.
+/// outlive. It is the API server and its etcd alone.
 ///
 /// # Errors
 ///
 /// If it could not be started; every later call says so again.
 pub fn cluster() -> Result<&'static ControlPlane> {
     static CLUSTER: OnceLock<std::result::Result<ControlPlane, String>> = OnceLock::new();
-    let started = CLUSTER.get_or_init(|| {
-        // The controller manager gives namespaces their default service account, as everywhere else.
-        ControlPlane::start(&Options::default()).map_err(|e| format!("start the control plane: {e}"))
-    });
+    started(&CLUSTER, &Options::default())
+}
+
+/// As [`cluster`], with kube-controller-manager beside it.
+///
+/// # Errors
+///
+/// If it could not be started; every later call says so again.
+pub fn cluster_with_controllers() -> Result<&'static ControlPlane> {
+    static CLUSTER: OnceLock<std::result::Result<ControlPlane, String>> = OnceLock::new();
+    started(
+        &CLUSTER,
+        &Options {
+            controller_manager: true,
+            ..Options::default()
+        },
+    )
+}
+
+fn started(
+    cluster: &'static OnceLock<std::result::Result<ControlPlane, String>>,
+    options: &Options,
+) -> Result<&'static ControlPlane> {
+    let started =
+        cluster.get_or_init(|| ControlPlane::start(options).map_err(|e| format!("start the control plane: {e}")));
     started.as_ref().map_err(|e| anyhow!("{e}"))
+}
+
+/// Asks again and again until `question` answers, for what the API server does some time after it said yes, such as
+/// beginning to enforce a policy.
+///
+/// # Errors
+///
+/// If it fails, or has no answer after a minute.
+pub async fn eventually<T, F>(what: &str, mut question: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<Option<T>>>,
+{
+    let asking = async {
+        loop {
+            if let Some(answer) = question().await? {
+                return Ok(answer);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), asking)
+        .await
+        .with_context(|| format!("after a minute, still not: {what}"))?
 }
 
 /// The way to the API server for the administrator.

@@ -1,4 +1,5 @@
 //! What the tests share.
 
+pub mod access;
 pub mod cluster;
 pub mod vm;
