@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     fs::{self, File},
     hash::{DefaultHasher, Hash, Hasher},
     io::{BufRead, BufReader},
@@ -26,11 +27,35 @@ use crate::{
 /// Builds `tool`, or finds it built, and returns the binary. `progress` is told in words what goes on; it is not called
 /// when the binary is there already. One build runs at a time on a machine's cache; others wait for it and use its result.
 pub fn build(tool: Tool, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, Error> {
-    build_until(tool, progress, &AtomicBool::new(false))
+    build_until(tool, &mut |step| progress(&step.to_string()), &AtomicBool::new(false))
+}
+
+/// What a build does at the moment. Its `Display` says it in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The step.
+    pub words: String,
+    /// Go packages compiled so far.
+    pub done: usize,
+    /// Go packages that there can be at most; those that Go's own cache holds are not compiled. 0 while it is unknown.
+    pub total: usize,
+}
+
+impl Progress {
+    fn words(words: impl Into<String>) -> Progress {
+        Progress { words: words.into(), done: 0, total: 0 }
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)?;
+        if self.total > 0 { write!(f, " ({} of at most {} packages)", self.done, self.total) } else { Ok(()) }
+    }
 }
 
 /// [`build`] that ends, with all that it started, soon after `stop` becomes true.
-pub fn build_until(tool: Tool, progress: &mut dyn FnMut(&str), stop: &AtomicBool) -> Result<PathBuf, Error> {
+pub fn build_until(tool: Tool, progress: &mut dyn FnMut(Progress), stop: &AtomicBool) -> Result<PathBuf, Error> {
     let go = Go::find(std::env::var_os("PATH").as_deref(), tool)?;
     let dir = cache_dir().join(content_hash(&go.version));
     let binary = dir.join(tool.name());
@@ -49,28 +74,27 @@ pub fn build_until(tool: Tool, progress: &mut dyn FnMut(&str), stop: &AtomicBool
         fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
         fs::write(&file, content).map_err(Error::io("write", &file))?;
     }
-    progress(&format!("looking up the packages of {}", tool.name()));
+    progress(Progress::words(format!("looking up the packages of {}", tool.name())));
     let mut packages = 0_usize;
     let mut list = go.command(&source);
     list.args(["list", "-deps", tool.package()]);
     run(list, tool, &dir, stop, &mut |line| match line {
         Line::Out(_) => packages += 1,
-        Line::Err(line) => progress(line),
+        Line::Err(line) => progress(Progress::words(line)),
     })?;
     let partial = dir.join(format!("{}.partial", tool.name()));
     let mut compile = go.command(&source);
     compile.args(["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", &linker_flags(), "-o"]);
     compile.arg(&partial).arg(tool.package());
     let mut compiled = 0_usize;
-    progress(&format!("compiling {packages} Go packages of {}", tool.name()));
+    progress(Progress { words: format!("compiling {}", tool.name()), done: 0, total: packages });
     run(compile, tool, &dir, stop, &mut |line| {
         let (Line::Out(line) | Line::Err(line)) = line;
         if line.starts_with("go: ") {
-            progress(line);
+            progress(Progress::words(line));
         } else {
             compiled += 1;
-            // Packages that Go's own cache holds are not named, so this is the most that there can be.
-            progress(&format!("compiling {} ({compiled} of at most {packages} packages): {line}", tool.name()));
+            progress(Progress { words: format!("compiling {line}"), done: compiled, total: packages });
         }
     })?;
     fs::rename(&partial, &binary).map_err(Error::io("write", &binary))?;
@@ -86,7 +110,7 @@ fn content_hash(go_version: &str) -> String {
 }
 
 /// Waits for another process that builds in the same folder.
-fn lock(path: &Path, progress: &mut dyn FnMut(&str), stop: &AtomicBool) -> Result<File, Error> {
+fn lock(path: &Path, progress: &mut dyn FnMut(Progress), stop: &AtomicBool) -> Result<File, Error> {
     let file = File::create(path).map_err(Error::io("create", path))?;
     let mut told = false;
     loop {
@@ -96,7 +120,7 @@ fn lock(path: &Path, progress: &mut dyn FnMut(&str), stop: &AtomicBool) -> Resul
             Err(fs::TryLockError::WouldBlock) if stop.load(Ordering::Relaxed) => return Err(Error::Stopped),
             Err(fs::TryLockError::WouldBlock) => {
                 if !told {
-                    progress("waiting for another process that builds the same");
+                    progress(Progress::words("waiting for another process that builds the same"));
                     told = true;
                 }
                 std::thread::sleep(Duration::from_millis(200));

@@ -3,13 +3,14 @@
 use std::{
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use crate::{
-    build::build,
+    build::build_until,
     certificates::{Authority, write_private, write_service_account_keys},
     component::Component,
     error::Error,
@@ -55,12 +56,17 @@ const ATTEMPTS: u32 = 5;
 impl ControlPlane {
     /// Starts it and waits until the API server is ready.
     pub fn start(options: &Options) -> Result<ControlPlane, Error> {
+        ControlPlane::start_until(options, &AtomicBool::new(false))
+    }
+
+    /// [`ControlPlane::start`] that gives up, leaving nothing, soon after `stop` becomes true.
+    pub fn start_until(options: &Options, stop: &AtomicBool) -> Result<ControlPlane, Error> {
         let binary = match &options.binary {
             Some(binary) => binary.clone(),
-            None => build(Tool::ControlPlane, &mut |_| {})?,
+            None => build_until(Tool::ControlPlane, &mut |_| {}, stop)?,
         };
         let instance = Instance::take(options.dir.as_deref())?;
-        let mut starting = Starting::prepare(options, &binary, instance)?;
+        let mut starting = Starting::prepare(options, &binary, instance, stop)?;
         let mut attempt = 1;
         loop {
             match starting.attempt() {
@@ -123,11 +129,12 @@ struct Starting<'a> {
     authority: Authority,
     components: Vec<Component>,
     server: String,
+    stop: &'a AtomicBool,
 }
 
 impl<'a> Starting<'a> {
     /// Writes keys and certificates.
-    fn prepare(options: &'a Options, binary: &'a Path, instance: Instance) -> Result<Starting<'a>, Error> {
+    fn prepare(options: &'a Options, binary: &'a Path, instance: Instance, stop: &'a AtomicBool) -> Result<Starting<'a>, Error> {
         let dir = instance.path();
         let authority = Authority::new("duosuan-embedded")?;
         let mut names: Vec<String> = LOOPBACK_NAMES.iter().map(|&name| name.to_owned()).collect();
@@ -139,7 +146,7 @@ impl<'a> Starting<'a> {
         let etcd = Authority::new("duosuan-embedded-etcd")?;
         write_private(&dir.join("etcd-ca.crt"), &etcd.certificate())?;
         etcd.server(&["127.0.0.1".to_owned()])?.write(dir, "etcd")?;
-        Ok(Starting { options, binary, instance, authority, components: Vec::new(), server: String::new() })
+        Ok(Starting { options, binary, instance, authority, components: Vec::new(), server: String::new(), stop })
     }
 
     /// Starts all on freshly chosen ports.
@@ -190,6 +197,9 @@ impl<'a> Starting<'a> {
     fn wait_ready(&mut self, port: u16, deadline: Instant) -> Result<(), Error> {
         let probe = Probe::new(port, self.authority.certificate_der());
         loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Stopped);
+            }
             self.components.iter_mut().try_for_each(Component::check)?;
             let why = match &probe {
                 Ok(probe) => match probe.ready() {

@@ -15,7 +15,7 @@ mod go;
 mod instance;
 mod ready;
 
-pub use build::{build, build_until};
+pub use build::{Progress, build, build_until};
 pub use controlplane::{ControlPlane, Options};
 pub use error::Error;
 pub use go::{Tool, kubernetes_version};
