@@ -1,0 +1,80 @@
+//! Step 5: operator and agents, in this process, as the service accounts that they have in a cluster.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use duosuan_node::simulated::{FleetOptions, run_fleet};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{arguments::Arguments, cluster::Cluster};
+
+/// The running parts.
+pub(crate) struct Parts {
+    /// Where the operator's metrics are.
+    pub(crate) metrics: SocketAddr,
+    tasks: Vec<(&'static str, JoinHandle<anyhow::Result<()>>)>,
+    stop: CancellationToken,
+}
+
+/// How long the parts may take to end by themselves.
+const GRACE: Duration = Duration::from_secs(2);
+
+impl Parts {
+    pub(crate) async fn start(arguments: &Arguments, cluster: &Cluster, simulated: &[String]) -> anyhow::Result<Parts> {
+        let stop = CancellationToken::new();
+        let metrics = match arguments.metrics_addr {
+            Some(address) => address,
+            None => free_address()?,
+        };
+        let options = duosuan_controller::Options {
+            config: Some(cluster.as_service_account("duosuan-operator")?),
+            metrics_addr: Some(metrics),
+            ..duosuan_controller::Options::default()
+        };
+        let operator = tokio::spawn(duosuan_controller::run(options, stop.clone()));
+        let mut tasks = vec![("operator", operator)];
+        if !simulated.is_empty() {
+            let mut options = FleetOptions::new(simulated.to_vec());
+            // A thousand reports every 15 s would leave a laptop's API server no time for pods.
+            options.report_period = Duration::from_secs(15).max(Duration::from_millis(50 * u64::try_from(simulated.len())?));
+            tasks.push(("agents", tokio::spawn(run_fleet(cluster.client.clone(), options, stop.clone()))));
+        }
+        Ok(Parts { metrics, tasks, stop })
+    }
+
+    /// Returns when a part has ended without being asked to.
+    pub(crate) async fn failure(&mut self) -> anyhow::Error {
+        let ended = futures::future::select_all(self.tasks.iter_mut().map(|(name, task)| {
+            Box::pin(async move {
+                match task.await {
+                    Ok(Ok(())) => anyhow!("the {name} ended without being asked to"),
+                    Ok(Err(error)) => error.context(format!("the {name} failed")),
+                    Err(error) => anyhow!("the {name} panicked: {error}"),
+                }
+            })
+        }));
+        let (error, at, _) = ended.await;
+        drop(self.tasks.remove(at));
+        error
+    }
+
+    /// Ends them; the operator gives its lease back.
+    pub(crate) async fn end(self) {
+        self.stop.cancel();
+        let tasks = self.tasks.into_iter().map(|(_, mut task)| async move {
+            if tokio::time::timeout(GRACE, &mut task).await.is_err() {
+                task.abort();
+            }
+        });
+        futures::future::join_all(tasks).await;
+    }
+}
+
+/// A free port of loopback.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr()).context("find a free port for the metrics")
+}

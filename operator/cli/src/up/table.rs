@@ -1,0 +1,174 @@
+//! How a summary looks.
+
+use std::{fmt::Write, net::SocketAddr, path::Path};
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use duosuan_crds::claim::Phase;
+
+use super::view::{Amount, Summary, TierView, percent, tier_name};
+
+/// Rows of claims and of reasons that are shown; the rest is counted.
+const MOST_ROWS: usize = 12;
+
+/// What a user can do now.
+pub(crate) fn hints(kubeconfig: &Path, metrics: SocketAddr) -> String {
+    format!(
+        "\nexport KUBECONFIG={}\n\n\
+         Metrics of the operator: http://{metrics}/metrics\n\
+         Try next, in another terminal:\n  \
+         kubectl get queues,capacityclaims -A\n  \
+         kubectl explain capacityclaim.spec.groups\n  \
+         kubectl apply -f - <<'YAML'\n{}  YAML\n\
+         Ctrl-C ends everything.\n\n",
+        kubeconfig.display(),
+        FIRST_CLAIM.lines().fold(String::new(), |mut text, line| {
+            let _infallible = writeln!(text, "  {line}");
+            text
+        })
+    )
+}
+
+/// The first YAML: more GPUs than a small cluster has, so that the answer to "why is it pending" is seen.
+const FIRST_CLAIM: &str = "\
+apiVersion: duosuan.io/v1alpha1
+kind: CapacityClaim
+metadata: { name: big, namespace: demo }
+spec:
+  queue: ai
+  groups: [{ name: worker, count: 400, gpus: { count: 8 } }]
+";
+
+/// One line, where no table can be drawn.
+pub(crate) fn line(summary: &Summary) -> String {
+    let pods = summary.pods;
+    let claims = (summary.claims_in(Phase::Running), summary.claims_in(Phase::Pending), summary.claims_in(Phase::Finished));
+    format!(
+        "nodes {}/{} ready, pods {} bound {} pending, claims {} running {} pending {} finished, gpu {:.1} % prod cpu {:.1} % batch cpu {:.1} %",
+        summary.nodes_ready,
+        summary.nodes,
+        pods.bound,
+        pods.pending,
+        claims.0,
+        claims.1,
+        claims.2,
+        summary.gpu_percent(),
+        percent(summary.prod.requested.cpu, summary.prod.capacity.cpu),
+        percent(summary.batch.requested.cpu, summary.batch.capacity.cpu),
+    )
+}
+
+/// The whole picture.
+pub(crate) fn draw(summary: &Summary) -> String {
+    let pods = summary.pods;
+    let mut text = format!(
+        "Nodes {}/{} ready   Pods {} bound, {} running, {} pending   Claims {} running, {} pending\n",
+        summary.nodes_ready,
+        summary.nodes,
+        pods.bound,
+        pods.running,
+        pods.pending,
+        summary.claims_in(Phase::Running),
+        summary.claims_in(Phase::Pending),
+    );
+    for table in [tiers(summary), queues(summary), claims(summary), reasons(summary)].into_iter().flatten() {
+        let _infallible = writeln!(text, "{table}");
+    }
+    text
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    table
+}
+
+fn number(text: String) -> Cell {
+    Cell::new(text).set_alignment(CellAlignment::Right)
+}
+
+fn tiers(summary: &Summary) -> Option<Table> {
+    let mut table = table(&["TIER", "CPU", "REQUESTED", "USED", "MEMORY", "REQUESTED", "USED"]);
+    for (name, tier) in [("prod", summary.prod), ("mid", summary.mid), ("batch", summary.batch)] {
+        if tier != TierView::default() {
+            let capacity = tier.capacity;
+            let part = |amount: i64, whole: i64, told: String| number(format!("{told} {:>5.1} %", percent(amount, whole)));
+            table.add_row([
+                Cell::new(name),
+                number(cores(capacity.cpu)),
+                part(tier.requested.cpu, capacity.cpu, cores(tier.requested.cpu)),
+                part(tier.used.cpu, capacity.cpu, cores(tier.used.cpu)),
+                number(gib(capacity.memory)),
+                part(tier.requested.memory, capacity.memory, gib(tier.requested.memory)),
+                part(tier.used.memory, capacity.memory, gib(tier.used.memory)),
+            ]);
+        }
+    }
+    if summary.gpu_capacity_milli > 0 {
+        let told = format!("{} {:>5.1} %", devices(summary.gpu_milli), summary.gpu_percent());
+        let empty = || Cell::new("");
+        table.add_row([Cell::new("gpu"), number(devices(summary.gpu_capacity_milli)), number(told), empty(), empty(), empty(), empty()]);
+    }
+    Some(table)
+}
+
+fn queues(summary: &Summary) -> Option<Table> {
+    let mut table = table(&["QUEUE", "RUNNING", "PENDING", "PODS", "PROD CPU", "BATCH CPU", "GPU"]);
+    for (name, queue) in &summary.queues {
+        let cpu = |tier: &str| cores(queue.requested.get(tier).map_or(0, |amount: &Amount| amount.cpu));
+        table.add_row([
+            Cell::new(name),
+            number(queue.running.to_string()),
+            number(queue.pending.to_string()),
+            number(queue.pods.to_string()),
+            number(cpu("prod")),
+            number(cpu("batch")),
+            number(devices(queue.gpu_milli)),
+        ]);
+    }
+    (!summary.queues.is_empty()).then_some(table)
+}
+
+fn claims(summary: &Summary) -> Option<Table> {
+    let mut table = table(&["CLAIM", "QUEUE", "TIER", "PHASE", "PODS", "WHY"]);
+    // What waits is what one looks for.
+    let (pending, rest): (Vec<_>, Vec<_>) = summary.claims.iter().partition(|claim| claim.phase == Phase::Pending);
+    for claim in pending.into_iter().chain(rest).take(MOST_ROWS) {
+        table.add_row([
+            Cell::new(format!("{}/{}", claim.namespace, claim.name)),
+            Cell::new(&claim.queue),
+            Cell::new(tier_name(claim.tier)),
+            Cell::new(format!("{:?}", claim.phase)),
+            number(format!("{}/{}", claim.placed, claim.desired)),
+            Cell::new(if claim.phase == Phase::Pending { claim.reason.as_str() } else { "" }),
+        ]);
+    }
+    if summary.claims.len() > MOST_ROWS {
+        table.add_row([format!("and {} more", summary.claims.len() - MOST_ROWS)]);
+    }
+    (!summary.claims.is_empty()).then_some(table)
+}
+
+fn reasons(summary: &Summary) -> Option<Table> {
+    let mut table = table(&["PENDING PODS", "SUCH AS", "WHY"]);
+    let mut reasons: Vec<_> = summary.reasons.iter().collect();
+    reasons.sort_by_key(|(why, (count, _))| (std::cmp::Reverse(*count), *why));
+    for (why, (count, example)) in reasons.iter().take(MOST_ROWS / 3) {
+        table.add_row([number(count.to_string()), Cell::new(example), Cell::new(why)]);
+    }
+    (!reasons.is_empty()).then_some(table)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for display")]
+fn cores(milli: i64) -> String {
+    format!("{:.1}", milli as f64 / 1000.0)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for display")]
+fn devices(milli: i64) -> String {
+    format!("{:.1}", milli as f64 / 1000.0)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for display")]
+fn gib(bytes: i64) -> String {
+    format!("{:.0} GiB", bytes as f64 / f64::from(1_u32 << 30))
+}
