@@ -17,21 +17,23 @@ use anyhow::{Context, Result, bail, ensure};
 use duosuan_crds::{CapacityClaim, NodeReport, RESOURCE_BATCH_CPU, claim::Phase};
 use duosuan_embedded::{ControlPlane, Options, Tool, build};
 use duosuan_tests::{
-    cluster,
+    access, cluster,
     vm::{Kind, Vm},
 };
-use k8s_openapi::api::{
-    authentication::v1::TokenRequest,
-    core::v1::{Namespace, Node, Pod},
-};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Client,
-    api::{ObjectMeta, PostParams},
+    api::{DeleteParams, DynamicObject, PostParams},
 };
+use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 const NODE: &str = "vm";
+/// Namespace of the components, and of the user.
+const SYSTEM: &str = "duosuan-system";
+const USER: &str = "default";
+const AGENT: &str = "duosuan-agent";
 /// Under this address a guest of QEMU's user network reaches the loopback of its host.
 const HOST: &str = "10.0.2.2";
 /// Where the kubelet puts pods without requests, of which the batch pods are.
@@ -197,11 +199,15 @@ impl World {
         self.restart_kubelet(apply)?;
 
         // The agent ends while batch is limited, and leaves nothing of that behind.
+        let agent = self.get::<Pod>(self.pods(SYSTEM), AGENT)?.metadata.uid;
+        let agent = format!("kubepods/burstable/pod{}/", agent.context("a pod without a uid")?);
         self.end_agent()?;
         let after = self.vm.settings("kubepods")?;
         let changed: Vec<&str> = before
             .lines()
             .filter(|line| !after.lines().any(|now| now == *line))
+            // The agent's own pod is gone, and the kubelet weighs the burstable pods anew without it.
+            .filter(|line| !line.starts_with(&agent) && !line.starts_with("kubepods/burstable/cpu.weight"))
             .collect();
         ensure!(
             changed.is_empty(),
@@ -210,27 +216,11 @@ impl World {
         Ok(())
     }
 
-    /// Definitions, namespace, access rules.
     fn install(&self) -> Result<()> {
         self.runtime.block_on(async {
             cluster::install_crds(&self.client).await?;
-            let system = Namespace {
-                metadata: ObjectMeta {
-                    name: Some("duosuan-system".to_owned()),
-                    ..ObjectMeta::default()
-                },
-                ..Namespace::default()
-            };
-            Api::<Namespace>::all(self.client.clone())
-                .create(&PostParams::default(), &system)
-                .await?;
-            let access = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/duosuan/access");
-            let mut files: Vec<_> = std::fs::read_dir(access).context(access)?.collect::<std::io::Result<_>>()?;
-            files.sort_by_key(std::fs::DirEntry::path);
-            for file in files {
-                for object in cluster::objects(&std::fs::read_to_string(file.path())?)? {
-                    cluster::apply(&self.client, &object).await?;
-                }
+            for object in cluster::objects(&access::rules()?)? {
+                cluster::apply(&self.client, &object).await?;
             }
             Ok(())
         })
@@ -268,46 +258,51 @@ impl World {
         })
     }
 
-    /// The agent runs under its own account, with a token that is bound to this node.
+    /// A pod as the chart's DaemonSet makes it; there is no scheduler of Kubernetes here that would place it.
     fn start_agent(&self) -> Result<()> {
-        let node = self.get::<Node>(Api::all(self.client.clone()), NODE)?;
-        let request: TokenRequest = serde_json::from_value(serde_json::json!({
-            "spec": {
-                "audiences": [],
-                "boundObjectRef": {"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": node.metadata.uid},
-            }
-        }))?;
-        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
-            Api::namespaced(self.client.clone(), "duosuan-system");
-        let token = self
-            .runtime
-            .block_on(accounts.create_token_request("duosuan-agent", &PostParams::default(), &request))?
-            .status
-            .context("no token")?
-            .token;
-        let kubeconfig = serde_json::json!({
+        let rendered = chart(&["--show-only", "templates/agent.yaml"])?;
+        let template = rendered.first().context("the chart renders no agent")?.data["spec"]["template"].clone();
+        let mut pod = json!({
             "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "host", "cluster": {"server": self.server(), "certificate-authority-data": self.authority()?}}],
-            "users": [{"name": "agent", "user": {"token": token}}],
-            "contexts": [{"name": "agent", "context": {"cluster": "host", "user": "agent"}}],
-            "current-context": "agent",
+            "kind": "Pod",
+            "metadata": {"name": AGENT, "namespace": SYSTEM, "labels": template["metadata"]["labels"]},
+            "spec": template["spec"],
         });
-        self.vm.write("/etc/agent.kubeconfig", &kubeconfig.to_string())?;
-        self.vm.run(&format!(
-            "duosuan-agent --kubeconfig /etc/agent.kubeconfig --node {NODE} > /var/log/agent.log 2>&1 & echo $! > /run/agent.pid"
-        ))?;
-        Ok(())
+        let spec = &mut pod["spec"];
+        spec["nodeName"] = NODE.into();
+        // The guest neither routes nor translates for its pods' network, and serves no cluster addresses.
+        spec["hostNetwork"] = true.into();
+        let server = self.server().replace("https://", "");
+        let (host, port) = server.split_once(':').context("a server without a port")?;
+        let environment = spec["containers"][0]["env"].as_array_mut().context("env")?;
+        environment.push(json!({"name": "KUBERNETES_SERVICE_HOST", "value": host}));
+        environment.push(json!({"name": "KUBERNETES_SERVICE_PORT", "value": port}));
+        // What the admission of service accounts adds elsewhere; the embedded control plane does without it.
+        let volumes = spec["volumes"].as_array_mut().context("volumes")?;
+        volumes.push(json!({"name": "token", "projected": {"sources": [
+            {"serviceAccountToken": {"path": "token"}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+        ]}}));
+        let mounts = spec["containers"][0]["volumeMounts"]
+            .as_array_mut()
+            .context("volumeMounts")?;
+        mounts.push(json!({
+            "name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true,
+        }));
+        let pod = serde_json::from_value(pod)?;
+        self.runtime
+            .block_on(self.pods(SYSTEM).create(&PostParams::default(), &pod))?;
+        self.pod_runs(SYSTEM, AGENT)
     }
 
+    /// Deletes the agent's pod: it gets SIGTERM, and the chart's time to put things back.
     fn end_agent(&self) -> Result<()> {
-        self.vm.run("kill $(cat /run/agent.pid)")?;
-        self.vm.wait(
-            "the agent ends",
-            LIMIT,
-            "[ -d /proc/$(cat /run/agent.pid) ] || echo ended",
-            |text| text.contains("ended").then_some(()),
-        )
+        self.runtime
+            .block_on(self.pods(SYSTEM).delete(AGENT, &DeleteParams::default()))?;
+        self.eventually("the agent ends", || {
+            Ok(self.find::<Pod>(self.pods(SYSTEM), AGENT)?.is_none())
+        })
     }
 
     fn restart_kubelet(&self, apply: &dyn Fn(&str) -> Result<()>) -> Result<()> {
@@ -316,10 +311,10 @@ impl World {
         self.vm.run(&format!("start-kubelet {NODE}"))?;
         // Pods are admitted in the order of their age: when a new one runs, the old ones have been looked at.
         apply(AFTERWARDS)?;
-        self.pod_runs("afterwards")?;
+        self.pod_runs(USER, "afterwards")?;
         for name in ["online", "batch"] {
             let status = self
-                .get::<Pod>(self.pods(), name)?
+                .get::<Pod>(self.pods(USER), name)?
                 .status
                 .context("a pod without status")?;
             ensure!(
@@ -339,16 +334,16 @@ impl World {
 
     /// The claim runs for the operator, its pod runs on the node for the kubelet.
     fn claim_runs(&self, name: &str) -> Result<()> {
-        self.pod_runs(name)?;
+        self.pod_runs(USER, name)?;
         self.eventually(&format!("claim {name} is said to run"), || {
-            let claim = self.get::<CapacityClaim>(Api::namespaced(self.client.clone(), "default"), name)?;
+            let claim = self.get::<CapacityClaim>(Api::namespaced(self.client.clone(), USER), name)?;
             Ok(claim.status.is_some_and(|s| s.phase == Phase::Running))
         })
     }
 
-    fn pod_runs(&self, name: &str) -> Result<()> {
+    fn pod_runs(&self, namespace: &str, name: &str) -> Result<()> {
         self.eventually(&format!("pod {name} runs"), || {
-            let pod = self.get::<Pod>(self.pods(), name)?;
+            let pod = self.get::<Pod>(self.pods(namespace), name)?;
             let on = pod.spec.and_then(|s| s.node_name);
             let phase = pod.status.and_then(|s| s.phase);
             Ok(on.as_deref() == Some(NODE) && phase.as_deref() == Some("Running"))
@@ -374,20 +369,8 @@ impl World {
         self.control_plane.server().replace("127.0.0.1", HOST)
     }
 
-    /// The API server's certificate authority, as a kubeconfig has it.
-    fn authority(&self) -> Result<String> {
-        let kubeconfig = kube::config::Kubeconfig::read_from(self.control_plane.kubeconfig())?;
-        let cluster = kubeconfig
-            .clusters
-            .into_iter()
-            .next()
-            .and_then(|c| c.cluster)
-            .context("no cluster")?;
-        cluster.certificate_authority_data.context("no authority")
-    }
-
-    fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.client.clone(), "default")
+    fn pods(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), namespace)
     }
 
     fn get<K>(&self, api: Api<K>, name: &str) -> Result<K>
@@ -425,7 +408,7 @@ impl World {
         };
         let pods = self
             .runtime
-            .block_on(self.pods().list(&kube::api::ListParams::default()));
+            .block_on(self.pods(USER).list(&kube::api::ListParams::default()));
         let pods = pods.map(|list| list.items).unwrap_or_default();
         let pods: Vec<String> = pods
             .iter()
@@ -433,11 +416,29 @@ impl World {
             .collect();
         format!(
             "pods: {pods:#?}\nagent: {}\nkubelet: {}\nsettings: {}",
-            said("tail -n 20 /var/log/agent.log"),
+            said("tail -n 20 /var/log/pods/duosuan-system_*/agent/*.log"),
             said("grep -v '^I' /var/log/kubelet.log | tail -n 20"),
             self.vm.settings(BESTEFFORT).unwrap_or_default(),
         )
     }
+}
+
+/// What the chart renders with the agent's image of these tests.
+fn chart(arguments: &[&str]) -> Result<Vec<DynamicObject>> {
+    let helm = build(Tool::Helm, &mut |_| {})?;
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/duosuan");
+    let image = "agent.image.repository=duosuan.test/duosuan-agent,agent.image.tag=1,agent.image.pullPolicy=Never";
+    let mut command = Command::new(helm);
+    command
+        .args(["template", "duosuan", chart, "--namespace", SYSTEM, "--set", image])
+        .args(arguments);
+    let output = command.output()?;
+    ensure!(
+        output.status.success(),
+        "helm template: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    cluster::objects(&String::from_utf8(output.stdout)?)
 }
 
 /// `kubectl apply -f -`, as a user does it.

@@ -187,14 +187,14 @@ impl Scene {
     /// Starts the agent without a cluster and returns its process.
     fn start_agent(&self, mode: &str) -> Result<String> {
         let name = self.name;
-        self.vm.write(
-            "/etc/policy.yaml",
-            &format!(
-                "mode: {mode}\ngroups:\n- {{path: {name}/online, tier: prod}}\n- {{path: {name}/batch, tier: batch}}\n"
-            ),
-        )?;
+        let policy = format!(
+            "spec: {{mode: {mode}}}\ngroups: [{{path: {name}/online, tier: prod}}, {{path: {name}/batch, tier: batch}}]"
+        );
+        self.vm.run(&format!("mkdir -p /run/{name}"))?;
+        self.vm.write(&format!("/run/{name}/policy.yaml"), &policy)?;
         self.vm.run(&format!(
-            "duosuan-agent --policy /etc/policy.yaml --node vm --metrics-addr {METRICS} >> /var/log/agent.log 2>&1 & echo $!"
+            "cd /run/{name} && duosuan-agent --policy policy.yaml --journal /run/{name}/journal --node vm \
+             --metrics-addr {METRICS} >> log 2>&1 & echo $!"
         ))
     }
 
@@ -303,7 +303,7 @@ impl Scene {
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let log = self
             .vm
-            .exec("tail -n 20 /var/log/agent.log")
+            .exec(&format!("tail -n 20 /run/{}/log", self.name))
             .map_or_else(|e| e.to_string(), |output| output.text);
         error.context(format!("the agent's log ends with\n{log}"))
     }
