@@ -3,8 +3,17 @@
 //! It acts as its service account with the chart's access rules, so that a right that is missing fails a test. Nodes
 //! are played by kwok. An operator sees the whole cluster, so the tests take turns. Waiting is for the object's own
 //! change, seen by a watch.
-#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
+#[path = "operator/binary.rs"]
+mod binary;
 #[path = "operator/lab.rs"]
 mod lab;
 
@@ -22,29 +31,41 @@ use serde_json::json;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_pod_is_bound_and_an_event_says_so() {
     let lab = Lab::start("plain").await;
-    lab.node("plain-1", json!({"cpu": "4", "memory": "8Gi", "pods": "110"})).await;
+    lab.node("plain-1", json!({"cpu": "4", "memory": "8Gi", "pods": "110"}))
+        .await;
     let operator = lab.operator().await;
     lab.pod("web", json!({"cpu": "1"}), json!({})).await;
     let pod = lab.wait::<Pod>("web", bound).await;
     assert_eq!(pod.spec.unwrap().node_name.as_deref(), Some("plain-1"));
     let event = lab.event("web", "Scheduled").await;
-    assert_eq!(event.note.as_deref(), Some(format!("Successfully assigned {}/web to plain-1", lab.namespace).as_str()));
+    assert_eq!(
+        event.note.as_deref(),
+        Some(format!("Successfully assigned {}/web to plain-1", lab.namespace).as_str())
+    );
     operator.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_fits_nowhere_says_why_in_the_words_of_kube_scheduler() {
     let lab = Lab::start("nowhere").await;
-    lab.node("nowhere-1", json!({"cpu": "2", "memory": "8Gi", "pods": "110"})).await;
+    lab.node("nowhere-1", json!({"cpu": "2", "memory": "8Gi", "pods": "110"}))
+        .await;
     let operator = lab.operator().await;
     lab.pod("big", json!({"cpu": "64"}), json!({})).await;
     let pod = lab.wait::<Pod>("big", |p| condition(p, "PodScheduled").is_some()).await;
     let condition = condition(&pod, "PodScheduled").unwrap();
-    assert_eq!((condition.status.as_str(), condition.reason.as_deref()), ("False", Some("Unschedulable")));
+    assert_eq!(
+        (condition.status.as_str(), condition.reason.as_deref()),
+        ("False", Some("Unschedulable"))
+    );
     let text = condition.message.unwrap();
-    assert!(text.starts_with("0/1 nodes are available") && text.contains("cpu"), "{text}");
+    assert!(
+        text.starts_with("0/1 nodes are available") && text.contains("cpu"),
+        "{text}"
+    );
     lab.event("big", "FailedScheduling").await;
-    lab.node("nowhere-2", json!({"cpu": "64", "memory": "8Gi", "pods": "110"})).await;
+    lab.node("nowhere-2", json!({"cpu": "64", "memory": "8Gi", "pods": "110"}))
+        .await;
     lab.wait::<Pod>("big", bound).await;
     operator.end().await;
 }
@@ -52,48 +73,83 @@ async fn a_pod_that_fits_nowhere_says_why_in_the_words_of_kube_scheduler() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gang_is_bound_whole_or_not_at_all() {
     let lab = Lab::start("gang").await;
-    lab.node("gang-1", json!({"cpu": "4", "memory": "8Gi", "pods": "110"})).await;
+    lab.node("gang-1", json!({"cpu": "4", "memory": "8Gi", "pods": "110"}))
+        .await;
     let operator = lab.operator().await;
-    lab.claim("train", json!({"groups": [{"name": "workers", "count": 3, "requests": {"cpu": "2"}}]})).await;
+    lab.claim(
+        "train",
+        json!({"groups": [{"name": "workers", "count": 3, "requests": {"cpu": "2"}}]}),
+    )
+    .await;
     for name in ["w-0", "w-1"] {
         lab.member(name, "train", "workers", json!({"cpu": "2"})).await;
     }
-    let claim = lab.wait::<CapacityClaim>("train", |c| reason(c) == Some("GangIncomplete")).await;
+    let claim = lab
+        .wait::<CapacityClaim>("train", |c| reason(c) == Some("GangIncomplete"))
+        .await;
     assert!(message(&claim).contains("2 of the 3"), "{}", message(&claim));
 
     // All members are there, and two of three would fit.
     lab.member("w-2", "train", "workers", json!({"cpu": "2"})).await;
-    let claim = lab.wait::<CapacityClaim>("train", |c| reason(c) == Some("NoNodeFits")).await;
+    let claim = lab
+        .wait::<CapacityClaim>("train", |c| reason(c) == Some("NoNodeFits"))
+        .await;
     let admitted = &claim.status.as_ref().unwrap().conditions[0];
-    assert_eq!((admitted.type_.as_str(), admitted.status.as_str()), ("Admitted", "False"));
+    assert_eq!(
+        (admitted.type_.as_str(), admitted.status.as_str()),
+        ("Admitted", "False")
+    );
     assert_eq!(lab.bound_pods().await, Vec::<String>::new());
 
-    lab.node("gang-2", json!({"cpu": "2", "memory": "8Gi", "pods": "110"})).await;
+    lab.node("gang-2", json!({"cpu": "2", "memory": "8Gi", "pods": "110"}))
+        .await;
     let claim = lab.wait::<CapacityClaim>("train", running).await;
     assert_eq!(lab.bound_pods().await, ["w-0", "w-1", "w-2"]);
     let status = claim.status.unwrap();
-    assert_eq!((status.placed[0].count, status.placed[0].desired, status.reason), (3, 3, None));
-    assert_eq!(status.conditions.iter().find(|c| c.type_ == "Admitted").unwrap().status, "True");
+    assert_eq!(
+        (status.placed[0].count, status.placed[0].desired, status.reason),
+        (3, 3, None)
+    );
+    assert_eq!(
+        status.conditions.iter().find(|c| c.type_ == "Admitted").unwrap().status,
+        "True"
+    );
     operator.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_queue_is_the_reason_on_the_pod_and_on_the_claim_until_it_is_made() {
     let lab = Lab::start("queue").await;
-    lab.node("queue-1", json!({"cpu": "4", "memory": "8Gi", "pods": "110"})).await;
+    lab.node("queue-1", json!({"cpu": "4", "memory": "8Gi", "pods": "110"}))
+        .await;
     let operator = lab.operator().await;
-    lab.pod("alone", json!({"cpu": "1"}), json!({"duosuan.io/queue": "queue-none"})).await;
-    lab.claim("team", json!({"queue": "queue-none", "groups": [{"name": "g", "count": 1}]})).await;
+    lab.pod("alone", json!({"cpu": "1"}), json!({"duosuan.io/queue": "queue-none"}))
+        .await;
+    lab.claim(
+        "team",
+        json!({"queue": "queue-none", "groups": [{"name": "g", "count": 1}]}),
+    )
+    .await;
     lab.member("member", "team", "g", json!({"cpu": "1"})).await;
 
-    let claim = lab.wait::<CapacityClaim>("team", |c| reason(c) == Some("NoSuchQueue")).await;
+    let claim = lab
+        .wait::<CapacityClaim>("team", |c| reason(c) == Some("NoSuchQueue"))
+        .await;
     assert!(message(&claim).contains("queue-none"), "{}", message(&claim));
     for name in ["alone", "member"] {
-        let says = |p: &Pod| condition(p, "PodScheduled").and_then(|c| c.message).is_some_and(|m| m.contains("queue queue-none does not exist"));
+        let says = |p: &Pod| {
+            condition(p, "PodScheduled")
+                .and_then(|c| c.message)
+                .is_some_and(|m| m.contains("queue queue-none does not exist"))
+        };
         lab.wait::<Pod>(name, says).await;
     }
 
-    lab.queue("queue-none", json!({"quotas": [{"tier": "prod", "limit": {"cpu": "3"}}]})).await;
+    lab.queue(
+        "queue-none",
+        json!({"quotas": [{"tier": "prod", "limit": {"cpu": "3"}}]}),
+    )
+    .await;
     lab.wait::<CapacityClaim>("team", running).await;
     lab.wait::<Pod>("alone", bound).await;
     // What is used follows on the queue itself.
@@ -101,7 +157,9 @@ async fn an_unknown_queue_is_the_reason_on_the_pod_and_on_the_claim_until_it_is_
         let tiers = q.status.as_ref().map(|s| s.tiers.as_slice()).unwrap_or_default();
         tiers.iter().any(|t| t.used.get("cpu").is_some_and(|c| c.0 == "2"))
     };
-    let queue = lab.wait_in::<Queue>(&Api::all(lab.client.clone()), "queue-none", used).await;
+    let queue = lab
+        .wait_in::<Queue>(&Api::all(lab.client.clone()), "queue-none", used)
+        .await;
     assert_eq!(queue.status.unwrap().running, 2);
     operator.end().await;
 }
@@ -109,7 +167,8 @@ async fn an_unknown_queue_is_the_reason_on_the_pod_and_on_the_claim_until_it_is_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_deleted_while_half_its_pods_are_bound_leaves_them_and_the_rest_says_so() {
     let lab = Lab::start("deleted").await;
-    lab.node("deleted-1", json!({"cpu": "1", "memory": "8Gi", "pods": "110"})).await;
+    lab.node("deleted-1", json!({"cpu": "1", "memory": "8Gi", "pods": "110"}))
+        .await;
     let operator = lab.operator().await;
     let spec = json!({"groups": [{"name": "g", "min": 1, "max": 2}]});
     lab.claim("half", spec.clone()).await;
@@ -121,15 +180,23 @@ async fn a_claim_deleted_while_half_its_pods_are_bound_leaves_them_and_the_rest_
     assert_eq!(sitting.len(), 1);
     let waiting = if sitting[0] == "a" { "b" } else { "a" };
 
-    lab.api::<CapacityClaim>().delete("half", &DeleteParams::default()).await.unwrap();
-    let says = |p: &Pod| condition(p, "PodScheduled").and_then(|c| c.message).is_some_and(|m| m.contains("claim half"));
+    lab.api::<CapacityClaim>()
+        .delete("half", &DeleteParams::default())
+        .await
+        .unwrap();
+    let says = |p: &Pod| {
+        condition(p, "PodScheduled")
+            .and_then(|c| c.message)
+            .is_some_and(|m| m.contains("claim half"))
+    };
     lab.wait::<Pod>(waiting, says).await;
     assert_eq!(lab.bound_pods().await, sitting);
 
     // Made again, it takes up what is there.
     lab.claim("half", spec).await;
     lab.wait::<CapacityClaim>("half", running).await;
-    lab.node("deleted-2", json!({"cpu": "1", "memory": "8Gi", "pods": "110"})).await;
+    lab.node("deleted-2", json!({"cpu": "1", "memory": "8Gi", "pods": "110"}))
+        .await;
     lab.wait::<Pod>(waiting, bound).await;
     operator.end().await;
 }
@@ -138,10 +205,15 @@ async fn a_claim_deleted_while_half_its_pods_are_bound_leaves_them_and_the_rest_
 async fn an_operator_that_dies_at_any_moment_loses_nothing_and_gives_no_device_twice() {
     let lab = Lab::start("dies").await;
     for node in ["dies-1", "dies-2"] {
-        lab.node(node, json!({"cpu": "64", "memory": "64Gi", "pods": "110", "nvidia.com/gpu": "8"})).await;
+        lab.node(
+            node,
+            json!({"cpu": "64", "memory": "64Gi", "pods": "110", "nvidia.com/gpu": "8"}),
+        )
+        .await;
     }
     for i in 0..16 {
-        lab.pod(&format!("p-{i}"), json!({"cpu": "1", "nvidia.com/gpu": "1"}), json!({})).await;
+        lab.pod(&format!("p-{i}"), json!({"cpu": "1", "nvidia.com/gpu": "1"}), json!({}))
+            .await;
     }
     // Killed as soon as it has bound some, again and again: nothing of it is asked to end in order.
     for at_least in [1, 4, 9] {
@@ -153,7 +225,11 @@ async fn an_operator_that_dies_at_any_moment_loses_nothing_and_gives_no_device_t
     lab.until_bound(16).await;
     let mut given: BTreeMap<(String, String), String> = BTreeMap::new();
     for pod in lab.api::<Pod>().list(&ListParams::default()).await.unwrap() {
-        let devices = pod.annotations().get("duosuan.io/gpus").expect("a pod without its devices").clone();
+        let devices = pod
+            .annotations()
+            .get("duosuan.io/gpus")
+            .expect("a pod without its devices")
+            .clone();
         let seat = (pod.spec.as_ref().unwrap().node_name.clone().unwrap(), devices);
         if let Some(other) = given.insert(seat.clone(), pod.name_any()) {
             panic!("{seat:?} is given to {other} and to {}", pod.name_any());
@@ -165,7 +241,8 @@ async fn an_operator_that_dies_at_any_moment_loses_nothing_and_gives_no_device_t
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_operators_one_writes_and_the_other_takes_over_when_it_ends() {
     let lab = Lab::start("two").await;
-    lab.node("two-1", json!({"cpu": "64", "memory": "64Gi", "pods": "110"})).await;
+    lab.node("two-1", json!({"cpu": "64", "memory": "64Gi", "pods": "110"}))
+        .await;
     let first = lab.electing().await;
     let leases: Api<Lease> = Api::namespaced(lab.client.clone(), "duosuan-system");
     let held = |l: &Lease| l.spec.as_ref().is_some_and(|s| s.holder_identity.is_some());
@@ -181,7 +258,12 @@ async fn of_two_operators_one_writes_and_the_other_takes_over_when_it_ends() {
     assert_eq!((first.bound(), second.bound(), second.leads()), (4, 0, false));
 
     first.end().await;
-    let other = |l: &Lease| l.spec.as_ref().and_then(|s| s.holder_identity.as_ref()).is_some_and(|h| *h != holder);
+    let other = |l: &Lease| {
+        l.spec
+            .as_ref()
+            .and_then(|s| s.holder_identity.as_ref())
+            .is_some_and(|h| *h != holder)
+    };
     lab.wait_in(&leases, "duosuan-operator", other).await;
     lab.pod("last", json!({"cpu": "1"}), json!({})).await;
     lab.wait::<Pod>("last", bound).await;
@@ -198,40 +280,77 @@ async fn a_batch_pod_stands_on_what_the_agent_offers_while_its_report_is_fresh()
     let requests = json!({"duosuan.io/batch-cpu": "3000", "duosuan.io/batch-memory": "1Gi"});
     lab.pod("spark", requests, json!({"duosuan.io/tier": "batch"})).await;
     // Nobody vouches for the offer.
-    let stale = |p: &Pod| condition(p, "PodScheduled").and_then(|c| c.message).is_some_and(|m| m.contains("too old"));
+    let stale = |p: &Pod| {
+        condition(p, "PodScheduled")
+            .and_then(|c| c.message)
+            .is_some_and(|m| m.contains("too old"))
+    };
     lab.wait::<Pod>("spark", stale).await;
 
     lab.policy("everywhere", json!({})).await;
     lab.report("batch-1", "everywhere").await;
     lab.wait::<Pod>("spark", bound).await;
     let policies: Api<ColocationPolicy> = Api::all(lab.client.clone());
-    lab.wait_in(&policies, "everywhere", |p: &ColocationPolicy| p.status.as_ref().is_some_and(|s| s.nodes == 1)).await;
+    lab.wait_in(&policies, "everywhere", |p: &ColocationPolicy| {
+        p.status.as_ref().is_some_and(|s| s.nodes == 1)
+    })
+    .await;
     operator.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reclaim_evicts_through_the_eviction_api_and_a_budget_that_forbids_it_is_kept() {
     let lab = Lab::start("reclaim").await;
-    lab.node("reclaim-1", json!({"cpu": "2", "memory": "8Gi", "pods": "110"})).await;
-    lab.queue("reclaim-owner", json!({"quotas": [{"tier": "prod", "guaranteed": {"cpu": "2"}}]})).await;
+    lab.node("reclaim-1", json!({"cpu": "2", "memory": "8Gi", "pods": "110"}))
+        .await;
+    lab.queue(
+        "reclaim-owner",
+        json!({"quotas": [{"tier": "prod", "guaranteed": {"cpu": "2"}}]}),
+    )
+    .await;
     lab.queue("reclaim-guest", json!({})).await;
     let operator = lab.operator().await;
     for name in ["guest-0", "guest-1"] {
-        lab.pod(name, json!({"cpu": "1"}), json!({"duosuan.io/queue": "reclaim-guest", "guest": name})).await;
+        lab.pod(
+            name,
+            json!({"cpu": "1"}),
+            json!({"duosuan.io/queue": "reclaim-guest", "guest": name}),
+        )
+        .await;
         lab.wait::<Pod>(name, bound).await;
     }
     let budgets: Api<PodDisruptionBudget> = lab.api();
     let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "keep"},
         "spec": {"maxUnavailable": 0, "selector": {"matchExpressions": [{"key": "guest", "operator": "Exists"}]}}});
-    budgets.patch("keep", &PatchParams::apply("test"), &Patch::Apply(budget)).await.unwrap();
+    budgets
+        .patch("keep", &PatchParams::apply("test"), &Patch::Apply(budget))
+        .await
+        .unwrap();
     let counted = |b: &PodDisruptionBudget| b.status.as_ref().is_some_and(|s| s.current_healthy == Some(2));
     lab.wait_in(&budgets, "keep", counted).await;
 
-    lab.pod("owner", json!({"cpu": "1"}), json!({"duosuan.io/queue": "reclaim-owner"})).await;
-    operator.until(|m| m.lines().any(|l| l.starts_with("duosuan_evictions_total{") && l.contains("result=\"budget\""))).await;
+    lab.pod(
+        "owner",
+        json!({"cpu": "1"}),
+        json!({"duosuan.io/queue": "reclaim-owner"}),
+    )
+    .await;
+    operator
+        .until(|m| {
+            m.lines()
+                .any(|l| l.starts_with("duosuan_evictions_total{") && l.contains("result=\"budget\""))
+        })
+        .await;
     assert_eq!(lab.bound_pods().await, ["guest-0", "guest-1"]);
-    let guests = lab.api::<Pod>().list(&ListParams::default().labels("guest")).await.unwrap();
-    assert!(guests.iter().all(|p| p.metadata.deletion_timestamp.is_none()), "a pod was deleted past its budget");
+    let guests = lab
+        .api::<Pod>()
+        .list(&ListParams::default().labels("guest"))
+        .await
+        .unwrap();
+    assert!(
+        guests.iter().all(|p| p.metadata.deletion_timestamp.is_none()),
+        "a pod was deleted past its budget"
+    );
 
     // A budget that allows it. The core leaves a pod alone for a while after a refusal, so it is another operator.
     budgets.delete("keep", &DeleteParams::default()).await.unwrap();
@@ -240,7 +359,11 @@ async fn reclaim_evicts_through_the_eviction_api_and_a_budget_that_forbids_it_is
     lab.wait::<Pod>("owner", bound).await;
     let left = lab.bound_pods().await;
     assert_eq!(left.len(), 2, "one guest went, and only one: {left:?}");
-    let gone = if left.contains(&"guest-0".to_owned()) { "guest-1" } else { "guest-0" };
+    let gone = if left.contains(&"guest-0".to_owned()) {
+        "guest-1"
+    } else {
+        "guest-0"
+    };
     let event = lab.event(gone, "Reclaimed").await;
     assert!(event.note.unwrap_or_default().contains("owner"));
     assert!(evicted(&lab, gone).await);

@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What would take longer never comes.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Rules and names under which the operator acts.
@@ -49,14 +49,19 @@ pub struct Lab {
     pub client: Client,
     /// Namespace of the test.
     pub namespace: String,
-    _turn: MutexGuard<'static, ()>,
+    #[allow(dead_code, reason = "held, not read")]
+    turn: Option<MutexGuard<'static, ()>>,
 }
 
 /// The control plane of this test binary.
 pub fn cluster() -> &'static ControlPlane {
     static CLUSTER: OnceLock<ControlPlane> = OnceLock::new();
     CLUSTER.get_or_init(|| {
-        let options = duosuan_embedded::Options { kwok: true, controller_manager: true, ..Default::default() };
+        let options = duosuan_embedded::Options {
+            kwok: true,
+            controller_manager: true,
+            ..Default::default()
+        };
         ControlPlane::start(&options).unwrap()
     })
 }
@@ -65,7 +70,11 @@ pub fn cluster() -> &'static ControlPlane {
 pub async fn operator_config() -> Config {
     let mut config = config(cluster()).await.unwrap();
     config.auth_info.impersonate = Some("system:serviceaccount:duosuan-system:duosuan-operator".to_owned());
-    let groups = ["system:serviceaccounts", "system:serviceaccounts:duosuan-system", "system:authenticated"];
+    let groups = [
+        "system:serviceaccounts",
+        "system:serviceaccounts:duosuan-system",
+        "system:authenticated",
+    ];
     config.auth_info.impersonate_groups = Some(groups.map(str::to_owned).into());
     config
 }
@@ -76,38 +85,78 @@ impl Lab {
         let turn = TURN.lock().await;
         let client = admin(cluster()).await.unwrap();
         install_crds(&client).await.unwrap();
-        for text in ACCESS {
-            for object in objects(text).unwrap() {
-                apply(&client, &object).await.unwrap();
-            }
-        }
-        let lab = Self { client, namespace: namespace.to_owned(), _turn: turn };
+        let lab = Self {
+            client,
+            namespace: namespace.to_owned(),
+            turn: Some(turn),
+        };
         lab.clear().await;
-        let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-        lab.put::<Namespace>(&Api::all(lab.client.clone()), namespace, space).await;
-        lab.wait::<ServiceAccount>("default", |_| true).await;
+        lab.furnish().await;
         lab
     }
 
+    /// On a cluster of its own, which is empty.
+    pub async fn on(client: Client, namespace: &str) -> Self {
+        let lab = Self {
+            client,
+            namespace: namespace.to_owned(),
+            turn: None,
+        };
+        lab.furnish().await;
+        lab
+    }
+
+    async fn furnish(&self) {
+        for text in ACCESS {
+            for object in objects(text).unwrap() {
+                apply(&self.client, &object).await.unwrap();
+            }
+        }
+        let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}});
+        self.put::<Namespace>(&Api::all(self.client.clone()), &self.namespace, space)
+            .await;
+        self.wait::<ServiceAccount>("default", |_| true).await;
+    }
+
     async fn clear(&self) {
-        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        let now = DeleteParams {
+            grace_period_seconds: Some(0),
+            ..DeleteParams::default()
+        };
         let all = self.client.clone();
         for pod in Api::<Pod>::all(all.clone()).list(&ListParams::default()).await.unwrap() {
             let api: Api<Pod> = Api::namespaced(all.clone(), &pod.namespace().unwrap());
             let _ = api.delete(&pod.name_any(), &now).await;
         }
-        for claim in Api::<CapacityClaim>::all(all.clone()).list(&ListParams::default()).await.unwrap() {
+        for claim in Api::<CapacityClaim>::all(all.clone())
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+        {
             let api: Api<CapacityClaim> = Api::namespaced(all.clone(), &claim.namespace().unwrap());
             let _ = api.delete(&claim.name_any(), &now).await;
         }
-        for budget in Api::<PodDisruptionBudget>::all(all.clone()).list(&ListParams::default()).await.unwrap() {
+        for budget in Api::<PodDisruptionBudget>::all(all.clone())
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+        {
             let api: Api<PodDisruptionBudget> = Api::namespaced(all.clone(), &budget.namespace().unwrap());
             let _ = api.delete(&budget.name_any(), &now).await;
         }
         let every = ListParams::default();
-        Api::<Queue>::all(all.clone()).delete_collection(&now, &every).await.unwrap();
-        Api::<ColocationPolicy>::all(all.clone()).delete_collection(&now, &every).await.unwrap();
-        Api::<NodeReport>::all(all.clone()).delete_collection(&now, &every).await.unwrap();
+        Api::<Queue>::all(all.clone())
+            .delete_collection(&now, &every)
+            .await
+            .unwrap();
+        Api::<ColocationPolicy>::all(all.clone())
+            .delete_collection(&now, &every)
+            .await
+            .unwrap();
+        Api::<NodeReport>::all(all.clone())
+            .delete_collection(&now, &every)
+            .await
+            .unwrap();
         Api::<Node>::all(all).delete_collection(&now, &every).await.unwrap();
     }
 
@@ -120,7 +169,9 @@ impl Lab {
     where
         K: Clone + Debug + DeserializeOwned + Resource<DynamicType = ()>,
     {
-        api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(object)).await.unwrap()
+        api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(object))
+            .await
+            .unwrap()
     }
 
     /// A node that kwok plays, ready and without taints.
@@ -131,14 +182,26 @@ impl Lab {
         self.put(&api, name, object.clone()).await;
         let mut status = object;
         status["status"] = json!({"capacity": resources, "allocatable": resources});
-        api.patch_status(name, &PatchParams::apply("test").force(), &Patch::Apply(status)).await.unwrap();
-        let untainted = |n: &Node| n.spec.as_ref().is_none_or(|s| s.taints.as_ref().is_none_or(Vec::is_empty));
+        api.patch_status(name, &PatchParams::apply("test").force(), &Patch::Apply(status))
+            .await
+            .unwrap();
+        let untainted = |n: &Node| {
+            n.spec
+                .as_ref()
+                .is_none_or(|s| s.taints.as_ref().is_none_or(Vec::is_empty))
+        };
         self.wait_in(&api, name, untainted).await;
     }
 
     /// A pod for the operator, pending.
     pub async fn pod(&self, name: &str, requests: Value, labels: Value) {
-        let limits: Value = requests.as_object().unwrap().iter().filter(|(r, _)| r.contains('/')).map(|(r, q)| (r.clone(), q.clone())).collect();
+        let limits: Value = requests
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(r, _)| r.contains('/'))
+            .map(|(r, q)| (r.clone(), q.clone()))
+            .collect();
         let object = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
             "spec": {
@@ -152,7 +215,12 @@ impl Lab {
 
     /// A pod of a claim.
     pub async fn member(&self, name: &str, claim: &str, group: &str, requests: Value) {
-        self.pod(name, requests, json!({"duosuan.io/claim": claim, "duosuan.io/group": group})).await;
+        self.pod(
+            name,
+            requests,
+            json!({"duosuan.io/claim": claim, "duosuan.io/group": group}),
+        )
+        .await;
     }
 
     /// A claim.
@@ -163,30 +231,40 @@ impl Lab {
 
     /// A queue.
     pub async fn queue(&self, name: &str, spec: Value) {
-        let object = json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "Queue", "metadata": {"name": name}, "spec": spec});
+        let object =
+            json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "Queue", "metadata": {"name": name}, "spec": spec});
         self.put::<Queue>(&Api::all(self.client.clone()), name, object).await;
     }
 
     /// A policy.
     pub async fn policy(&self, name: &str, spec: Value) {
         let object = json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "ColocationPolicy", "metadata": {"name": name}, "spec": spec});
-        self.put::<ColocationPolicy>(&Api::all(self.client.clone()), name, object).await;
+        self.put::<ColocationPolicy>(&Api::all(self.client.clone()), name, object)
+            .await;
     }
 
     /// A report of now, as the agent of a node would write it.
     pub async fn report(&self, node: &str, policy: &str) {
         let api: Api<NodeReport> = Api::all(self.client.clone());
-        let object = json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "NodeReport", "metadata": {"name": node}, "spec": {}});
+        let object =
+            json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "NodeReport", "metadata": {"name": node}, "spec": {}});
         self.put(&api, node, object.clone()).await;
         let mut status = object;
         status["status"] = json!({"time": format!("{:.0}", Timestamp::now()), "policy": policy});
-        api.patch_status(node, &PatchParams::apply("test").force(), &Patch::Apply(status)).await.unwrap();
+        api.patch_status(node, &PatchParams::apply("test").force(), &Patch::Apply(status))
+            .await
+            .unwrap();
     }
 
     /// Waits until an object of the namespace is as wanted.
     pub async fn wait<K>(&self, name: &str, wanted: impl Fn(&K) -> bool) -> K
     where
-        K: Clone + Debug + DeserializeOwned + Send + Resource<DynamicType = (), Scope = NamespaceResourceScope> + 'static,
+        K: Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + 'static,
     {
         self.wait_in(&self.api(), name, wanted).await
     }
@@ -219,7 +297,11 @@ impl Lab {
     pub async fn event(&self, about: &str, reason: &str) -> Event {
         let found = async {
             let api: Api<Event> = self.api();
-            let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().applied_objects());
+            let mut events = std::pin::pin!(
+                watcher(api, watcher::Config::default())
+                    .default_backoff()
+                    .applied_objects()
+            );
             while let Some(event) = events.next().await {
                 let Ok(event) = event else { continue };
                 let regarding = event.regarding.as_ref().and_then(|r| r.name.as_deref());
@@ -229,7 +311,9 @@ impl Lab {
             }
             panic!("the watch of events ended")
         };
-        tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("no event {reason} about {about}"))
+        tokio::time::timeout(PATIENCE, found)
+            .await
+            .unwrap_or_else(|_| panic!("no event {reason} about {about}"))
     }
 
     /// Names of the bound pods of the namespace.
@@ -244,7 +328,11 @@ impl Lab {
     pub async fn until_bound(&self, count: usize) {
         let enough = async {
             let mut seen = std::collections::BTreeSet::new();
-            let mut pods = std::pin::pin!(watcher(self.api::<Pod>(), watcher::Config::default()).default_backoff().applied_objects());
+            let mut pods = std::pin::pin!(
+                watcher(self.api::<Pod>(), watcher::Config::default())
+                    .default_backoff()
+                    .applied_objects()
+            );
             while let Ok(Some(pod)) = pods.try_next().await {
                 if bound(&pod) {
                     seen.insert(pod.name_any());
@@ -254,7 +342,9 @@ impl Lab {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, enough).await.unwrap_or_else(|_| panic!("fewer than {count} pods were bound"));
+        tokio::time::timeout(PATIENCE, enough)
+            .await
+            .unwrap_or_else(|_| panic!("fewer than {count} pods were bound"));
     }
 
     /// An operator that writes at once.
@@ -277,17 +367,29 @@ pub struct Operator {
 
 impl Operator {
     async fn start(leader_election: bool) -> Self {
-        let options = Options { config: Some(operator_config().await), leader_election, ..Options::default() };
+        let options = Options {
+            config: Some(operator_config().await),
+            leader_election,
+            ..Options::default()
+        };
         let metrics = Metrics::new();
         let end = CancellationToken::new();
         let task = tokio::spawn(duosuan_controller::run_with(options, metrics.clone(), end.clone()));
-        Self { task, metrics, end: end.drop_guard() }
+        Self {
+            task,
+            metrics,
+            end: end.drop_guard(),
+        }
     }
 
     /// Ends it in order.
     pub async fn end(self) {
         self.end.disarm().cancel();
-        tokio::time::timeout(Duration::from_secs(10), self.task).await.expect("the operator does not end").unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(10), self.task)
+            .await
+            .expect("the operator does not end")
+            .unwrap()
+            .unwrap();
     }
 
     /// Ends it in the middle of whatever it does.
@@ -305,19 +407,27 @@ impl Operator {
         let began = Instant::now();
         let mut every = tokio::time::interval(Duration::from_millis(50));
         while !wanted(&self.text()) {
-            assert!(began.elapsed() < PATIENCE, "the metrics did not become as wanted:\n{}", self.text());
+            assert!(
+                began.elapsed() < PATIENCE,
+                "the metrics did not become as wanted:\n{}",
+                self.text()
+            );
             every.tick().await;
         }
     }
 
     /// Waits until it has heard of pods, and so knows the cluster.
     pub async fn until_ready(&self) {
-        self.until(|text| text.lines().any(|l| l.starts_with("duosuan_pods{"))).await;
+        self.until(|text| text.lines().any(|l| l.starts_with("duosuan_pods{")))
+            .await;
     }
 
     /// Pods that it bound.
     pub fn bound(&self) -> u64 {
-        self.metrics.binds.get_or_create(&duosuan_controller::metrics::ResultLabel { result: "bound" }).get()
+        self.metrics
+            .binds
+            .get_or_create(&duosuan_controller::metrics::ResultLabel { result: "bound" })
+            .get()
     }
 
     /// Whether it leads.
@@ -338,15 +448,29 @@ pub fn running(claim: &CapacityClaim) -> bool {
 
 /// What a claim says of why it waits.
 pub fn message(claim: &CapacityClaim) -> &str {
-    claim.status.as_ref().and_then(|s| s.message.as_deref()).unwrap_or_default()
+    claim
+        .status
+        .as_ref()
+        .and_then(|s| s.message.as_deref())
+        .unwrap_or_default()
 }
 
 /// A condition of a pod.
 pub fn condition(pod: &Pod, type_: &str) -> Option<PodCondition> {
-    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == type_).cloned()
+    pod.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|c| c.type_ == type_)
+        .cloned()
 }
 
 /// The pod is gone.
 pub async fn evicted(lab: &Lab, name: &str) -> bool {
-    lab.api::<Pod>().get_opt(name).await.unwrap().is_none_or(|p| p.metadata.deletion_timestamp.is_some())
+    lab.api::<Pod>()
+        .get_opt(name)
+        .await
+        .unwrap()
+        .is_none_or(|p| p.metadata.deletion_timestamp.is_some())
 }
