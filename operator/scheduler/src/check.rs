@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::{
     Cluster,
     amount::Totals,
-    model::{ClaimKey, Model, NodeSlot, Place, device::memory_on, tier_index},
+    model::{ClaimKey, Model, NodeSlot, Place, tier_index},
     slab::PodOrd,
 };
 
@@ -94,6 +94,9 @@ impl Model {
             {
                 say(format!("pod {} sits on a node that does not count it", pod.uid));
             }
+            if self.going.contains(&ord) != (pod.place.is_taken() && (pod.leaving || pod.terminating)) {
+                say(format!("pod {} is not listed as it goes or stays", pod.uid));
+            }
             if pod.finished && pod.place != Place::Nowhere {
                 say(format!("pod {} is finished and holds a seat", pod.uid));
             }
@@ -166,7 +169,6 @@ impl Model {
                 if over || !held {
                     violations.push(Violation(format!("pod {} has devices that it cannot have", pod.uid)));
                 }
-                let _ = memory_on;
             }
             let Some(claim) = pod.claim else { continue };
             let claim = &self.claims[claim];

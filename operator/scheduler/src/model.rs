@@ -56,6 +56,8 @@ pub(crate) struct Model {
     pub(crate) changes: ChangeLog,
     /// Claims that have had some of their pods, and not all, since `broken_since`.
     pub(crate) broken: BTreeSet<ClaimOrd>,
+    /// Pods that hold a seat and are on their way out: evicted by us, or being deleted.
+    pub(crate) going: BTreeSet<PodOrd>,
     /// Shapes that are no more, for the shape index to forget.
     pub(crate) dead_shapes: Vec<ShapeOrd>,
     /// When a victim that was spared by time alone may go: everything is tried anew then.
@@ -101,6 +103,7 @@ impl Default for Model {
             dirty: BTreeSet::new(),
             changes: ChangeLog::default(),
             broken: BTreeSet::new(),
+            going: BTreeSet::new(),
             dead_shapes: Vec::new(),
             retry_at: None,
             freed: 1,
@@ -165,6 +168,16 @@ impl Model {
         }
     }
 
+    /// Keeps the list of those who are going.
+    pub(crate) fn note_going(&mut self, ord: PodOrd) {
+        let pod = &self.pods[ord];
+        if pod.place.is_taken() && (pod.leaving || pod.terminating) {
+            self.going.insert(ord);
+        } else {
+            self.going.remove(&ord);
+        }
+    }
+
     /// The claim has to be looked at again in the next cycle.
     pub(crate) fn mark(&mut self, claim: ClaimOrd) {
         self.dirty.insert(claim);
@@ -186,6 +199,7 @@ impl PartialEq for Model {
             && self.capacity == other.capacity
             && self.dirty == other.dirty
             && self.broken == other.broken
+            && self.going == other.going
             && self.retry_at == other.retry_at
             && self.freed == other.freed
             && self.now == other.now

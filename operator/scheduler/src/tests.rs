@@ -8,4 +8,9 @@
 )]
 
 mod fixtures;
+mod gangs;
+mod gpus;
+mod properties;
+mod queues;
 mod single_pods;
+mod work;

@@ -268,6 +268,7 @@ impl Model {
         if let Place::Assumed(seat) = &self.pods[ord].place {
             let node = seat.node;
             self.unseat(ord);
+            self.note_going(ord);
             self.forget_node_if_unused(node);
             self.freed += 1;
             self.mark_claim_of(ord);
@@ -285,6 +286,7 @@ impl Model {
             let pod = &mut self.pods[ord];
             pod.leaving = false;
             pod.refused_until = until;
+            self.note_going(ord);
             self.mark_claim_of(ord);
         }
     }
@@ -306,6 +308,7 @@ impl Model {
     /// Takes a pod out of all counts and out of its claim, and returns what it was.
     fn take_out(&mut self, ord: PodOrd) -> PodSlot {
         self.release(ord);
+        self.going.remove(&ord);
         let old = self.pods[ord].clone();
         if let Some(claim) = old.claim {
             self.leave_claim(ord, claim);
@@ -322,6 +325,7 @@ impl Model {
         }
         self.give_shape(ord, event.tier);
         self.hold(ord);
+        self.note_going(ord);
     }
 
     /// Gives up what an earlier state of a pod referred to.

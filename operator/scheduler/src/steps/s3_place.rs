@@ -221,31 +221,73 @@ fn nominated(model: &Model, claim: ClaimOrd) -> impl Iterator<Item = PodOrd> + '
     members.filter(|&p| matches!(model.pods[p].place, Place::Nominated(_)))
 }
 
-/// Takes the seats that were kept, once those who sat there are gone. False while they are not. If a seat cannot be
+/// Says of a claim for which seats were just kept that it waits, or takes them at once if nobody sits there.
+pub(super) fn settle_kept_seats(round: &mut Round<'_>, claim: ClaimOrd) {
+    s7_explain::forget_block(round, claim);
+    if take_kept_seats(round, claim) {
+        settle(round, claim);
+    }
+}
+
+/// Takes the seats that were kept, once those who sit there are gone. False while they are not. If a seat cannot be
 /// taken any more, all are given up, and the claim is like any other.
 fn take_kept_seats(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
     let awaited = round.model.claims[claim].awaiting.len();
-    if awaited > 0 {
-        round.say(
-            claim,
-            Reason::WaitingForEviction {
-                pods: u32::try_from(awaited).unwrap_or(u32::MAX),
-            },
-            None,
-        );
-        round.model.claims[claim].tried = round.model.freed;
-        return false;
-    }
     let pods: Vec<PodOrd> = nominated(round.model, claim).collect();
+    if awaited == 0 && seats_can_be_taken(round, claim, &pods) {
+        round.pods_left = round
+            .pods_left
+            .saturating_sub(u32::try_from(pods.len()).unwrap_or(u32::MAX));
+        round.admitted.push((claim, pods));
+        return true;
+    }
+    let awaited = if awaited > 0 {
+        awaited
+    } else {
+        going_from_kept_seats(round.model, claim, &pods)
+    };
+    if awaited == 0 {
+        round.model.stop_waiting(claim);
+        return true;
+    }
+    round.say(
+        claim,
+        Reason::WaitingForEviction {
+            pods: u32::try_from(awaited).unwrap_or(u32::MAX),
+        },
+        None,
+    );
+    round.model.claims[claim].tried = round.model.freed;
+    false
+}
+
+/// Pods that are going and stand in the way of seats that are kept: on the same nodes, or by what they use of a quota.
+fn going_from_kept_seats(model: &Model, claim: ClaimOrd, pods: &[PodOrd]) -> usize {
+    let node_of = |p: PodOrd| model.pods[p].place.seat().map(|s| s.node);
+    let nodes: Vec<_> = pods.iter().filter_map(|&p| node_of(p)).collect();
+    let there = model
+        .going
+        .iter()
+        .filter(|&&p| node_of(p).is_some_and(|n| nodes.contains(&n)))
+        .count();
+    if there == 0 && model.over_limit(claim, &[]).is_some() {
+        model.going.len()
+    } else {
+        there
+    }
+}
+
+/// Turns the seats that are kept into real ones, if each of them still is what it was kept as.
+fn seats_can_be_taken(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> bool {
     let mut transaction = Transaction::default();
     let mut seats = Vec::new();
-    for &pod in &pods {
+    for &pod in pods {
         seats.extend(round.model.pods[pod].place.seat().cloned());
         transaction.unseat(round.model, pod);
     }
     let whole = round.model.queue_refuses(claim).is_none()
         && minimum(round.model, claim).is_ok_and(|needed| needed.iter().all(|p| pods.contains(p)))
-        && round.model.over_limit(claim, &round.model.ask_of_pods(&pods)).is_none()
+        && round.model.over_limit(claim, &round.model.ask_of_pods(pods)).is_none()
         && pods.iter().zip(seats).all(|(&pod, seat)| {
             let shape = round.model.shapes.value(round.model.pods[pod].shape);
             let fits = round.model.fits_seat(shape, seat.node, &seat.devices);
@@ -255,14 +297,9 @@ fn take_kept_seats(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
             fits
         });
     if whole {
-        transaction.commit();
-        round.pods_left = round
-            .pods_left
-            .saturating_sub(u32::try_from(pods.len()).unwrap_or(u32::MAX));
-        round.admitted.push((claim, pods));
+        transaction.commit()
     } else {
-        transaction.rollback(round.model);
-        round.model.stop_waiting(claim);
+        transaction.rollback(round.model)
     }
-    true
+    whole
 }

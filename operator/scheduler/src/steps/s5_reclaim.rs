@@ -7,12 +7,12 @@
 //! - of a lower tier: where devices are asked for, since tiers share these. What they hold was promised on recall.
 //! - never a claim that has not yet run as long as it was promised, nor one whose eviction was refused just now.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::{Round, s3_place, s7_explain};
+use super::{Round, s3_place};
 use crate::{
     amount::Amounts,
-    decision::{EvictCause, Reason},
+    decision::EvictCause,
     event::{Tier, Time},
     fit::Constraint,
     model::{Model, Place, TIERS, queue::VictimKey, tier_index},
@@ -31,10 +31,22 @@ struct Victim {
 }
 
 /// Tries to find whom to evict for each claim that found no place in this cycle.
+///
+/// All of it is tried on the model as it will be when those who are going anyway are gone: what they free need not be
+/// freed a second time. They, and the new victims, are put back at the end, since until then they hold what they have.
 pub(super) fn reclaim(round: &mut Round<'_>) {
+    let blocked = std::mem::take(&mut round.blocked);
+    if blocked.is_empty() {
+        return;
+    }
+    let mut going = Vec::new();
+    for pod in round.model.going.clone() {
+        going.push((pod, round.model.unseat(pod)));
+    }
+    let mut helped = Vec::new();
     // Claims of one pod that are equal in all that counts here fail alike.
     let mut hopeless: HashSet<(ShapeOrd, QueueOrd)> = HashSet::new();
-    for claim in std::mem::take(&mut round.blocked) {
+    for claim in blocked {
         if round.trials_left == 0 {
             // The next cycle goes on from here.
             round.model.claims[claim].tried = 0;
@@ -51,47 +63,102 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
         if alike.is_some_and(|alike| hopeless.contains(&alike)) {
             continue;
         }
-        if !reclaim_for(round, claim, &pods)
-            && let Some(alike) = alike
-        {
-            hopeless.insert(alike);
+        match reclaim_for(round, claim, &pods) {
+            Some(victims) => {
+                order_evictions(round, claim, &victims);
+                going.extend(victims.into_iter().flat_map(|v| v.seats));
+                helped.push(claim);
+            }
+            None => hopeless.extend(alike),
         }
+    }
+    for (pod, place) in going {
+        round.model.seat(pod, place);
+    }
+    for claim in helped {
+        s3_place::settle_kept_seats(round, claim);
     }
 }
 
-fn reclaim_for(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> bool {
+/// Finds the seats of some pods, and whom to evict for it. The pods have their seats then, and the victims have none.
+fn reclaim_for(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> Option<Vec<Victim>> {
     let ask = round.model.ask_of_pods(pods);
-    let victims = candidates(round.model, claim, &ask, pods);
-    if victims.is_empty() || !eviction_can_help(round, pods) {
-        return false;
+    let all = candidates(round.model, claim, &ask, pods);
+    if all.is_empty() || !eviction_can_help(round, pods) {
+        return None;
     }
+    if let Some((transaction, victims)) = attempt(round, claim, pods, &ask, &all) {
+        transaction.commit();
+        return Some(victims);
+    }
+    // Going by priority and age alone took those first that sit on many nodes, until their queue was within its
+    // guarantee. Those on one node may be enough: the node where the least important go, then the fewest.
+    let ([pod], true) = (pods, round.trials_left > 0) else {
+        return None;
+    };
+    let mut nodes: BTreeMap<u64, Vec<ClaimOrd>> = BTreeMap::new();
+    for &victim in &all {
+        let seats = round
+            .model
+            .members(victim)
+            .filter_map(|p| round.model.pods[p].place.seat());
+        for rank in seats.map(|s| round.model.nodes[s.node].rank).collect::<BTreeSet<u64>>() {
+            nodes.entry(rank).or_default().push(victim);
+        }
+    }
+    let mut best: Option<(i32, usize, u64)> = None;
+    for (&rank, here) in &nodes {
+        if let Some((transaction, victims)) = attempt(round, claim, &[*pod], &ask, here) {
+            let priority = victims
+                .iter()
+                .map(|v| round.model.claims[v.claim].priority)
+                .max()
+                .unwrap_or(i32::MIN);
+            let price = (priority, victims.iter().map(|v| v.seats.len()).sum(), rank);
+            best = Some(best.map_or(price, |b| b.min(price)));
+            transaction.rollback(round.model);
+        }
+    }
+    let here = nodes.get(&best?.2)?;
+    round.trials_left = round.trials_left.max(1);
+    let (transaction, victims) = attempt(round, claim, &[*pod], &ask, here)?;
+    transaction.commit();
+    Some(victims)
+}
+
+/// Takes victims off one after the other until all pods have a seat, and lets those stay that have room after all. The
+/// transaction is open on success, and nothing has changed otherwise.
+fn attempt(
+    round: &mut Round<'_>,
+    claim: ClaimOrd,
+    pods: &[PodOrd],
+    ask: &Amounts,
+    victims: &[ClaimOrd],
+) -> Option<(Transaction, Vec<Victim>)> {
     let mut transaction = Transaction::default();
     let mut taken: Vec<Victim> = Vec::new();
-    let mut victims = victims.into_iter();
+    let mut victims = victims.iter();
     let mut seated = 0;
-    loop {
-        let in_quota = seated > 0 || round.model.over_limit(claim, &ask).is_none();
-        match pods.get(seated) {
-            None => break,
-            Some(&pod) if in_quota && s3_place::seat_one(round, &mut transaction, pod, Place::Nominated) => seated += 1,
-            Some(_) => {
-                let next = if round.trials_left == 0 { None } else { victims.next() };
-                let Some(next) = next else {
-                    transaction.rollback(round.model);
-                    return false;
-                };
-                if borrows(round.model, claim, next) {
-                    let victim = take_off(round.model, &mut transaction, next);
-                    let count = u32::try_from(victim.seats.len()).unwrap_or(u32::MAX);
-                    round.trials_left = round.trials_left.saturating_sub(count.max(1));
-                    taken.push(victim);
-                }
-            }
+    while let Some(&pod) = pods.get(seated) {
+        let in_quota = seated > 0 || round.model.over_limit(claim, ask).is_none();
+        if in_quota && s3_place::seat_one(round, &mut transaction, pod, Place::Nominated) {
+            seated += 1;
+            continue;
+        }
+        let next = if round.trials_left == 0 { None } else { victims.next() };
+        let Some(&next) = next else {
+            transaction.rollback(round.model);
+            return None;
+        };
+        if borrows(round.model, claim, next) {
+            let victim = take_off(round.model, &mut transaction, next);
+            let count = u32::try_from(victim.seats.len()).unwrap_or(u32::MAX);
+            round.trials_left = round.trials_left.saturating_sub(count.max(1));
+            taken.push(victim);
         }
     }
     let victims = trim(round.model, &mut transaction, taken);
-    order_evictions(round, transaction, claim, pods, victims);
-    true
+    Some((transaction, victims))
 }
 
 /// Claims that may have to go for this one, those that go first first.
@@ -242,44 +309,21 @@ fn trim(model: &mut Model, transaction: &mut Transaction, mut taken: Vec<Victim>
     go
 }
 
-/// Puts the victims back where they sit until they are gone, keeps the new seats, and orders the evictions.
-fn order_evictions(
-    round: &mut Round<'_>,
-    mut transaction: Transaction,
-    claim: ClaimOrd,
-    pods: &[PodOrd],
-    victims: Vec<Victim>,
-) {
+/// Orders the evictions of a claim's victims.
+fn order_evictions(round: &mut Round<'_>, claim: ClaimOrd, victims: &[Victim]) {
     let model = &mut *round.model;
     let by = model.claims[claim].uid.to_string();
-    let mut count = 0;
-    for (pod, place) in victims.into_iter().flat_map(|v| v.seats) {
-        transaction.seat(model, pod, place);
+    for &(pod, _) in victims.iter().flat_map(|v| &v.seats) {
         let slot = &mut model.pods[pod];
         slot.leaving = true;
         slot.leaving_for = Some(claim);
         if let Some(theirs) = slot.claim {
             model.dirty.insert(theirs);
         }
+        model.going.insert(pod);
         model.claims[claim].awaiting.insert(pod);
         round.evicted.push((pod, EvictCause::Reclaimed { by: by.clone() }));
-        count += 1;
     }
-    transaction.commit();
-    if count == 0 {
-        // Every victim has room after all: another order of placing would have found it too.
-        for &pod in pods {
-            if let Place::Nominated(seat) = std::mem::take(&mut model.pods[pod].place) {
-                model.pods[pod].place = Place::Assumed(seat);
-            }
-        }
-        round.admitted.push((claim, pods.to_vec()));
-        model.mark(claim);
-        round.said.push((claim, None));
-        return;
-    }
-    round.say(claim, Reason::WaitingForEviction { pods: count }, None);
-    s7_explain::forget_block(round, claim);
 }
 
 /// Releases gangs as a whole that lost a member and could not be repaired in time.
@@ -305,6 +349,7 @@ pub(super) fn release_broken(round: &mut Round<'_>) {
             // One whose eviction was refused is asked again when its time has come.
             if model.pods[pod].refused_until <= round.now {
                 model.pods[pod].leaving = true;
+                model.going.insert(pod);
                 round.evicted.push((pod, EvictCause::GangBroken));
             }
         }

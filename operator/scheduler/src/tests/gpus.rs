@@ -1,0 +1,132 @@
+//! Devices: whole ones, shares, models.
+
+use super::fixtures::*;
+use crate::{
+    Decision, Event, Reason,
+    event::{GpuRequest, Pod},
+};
+
+fn devices(decisions: &[Decision]) -> Vec<(&str, &str, Vec<u16>)> {
+    let bind = |d| match d {
+        &Decision::Bind {
+            ref pod,
+            ref node,
+            ref devices,
+            ..
+        } => Some((pod.as_str(), node.as_str(), devices.clone())),
+        _ => None,
+    };
+    decisions.iter().filter_map(bind).collect()
+}
+
+#[test]
+fn shares_break_as_few_devices_as_they_can() {
+    let mut world = World::with([gpu_node("a", 2, "A100").into(), gpu_node("b", 2, "A100").into()]);
+    for (uid, milli) in [("p0", 500), ("p1", 300), ("p2", 700), ("p3", 200)] {
+        world.tell(gpu_pod(uid, share(milli)));
+        world.run();
+    }
+    let seat = |uid| {
+        world
+            .cluster
+            .seat_of_pod(uid)
+            .map(|(n, d)| (n.to_string(), d.to_vec()))
+            .unwrap()
+    };
+    assert_eq!(seat("p0"), ("a".into(), vec![0]));
+    assert_eq!(seat("p1"), ("a".into(), vec![0]));
+    assert_eq!(seat("p2"), ("a".into(), vec![1]));
+    assert_eq!(seat("p3"), ("a".into(), vec![0]));
+    world.tell(gpu_pod("whole", whole(2)));
+    assert_eq!(devices(&world.cycle()), [("whole", "b", vec![0, 1])]);
+}
+
+#[test]
+fn pods_without_gpus_keep_away_from_free_ones() {
+    let mut world = World::with([gpu_node("a", 8, "A100").into(), node("b", 4).into()]);
+    world.tell(pod("p", 1000));
+    world.tell(pod("q", 4000));
+    assert_eq!(binds(&world.cycle()), [("p", "b"), ("q", "a")]);
+}
+
+#[test]
+fn models_and_memory_are_honoured() {
+    let mut world = World::with([gpu_node("a", 1, "T4").into(), gpu_node("b", 1, "A100").into()]);
+    let models = vec!["A100".to_string(), "H100".to_string()];
+    world.tell(gpu_pod("typed", GpuRequest { models, ..share(500) }));
+    assert_eq!(devices(&world.run()), [("typed", "b", vec![0])]);
+    let memory = GpuRequest {
+        memory: 50 * GI,
+        ..share(100)
+    };
+    world.tell(gpu_pod(
+        "m0",
+        GpuRequest {
+            models: vec!["A100".into()],
+            ..memory.clone()
+        },
+    ));
+    let decisions = world.run();
+    let Some(Reason::NoNodeFits { nodes, .. }) = world.reason(&decisions, "m0") else {
+        panic!("{decisions:?}")
+    };
+    assert_eq!(
+        nodes,
+        [("GPU model".to_string(), 1), ("insufficient free GPUs".to_string(), 1)]
+    );
+    world.tell(gpu_pod("m1", memory));
+    assert_eq!(devices(&world.run()), [("m1", "a", vec![0])]);
+}
+
+#[test]
+fn a_sick_device_gets_nothing_new() {
+    let mut sick = gpu_node("a", 2, "A100");
+    sick.gpus[0].unhealthy = true;
+    let mut world = World::with([
+        sick.into(),
+        gpu_pod("p0", whole(1)).into(),
+        gpu_pod("p1", whole(1)).into(),
+    ]);
+    assert_eq!(devices(&world.run()), [("p0", "a", vec![1])]);
+}
+
+#[test]
+fn devices_survive_a_restart_and_unknown_ones_are_kept_back() {
+    let bound = Pod {
+        node: Some("a".into()),
+        devices: vec![1],
+        ..gpu_pod("known", share(600))
+    };
+    let unknown = Pod {
+        node: Some("a".into()),
+        ours: false,
+        ..gpu_pod("unknown", whole(1))
+    };
+    let mut world = World::with([gpu_node("a", 3, "A100").into(), bound.into(), unknown.into()]);
+    world.tell(gpu_pod("fits", share(400)));
+    world.tell(gpu_pod("one", whole(1)));
+    world.tell(gpu_pod("two", whole(1)));
+    let decisions = world.run();
+    assert_eq!(devices(&decisions), [("fits", "a", vec![1]), ("one", "a", vec![0])]);
+    world.tell(Event::PodGone("unknown".into()));
+    assert_eq!(devices(&world.run()), [("two", "a", vec![2])]);
+}
+
+#[test]
+fn a_bound_pod_whose_claim_is_not_known_yet_keeps_its_devices_whole() {
+    let early = Pod {
+        node: Some("a".into()),
+        devices: vec![0],
+        ..member("m", "g", "w", 1000)
+    };
+    let mut world = World::with([
+        gpu_node("a", 1, "A100").into(),
+        early.into(),
+        gpu_pod("p", share(100)).into(),
+    ]);
+    assert!(binds(&world.cycle()).is_empty());
+    let mut known = claim("g", "", &[("w", 1, 1, 1)]);
+    known.groups[0].gpus = Some(share(900));
+    world.tell(known);
+    assert_eq!(devices(&world.cycle()), [("p", "a", vec![0])]);
+}
