@@ -1,17 +1,31 @@
 //! The node agent: observes a node, decides with [`duosuan_policy::decide`], acts, and publishes what the node offers.
 //!
-//! The same [`agent::Agent`] runs over a kernel and over a simulated machine.
+//! The same [`agent::Agent`] runs over a kernel ([`run::run`], binary `duosuan-agent`) and over a simulated machine
+//! ([`simulated::run_fleet`]).
 
 pub mod agent;
 pub mod clock;
+pub mod http;
 pub mod identity;
+pub mod journal;
+pub mod kernel;
+pub mod layout;
 pub mod machine;
 pub mod metrics;
 pub mod mirror;
 pub mod node;
+pub mod options;
 pub mod pods;
+pub mod policy_file;
 pub mod publish;
 pub mod quantity;
+pub mod run;
 pub mod selection;
 pub mod simulated;
 pub mod status;
+pub mod store;
+pub mod triggers;
+pub mod watching;
+
+pub use options::Options;
+pub use run::run;

@@ -12,13 +12,7 @@ use duosuan_policy::{Millis, Report, State};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, watcher},
-    },
-};
+use kube::{Client, ResourceExt, runtime::watcher};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +26,7 @@ use crate::{
     pods::{self, PodInfo},
     publish::{Draft, PublishError, Publisher},
     selection, status,
+    watching::watch,
 };
 
 use super::machine::{SimulatedMachine, mix};
@@ -122,19 +117,6 @@ enum Watched {
     Pod(watcher::Event<Pod>),
     Node(watcher::Event<Node>),
     Policy(watcher::Event<ColocationPolicy>),
-}
-
-fn watch<K>(client: &Client, config: watcher::Config) -> impl futures::Stream<Item = watcher::Event<K>> + Send + use<K>
-where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
-{
-    watcher(Api::<K>::all(client.clone()), config)
-        .default_backoff()
-        .filter_map(|event| async move {
-            event
-                .inspect_err(|error| tracing::warn!(kind = %K::kind(&()), "watch: {error}"))
-                .ok()
-        })
 }
 
 struct Fleet {

@@ -1,0 +1,280 @@
+//! What the agent changed, on disk before it is changed, so that a successor can put it back whatever became of it.
+//!
+//! One line of JSON for each change, appended and synced; the last line of a file of a cgroup holds. A line that was cut
+//! off by a crash is one whose write to the kernel never happened, and is passed over. A journal of another boot is
+//! void: its cgroups are gone.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use duosuan_cgroup::Identity;
+use serde::{Deserialize, Serialize};
+
+/// The journal is rewritten with what still holds when it grows beyond this.
+const COMPACT_AT: u64 = 256 << 10;
+
+/// A file of a cgroup.
+pub type Key = (String, String);
+
+/// What a file held before the agent came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Path of the cgroup below the root.
+    pub path: String,
+    /// File in it.
+    pub file: String,
+    /// Device of the cgroup.
+    pub device: u64,
+    /// Inode of the cgroup: another one of the same name is not ours to restore.
+    pub inode: u64,
+    /// Value before.
+    pub old: String,
+    /// For `cpu.idle`: `cpu.weight` before, which the kernel forgets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<String>,
+    /// Value that the agent wrote, or was about to.
+    pub new: String,
+    /// Value of the agent's that stood there before `new`: what a crash between journal and kernel leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
+}
+
+impl Entry {
+    /// Which cgroup it was.
+    pub const fn identity(&self) -> Identity {
+        Identity {
+            device: self.device,
+            inode: self.inode,
+        }
+    }
+
+    fn key(&self) -> Key {
+        (self.path.clone(), self.file.clone())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Line {
+    Boot { id: String },
+    Set(Entry),
+    Restored { path: String, file: String },
+}
+
+/// The journal.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    boot: String,
+    entries: BTreeMap<Key, Entry>,
+}
+
+impl Journal {
+    /// Opens or begins a journal. What an earlier agent of this boot left is in [`Journal::entries`].
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read and written, with what to do.
+    pub fn open(path: &Path, boot: &str) -> anyhow::Result<Self> {
+        let help = || {
+            format!(
+                "the journal {} must be a file that can be written: give --journal FILE",
+                path.display()
+            )
+        };
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent).with_context(help)?;
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)
+            .with_context(help)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).with_context(help)?;
+        let entries = replay(&String::from_utf8_lossy(&bytes), boot);
+        let mut journal = Self {
+            path: path.to_owned(),
+            file,
+            size: 0,
+            boot: boot.to_owned(),
+            entries,
+        };
+        journal.compact().with_context(help)?;
+        Ok(journal)
+    }
+
+    /// What is changed now, by file.
+    pub const fn entries(&self) -> &BTreeMap<Key, Entry> {
+        &self.entries
+    }
+
+    /// Notes a change that is about to be made; on disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be put on disk: then the change must not be made.
+    pub fn set(&mut self, entry: Entry) -> anyhow::Result<()> {
+        self.append(&Line::Set(entry.clone()))?;
+        self.entries.insert(entry.key(), entry);
+        Ok(())
+    }
+
+    /// Notes that a file holds again what it held before, or that nothing is left to restore.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be put on disk: a successor would restore once more, which does no harm.
+    pub fn restored(&mut self, key: &Key) -> anyhow::Result<()> {
+        self.entries.remove(key);
+        self.append(&Line::Restored {
+            path: key.0.clone(),
+            file: key.1.clone(),
+        })
+    }
+
+    fn append(&mut self, line: &Line) -> anyhow::Result<()> {
+        let mut text = serde_json::to_string(line)?;
+        text.push('\n');
+        self.file
+            .write_all(text.as_bytes())
+            .and_then(|()| self.file.sync_data())
+            .with_context(|| format!("writing the journal {}", self.path.display()))?;
+        self.size += text.len() as u64;
+        if self.size > COMPACT_AT {
+            self.compact()?;
+        }
+        Ok(())
+    }
+
+    /// Writes a new file with what holds, and puts it in the place of the old one.
+    fn compact(&mut self) -> anyhow::Result<()> {
+        let mut text = serde_json::to_string(&Line::Boot { id: self.boot.clone() })?;
+        text.push('\n');
+        for entry in self.entries.values() {
+            text.push_str(&serde_json::to_string(&Line::Set(entry.clone()))?);
+            text.push('\n');
+        }
+        let next = self.path.with_extension("new");
+        let mut file = File::create(&next)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&next, &self.path)?;
+        if let Some(parent) = self.path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            // The name, too, has to be on disk.
+            File::open(parent)?.sync_all()?;
+        }
+        self.file = OpenOptions::new().append(true).open(&self.path)?;
+        self.size = text.len() as u64;
+        Ok(())
+    }
+}
+
+fn replay(text: &str, boot: &str) -> BTreeMap<Key, Entry> {
+    let mut entries: BTreeMap<Key, Entry> = BTreeMap::new();
+    let mut same_boot = false;
+    for line in text.lines() {
+        match serde_json::from_str(line) {
+            Ok(Line::Boot { id }) => {
+                same_boot = id == boot;
+                entries.clear();
+            }
+            Ok(Line::Set(entry)) => drop(entries.insert(entry.key(), entry)),
+            Ok(Line::Restored { path, file }) => drop(entries.remove(&(path, file))),
+            Err(_) => {}
+        }
+    }
+    if same_boot { entries } else { BTreeMap::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn entry(path: &str, new: &str) -> Entry {
+        Entry {
+            path: path.to_owned(),
+            file: "cpu.max".to_owned(),
+            device: 1,
+            inode: 2,
+            old: "max 100000".to_owned(),
+            weight: None,
+            new: new.to_owned(),
+            was: None,
+        }
+    }
+
+    #[test]
+    fn what_was_set_and_not_restored_is_found_by_the_next_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/journal");
+        let mut journal = Journal::open(&path, "boot").unwrap();
+        journal.set(entry("a", "1 100000")).unwrap();
+        journal.set(entry("b", "2 100000")).unwrap();
+        journal.set(entry("a", "3 100000")).unwrap();
+        journal.restored(&("b".to_owned(), "cpu.max".to_owned())).unwrap();
+        drop(journal);
+        let journal = Journal::open(&path, "boot").unwrap();
+        assert_eq!(
+            journal.entries().values().cloned().collect::<Vec<_>>(),
+            [entry("a", "3 100000")]
+        );
+    }
+
+    #[test]
+    fn a_line_cut_off_by_a_crash_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let mut journal = Journal::open(&path, "boot").unwrap();
+        journal.set(entry("a", "1 100000")).unwrap();
+        journal.set(entry("b", "1 100000")).unwrap();
+        drop(journal);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.get(..text.len() - 20).unwrap()).unwrap();
+        let mut journal = Journal::open(&path, "boot").unwrap();
+        assert_eq!(journal.entries().len(), 1);
+        journal.set(entry("c", "1 100000")).unwrap();
+        drop(journal);
+        assert_eq!(Journal::open(&path, "boot").unwrap().entries().len(), 2);
+    }
+
+    #[test]
+    fn a_journal_of_another_boot_is_void() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        Journal::open(&path, "before")
+            .unwrap()
+            .set(entry("a", "1 100000"))
+            .unwrap();
+        assert!(Journal::open(&path, "after").unwrap().entries().is_empty());
+    }
+
+    #[test]
+    fn it_does_not_grow_without_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let mut journal = Journal::open(&path, "boot").unwrap();
+        for n in 0..3_000 {
+            journal.set(entry("a", &format!("{n} 100000"))).unwrap();
+        }
+        assert!(std::fs::metadata(&path).unwrap().len() <= COMPACT_AT + 1_000);
+        assert_eq!(journal.entries().len(), 1);
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_written_says_what_to_give() {
+        let error = Journal::open(Path::new("/proc/nowhere/journal"), "boot")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("give --journal FILE"), "{error}");
+    }
+}

@@ -1,0 +1,173 @@
+//! The node's own kernel behind [`crate::machine::Machine`].
+
+mod actor;
+mod observer;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use duosuan_cgroup::{Cgroup, proc::Proc};
+use duosuan_policy::{Action, Capabilities, Millis, Observation, Tier};
+use serde::Deserialize;
+
+use crate::{
+    journal::{Journal, Key},
+    layout::Layout,
+    machine::{Acted, Failure, Machine},
+    pods::PodInfo,
+};
+
+/// A cgroup outside the pods that the policy puts in a tier.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupRule {
+    /// Path below the cgroup root.
+    pub path: String,
+    /// Its tier.
+    pub tier: Tier,
+}
+
+/// Where the kernel is found.
+#[derive(Clone, Debug)]
+pub struct Roots {
+    /// Root of the cgroup v2 tree.
+    pub cgroup: PathBuf,
+    /// `/proc`.
+    pub proc: PathBuf,
+    /// The journal.
+    pub journal: PathBuf,
+}
+
+/// The node's own kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    root: Cgroup,
+    proc: Proc,
+    rules: Vec<GroupRule>,
+    capabilities: Capabilities,
+    layout: Layout,
+    held: BTreeMap<String, observer::Held>,
+    looks: u64,
+    journal: Journal,
+    /// How often each setting was changed back lately: who fights is yielded to.
+    fights: BTreeMap<Key, u32>,
+    /// Settings that the kernel refused, with the look at which it did.
+    refused: BTreeMap<Key, u64>,
+    failed: Vec<Failure>,
+    /// Failures that were logged already, and have not ceased since.
+    logged: BTreeSet<String>,
+    failing: BTreeSet<String>,
+}
+
+impl Kernel {
+    /// Opens the kernel's files, and puts back what an agent before this one left changed.
+    ///
+    /// # Errors
+    ///
+    /// If there is no cgroup v2 tree, `/proc` cannot be read, or the journal cannot be written.
+    pub fn open(roots: &Roots, rules: Vec<GroupRule>) -> anyhow::Result<Self> {
+        let root = Cgroup::open(&roots.cgroup)
+            .with_context(|| format!("no cgroups at {}: give --cgroup-root DIR", roots.cgroup.display()))?;
+        if !root.has("cgroup.controllers") {
+            bail!(
+                "{} is no cgroup v2 tree (it has no cgroup.controllers): boot with systemd.unified_cgroup_hierarchy=1, \
+                 or give --cgroup-root DIR",
+                roots.cgroup.display()
+            );
+        }
+        let proc = Proc::new(&roots.proc);
+        proc.cpu_time().context("the node's CPU time cannot be read")?;
+        proc.meminfo().context("the node's memory cannot be read")?;
+        let boot = boot_id(&roots.proc);
+        let journal = Journal::open(&roots.journal, &boot)?;
+        let mut kernel = Self {
+            root,
+            proc,
+            rules,
+            capabilities: Capabilities::default(),
+            layout: Layout::default(),
+            held: BTreeMap::new(),
+            looks: 0,
+            journal,
+            fights: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            failed: Vec::new(),
+            logged: BTreeSet::new(),
+            failing: BTreeSet::new(),
+        };
+        let left = kernel.journal.entries().len();
+        if left > 0 {
+            let restored = kernel.restore();
+            tracing::warn!(
+                left,
+                written = restored.written,
+                "put back what an agent before this one left changed"
+            );
+        }
+        Ok(kernel)
+    }
+
+    /// Puts everything back that was changed.
+    pub fn restore(&mut self) -> Acted {
+        self.act(&[])
+    }
+
+    /// Cgroups whose CPU stall is prod's: triggers belong on their `cpu.pressure`. Batch is in none of them.
+    pub fn trigger_places(&self) -> Vec<String> {
+        let rules = self
+            .rules
+            .iter()
+            .filter(|r| r.tier != Tier::Batch)
+            .map(|r| r.path.clone());
+        let guaranteed = self.layout.pods.iter().filter(|p| p.guaranteed).map(|p| p.path.clone());
+        rules.chain(self.layout.burstable.clone()).chain(guaranteed).collect()
+    }
+
+    /// A cgroup below the root.
+    ///
+    /// # Errors
+    ///
+    /// If it is not there.
+    pub fn group(&self, path: &str) -> Result<Cgroup, duosuan_cgroup::Error> {
+        self.root.child(path)
+    }
+
+    /// Logs a failure when it begins, counts it each time.
+    fn fail(&mut self, file: &str, message: String) {
+        if self.logged.insert(message.clone()) {
+            tracing::warn!(file, "{message}; going on without it");
+        }
+        self.failing.insert(message.clone());
+        self.failed.push(Failure {
+            file: file.to_owned(),
+            message,
+        });
+    }
+}
+
+impl Machine for Kernel {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn observe(&mut self, pods: &[PodInfo], _now: Millis) -> Observation {
+        // What did not fail again since the last look may be logged again.
+        self.logged = std::mem::take(&mut self.failing);
+        self.observe_groups(pods)
+    }
+
+    fn act(&mut self, actions: &[Action]) -> Acted {
+        let mut acted = self.act_on(actions);
+        acted.failed = std::mem::take(&mut self.failed);
+        acted
+    }
+}
+
+fn boot_id(proc: &Path) -> String {
+    let read = std::fs::read_to_string(proc.join("sys/kernel/random/boot_id"));
+    read.map(|id| id.trim().to_owned())
+        .unwrap_or_else(|_| "unknown".to_owned())
+}

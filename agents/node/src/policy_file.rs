@@ -1,0 +1,171 @@
+//! A policy from a file: for a node without an API server, and for cgroups outside pods.
+
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::{Context, bail};
+use duosuan_crds::ColocationPolicySpec;
+use duosuan_policy::Resources;
+use serde::Deserialize;
+
+use crate::{
+    kernel::GroupRule,
+    selection::{Choice, translate},
+};
+
+/// The contents of a policy file. A ColocationPolicy as `kubectl get -o yaml` prints it is one, too.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PolicyFile {
+    /// As in a ColocationPolicy; `nodeSelector` is not looked at.
+    #[serde(default)]
+    pub spec: ColocationPolicySpec,
+    /// Cgroups outside pods, by tier.
+    #[serde(default)]
+    pub groups: Vec<GroupRule>,
+    #[serde(default, rename = "apiVersion")]
+    _api_version: Option<serde_json::Value>,
+    #[serde(default, rename = "kind")]
+    _kind: Option<serde_json::Value>,
+    #[serde(default, rename = "metadata")]
+    _metadata: Option<serde_json::Value>,
+    #[serde(default, rename = "status")]
+    _status: Option<serde_json::Value>,
+}
+
+/// A policy file that is read anew when it changes.
+#[derive(Debug)]
+pub struct PolicySource {
+    path: PathBuf,
+    changed: Option<SystemTime>,
+}
+
+impl PolicySource {
+    /// Reads the file for the first time.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, is no policy, or asks for the impossible, with the fields.
+    pub fn open(path: &Path) -> anyhow::Result<(Self, PolicyFile)> {
+        let source = Self {
+            path: path.to_owned(),
+            changed: modified(path),
+        };
+        let file = read(path)?;
+        Ok((source, file))
+    }
+
+    /// The policy, if the file changed since. A file that is broken now is refused as a whole, and said so.
+    pub fn poll(&mut self) -> Option<Choice> {
+        let changed = modified(&self.path);
+        if changed == self.changed {
+            return None;
+        }
+        self.changed = changed;
+        match read(&self.path) {
+            Ok(file) => Some(self.choice(&file, Resources::default())),
+            Err(error) => {
+                tracing::warn!("{error:#}; the policy before it holds");
+                None
+            }
+        }
+    }
+
+    /// The policy as the agent follows it.
+    pub fn choice(&self, file: &PolicyFile, capacity: Resources) -> Choice {
+        let name = self.path.display().to_string();
+        match translate(&file.spec, capacity) {
+            Ok(policy) => Choice::Policy { name, policy },
+            Err(problems) => Choice::Refused { name, problems },
+        }
+    }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|m| m.modified()).ok()
+}
+
+fn read(path: &Path) -> anyhow::Result<PolicyFile> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading --policy {}", path.display()))?;
+    let file: PolicyFile =
+        serde_yaml::from_str(&text).with_context(|| format!("--policy {} is no policy", path.display()))?;
+    for rule in &file.groups {
+        if rule.path.trim_matches('/').is_empty() || rule.path.split('/').any(|part| part == "..") {
+            bail!(
+                "--policy {}: groups.path is {:?}: give a path below the cgroup root",
+                path.display(),
+                rule.path
+            );
+        }
+    }
+    if let Err(problems) = translate(&file.spec, Resources::default()) {
+        bail!(
+            "--policy {} cannot be honoured: {}",
+            path.display(),
+            problems.join("; ")
+        );
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use duosuan_policy::Tier;
+
+    use super::*;
+
+    fn open(text: &str) -> anyhow::Result<(PolicySource, PolicyFile)> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        std::fs::write(&path, text).unwrap();
+        PolicySource::open(&path)
+    }
+
+    #[test]
+    fn a_file_names_groups_by_tier() {
+        let text = "spec: {guards: {cpu: {stallMilli: 50}}}\ngroups:\n- {path: online, tier: prod}\n- {path: b/c, tier: batch}\n";
+        let (source, file) = open(text).unwrap();
+        let rule = |path: &str, tier| GroupRule {
+            path: path.to_owned(),
+            tier,
+        };
+        assert_eq!(file.groups, [rule("online", Tier::Prod), rule("b/c", Tier::Batch)]);
+        let Choice::Policy { policy, .. } = source.choice(&file, Resources::default()) else {
+            unreachable!()
+        };
+        assert_eq!(policy.cpu.stall_milli, 50);
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_with_the_field() {
+        let error = |text: &str| format!("{:#}", open(text).unwrap_err());
+        assert!(
+            error("spec: {reclaim: {quantilePercent: 101}}").contains("reclaim.quantilePercent is 101: give 50 to 100")
+        );
+        assert!(error("groups: [{path: ../x, tier: prod}]").contains("groups.path is \"../x\""));
+        assert!(error("group: []").contains("unknown field `group`"));
+        assert!(error("groups: [{path: a, tier: gold}]").contains("unknown variant `gold`"));
+    }
+
+    #[test]
+    fn a_change_is_taken_in_and_a_broken_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        let put = |text: &str, at: u64| {
+            let file = std::fs::File::create(&path).unwrap();
+            std::fs::write(&path, text).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(at))
+                .unwrap();
+        };
+        put("spec: {}", 1);
+        let (mut source, _) = PolicySource::open(&path).unwrap();
+        assert_eq!(source.poll(), None);
+        put("spec: {suspended: true}", 2);
+        assert!(source.poll().unwrap().suspended());
+        put("spec: [", 3);
+        assert_eq!(source.poll(), None);
+    }
+}

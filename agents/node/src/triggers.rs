@@ -1,0 +1,107 @@
+//! Pressure triggers of the kernel: they wake the loop when prod begins to stall.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use duosuan_cgroup::Trigger;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::Notify,
+    task::AbortHandle,
+};
+
+use crate::kernel::Kernel;
+
+/// Windows that are tried: the shortest that the kernel knows, which needs CAP_SYS_RESOURCE, and the shortest that does not.
+const WINDOWS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+
+/// Armed triggers, by cgroup.
+#[derive(Debug)]
+pub struct Triggers {
+    wake: Arc<Notify>,
+    armed: BTreeMap<String, Armed>,
+    stall_milli: u32,
+    complained: bool,
+}
+
+#[derive(Debug)]
+struct Armed(AbortHandle);
+
+impl Drop for Armed {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Triggers {
+    /// None armed; `wake` is notified when one fires.
+    pub fn new(wake: Arc<Notify>) -> Self {
+        Self {
+            wake,
+            armed: BTreeMap::new(),
+            stall_milli: 0,
+            complained: false,
+        }
+    }
+
+    /// Arms those that are missing, and drops those whose cgroup is gone. They fire when `stall_milli` thousandths of a
+    /// window were lost. Zero disarms all.
+    pub fn update(&mut self, kernel: &Kernel, stall_milli: u32) {
+        if stall_milli != self.stall_milli {
+            self.armed.clear();
+            self.stall_milli = stall_milli;
+        }
+        if stall_milli == 0 {
+            return;
+        }
+        let places = kernel.trigger_places();
+        self.armed
+            .retain(|path, armed| !armed.0.is_finished() && places.contains(path));
+        for path in places {
+            if self.armed.contains_key(&path) {
+                continue;
+            }
+            // A cgroup that is gone again needs none.
+            let Ok(group) = kernel.group(&path) else { continue };
+            let attempt = |window: Duration| group.trigger("cpu.pressure", window * stall_milli / 1000, window);
+            let [short, long] = WINDOWS;
+            match attempt(short)
+                .or_else(|_| attempt(long))
+                .map(|trigger| trigger.map(|t| self.arm(t)))
+            {
+                Ok(Some(Ok(armed))) => drop(self.armed.insert(path, armed)),
+                Ok(None) => {}
+                Ok(Some(Err(error))) => self.complain(&error),
+                Err(error) => self.complain(&error),
+            }
+        }
+    }
+
+    /// How many are armed.
+    pub fn len(&self) -> usize {
+        self.armed.len()
+    }
+
+    /// Whether none is armed.
+    pub fn is_empty(&self) -> bool {
+        self.armed.is_empty()
+    }
+
+    fn arm(&self, trigger: Trigger) -> std::io::Result<Armed> {
+        let fd = AsyncFd::register_with_interest(trigger, Interest::PRIORITY)?;
+        let wake = Arc::clone(&self.wake);
+        let task = tokio::spawn(async move {
+            while let Ok(mut guard) = fd.ready(Interest::PRIORITY).await {
+                guard.clear_ready();
+                wake.notify_one();
+            }
+        });
+        Ok(Armed(task.abort_handle()))
+    }
+
+    fn complain(&mut self, error: &dyn std::fmt::Display) {
+        if !self.complained {
+            self.complained = true;
+            tracing::warn!("no pressure trigger: {error}; looking once a second instead");
+        }
+    }
+}
