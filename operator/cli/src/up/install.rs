@@ -43,8 +43,8 @@ pub(crate) async fn install(client: &Client, reporter: &Reporter) -> anyhow::Res
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in &crds {
         let name = crd.metadata.name.as_deref().unwrap_or_default();
-        let served = await_condition(api.clone(), name, is_crd_established());
-        match tokio::time::timeout(ESTABLISHED_WITHIN, served).await {
+        let established = await_condition(api.clone(), name, is_crd_established());
+        match tokio::time::timeout(ESTABLISHED_WITHIN, established).await {
             Ok(watched) => drop(watched.with_context(|| format!("watch the CRD {name}"))?),
             Err(_) => bail!("the CRD {name} is not established after {} s: kubectl describe crd {name}", ESTABLISHED_WITHIN.as_secs()),
         }
