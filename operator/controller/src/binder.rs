@@ -209,3 +209,6 @@ pub fn cause_name(cause: &EvictCause) -> &'static str {
         EvictCause::GangBroken => "GangBroken",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,8 @@ pub mod options;
 pub mod publish;
 pub mod reasons;
 pub mod run;
+#[cfg(test)]
+mod script;
 pub mod session;
 pub mod status;
 pub mod translate;

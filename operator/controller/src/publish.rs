@@ -160,12 +160,4 @@ async fn write(client: &Client, retry: &Retry, target: Target, patch: Patch) -> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written_in_whole_seconds() {
-        let time = Timestamp::UNIX_EPOCH + SignedDuration::from_millis(1999);
-        assert_eq!(seconds(time), "1970-01-01T00:00:01Z");
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! One watch per kind: objects come in, are translated at once, and leave as facts. What is read of an object is
 //! gone after that; only its key is kept, to notice what vanished while the watch was down.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use futures::StreamExt;
 use k8s_openapi::jiff::Timestamp;
@@ -9,6 +9,7 @@ use kube::{
     Api, Client,
     runtime::{
         WatchStreamExt,
+        utils::{Backoff, ResetTimerBackoff},
         watcher::{self, Config, Event, watcher},
     },
 };
@@ -197,7 +198,8 @@ impl Watcher {
     async fn watch<K: Watched>(&self) {
         let api: Api<Object<K>> = Api::all_with(self.client.clone(), &());
         let config = Config::default().page_size(PAGE);
-        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+        let backoff = ResetTimerBackoff::new(Pauses::default(), CALM);
+        let mut events = std::pin::pin!(watcher(api, config).backoff(backoff));
         let mut keys = Keys::default();
         let mut synced = false;
         while let Some(event) = events.next().await {
@@ -314,6 +316,31 @@ impl Watcher {
 
     async fn send(&self, fact: Fact) -> Result<(), Closed> {
         self.facts.send(fact).await.map_err(|_| Closed)
+    }
+}
+
+/// Pauses between two tries of a watch: 0.5, 1, 2, 4, 8, 8 ... s, so that a kind that is installed later is found soon.
+#[derive(Debug, Default)]
+struct Pauses(u32);
+
+/// After so long without a failure, the pauses start from the shortest again.
+const CALM: Duration = Duration::from_secs(60);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = SHORTEST_PAUSE.saturating_mul(1 << self.0.min(4)).min(LONGEST_PAUSE);
+        self.0 = self.0.saturating_add(1);
+        Some(pause)
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0 = 0;
     }
 }
 
