@@ -41,7 +41,12 @@ pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
         unfinished |= group.members.iter().any(|&p| !model.pods[p].finished);
     }
     let over = done > 0 && !unfinished;
-    let pending = claim.known && !over && (short || more || nominated > 0);
+    // Of a pod without a claim nothing is missing when it leaves.
+    let misses = match claim.key {
+        ClaimKey::Named(..) => short,
+        ClaimKey::Alone(_) => model.members(ord).any(|p| model.pods[p].waits()),
+    };
+    let pending = claim.known && !over && (misses || more || nominated > 0);
     model.list(ord, pending, live > 0);
     let claim = &mut model.claims[ord];
     if claim.known && live > 0 && !short && claim.started.is_none() {
@@ -50,7 +55,7 @@ pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
     if live == 0 {
         claim.started = None;
     }
-    if claim.known && live > 0 && short {
+    if claim.known && live > 0 && misses {
         claim.broken_since.get_or_insert(now);
         model.broken.insert(ord);
     } else {

@@ -1,0 +1,486 @@
+//! The core by itself, in process, one thread: `cargo bench --bench core -- [--json] [--case NAME]`.
+//!
+//! Pods arrive one by one, each followed by a cycle, as they do from a watch; what is measured is `apply` and `cycle`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    missing_docs,
+    reason = "a benchmark"
+)]
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use duosuan_scheduler::{
+    Budget, Cluster, Decision, Event, Tier, Time, cycle,
+    event::{Claim, Gpu, GpuRequest, Group, Node, Pod, Queue, Quota},
+};
+
+const GI: i64 = 1 << 30;
+const MI: i64 = 1 << 20;
+
+fn amounts(of: &[(&str, i64)]) -> BTreeMap<String, i64> {
+    of.iter().map(|(name, amount)| ((*name).to_string(), *amount)).collect()
+}
+
+/// What a case measured.
+struct Row {
+    nodes: usize,
+    pods: usize,
+    total: Duration,
+    each: Vec<Duration>,
+    visited: u64,
+    placed: usize,
+    pending: usize,
+    evicted: usize,
+}
+
+/// A cluster, and what is done to it with a clock beside it.
+struct Run {
+    cluster: Cluster,
+    nodes: usize,
+    now: i64,
+    each: Vec<Duration>,
+    visited: u64,
+    placed: usize,
+    pending: usize,
+    evicted: Vec<String>,
+}
+
+impl Run {
+    fn of(nodes: impl IntoIterator<Item = Node>) -> Run {
+        let mut cluster = Cluster::default();
+        let mut count = 0;
+        for node in nodes {
+            cluster.apply(Event::Node(Box::new(node)));
+            count += 1;
+        }
+        Run {
+            cluster,
+            nodes: count,
+            now: 0,
+            each: vec![],
+            visited: 0,
+            placed: 0,
+            pending: 0,
+            evicted: vec![],
+        }
+    }
+
+    /// Tells some facts and decides, with the clock running.
+    fn step(&mut self, events: Vec<Event>) -> Vec<Decision> {
+        self.now += 1;
+        let start = Instant::now();
+        for event in events {
+            self.cluster.apply(event);
+        }
+        let decisions = cycle(&mut self.cluster, Time(self.now), Budget { pods: 1_000_000 });
+        self.each.push(start.elapsed());
+        for decision in &decisions {
+            match decision {
+                Decision::Bind { .. } => self.placed += 1,
+                Decision::Pending { .. } => self.pending += 1,
+                Decision::Evict { pod, .. } => self.evicted.push(pod.clone()),
+                _ => {}
+            }
+        }
+        decisions
+    }
+
+    /// Forgets what was measured so far.
+    fn start_measuring(&mut self) {
+        self.each.clear();
+        (self.placed, self.pending) = (0, 0);
+        self.visited = self.cluster.work().nodes_visited;
+    }
+
+    fn row(self, pods: usize) -> Row {
+        Row {
+            nodes: self.nodes,
+            pods,
+            total: self.each.iter().sum(),
+            each: self.each,
+            visited: self.cluster.work().nodes_visited - self.visited,
+            placed: self.placed,
+            pending: self.pending,
+            evicted: self.evicted.len(),
+        }
+    }
+}
+
+fn plain_nodes(count: usize) -> Vec<Node> {
+    let allocatable = amounts(&[("cpu", 4000), ("memory", 32 * GI), ("pods", 110)]);
+    let node = |i| Node {
+        name: format!("node-{i:05}"),
+        allocatable: allocatable.clone(),
+        ..Default::default()
+    };
+    (0..count).map(node).collect()
+}
+
+fn gpu_nodes(count: usize) -> Vec<Node> {
+    let allocatable = amounts(&[("cpu", 128_000), ("memory", 1024 * GI), ("pods", 110)]);
+    let gpu = Gpu {
+        model: "A100".into(),
+        memory: 80 * GI,
+        ..Default::default()
+    };
+    let node = |i| Node {
+        name: format!("node-{i:05}"),
+        allocatable: allocatable.clone(),
+        gpus: vec![gpu.clone(); 8],
+        ..Default::default()
+    };
+    (0..count).map(node).collect()
+}
+
+fn pod(uid: String, milli: i64, memory: i64) -> Pod {
+    Pod {
+        name: uid.clone(),
+        uid,
+        namespace: "bench".into(),
+        requests: amounts(&[("cpu", milli), ("memory", memory)]),
+        ours: true,
+        ..Default::default()
+    }
+}
+
+fn gpu_pod(uid: String, queue: &str, count: u16, milli: u16) -> Pod {
+    let gpus = Some(GpuRequest {
+        count,
+        milli,
+        memory: 0,
+        models: vec![],
+    });
+    Pod {
+        gpus,
+        queue: queue.into(),
+        ..pod(uid, 1000, GI)
+    }
+}
+
+fn event(pod: Pod) -> Vec<Event> {
+    vec![Event::Pod(Box::new(pod))]
+}
+
+fn basic_of(nodes: usize, measured: usize, shapes: i64) -> Row {
+    let mut run = Run::of(plain_nodes(nodes));
+    let pod = |i: i64| pod(format!("pod-{i}"), 100 + i % shapes % 32, 500 * MI + i % shapes);
+    for i in 0..5000 {
+        run.step(event(pod(i)));
+    }
+    run.start_measuring();
+    for i in 0..measured as i64 {
+        run.step(event(pod(5000 + i)));
+    }
+    run.row(measured)
+}
+
+fn basic() -> Row {
+    basic_of(5000, 50_000, 1)
+}
+
+fn mixed_shapes() -> Row {
+    basic_of(5000, 50_000, 1000)
+}
+
+fn unschedulable() -> Row {
+    let mut run = Run::of(plain_nodes(5000));
+    for i in 0..20_000 {
+        run.cluster.apply(Event::Pod(Box::new(Pod {
+            priority: 1000,
+            ..pod(format!("huge-{i}"), 9000, 500 * MI)
+        })));
+    }
+    run.step(vec![]);
+    run.step(event(pod("first".into(), 100, 500 * MI)));
+    run.start_measuring();
+    for i in 0..10_000 {
+        run.step(event(pod(format!("pod-{i}"), 100, 500 * MI)));
+    }
+    run.row(10_000)
+}
+
+fn infeasible_cycle() -> Row {
+    let mut run = Run::of(plain_nodes(5000));
+    for i in 0..20_000 {
+        run.cluster
+            .apply(Event::Pod(Box::new(pod(format!("huge-{i}"), 9000, 500 * MI))));
+    }
+    run.step(vec![]);
+    run.start_measuring();
+    for i in 0..100 {
+        // Something is freed, so that all of them are tried again.
+        let mut node = plain_nodes(1).remove(0);
+        node.labels.insert("turn".into(), i.to_string());
+        run.step(vec![Event::Node(Box::new(node))]);
+    }
+    run.row(2_000_000)
+}
+
+fn gangs() -> Row {
+    let mut run = Run::of(plain_nodes(5000));
+    let mut gang = |run: &mut Run, i: usize, size: u32| {
+        let name = format!("gang-{i}");
+        let group = Group {
+            name: "w".into(),
+            min: size,
+            max: size,
+            quantum: 1,
+            ..Default::default()
+        };
+        let mut events = vec![Event::Claim(Box::new(Claim {
+            uid: name.clone(),
+            namespace: "bench".into(),
+            name: name.clone(),
+            groups: vec![group],
+            ..Default::default()
+        }))];
+        for p in 0..size {
+            let member = Pod {
+                claim: Some(name.clone()),
+                group: "w".into(),
+                ..pod(format!("{name}-{p}"), 100, 500 * MI)
+            };
+            events.push(Event::Pod(Box::new(member)));
+        }
+        run.step(events);
+    };
+    for i in 0..4500 {
+        gang(&mut run, i, 4);
+    }
+    for i in 4500..4518 {
+        gang(&mut run, i, 1000);
+    }
+    run.row(36_000)
+}
+
+fn gpu_fill() -> Row {
+    let mut run = Run::of(gpu_nodes(500));
+    for i in 0..4000 {
+        run.step(event(gpu_pod(format!("job-{i}"), "", 1, 1000)));
+    }
+    run.row(4000)
+}
+
+fn gpu_shares() -> Row {
+    let mut run = Run::of(gpu_nodes(500));
+    for i in 0..8000_u16 {
+        run.step(event(gpu_pod(format!("job-{i}"), "", 1, 100 + i % 9 * 100)));
+    }
+    run.row(8000)
+}
+
+fn gpu_proof() -> Row {
+    let mut run = full("", 1);
+    run.start_measuring();
+    let group = Group {
+        name: "w".into(),
+        min: 10,
+        max: 10,
+        quantum: 1,
+        ..Default::default()
+    };
+    let claim = Claim {
+        uid: "j".into(),
+        namespace: "bench".into(),
+        name: "j".into(),
+        groups: vec![group],
+        ..Default::default()
+    };
+    let mut events = vec![Event::Claim(Box::new(claim))];
+    for i in 0..10 {
+        let member = Pod {
+            claim: Some("j".into()),
+            group: "w".into(),
+            ..gpu_pod(format!("j-{i}"), "", 8, 1000)
+        };
+        events.push(Event::Pod(Box::new(member)));
+    }
+    run.step(events);
+    run.row(10)
+}
+
+/// 500 nodes of 8 GPUs, all held by one-GPU jobs of a queue and confirmed.
+fn full(queue: &str, per_job: u16) -> Run {
+    let mut run = Run::of(gpu_nodes(500));
+    for (name, gpus) in [("mine", 2000), ("yours", 2000)] {
+        let quota = Quota {
+            tier: Tier::Prod,
+            guaranteed: amounts(&[("gpu", gpus * 1000)]),
+            ..Default::default()
+        };
+        let queue = Queue {
+            name: name.into(),
+            weight: 1,
+            quotas: vec![quota],
+            ..Default::default()
+        };
+        run.cluster.apply(Event::Queue(Box::new(queue)));
+    }
+    for i in 0..4000 / usize::from(per_job) {
+        let job = Pod {
+            created: Time(i as i64),
+            ..gpu_pod(format!("job-{i}"), queue, per_job, 1000)
+        };
+        for decision in run.step(event(job.clone())) {
+            if let Decision::Bind { node, devices, .. } = decision {
+                run.cluster.apply(Event::Pod(Box::new(Pod {
+                    node: Some(node),
+                    devices,
+                    ..job.clone()
+                })));
+            }
+        }
+    }
+    run
+}
+
+fn gpu_reclaim_one() -> Row {
+    let mut run = full("yours", 1);
+    run.start_measuring();
+    run.step(event(gpu_pod("asks".into(), "mine", 1, 1000)));
+    run.row(1)
+}
+
+fn gpu_reclaim_many() -> Row {
+    let mut run = full("yours", 1);
+    run.start_measuring();
+    let group = Group {
+        name: "w".into(),
+        min: 250,
+        max: 250,
+        quantum: 1,
+        ..Default::default()
+    };
+    let claim = Claim {
+        uid: "j".into(),
+        namespace: "bench".into(),
+        name: "j".into(),
+        queue: "mine".into(),
+        groups: vec![group],
+        ..Default::default()
+    };
+    let mut events = vec![Event::Claim(Box::new(claim))];
+    for i in 0..250 {
+        let member = Pod {
+            claim: Some("j".into()),
+            group: "w".into(),
+            ..gpu_pod(format!("j-{i}"), "mine", 8, 1000)
+        };
+        events.push(Event::Pod(Box::new(member)));
+    }
+    run.step(events);
+    run.row(250)
+}
+
+fn gpu_reclaim_storm() -> Row {
+    let mut run = full("yours", 1);
+    run.start_measuring();
+    let asks = (0..4000).map(|i| Event::Pod(Box::new(gpu_pod(format!("ask-{i}"), "mine", 1, 1000))));
+    run.step(asks.collect());
+    let gone: Vec<Event> = run.evicted.iter().map(|uid| Event::PodGone(uid.clone())).collect();
+    run.step(gone);
+    run.row(4000)
+}
+
+fn far() -> Row {
+    let allocatable = amounts(&[("cpu", 32_000), ("memory", 256 * GI), ("pods", 110)]);
+    let mut nodes = plain_nodes(30_000);
+    for node in &mut nodes {
+        node.allocatable = allocatable.clone();
+    }
+    let mut run = Run::of(nodes);
+    for i in 0..800_000 {
+        run.step(event(pod(format!("pod-{i}"), 500 + i % 20, GI + i % 20)));
+    }
+    run.row(800_000)
+}
+
+fn peak_rss_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmHWM:"))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .next()
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .unwrap_or_default()
+        / 1024
+}
+
+fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+    let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(at).map_or(0.0, |d| d.as_secs_f64() * 1e6)
+}
+
+fn main() {
+    let cases: [(&str, fn() -> Row); 12] = [
+        ("basic", basic),
+        ("mixed shapes", mixed_shapes),
+        ("unschedulable", unschedulable),
+        ("infeasible cycle", infeasible_cycle),
+        ("gangs", gangs),
+        ("gpu fill", gpu_fill),
+        ("gpu shares", gpu_shares),
+        ("gpu proof", gpu_proof),
+        ("gpu reclaim one", gpu_reclaim_one),
+        ("gpu reclaim many", gpu_reclaim_many),
+        ("gpu reclaim storm", gpu_reclaim_storm),
+        ("far", far),
+    ];
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let json = arguments.iter().any(|a| a == "--json");
+    let only = arguments
+        .iter()
+        .position(|a| a == "--case")
+        .and_then(|i| arguments.get(i + 1));
+    if let Some(name) = only
+        && !cases.iter().any(|(case, _)| case == name)
+    {
+        println!(
+            "no case `{name}`; there are: {}",
+            cases.map(|(case, _)| case).join(", ")
+        );
+        std::process::exit(2);
+    }
+    for (case, run) in cases.iter().filter(|(case, _)| only.is_none_or(|only| case == only)) {
+        let mut row = run();
+        row.each.sort();
+        let seconds = row.total.as_secs_f64();
+        let figures = serde_json::json!({
+            "case": case,
+            "nodes": row.nodes,
+            "pods": row.pods,
+            "seconds": seconds,
+            "pods_per_second": (row.pods as f64 / seconds).round(),
+            "p50_us": percentile(&row.each, 50),
+            "p99_us": percentile(&row.each, 99),
+            "peak_rss_mib": peak_rss_mib(),
+            "nodes_visited_per_pod": row.visited as f64 / row.pods as f64,
+            "placed": row.placed,
+            "pending": row.pending,
+            "evicted": row.evicted,
+        });
+        if json {
+            println!("{figures}");
+        } else {
+            println!(
+                "{case:18} {:>9.0} pods/s  {seconds:8.3} s  p50 {:.1} us  p99 {:.1} us  placed {}  pending {}  evicted {}",
+                row.pods as f64 / seconds,
+                percentile(&row.each, 50),
+                percentile(&row.each, 99),
+                row.placed,
+                row.pending,
+                row.evicted
+            );
+        }
+    }
+}
