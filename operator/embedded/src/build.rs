@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::{
     error::{Error, tail},
-    go::{Go, SOURCES, Tool, linker_flags},
+    go::{Go, Tool, linker_flags},
     instance::cache_dir,
 };
 
@@ -57,7 +57,7 @@ impl fmt::Display for Progress {
 /// [`build`] that ends, with all that it started, soon after `stop` becomes true.
 pub fn build_until(tool: Tool, progress: &mut dyn FnMut(Progress), stop: &AtomicBool) -> Result<PathBuf, Error> {
     let go = Go::find(std::env::var_os("PATH").as_deref(), tool)?;
-    let dir = cache_dir().join(content_hash(&go.version));
+    let dir = cache_dir().join(content_hash(tool, &go.version));
     let binary = dir.join(tool.name());
     if binary.is_file() {
         return Ok(binary);
@@ -68,7 +68,7 @@ pub fn build_until(tool: Tool, progress: &mut dyn FnMut(Progress), stop: &Atomic
         return Ok(binary);
     }
     let source = dir.join("source");
-    for (name, content) in SOURCES {
+    for (name, content) in tool.sources() {
         let file = source.join(name);
         let parent = file.parent().unwrap_or(&source);
         fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
@@ -101,11 +101,11 @@ pub fn build_until(tool: Tool, progress: &mut dyn FnMut(Progress), stop: &Atomic
     Ok(binary)
 }
 
-/// Name of the cache folder: changes with the module's files, the flags and the version of Go.
-fn content_hash(go_version: &str) -> String {
+/// Name of the cache folder: changes with the files that the tool is made of, the flags and the version of Go.
+fn content_hash(tool: Tool, go_version: &str) -> String {
     // Not cryptographic: it tells own versions apart, nobody else writes here. Its keys are fixed, so it is stable.
     let mut hasher = DefaultHasher::new();
-    (SOURCES, linker_flags(), go_version).hash(&mut hasher);
+    (tool.sources().collect::<Vec<_>>(), linker_flags(), go_version).hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 
@@ -249,7 +249,8 @@ mod tests {
 
     #[test]
     fn the_hash_follows_the_version_of_go() {
-        assert_eq!(content_hash("1.26.8"), content_hash("1.26.8"));
-        assert_ne!(content_hash("1.26.8"), content_hash("1.26.9"));
+        let hash = |version| content_hash(Tool::Kubectl, version);
+        assert_eq!(hash("1.26.8"), hash("1.26.8"));
+        assert_ne!(hash("1.26.8"), hash("1.26.9"));
     }
 }

@@ -9,12 +9,13 @@ use std::{
 use crate::error::{Error, tail};
 
 /// The Go module, carried in the binary, so that an installed `duosuan` needs no checkout.
-pub(crate) const SOURCES: [(&str, &str); 5] = [
+pub(crate) const SOURCES: [(&str, &str); 6] = [
     ("go.mod", include_str!("../go.mod")),
     ("go.sum", include_str!("../go.sum")),
     ("controlplane/main.go", include_str!("../controlplane/main.go")),
     ("kubelet/main.go", include_str!("../kubelet/main.go")),
     ("kubectl/main.go", include_str!("../kubectl/main.go")),
+    ("oracle/main.go", include_str!("../oracle/main.go")),
 ];
 
 /// A binary of the Go module.
@@ -28,6 +29,8 @@ pub enum Tool {
     Kubectl,
     /// helm.
     Helm,
+    /// kube-scheduler's own filters, asked about a JSON snapshot a line; see its head for the format.
+    Oracle,
 }
 
 impl Tool {
@@ -38,6 +41,7 @@ impl Tool {
             Tool::Kubelet => "kubelet",
             Tool::Kubectl => "kubectl",
             Tool::Helm => "helm",
+            Tool::Oracle => "oracle",
         }
     }
 
@@ -49,7 +53,15 @@ impl Tool {
             Tool::Kubectl => "./kubectl",
             // A `tool` line of go.mod keeps it required.
             Tool::Helm => "helm.sh/helm/v3/cmd/helm",
+            Tool::Oracle => "./oracle",
         }
+    }
+
+    /// The files that it is made of besides modules: the module's own two and those of its package. A change of one
+    /// tool builds no other anew.
+    pub(crate) fn sources(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let package = self.package().trim_start_matches("./");
+        SOURCES.into_iter().filter(move |(file, _)| file.split_once('/').is_none_or(|(folder, _)| folder == package))
     }
 }
 
@@ -134,6 +146,13 @@ mod tests {
         assert!(kubernetes_version().starts_with("v1."), "{}", kubernetes_version());
         let minor = kubernetes_version().split('.').nth(1).unwrap();
         assert!(linker_flags().ends_with(&format!("gitMajor=1 -X k8s.io/component-base/version.gitMinor={minor}")));
+    }
+
+    #[test]
+    fn a_tool_is_made_of_the_module_and_its_own_package() {
+        let files = |tool: Tool| tool.sources().map(|(file, _)| file).collect::<Vec<_>>();
+        assert_eq!(files(Tool::Oracle), ["go.mod", "go.sum", "oracle/main.go"]);
+        assert_eq!(files(Tool::Helm), ["go.mod", "go.sum"]);
     }
 
     #[test]

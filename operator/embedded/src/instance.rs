@@ -43,6 +43,10 @@ impl Instance {
         }
         let parent = cache_dir().join("run");
         fs::create_dir_all(&parent).map_err(Error::io("create", &parent))?;
+        // One process at a time: between the making of a folder and its lock it looks like one that was left over.
+        let gate = parent.join("lock");
+        let file = File::create(&gate).map_err(Error::io("create", &gate))?;
+        file.lock().map_err(Error::io("lock", &gate))?;
         remove_left_over(&parent);
         let made = tempfile::Builder::new().prefix("cp-").tempdir_in(&parent).map_err(Error::io("create", &parent))?;
         let lock = hold(made.path())?.ok_or_else(|| Error::DirInUse { path: made.path().to_owned() })?;
@@ -77,7 +81,6 @@ fn hold(dir: &Path) -> Result<Option<File>, Error> {
 fn remove_left_over(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let path = entry.path();
-        // Without a lock file it may be one that another process is making at this moment.
         if path.join("lock").is_file() && matches!(hold(&path), Ok(Some(_))) {
             let _next_time = fs::remove_dir_all(&path);
         }

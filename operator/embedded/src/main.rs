@@ -10,7 +10,7 @@ use duosuan_embedded::{Tool, build};
 /// A build names each of some thousand packages; a log wants a line now and then.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
-const TOOLS: [Tool; 4] = [Tool::ControlPlane, Tool::Kubelet, Tool::Kubectl, Tool::Helm];
+const TOOLS: [Tool; 5] = [Tool::ControlPlane, Tool::Kubelet, Tool::Kubectl, Tool::Helm, Tool::Oracle];
 
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks on its terminal")]
 fn main() -> ExitCode {
