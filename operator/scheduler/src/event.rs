@@ -126,11 +126,15 @@ pub struct Toleration {
     pub effect: String,
 }
 
+/// Key that stands for the node's name, `metadata.name` of `matchFields`, instead of a label. No label can have it: the
+/// key `metadata.name` itself is one that a label may have.
+pub const NODE_NAME: &str = "field:metadata.name";
+
 /// One requirement on a node's labels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Requirement {
-    /// Label key; `metadata.name` stands for the node's name (from `matchFields`).
+    /// Label key, or [`NODE_NAME`].
     pub key: String,
     /// How the label is compared.
     pub operator: Operator,

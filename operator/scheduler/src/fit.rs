@@ -102,6 +102,19 @@ impl Model {
         node.stale && shape.tier != Tier::Prod
     }
 
+    /// The devices that a shape gets on a node that it [fits ever](Model::fits_ever), or why it does not fit there now.
+    pub(crate) fn devices_now(&self, shape: &Shape, node: &NodeSlot) -> Result<Vec<u16>, Constraint> {
+        self.fits_now(shape, node)?;
+        let devices = match &shape.gpus {
+            None => Vec::new(),
+            Some(need) => node.choose_devices(need).ok_or(Constraint::Gpus)?,
+        };
+        if self.too_stale(shape, node) {
+            return Err(Constraint::Stale);
+        }
+        Ok(devices)
+    }
+
     /// True if a pod fits on exactly this seat.
     pub(crate) fn fits_seat(&self, shape: &Shape, ord: NodeOrd, devices: &[u16]) -> bool {
         let Some(node) = self.nodes.find(ord).filter(|n| n.present) else {

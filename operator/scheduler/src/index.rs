@@ -178,14 +178,7 @@ fn value(
     ever: Result<u32, Constraint>,
 ) -> Result<i64, Constraint> {
     let unwelcome = ever?;
-    model.fits_now(shape, node)?;
-    let devices = match &shape.gpus {
-        None => Vec::new(),
-        Some(need) => node.choose_devices(need).ok_or(Constraint::Gpus)?,
-    };
-    if model.too_stale(shape, node) {
-        return Err(Constraint::Stale);
-    }
+    let devices = model.devices_now(shape, node)?;
     Ok(score::cost(policy, model, shape, node, &devices, unwelcome))
 }
 

@@ -5,7 +5,7 @@
 //! - `fit`, `selector`: whether a pod fits on a node; `score`: what it costs there; `index`: the best node by shape.
 //! - `transaction`: changes of the live model that can be taken back, for gangs and for proofs.
 //! - `steps`: one file for each step of a cycle.
-//! - [`query`]: the read side; [`check`]: the invariants.
+//! - [`query`], [`verdict`]: the read side; [`check`]: the invariants.
 
 mod amount;
 pub mod check;
@@ -22,6 +22,7 @@ mod selector;
 mod slab;
 mod steps;
 mod transaction;
+pub mod verdict;
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,9 @@
 //! Node selectors and taints, with the meaning that kube-scheduler gives them.
 
 use crate::{
-    event::{Operator, Requirement, Taint, Term, Toleration},
+    event::{NODE_NAME, Operator, Requirement, Taint, Term, Toleration},
     model::NodeSlot,
 };
-
-/// Key that stands for the node's name instead of a label.
-const NODE_NAME: &str = "metadata.name";
 
 /// True if a node matches one of the alternatives, or there are none. An empty alternative matches nothing.
 pub(crate) fn matches(terms: &[Term], node: &NodeSlot) -> bool {
@@ -87,7 +84,8 @@ mod tests {
             ("cores", Operator::Gt, &["16"], false),
             ("cores", Operator::Lt, &["17"], true),
             ("zone", Operator::Gt, &["1"], false),
-            ("metadata.name", Operator::In, &["n1"], true),
+            (NODE_NAME, Operator::In, &["n1"], true),
+            ("metadata.name", Operator::In, &["n1"], false),
         ];
         for (key, operator, values, expected) in cases {
             assert_eq!(
