@@ -141,11 +141,10 @@ impl Binder {
     }
 
     async fn bind(&self, pod: &PodName, node: &str, devices: &[u16]) -> Outcome {
-        let mut metadata = json!({"name": pod.name, "namespace": pod.namespace, "uid": pod.uid});
-        if !devices.is_empty() {
-            // The API server copies the annotations of a binding into the pod.
-            metadata["annotations"] = json!({ANNOTATION_GPUS: devices_text(devices)});
-        }
+        // The API server copies the annotations of a binding into the pod.
+        let annotations = (!devices.is_empty()).then(|| json!({ANNOTATION_GPUS: devices_text(devices)}));
+        let metadata =
+            json!({"name": pod.name, "namespace": pod.namespace, "uid": pod.uid, "annotations": annotations});
         let target = json!({"apiVersion": "v1", "kind": "Node", "name": node});
         let body = json!({"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target});
         match self.post(pod, "binding", &body).await {

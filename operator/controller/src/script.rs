@@ -1,7 +1,7 @@
 //! An API server that follows a script: each request has its answers, in turn. A request that the script does not have
 //! fails the test, and so does an answer that nobody asked for.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     collections::{BTreeMap, VecDeque},

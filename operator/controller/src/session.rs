@@ -8,7 +8,6 @@ use std::{
 };
 
 use duosuan_scheduler::{Budget, Cluster, Decision, Event, Time, cycle};
-use k8s_openapi::jiff::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
@@ -21,12 +20,14 @@ use crate::{
     events::{Note, Recorder, Regarding},
     health::Readiness,
     index::{Index, Waiting},
-    measure::{self, Gauges},
+    measure::Gauges,
     metrics::{self, Metrics},
-    publish::{Patch, Target, unschedulable},
-    reasons, status,
+    publish::{Patch, Target},
+    reasons,
     watch::{Fact, KINDS},
 };
+
+mod statuses;
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -424,55 +425,6 @@ impl Session {
             self.index.touch_all();
         }
         self.publish();
-    }
-
-    /// Writes the statuses of what changed.
-    fn publish(&mut self) {
-        let now = Timestamp::now();
-        self.awaited.retain(|_, since| since.elapsed() < ECHO);
-        for name in std::mem::take(&mut self.index.changed_claims) {
-            let target = Target::Claim(name.clone());
-            if self.awaited.contains_key(&target) {
-                self.index.changed_claims.insert(name);
-            } else if let Some(status) = status::claim(&self.index, &name, now) {
-                let patch = target.apply(&status);
-                self.hand_on(target, patch);
-            }
-        }
-        for uid in std::mem::take(&mut self.index.changed_pods) {
-            let Some(name) = self.index.pod_name(&uid) else {
-                continue;
-            };
-            let target = Target::Pod(name.clone());
-            if self.awaited.contains_key(&target) {
-                self.index.changed_pods.insert(uid);
-            } else if let Some(message) = status::pod(&self.index, &uid) {
-                self.hand_on(target, unschedulable(&name, &message, now));
-            }
-        }
-    }
-
-    /// Writes the statuses of queues and policies, which change with everything.
-    fn publish_shared(&mut self) {
-        for name in self.index.policies.keys().cloned().collect::<Vec<_>>() {
-            let target = Target::Policy(name.clone());
-            if let Some(status) = status::policy(&self.index, &name).filter(|_| !self.awaited.contains_key(&target)) {
-                let patch = target.apply(&status);
-                self.hand_on(target, patch);
-            }
-        }
-        for (name, status) in measure::queues(&self.index, &self.cluster) {
-            let target = Target::Queue(name);
-            if !self.awaited.contains_key(&target) {
-                let patch = target.apply(&status);
-                self.hand_on(target, patch);
-            }
-        }
-    }
-
-    fn hand_on(&mut self, target: Target, patch: Patch) {
-        self.awaited.insert(target.clone(), Instant::now());
-        let _ = self.links.patches.send((target, patch));
     }
 }
 

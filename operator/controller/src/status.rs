@@ -2,12 +2,13 @@
 //! written only if it differs in more than a time. Pure.
 
 use duosuan_crds::{CapacityClaimStatus, ColocationPolicyStatus, claim::Phase, claim::Placed};
+use duosuan_scheduler::Cluster;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
 
-use crate::index::{ClaimEntry, Index, Namespaced};
+use crate::index::{ClaimEntry, Index, Namespaced, PodEntry};
 
 /// Condition of a claim: each group has at least its minimum of bound pods.
 pub const ADMITTED: &str = "Admitted";
@@ -15,14 +16,20 @@ pub const ADMITTED: &str = "Admitted";
 pub const BROKEN: &str = "Invalid";
 
 /// The status that a claim shall have, if it is not what it has.
-pub fn claim(index: &Index, name: &Namespaced, now: Timestamp) -> Option<CapacityClaimStatus> {
+pub fn claim(index: &Index, cluster: &Cluster, name: &Namespaced, now: Timestamp) -> Option<CapacityClaimStatus> {
     let entry = index.claims.get(name)?;
-    let wanted = wanted_claim(index, name, entry, now);
+    let wanted = wanted_claim(index, cluster, name, entry, now);
     let same = entry.says.as_ref().is_some_and(|says| *says == wanted);
     (!same).then_some(wanted)
 }
 
-fn wanted_claim(index: &Index, name: &Namespaced, entry: &ClaimEntry, now: Timestamp) -> CapacityClaimStatus {
+fn wanted_claim(
+    index: &Index,
+    cluster: &Cluster,
+    name: &Namespaced,
+    entry: &ClaimEntry,
+    now: Timestamp,
+) -> CapacityClaimStatus {
     let says = entry.says.clone().unwrap_or_default();
     let pods: Vec<_> = index
         .members
@@ -31,7 +38,7 @@ fn wanted_claim(index: &Index, name: &Namespaced, entry: &ClaimEntry, now: Times
         .flatten()
         .filter_map(|uid| index.pods.get(uid))
         .collect();
-    let count = |group: &str, of: &dyn Fn(&crate::index::PodEntry) -> bool| {
+    let count = |group: &str, of: &dyn Fn(&PodEntry) -> bool| {
         u32::try_from(pods.iter().filter(|p| p.group == group && of(p)).count()).unwrap_or(u32::MAX)
     };
     let placed: Vec<Placed> = entry
@@ -39,20 +46,27 @@ fn wanted_claim(index: &Index, name: &Namespaced, entry: &ClaimEntry, now: Times
         .iter()
         .map(|(group, _, max)| Placed {
             group: group.clone(),
-            count: count(group, &|p| p.bound),
+            count: count(group, &|p| p.bound && !p.finished),
             desired: *max,
         })
         .collect();
-    let each_has = |of: &dyn Fn(&crate::index::PodEntry) -> bool| {
-        !entry.groups.is_empty() && entry.groups.iter().all(|(group, min, _)| count(group, of) >= *min)
-    };
-    let phase = if !pods.is_empty() && pods.iter().all(|p| p.finished) && each_has(&|p| p.finished) {
-        Phase::Finished
-    } else if each_has(&|p| p.bound) {
-        Phase::Running
-    } else {
-        Phase::Pending
-    };
+    // Bound pods by the API server's word, and ended ones by the core's, which remembers those that were cleared away.
+    let view = cluster.claim(&entry.uid).unwrap_or_default();
+    let ended = |group: &str| view.groups.iter().find(|g| g.name == group).map_or(0, |g| g.finished);
+    let whole = !entry.groups.is_empty()
+        && entry
+            .groups
+            .iter()
+            .all(|(group, min, _)| count(group, &|p| p.bound && !p.finished).saturating_add(ended(group)) >= *min);
+    let all_ended = pods.iter().all(|p| p.finished);
+    let phase =
+        if all_ended && (says.phase == Phase::Finished || (whole && entry.groups.iter().any(|(g, ..)| ended(g) > 0))) {
+            Phase::Finished
+        } else if whole && pods.iter().any(|p| p.bound) {
+            Phase::Running
+        } else {
+            Phase::Pending
+        };
     let waiting = index.waiting.get(&entry.uid);
     let (reason, message) = match (phase, &entry.broken, waiting) {
         (Phase::Running | Phase::Finished, ..) => (None, None),
@@ -132,3 +146,6 @@ pub fn policy(index: &Index, name: &str) -> Option<ColocationPolicyStatus> {
         ..says.unwrap_or_default()
     })
 }
+
+#[cfg(test)]
+mod tests;

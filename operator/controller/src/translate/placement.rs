@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use duosuan_scheduler::event::{Operator, Requirement, Term, Toleration};
+use duosuan_scheduler::event::{NODE_NAME, Operator, Requirement, Term, Toleration};
 use k8s_openapi::api::core::v1;
 
 use super::FieldError;
@@ -41,7 +41,7 @@ pub fn node_terms(
         }
         for field in &term.match_fields {
             // The API server admits no other field than `metadata.name`.
-            own.push(requirement(field, "metadata.name".to_owned())?);
+            own.push(requirement(field, NODE_NAME.to_owned())?);
         }
         // Kubernetes: a term without requirements matches no node.
         if !own.is_empty() {
@@ -58,7 +58,7 @@ pub fn node_terms(
 /// A requirement that no node meets.
 fn no_node() -> Requirement {
     Requirement {
-        key: "metadata.name".to_owned(),
+        key: NODE_NAME.to_owned(),
         operator: Operator::In,
         values: Vec::new(),
     }
@@ -191,11 +191,22 @@ mod tests {
             terms(json!({"nodeSelector": {"disk": "ssd"}, "affinity": affinity})),
             vec![
                 vec![is("zone", &["a", "b"]), disk.clone()],
-                vec![is("metadata.name", &["n1"]), disk.clone()]
+                vec![is(NODE_NAME, &["n1"]), disk.clone()]
             ],
         );
         assert_eq!(terms(json!({"nodeSelector": {"disk": "ssd"}})), vec![vec![disk]]);
         assert_eq!(terms(json!({})), Vec::<Term>::new());
+    }
+
+    #[test]
+    fn a_label_may_be_called_as_the_field_of_the_name_is() {
+        let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]},
+        ]}}});
+        assert_eq!(
+            terms(json!({"affinity": affinity})),
+            vec![vec![is("metadata.name", &["n1"])]]
+        );
     }
 
     #[test]
@@ -204,7 +215,7 @@ mod tests {
             json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}]}}});
         assert_eq!(
             terms(json!({"affinity": affinity})),
-            vec![vec![is("metadata.name", &[])]]
+            vec![vec![is(NODE_NAME, &[])]]
         );
     }
 

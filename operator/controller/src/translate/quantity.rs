@@ -22,7 +22,7 @@ pub struct QuantityError {
 ///
 /// If the text is no quantity.
 pub fn units(text: &str) -> Result<i64, QuantityError> {
-    scaled(text, 0)
+    scaled(text, 0).map(to_i64)
 }
 
 /// The quantity in thousandths, rounded up: milli-cores, thousandths of a device.
@@ -31,7 +31,47 @@ pub fn units(text: &str) -> Result<i64, QuantityError> {
 ///
 /// If the text is no quantity.
 pub fn thousandths(text: &str) -> Result<i64, QuantityError> {
-    scaled(text, 3)
+    scaled(text, 3).map(to_i64)
+}
+
+/// An amount to add others to before it is rounded, as Kubernetes adds quantities: in billionths of a unit, the finest
+/// that it knows. At most `i64::MAX` units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Exact(i128);
+
+impl Exact {
+    const UNIT: i128 = 1_000_000_000;
+    const LARGEST: i128 = i64::MAX as i128 * Self::UNIT;
+
+    /// Reads an amount. Those below zero, which nothing that is asked for can be, are refused.
+    ///
+    /// # Errors
+    ///
+    /// If the text is no quantity, or below zero.
+    pub fn read(text: &str) -> Result<Self, QuantityError> {
+        let value = scaled(text, 9)?;
+        if value < 0 {
+            return Err(QuantityError {
+                text: text.to_owned(),
+                problem: "is below zero",
+            });
+        }
+        Ok(Self(value.min(Self::LARGEST)))
+    }
+
+    /// The sum.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self((self.0 + other.0).min(Self::LARGEST))
+    }
+
+    /// The amount in the core's base unit of a resource, rounded up: `cpu` in thousandths, everything else in units.
+    #[must_use]
+    pub fn amount(self, resource: &str) -> i64 {
+        let per = if resource == "cpu" { 1000 } else { 1 };
+        let base = Self::UNIT / per;
+        to_i64((self.0 + base - 1) / base)
+    }
 }
 
 /// An amount of a resource in the core's base unit: `cpu` in thousandths, everything else in units. Amounts below
@@ -98,7 +138,12 @@ fn digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
-fn scaled(text: &str, scale: i64) -> Result<i64, QuantityError> {
+fn to_i64(value: i128) -> i64 {
+    i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
+}
+
+/// The quantity times `10^scale`, rounded away from zero; the largest number if it is over that.
+fn scaled(text: &str, scale: i64) -> Result<i128, QuantityError> {
     let fail = |problem| QuantityError {
         text: text.to_owned(),
         problem,
@@ -115,15 +160,12 @@ fn scaled(text: &str, scale: i64) -> Result<i64, QuantityError> {
     let Suffix { decimal, binary } = suffix(rest).ok_or_else(|| fail("has no known suffix"))?;
 
     let magnitude = magnitude(whole, fraction, decimal.saturating_add(scale), binary);
-    Ok(if negative {
-        magnitude.saturating_neg()
-    } else {
-        magnitude
-    })
+    let magnitude = i128::try_from(magnitude).unwrap_or(i128::MAX);
+    Ok(if negative { -magnitude } else { magnitude })
 }
 
 /// `whole.fraction x 10^decimal x 2^binary`, rounded up.
-fn magnitude(whole: &str, fraction: &str, decimal: i64, binary: u32) -> i64 {
+fn magnitude(whole: &str, fraction: &str, decimal: i64, binary: u32) -> u128 {
     let whole = whole.trim_start_matches('0');
     let fraction = fraction.trim_end_matches('0');
     let exact = if binary == 0 {
@@ -141,25 +183,25 @@ fn magnitude(whole: &str, fraction: &str, decimal: i64, binary: u32) -> i64 {
         match mantissa.checked_mul(10).and_then(|m| m.checked_add(digit)) {
             Some(m) => mantissa = m,
             // 2^128 is over 10^38, and at most 36 of these digits are behind the point.
-            None => return i64::MAX,
+            None => return u128::MAX,
         }
     }
     if mantissa == 0 {
-        return i64::from(more);
+        return u128::from(more);
     }
     let kept_digits = i64::try_from(kept.len()).unwrap_or(i64::MAX);
     let exponent = decimal.saturating_sub(kept_digits);
     let Some(mantissa) = mantissa.checked_mul(1_u128 << binary.min(60)) else {
-        return i64::MAX;
+        return u128::MAX;
     };
-    let value = if exponent >= 0 {
+    if exponent >= 0 {
         match u32::try_from(exponent)
             .ok()
             .and_then(|e| 10_u128.checked_pow(e))
             .and_then(|p| mantissa.checked_mul(p))
         {
             Some(value) => value.saturating_add(u128::from(more)),
-            None => return i64::MAX,
+            None => return u128::MAX,
         }
     } else {
         match u32::try_from(exponent.unsigned_abs())
@@ -171,8 +213,7 @@ fn magnitude(whole: &str, fraction: &str, decimal: i64, binary: u32) -> i64 {
                 .saturating_add(u128::from(more && mantissa % divisor == 0)),
             None => 1,
         }
-    };
-    i64::try_from(value).unwrap_or(i64::MAX)
+    }
 }
 
 #[cfg(test)]
@@ -255,6 +296,21 @@ mod tests {
         ] {
             assert!(units(text).is_err(), "{text:?} was accepted");
         }
+    }
+
+    #[test]
+    fn sums_are_rounded_once() {
+        let sum = |a: &str, b: &str, resource: &str| {
+            let sum = Exact::read(a).unwrap().plus(Exact::read(b).unwrap());
+            sum.amount(resource)
+        };
+        assert_eq!(sum("500u", "500u", "cpu"), 1);
+        assert_eq!(sum("500u", "501u", "cpu"), 2);
+        assert_eq!(sum("100m", "100m", "memory"), 1);
+        assert_eq!(sum("1.5Ki", "0.0000000001", "memory"), 1537);
+        assert_eq!(sum("8Ei", "8Ei", "memory"), i64::MAX);
+        assert_eq!(sum("1e99", "1", "cpu"), i64::MAX);
+        assert!(Exact::read("-1").is_err());
     }
 
     #[test]

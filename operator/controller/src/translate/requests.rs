@@ -4,10 +4,15 @@
 //! Always`). The other init containers run one after another, each beside the sidecars that were started before it.
 //! A pod needs the larger of the two, or what it states for itself at pod level, plus its overhead.
 
+use std::collections::BTreeMap;
+
 use duosuan_scheduler::event::Amounts;
 
-use super::{FieldError, amounts};
+use super::{FieldError, quantity::Exact};
 use crate::lean::{PodSpec, Texts};
+
+/// Amounts by resource. They are added up before they are rounded: two containers of 500u cpu ask for 1m, not for 2m.
+type Sums = BTreeMap<String, Exact>;
 
 /// Effective requests of a pod.
 ///
@@ -15,21 +20,17 @@ use crate::lean::{PodSpec, Texts};
 ///
 /// If a quantity is none.
 pub fn effective(spec: &PodSpec) -> Result<Amounts, FieldError> {
-    let requests = |texts: Option<&Texts>, field: &dyn Fn() -> String| {
-        texts.map_or_else(|| Ok(Amounts::new()), |t| amounts(t, &field()))
-    };
-
-    let mut running = Amounts::new();
+    let mut running = Sums::new();
     for (i, container) in spec.containers.iter().enumerate() {
-        let own = requests(container.resources.requests.as_ref(), &|| {
+        let own = read(container.resources.requests.as_ref(), &|| {
             format!("spec.containers[{i}].resources.requests")
         })?;
         add(&mut running, &own);
     }
-    let mut sidecars = Amounts::new();
-    let mut starting = Amounts::new();
+    let mut sidecars = Sums::new();
+    let mut starting = Sums::new();
     for (i, container) in spec.init_containers.iter().enumerate() {
-        let own = requests(container.resources.requests.as_ref(), &|| {
+        let own = read(container.resources.requests.as_ref(), &|| {
             format!("spec.initContainers[{i}].resources.requests")
         })?;
         if container.restart_policy.as_deref() == Some("Always") {
@@ -45,18 +46,21 @@ pub fn effective(spec: &PodSpec) -> Result<Amounts, FieldError> {
     raise(&mut running, &starting);
 
     let whole_pod = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
-    for (resource, amount) in requests(whole_pod, &|| "spec.resources.requests".into())? {
+    for (resource, amount) in read(whole_pod, &|| "spec.resources.requests".into())? {
         if at_pod_level(&resource) {
             running.insert(resource, amount);
         }
     }
     add(
         &mut running,
-        &requests(spec.overhead.as_ref(), &|| "spec.overhead".into())?,
+        &read(spec.overhead.as_ref(), &|| "spec.overhead".into())?,
     );
     // What asks for nothing is not asked for: pods of equal needs shall look equal.
-    running.retain(|_, amount| *amount > 0);
-    Ok(running)
+    let amounts = running.into_iter().map(|(resource, sum)| {
+        let amount = sum.amount(&resource);
+        (resource, amount)
+    });
+    Ok(amounts.filter(|(_, amount)| *amount > 0).collect())
 }
 
 /// Resources that a pod may state for itself as a whole.
@@ -64,14 +68,22 @@ fn at_pod_level(resource: &str) -> bool {
     matches!(resource, "cpu" | "memory") || resource.starts_with("hugepages-")
 }
 
-fn add(sum: &mut Amounts, more: &Amounts) {
+fn read(texts: Option<&Texts>, field: &dyn Fn() -> String) -> Result<Sums, FieldError> {
+    let amounts = texts.into_iter().flatten().map(|(resource, text)| {
+        let amount = Exact::read(text).map_err(|e| FieldError::new(format!("{}[{resource}]", field()), e))?;
+        Ok((resource.clone(), amount))
+    });
+    amounts.collect()
+}
+
+fn add(sum: &mut Sums, more: &Sums) {
     for (resource, amount) in more {
         let total = sum.entry(resource.clone()).or_default();
-        *total = total.saturating_add(*amount);
+        *total = total.plus(*amount);
     }
 }
 
-fn raise(to: &mut Amounts, least: &Amounts) {
+fn raise(to: &mut Sums, least: &Sums) {
     for (resource, amount) in least {
         let value = to.entry(resource.clone()).or_default();
         *value = (*value).max(*amount);
@@ -104,6 +116,12 @@ mod tests {
     fn containers_add_up() {
         let pod = json!({"containers": [asks("100m", "1Ki"), asks("1.5", "1Ki"), {}]});
         assert_eq!(of(pod), amounts(&[("cpu", 1600), ("memory", 2048)]));
+    }
+
+    #[test]
+    fn fractions_of_a_unit_add_up_before_they_are_rounded() {
+        let pod = json!({"containers": [asks("500u", "100m"), asks("500u", "100m")]});
+        assert_eq!(of(pod), amounts(&[("cpu", 1), ("memory", 1)]));
     }
 
     #[test]

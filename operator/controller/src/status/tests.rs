@@ -1,0 +1,190 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use duosuan_scheduler::{Event, Time as Millis, event};
+
+use super::*;
+use crate::{
+    index::Waiting,
+    translate::{FieldError, claim as read_claim, pod as read_pod},
+    watch::Fact,
+};
+
+#[derive(Default)]
+struct World {
+    index: Index,
+    cluster: Cluster,
+}
+
+impl World {
+    fn tell(&mut self, fact: Fact) {
+        let mut events = Vec::new();
+        self.index.apply(fact, Millis(0), &mut events);
+        events.into_iter().for_each(|event| self.cluster.apply(event));
+    }
+
+    fn claim(&mut self, status: CapacityClaimStatus, broken: Option<FieldError>) {
+        let group = event::Group {
+            name: "g".into(),
+            min: 1,
+            max: 2,
+            quantum: 1,
+            ..event::Group::default()
+        };
+        let groups = if broken.is_some() { vec![] } else { vec![group] };
+        let claim = event::Claim {
+            uid: "c".into(),
+            namespace: "ns".into(),
+            name: "c".into(),
+            groups,
+            ..event::Claim::default()
+        };
+        self.tell(Fact::Claim(Box::new(read_claim::Claim {
+            claim,
+            generation: 7,
+            status: Some(status),
+            broken,
+        })));
+    }
+
+    fn pod(&mut self, name: &str, node: Option<&str>, finished: bool) {
+        let pod = event::Pod {
+            uid: name.into(),
+            namespace: "ns".into(),
+            name: name.into(),
+            claim: Some("c".into()),
+            group: "g".into(),
+            node: node.map(str::to_owned),
+            finished,
+            ours: true,
+            ..event::Pod::default()
+        };
+        self.tell(Fact::Pod(Box::new(read_pod::Pod {
+            pod,
+            unschedulable: None,
+            broken: vec![],
+        })));
+    }
+
+    fn wanted(&self, seconds: i64) -> Option<CapacityClaimStatus> {
+        claim(
+            &self.index,
+            &self.cluster,
+            &("ns".into(), "c".into()),
+            Timestamp::from_second(seconds).unwrap(),
+        )
+    }
+}
+
+#[test]
+fn a_status_that_says_all_already_is_not_written() {
+    let mut world = World::default();
+    world.claim(CapacityClaimStatus::default(), None);
+    world.pod("a", Some("n"), false);
+    let status = world.wanted(1).unwrap();
+    assert_eq!(status.phase, Phase::Running);
+    assert_eq!(
+        status.placed,
+        [Placed {
+            group: "g".into(),
+            count: 1,
+            desired: 2
+        }]
+    );
+    world.claim(status, None);
+    assert_eq!(world.wanted(2), None, "only the time is another");
+}
+
+#[test]
+fn a_condition_keeps_its_time_while_its_status_stays() {
+    let mut world = World::default();
+    world.claim(CapacityClaimStatus::default(), None);
+    let first = world.wanted(1).unwrap();
+    world.claim(first, None);
+    world.index.set_waiting(
+        "c",
+        Some(Waiting {
+            reason: "NoNodeFits",
+            message: "why".into(),
+        }),
+    );
+    let second = world.wanted(2).unwrap();
+    let condition = second.conditions.first().unwrap();
+    assert_eq!(
+        (condition.reason.as_str(), condition.last_transition_time.0.as_second()),
+        ("NoNodeFits", 1)
+    );
+    assert_eq!(condition.observed_generation, Some(7));
+    world.claim(second, None);
+    world.pod("a", Some("n"), false);
+    let third = world.wanted(3).unwrap();
+    let condition = third.conditions.first().unwrap();
+    assert_eq!(
+        (condition.status.as_str(), condition.last_transition_time.0.as_second()),
+        ("True", 3)
+    );
+    assert_eq!((third.reason, third.message), (None, None));
+}
+
+#[test]
+fn a_claim_whose_pods_have_ended_stays_finished_when_they_are_cleared_away() {
+    let mut world = World::default();
+    world.claim(CapacityClaimStatus::default(), None);
+    world.pod("a", Some("n"), false);
+    world.pod("a", Some("n"), true);
+    let status = world.wanted(1).unwrap();
+    assert_eq!(status.phase, Phase::Finished);
+    world.claim(status, None);
+    world.tell(Fact::PodGone("a".into()));
+    assert_eq!(world.wanted(2), None);
+    // Another operator, which knows only what it reads.
+    let mut other = World::default();
+    other.claim(world.index.claims.values().next().unwrap().says.clone().unwrap(), None);
+    assert_eq!(other.wanted(3), None);
+}
+
+#[test]
+fn a_claim_that_cannot_be_understood_says_which_field() {
+    let mut world = World::default();
+    world.claim(
+        CapacityClaimStatus::default(),
+        Some(FieldError {
+            field: "spec.x".into(),
+            problem: "bad".into(),
+        }),
+    );
+    let status = world.wanted(1).unwrap();
+    assert_eq!(
+        (status.phase, status.reason.as_deref(), status.message.as_deref()),
+        (Phase::Pending, Some(BROKEN), Some("spec.x: bad"))
+    );
+}
+
+#[test]
+fn a_pod_says_why_its_claim_waits_and_only_once() {
+    let mut world = World::default();
+    world.claim(CapacityClaimStatus::default(), None);
+    world.pod("a", None, false);
+    assert_eq!(pod(&world.index, "a"), None);
+    world.index.set_waiting(
+        "c",
+        Some(Waiting {
+            reason: "NoNodeFits",
+            message: "why".into(),
+        }),
+    );
+    assert_eq!(pod(&world.index, "a").as_deref(), Some("why"));
+    world.index.pods.get_mut("a").unwrap().says = Some("why".into());
+    assert_eq!(pod(&world.index, "a"), None);
+    // Of the pod alone, which goes before.
+    world.index.set_waiting(
+        "a",
+        Some(Waiting {
+            reason: "GroupFull",
+            message: "full".into(),
+        }),
+    );
+    assert_eq!(pod(&world.index, "a").as_deref(), Some("full"));
+    world.cluster.apply(Event::PodGone("a".into()));
+    world.tell(Fact::PodGone("a".into()));
+    assert_eq!(pod(&world.index, "a"), None);
+}
