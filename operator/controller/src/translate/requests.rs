@@ -51,10 +51,7 @@ pub fn effective(spec: &PodSpec) -> Result<Amounts, FieldError> {
             running.insert(resource, amount);
         }
     }
-    add(
-        &mut running,
-        &read(spec.overhead.as_ref(), &|| "spec.overhead".into())?,
-    );
+    add(&mut running, &read(spec.overhead.as_ref(), &|| "spec.overhead".into())?);
     // What asks for nothing is not asked for: pods of equal needs shall look equal.
     let amounts = running.into_iter().map(|(resource, sum)| {
         let amount = sum.amount(&resource);
