@@ -275,7 +275,7 @@ fn no_container_has_more_of_the_system_than_it_needs() {
         assert_eq!(of_pod.seccomp_profile.unwrap().type_, "RuntimeDefault", "{name}");
         for container in spec.containers {
             let own = container.security_context.unwrap();
-            assert_eq!(own.privileged.unwrap_or_default(), false, "{name}");
+            assert!(!own.privileged.unwrap_or_default(), "{name}");
             assert_eq!(own.allow_privilege_escalation, Some(false), "{name}");
             assert_eq!(own.read_only_root_filesystem, Some(true), "{name}");
             let capabilities = own.capabilities.unwrap();

@@ -275,7 +275,7 @@ pub struct CapacityClaimStatus {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["group".into()]))]
     pub placed: Vec<Placed>,
-    /// Why the claim waits: one name of a closed set, such as `QueueLimit` or `NoCapacity`. Absent when it runs.
+    /// Why the claim waits: one name of a closed set, such as `WaitingForQuota` or `GangIncomplete`. Absent when it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub reason: Option<String>,

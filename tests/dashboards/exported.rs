@@ -120,7 +120,7 @@ fn index() -> Index {
     index.waiting.insert(
         "c".into(),
         Waiting {
-            reason: "QueueLimit",
+            reason: "WaitingForQuota",
             message: String::new(),
         },
     );
