@@ -226,7 +226,7 @@ fn infeasible_cycle() -> Row {
 
 fn gangs() -> Row {
     let mut run = Run::of(plain_nodes(5000));
-    let mut gang = |run: &mut Run, i: usize, size: u32| {
+    let gang = |run: &mut Run, i: usize, size: u32| {
         let name = format!("gang-{i}");
         let group = Group {
             name: "w".into(),

@@ -1,12 +1,12 @@
 //! The invariants. Everything is computed anew from the pods and compared with what the model says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Cluster,
     amount::Totals,
     model::{ClaimKey, Model, NodeSlot, Place, tier_index},
-    slab::PodOrd,
+    slab::{ClaimOrd, PodOrd},
 };
 
 /// An invariant that does not hold, in words.
@@ -239,15 +239,13 @@ impl Model {
 
     fn references_meet(&self, violations: &mut Vec<Violation>) {
         let mut say = |text: String| violations.push(Violation(text));
+        let mut homes: BTreeMap<PodOrd, ClaimOrd> = BTreeMap::new();
+        for (claim, _) in self.claims.iter() {
+            homes.extend(self.members(claim).map(|pod| (pod, claim)));
+        }
         for (ord, pod) in self.pods.iter() {
-            if let Some(claim) = pod.claim {
-                if !self
-                    .claims
-                    .find(claim)
-                    .is_some_and(|_| self.members(claim).any(|p| p == ord))
-                {
-                    say(format!("pod {} is no member of its claim", pod.uid));
-                }
+            if pod.claim.is_some() && homes.get(&ord) != pod.claim.as_ref() {
+                say(format!("pod {} is no member of its claim", pod.uid));
             }
             if let Some(by) = pod.leaving_for
                 && !self.claims.find(by).is_some_and(|c| c.awaiting.contains(&ord))
@@ -257,7 +255,7 @@ impl Model {
         }
         for (ord, claim) in self.claims.iter() {
             for &pod in &claim.awaiting {
-                if !self.pods.find(pod).is_some_and(|p| p.leaving_for == Some(ord)) {
+                if self.pods.find(pod).is_none_or(|p| p.leaving_for != Some(ord)) {
                     say(format!(
                         "claim {} waits for a pod that does not leave for it",
                         claim.uid

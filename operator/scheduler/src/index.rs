@@ -12,8 +12,9 @@ use crate::{
     slab::{NodeOrd, ShapeOrd},
 };
 
-/// Entries of all shapes together that are kept: at 48 bytes each, some 200 MB.
-const ENTRIES: usize = 4 << 20;
+/// Entries of all shapes together that are kept: at some 80 bytes each, 640 MiB. A thousand shapes on 8,000 nodes, or
+/// 270 on 30,000.
+const ENTRIES: usize = 8 << 20;
 
 /// What the index had to do: for tests and benchmarks, which assert work instead of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +64,16 @@ impl Index {
         candidates.fitting.first_key_value().map(|(_, node)| *node)
     }
 
+    /// What turns most nodes away from a shape that fits nowhere.
+    pub(crate) fn first_against(&mut self, model: &Model, policy: Policy, shape: ShapeOrd) -> Option<Constraint> {
+        let against = &self.refresh(model, policy, shape).against;
+        // Ordinals depend on what was heard of first, so that equal counts are decided by the words.
+        let order = |a: &&(Constraint, u32), b: &&(Constraint, u32)| {
+            a.1.cmp(&b.1).then_with(|| model.word(b.0).cmp(&model.word(a.0)))
+        };
+        against.iter().max_by(order).map(|(constraint, _)| *constraint)
+    }
+
     /// How many nodes each constraint turns away, most first.
     pub(crate) fn against(&mut self, model: &Model, policy: Policy, shape: ShapeOrd) -> Vec<(Constraint, u32)> {
         let mut against = self.refresh(model, policy, shape).against.clone();
@@ -91,9 +102,9 @@ impl Index {
         }
         let candidates = self.shapes.entry(ord).or_default();
         candidates.asked = self.clock;
+        let shape = model.shapes.value(ord);
         let cursor = std::mem::replace(&mut candidates.cursor, model.changes.clock());
         if cursor < model.changes.clock() {
-            let shape = model.shapes.value(ord);
             let before = candidates.entries.len();
             if before < model.nodes.bound() {
                 candidates.entries.resize(model.nodes.bound(), None);
@@ -143,11 +154,10 @@ impl Candidates {
             return;
         }
         match old {
+            // Another node may have taken over the rank if ranks were spread: then the key is its.
+            Some(Ok(key)) if self.fitting.get(&key) != Some(&ord) => {}
             Some(Ok(key)) => {
-                // Another node may have taken over the rank if ranks were spread: then the key is its.
-                if self.fitting.get(&key) == Some(&ord) {
-                    self.fitting.remove(&key);
-                }
+                self.fitting.remove(&key);
             }
             Some(Err(constraint)) => {
                 if let Some((_, count)) = self.against.iter_mut().find(|(c, _)| *c == constraint) {

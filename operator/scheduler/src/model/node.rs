@@ -151,10 +151,10 @@ impl Model {
 
     fn spread_ranks(&mut self) {
         let mut rank = 0;
-        for &ord in self.nodes_by_name.values() {
+        let in_order: Vec<NodeOrd> = self.nodes_by_name.values().copied().collect();
+        for ord in in_order {
             rank += GAP;
-            let node = &mut self.nodes[ord];
-            node.rank = rank;
+            self.nodes[ord].rank = rank;
             self.changes.touch(ord);
         }
     }

@@ -170,7 +170,7 @@ fn candidates(model: &mut Model, ord: ClaimOrd, ask: &Amounts, pods: &[PodOrd]) 
     let own: Vec<QueueOrd> = model.queues[model.claims[ord].queue].path.to_vec();
     let mut all: Vec<ClaimOrd> = Vec::new();
     let mut retry: Option<Time> = None;
-    for lower in TIERS.into_iter().rev().filter(|t| *t > tier || *t == tier) {
+    for lower in TIERS.into_iter().rev().filter(|t| *t >= tier) {
         if lower != tier && !devices {
             continue;
         }

@@ -76,8 +76,7 @@ fn about(decision: &Decision) -> &str {
 
 /// Says that pods found no place together. Costs next to nothing where that was said before.
 pub(super) fn say_no_place(round: &mut Round<'_>, claim: ClaimOrd, no_place: &NoPlace) {
-    let against = round.index.against(round.model, round.policy, no_place.shape);
-    let Some(&(first, _)) = against.first() else {
+    let Some(first) = round.index.first_against(round.model, round.policy, no_place.shape) else {
         let reason = Reason::NoNodeFits {
             constraint: "no node".into(),
             placed: no_place.placed,
@@ -96,6 +95,7 @@ pub(super) fn say_no_place(round: &mut Round<'_>, claim: ClaimOrd, no_place: &No
         return;
     }
     round.model.claims[claim].blocked_by = by;
+    let against = round.index.against(round.model, round.policy, no_place.shape);
     let stale = against
         .iter()
         .find(|(c, _)| *c == Constraint::Stale)
