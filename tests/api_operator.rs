@@ -19,14 +19,16 @@ mod lab;
 
 use std::collections::BTreeMap;
 
+use duosuan_controller::leader::{ByLease, Election};
 use duosuan_crds::{CapacityClaim, ColocationPolicy, Queue, claim::Phase};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
-use lab::{Lab, bound, condition, evicted, message, running};
+use lab::{Lab, PATIENCE, bound, condition, evicted, message, running};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_pod_is_bound_and_an_event_says_so() {
@@ -68,6 +70,66 @@ async fn a_pod_that_fits_nowhere_says_why_in_the_words_of_kube_scheduler() {
         .await;
     lab.wait::<Pod>("big", bound).await;
     operator.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_with_a_field_that_makes_no_sense_names_it_and_holds_up_no_other() {
+    let lab = Lab::start("broken").await;
+    lab.node("broken-1", json!({"cpu": "2", "memory": "8Gi", "pods": "110"}))
+        .await;
+    let operator = lab.operator().await;
+    lab.pod("odd", json!({"cpu": "1"}), json!({"duosuan.io/tier": "gold"}))
+        .await;
+    let says = |p: &Pod| {
+        condition(p, "PodScheduled")
+            .and_then(|c| c.message)
+            .is_some_and(|m| m.contains("\"gold\" is none of"))
+    };
+    lab.wait::<Pod>("odd", says).await;
+    lab.pod("even", json!({"cpu": "1"}), json!({})).await;
+    lab.wait::<Pod>("even", bound).await;
+    operator.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_not_renewed_any_more_goes_to_the_next() {
+    let lab = Lab::start("lease").await;
+    let elect = |identity: &str| {
+        let client = lab.client.clone();
+        let (leads, leading) = tokio::sync::watch::channel(false);
+        let election = ByLease {
+            client,
+            namespace: "lease".into(),
+            identity: identity.into(),
+            duration: 4,
+            grace: 2,
+        };
+        (
+            tokio::spawn(Box::new(election).run(leads, CancellationToken::new())),
+            leading,
+        )
+    };
+    let (first, mut first_leads) = elect("first");
+    tokio::time::timeout(PATIENCE, first_leads.wait_for(|leads| *leads))
+        .await
+        .unwrap()
+        .unwrap();
+    let (second, mut second_leads) = elect("second");
+    let api: Api<Lease> = lab.api();
+    let renewed = |l: &Lease| {
+        l.spec
+            .as_ref()
+            .is_some_and(|s| s.holder_identity.as_deref() == Some("first") && s.renew_time > s.acquire_time)
+    };
+    lab.wait_in(&api, "duosuan-operator", renewed).await;
+    assert!(!*second_leads.borrow());
+    // It dies and releases nothing.
+    first.abort();
+    tokio::time::timeout(PATIENCE, second_leads.wait_for(|leads| *leads))
+        .await
+        .unwrap()
+        .unwrap();
+    second.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -352,9 +414,9 @@ async fn reclaim_evicts_through_the_eviction_api_and_a_budget_that_forbids_it_is
         "a pod was deleted past its budget"
     );
 
-    // A budget that allows it. The core leaves a pod alone for a while after a refusal, so it is another operator.
-    budgets.delete("keep", &DeleteParams::default()).await.unwrap();
+    // No budget any more. The core leaves a pod alone for a while after a refusal, so it is another operator.
     operator.end().await;
+    budgets.delete("keep", &DeleteParams::default()).await.unwrap();
     let operator = lab.operator().await;
     lab.wait::<Pod>("owner", bound).await;
     let left = lab.bound_pods().await;

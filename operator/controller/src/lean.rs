@@ -186,6 +186,29 @@ pub struct PodSpec {
     pub resources: Option<Resources>,
     #[serde(deserialize_with = "list")]
     pub scheduling_gates: Vec<IgnoredAny>,
+    #[serde(deserialize_with = "list")]
+    pub topology_spread_constraints: Vec<Spread>,
+    #[serde(deserialize_with = "list")]
+    pub volumes: Vec<Volume>,
+    #[serde(deserialize_with = "list")]
+    pub resource_claims: Vec<IgnoredAny>,
+}
+
+/// A topology spread constraint.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct Spread {
+    pub when_unsatisfiable: String,
+}
+
+/// A volume, if it is one that binds a pod to a place.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct Volume {
+    pub persistent_volume_claim: Option<IgnoredAny>,
+    pub ephemeral: Option<IgnoredAny>,
 }
 
 /// A container.
@@ -224,6 +247,17 @@ pub struct Port {
 #[allow(missing_docs, reason = "the fields are Kubernetes' own")]
 pub struct Affinity {
     pub node_affinity: Option<NodeAffinity>,
+    pub pod_affinity: Option<PodAffinity>,
+    pub pod_anti_affinity: Option<PodAffinity>,
+}
+
+/// Affinity to pods, its required part.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct PodAffinity {
+    #[serde(deserialize_with = "list")]
+    pub required_during_scheduling_ignored_during_execution: Vec<IgnoredAny>,
 }
 
 /// Node affinity, its required part.

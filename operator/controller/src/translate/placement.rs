@@ -128,6 +128,42 @@ pub fn toleration(from: &lean::Toleration) -> Toleration {
     }
 }
 
+/// A field that forbids nodes in a way that this version does not decide about. A pod with one is better left waiting,
+/// with that reason, than put where it must not be.
+pub fn undecided(spec: &lean::PodSpec) -> Option<FieldError> {
+    let pods = |affinity: Option<&lean::PodAffinity>| {
+        affinity.is_some_and(|a| !a.required_during_scheduling_ignored_during_execution.is_empty())
+    };
+    let affinity = spec.affinity.as_ref();
+    let found = [
+        (
+            "spec.affinity.podAffinity",
+            pods(affinity.and_then(|a| a.pod_affinity.as_ref())),
+        ),
+        (
+            "spec.affinity.podAntiAffinity",
+            pods(affinity.and_then(|a| a.pod_anti_affinity.as_ref())),
+        ),
+        (
+            "spec.topologySpreadConstraints",
+            spec.topology_spread_constraints
+                .iter()
+                .any(|s| s.when_unsatisfiable == "DoNotSchedule"),
+        ),
+        (
+            "spec.volumes",
+            spec.volumes
+                .iter()
+                .any(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some()),
+        ),
+        ("spec.resourceClaims", !spec.resource_claims.is_empty()),
+    ];
+    let (field, _) = found.into_iter().find(|(_, there)| *there)?;
+    let problem =
+        "holds a requirement that this scheduler does not support yet; make it a preference, or use another scheduler";
+    Some(FieldError::new(field, problem))
+}
+
 /// Host ports of all containers that run together, as `PROTOCOL/IP/PORT`, in order and once each.
 pub fn host_ports(spec: &lean::PodSpec) -> Vec<String> {
     let sidecars = spec
@@ -213,10 +249,46 @@ mod tests {
     fn an_empty_alternative_matches_no_node_and_not_every_node() {
         let affinity =
             json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}]}}});
-        assert_eq!(
-            terms(json!({"affinity": affinity})),
-            vec![vec![is(NODE_NAME, &[])]]
-        );
+        assert_eq!(terms(json!({"affinity": affinity})), vec![vec![is(NODE_NAME, &[])]]);
+    }
+
+    #[test]
+    fn a_requirement_that_cannot_be_honoured_is_named_and_a_preference_is_not() {
+        let of = |spec| undecided(&serde_json::from_value(spec).unwrap()).map(|e| e.field);
+        let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]});
+        let preferred = json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1}]});
+        let cases = [
+            (
+                json!({"affinity": {"podAffinity": required}}),
+                Some("spec.affinity.podAffinity"),
+            ),
+            (
+                json!({"affinity": {"podAntiAffinity": required}}),
+                Some("spec.affinity.podAntiAffinity"),
+            ),
+            (json!({"affinity": {"podAntiAffinity": preferred}}), None),
+            (
+                json!({"topologySpreadConstraints": [{"whenUnsatisfiable": "DoNotSchedule"}]}),
+                Some("spec.topologySpreadConstraints"),
+            ),
+            (
+                json!({"topologySpreadConstraints": [{"whenUnsatisfiable": "ScheduleAnyway"}]}),
+                None,
+            ),
+            (
+                json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}),
+                Some("spec.volumes"),
+            ),
+            (
+                json!({"volumes": [{"name": "v", "emptyDir": {}}, {"name": "w", "projected": {"sources": []}}]}),
+                None,
+            ),
+            (json!({"resourceClaims": [{"name": "r"}]}), Some("spec.resourceClaims")),
+            (json!({}), None),
+        ];
+        for (spec, field) in cases {
+            assert_eq!(of(spec.clone()).as_deref(), field, "{spec}");
+        }
     }
 
     #[test]

@@ -46,6 +46,10 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
         .unwrap_or_default();
     let tier = tier_label(labels).map_err(&mut or_default).unwrap_or_default();
 
+    if node.is_none() {
+        broken.extend(placement::undecided(spec));
+    }
+
     let waits = status
         .conditions
         .iter()
