@@ -112,7 +112,9 @@ impl Screen {
             }
             return Ok(());
         }
-        let text = table::draw(summary);
+        // One row stays for the cursor. What scrolled out of the terminal could not be drawn over.
+        let rows = rustix::termios::tcgetwinsize(stdout()).map_or(usize::MAX, |size| usize::from(size.ws_row).saturating_sub(1));
+        let text = table::fit(table::draw(summary), rows.max(1));
         // Back to the table's first line, and clear from there to the end of the screen.
         let back = if self.lines > 0 { format!("\x1b[{}F\x1b[J", self.lines) } else { String::new() };
         self.lines = text.lines().count();

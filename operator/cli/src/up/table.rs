@@ -2,13 +2,15 @@
 
 use std::{fmt::Write, net::SocketAddr, path::Path};
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use duosuan_crds::claim::Phase;
 
 use super::view::{Amount, Summary, TierView, percent, tier_name};
 
 /// Rows of claims and of reasons that are shown; the rest is counted.
 const MOST_ROWS: usize = 12;
+/// Nothing but a line under the header: the sixth and seventh of comfy-table's nineteen characters.
+const PRESET: &str = "     ──            ";
 
 /// What a user can do now.
 pub(crate) fn hints(kubeconfig: &Path, metrics: SocketAddr) -> String {
@@ -71,14 +73,24 @@ pub(crate) fn draw(summary: &Summary) -> String {
         summary.claims_in(Phase::Pending),
     );
     for table in [tiers(summary), queues(summary), claims(summary), reasons(summary)].into_iter().flatten() {
-        let _infallible = writeln!(text, "{table}");
+        let _infallible = writeln!(text, "\n{table}");
     }
     text
 }
 
+/// The first `rows` lines of a text, the last of which says that there is more.
+pub(crate) fn fit(text: String, rows: usize) -> String {
+    if text.lines().count() <= rows {
+        return text;
+    }
+    let mut lines: Vec<&str> = text.lines().take(rows.saturating_sub(1)).collect();
+    lines.push("(a taller terminal shows more)");
+    lines.join("\n") + "\n"
+}
+
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    table.load_preset(PRESET).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
     table
 }
 
@@ -171,4 +183,21 @@ fn devices(milli: i64) -> String {
 #[allow(clippy::cast_precision_loss, reason = "for display")]
 fn gib(bytes: i64) -> String {
     format!("{:.0} GiB", bytes as f64 / f64::from(1_u32 << 30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_too_long_for_the_terminal_says_so() {
+        assert_eq!(fit("a\nb\n".into(), 2), "a\nb\n");
+        assert_eq!(fit("a\nb\nc\n".into(), 2), "a\n(a taller terminal shows more)\n");
+    }
+
+    #[test]
+    fn a_cluster_without_anything_is_drawn_too() {
+        let text = draw(&Summary::default());
+        assert!(text.starts_with("Nodes 0/0 ready   Pods 0 bound, 0 running, 0 pending   Claims 0 running, 0 pending\n"), "{text}");
+    }
 }
