@@ -203,6 +203,7 @@ impl Model {
         for key in queue
             .pending
             .iter()
+            .chain(&queue.parked)
             .filter(|k| !self.claims[k.claim].awaiting.is_empty())
         {
             for pod in self
@@ -272,7 +273,7 @@ impl Model {
                 say(format!("claim {} is not found by its UID", claim.uid));
             }
         }
-        let listed: usize = self.queues.iter().map(|(_, q)| q.pending.len()).sum();
+        let listed: usize = self.queues.iter().map(|(_, q)| q.pending.len() + q.parked.len()).sum();
         let say_so = self.claims.iter().filter(|(_, c)| c.listed_pending).count();
         if listed != say_so {
             say(format!(

@@ -289,7 +289,7 @@ impl Model {
         QueueView {
             name: queue.name.to_string(),
             tiers,
-            pending: count(queue.pending.len()),
+            pending: count(queue.pending.len() + queue.parked.len()),
             running: count(queue.running.iter().map(std::collections::BTreeSet::len).sum()),
             share_milli: self.dominant_share(ord),
         }

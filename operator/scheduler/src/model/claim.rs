@@ -59,8 +59,6 @@ pub(crate) struct ClaimSlot {
     pub(crate) started: Option<Time>,
     /// Since when it has had some of its pods and not all.
     pub(crate) broken_since: Option<Time>,
-    /// `Model::freed` when it was last tried in vain.
-    pub(crate) tried: u64,
     /// Pods that it waits for to go.
     pub(crate) awaiting: BTreeSet<PodOrd>,
     /// What was last said of it.
@@ -175,7 +173,6 @@ impl Model {
             listed_running: false,
             started: None,
             broken_since: None,
-            tried: 0,
             awaiting: BTreeSet::new(),
             reported: None,
             blocked_by: None,
@@ -412,18 +409,55 @@ impl Model {
         self.list(ord, false, false);
     }
 
+    fn pending_key(&self, ord: ClaimOrd) -> PendingKey {
+        let claim = &self.claims[ord];
+        PendingKey {
+            priority: Reverse(claim.priority),
+            created: claim.created,
+            uid: claim.uid.clone(),
+            claim: ord,
+        }
+    }
+
+    /// A claim was tried in vain: it is not tried again until something is freed, or it changes.
+    pub(crate) fn park(&mut self, ord: ClaimOrd) {
+        let key = self.pending_key(ord);
+        let queue = self.claims[ord].queue;
+        self.unpark_all(queue);
+        let freed = self.freed;
+        let queue = &mut self.queues[queue];
+        if queue.pending.remove(&key) {
+            queue.parked.insert(key);
+            queue.parked_at = freed;
+        }
+    }
+
+    /// A claim is to be tried again.
+    pub(crate) fn unpark(&mut self, ord: ClaimOrd) {
+        let key = self.pending_key(ord);
+        let queue = self.claims[ord].queue;
+        let queue = &mut self.queues[queue];
+        if queue.parked.remove(&key) {
+            queue.pending.insert(key);
+        }
+    }
+
+    /// If something was freed since those of a queue were tried in vain, they are to be tried again.
+    pub(crate) fn unpark_all(&mut self, queue: QueueOrd) {
+        let freed = self.freed;
+        let queue = &mut self.queues[queue];
+        if queue.parked_at != freed {
+            queue.pending.append(&mut queue.parked);
+        }
+    }
+
     /// Puts a claim on its queue's lists, or takes it off.
     pub(crate) fn list(&mut self, ord: ClaimOrd, pending: bool, running: bool) {
         let claim = &self.claims[ord];
         if claim.listed_pending == pending && claim.listed_running == running {
             return;
         }
-        let waits = PendingKey {
-            priority: Reverse(claim.priority),
-            created: claim.created,
-            uid: claim.uid.clone(),
-            claim: ord,
-        };
+        let waits = self.pending_key(ord);
         let runs = VictimKey {
             priority: claim.priority,
             created: Reverse(claim.created),
@@ -431,10 +465,15 @@ impl Model {
             claim: ord,
         };
         let queue = &mut self.queues[claim.queue];
-        if pending {
-            queue.pending.insert(waits);
-        } else {
-            queue.pending.remove(&waits);
+        match (pending, claim.listed_pending) {
+            (true, false) => {
+                queue.pending.insert(waits);
+            }
+            (false, true) => {
+                queue.pending.remove(&waits);
+                queue.parked.remove(&waits);
+            }
+            _ => {}
         }
         if let Some(list) = queue.running.get_mut(tier_index(claim.tier)) {
             if running {

@@ -71,7 +71,12 @@ pub(crate) struct QueueSlot {
     /// Itself and those above it, up to the top or to the fault.
     pub(crate) path: Arc<[QueueOrd]>,
     pub(crate) fault: Option<Fault>,
+    /// Claims that wait and are to be tried.
     pub(crate) pending: BTreeSet<PendingKey>,
+    /// Claims that wait and were tried in vain: thousands of them cost a cycle nothing while nothing is freed.
+    pub(crate) parked: BTreeSet<PendingKey>,
+    /// `Model::freed` when they were.
+    pub(crate) parked_at: u64,
     pub(crate) running: [BTreeSet<VictimKey>; 3],
 }
 

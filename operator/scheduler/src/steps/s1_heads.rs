@@ -16,7 +16,7 @@ pub(super) fn look_again(round: &mut Round<'_>) {
         if round.model.claims.find(claim).is_none() {
             continue;
         }
-        round.model.claims[claim].tried = 0;
+        round.model.unpark(claim);
         let was_said = round.model.claims[claim].reported.is_some();
         let waits = judge(round.model, claim, round.now);
         if !waits && was_said {

@@ -27,7 +27,11 @@ struct Turn {
 
 impl Order {
     /// The order in which things stand at first.
-    pub(super) fn of(model: &Model) -> Order {
+    pub(super) fn of(model: &mut Model) -> Order {
+        let queues: Vec<QueueOrd> = model.queues.iter().map(|(queue, _)| queue).collect();
+        for queue in queues {
+            model.unpark_all(queue);
+        }
         let turns = model
             .queues
             .iter()
@@ -55,15 +59,12 @@ impl Order {
 }
 
 impl Turn {
-    /// The next turn of a queue. Claims that were tried in vain, with nothing freed since, have none.
+    /// The next turn of a queue.
     fn of(model: &Model, ord: QueueOrd, after: Option<&PendingKey>) -> Option<Turn> {
         let queue = &model.queues[ord];
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let waiting = queue.pending.range::<PendingKey, _>((from, Bound::Unbounded));
-        let head = waiting
-            .into_iter()
-            .find(|key| model.claims[key.claim].tried != model.freed)?
-            .clone();
+        let mut waiting = queue.pending.range::<PendingKey, _>((from, Bound::Unbounded));
+        let head = waiting.next()?.clone();
         let tier = tier_index(model.claims[head.claim].tier);
         let has_its_guarantee = !queue.below_guarantee(tier);
         Some(Turn {

@@ -25,7 +25,7 @@ pub(super) fn place(round: &mut Round<'_>, claim: ClaimOrd) {
     }
     let waits = place_minimum(round, claim) || grow(round, claim);
     if waits {
-        round.model.claims[claim].tried = round.model.freed;
+        round.model.park(claim);
     } else {
         settle(round, claim);
     }
@@ -35,7 +35,7 @@ pub(super) fn place(round: &mut Round<'_>, claim: ClaimOrd) {
 fn settle(round: &mut Round<'_>, claim: ClaimOrd) {
     if s1_heads::judge(round.model, claim, round.now) {
         // It has pods that wait for others of their quantum: nothing to be said, and nothing to be tried again.
-        round.model.claims[claim].tried = round.model.freed;
+        round.model.park(claim);
     }
     round.said.push((claim, None));
 }
@@ -257,7 +257,7 @@ fn take_kept_seats(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
         },
         None,
     );
-    round.model.claims[claim].tried = round.model.freed;
+    round.model.park(claim);
     false
 }
 

@@ -49,7 +49,7 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
     for claim in blocked {
         if round.trials_left == 0 {
             // The next cycle goes on from here.
-            round.model.claims[claim].tried = 0;
+            round.model.unpark(claim);
             continue;
         }
         let Ok(pods) = s3_place::minimum(round.model, claim) else {

@@ -41,17 +41,9 @@ fn a_gang_that_cannot_fit_leaves_the_model_as_it_was() {
     );
     // From here on nothing is new but the attempt itself.
     let before = world.cluster.model.clone();
-    world
-        .cluster
-        .model
-        .claims_by_uid
-        .values()
-        .copied()
-        .collect::<Vec<_>>()
-        .into_iter()
-        .for_each(|c| {
-            world.cluster.model.claims[c].tried = 0;
-        });
+    let ord = world.cluster.model.claims_by_uid["g-uid"];
+    world.cluster.model.unpark(ord);
+    assert!(world.cluster.model != before, "it is tried again");
     assert_eq!(world.cycle(), []);
     assert!(world.cluster.model == before);
 }
