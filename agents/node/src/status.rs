@@ -185,22 +185,19 @@ fn known(s: Signals) -> BTreeMap<String, Quantity> {
     cpu.into_iter().chain(memory).collect()
 }
 
-/// Whether something moved by more than 5 %, so that it is worth a report before its time.
+/// Whether something moved so far that it is worth a report before its time: an offer by 5 % of the node, its use by 20 %
+/// (use swings by more than 5 % every second on a small node), a guard, or what the offer goes by.
 pub fn moved(before: &Report, after: &Report) -> bool {
-    let beyond = |a: Option<i64>, b: Option<i64>, of: i64| match (a, b) {
-        (Some(a), Some(b)) => (a - b).abs().saturating_mul(20) > of,
+    let beyond = |a: Option<i64>, b: Option<i64>, percent: i64, of: i64| match (a, b) {
+        (Some(a), Some(b)) => (a - b).abs().saturating_mul(100) > of.saturating_mul(percent),
         (a, b) => a.is_some() != b.is_some(),
     };
-    let tiers = before.tiers.iter().zip(&after.tiers).any(|(a, b)| {
-        beyond(Some(a.reclaimable.cpu), Some(b.reclaimable.cpu), after.capacity.cpu)
-            || beyond(
-                Some(a.reclaimable.memory),
-                Some(b.reclaimable.memory),
-                after.capacity.memory,
-            )
-            || beyond(a.usage.cpu, b.usage.cpu, after.capacity.cpu)
-            || beyond(a.usage.memory, b.usage.memory, after.capacity.memory)
-    });
+    let (a, b) = (before.batch_offer(), after.batch_offer());
+    let (cpu, memory) = (after.capacity.cpu, after.capacity.memory);
+    let tiers = beyond(Some(a.cpu), Some(b.cpu), 5, cpu)
+        || beyond(Some(a.memory), Some(b.memory), 5, memory)
+        || beyond(before.usage.cpu, after.usage.cpu, 20, cpu)
+        || beyond(before.usage.memory, after.usage.memory, 20, memory);
     let guards = before
         .guards
         .iter()

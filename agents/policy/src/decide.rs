@@ -31,21 +31,13 @@ pub fn decide(
     let young = young_requests(policy, observation, &measured, state, now);
 
     // 2. samples
-    if measured.fresh && state.sampled.is_none_or(|at| now.saturating_sub(at) >= SAMPLE_SPAN) {
-        let [prod, mid, _] = measured.tiers;
+    if state.sampled.is_none_or(|at| now.saturating_sub(at) >= SAMPLE_SPAN) {
+        let rates = state.sampled_counters.update(observation, now);
+        let [prod, mid, _] = rates.tiers;
         let (half_life, quantile) = (policy.half_life, policy.quantile_percent);
-        let cpu = state
-            .cpu
-            .add([prod.cpu, mid.cpu, measured.system.cpu], now, half_life, quantile);
-        let memory = state.memory.add(
-            [prod.memory, mid.memory, measured.system.memory],
-            now,
-            half_life,
-            quantile,
-        );
-        if cpu || memory {
-            state.sampled = Some(now);
-        }
+        state.sampled = Some(now);
+        state.cpu.add([prod.cpu, mid.cpu, rates.system.cpu], now, half_life, quantile);
+        state.memory.add([prod.memory, mid.memory, rates.system.memory], now, half_life, quantile);
     }
 
     // 3. offers

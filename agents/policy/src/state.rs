@@ -19,10 +19,14 @@ pub struct State {
     pub(crate) memory_offer: Offer,
     /// When each group was seen first.
     pub(crate) first_seen: BTreeMap<String, Millis>,
-    /// When the last sample was taken.
+    /// When the last sample was taken. After a restart the first look only sets the counters.
+    #[serde(skip)]
     pub(crate) sampled: Option<Millis>,
     #[serde(skip)]
     pub(crate) counters: Counters,
+    /// Counters at the last sample: looks may be a tenth of a second apart, and their rates are peaks of no length.
+    #[serde(skip)]
+    pub(crate) sampled_counters: Counters,
     #[serde(skip)]
     pub(crate) guard: CpuGuard,
 }
@@ -37,13 +41,12 @@ pub(crate) struct Forecasts {
 
 impl Forecasts {
     /// Takes in a sample of all three; nothing if one is missing, since the sum would be wrong.
-    pub(crate) fn add(&mut self, sample: [Option<i64>; 3], now: Millis, half_life: Millis, quantile: u32) -> bool {
+    pub(crate) fn add(&mut self, sample: [Option<i64>; 3], now: Millis, half_life: Millis, quantile: u32) {
         let [Some(prod), Some(mid), Some(system)] = sample else {
-            return false;
+            return;
         };
         self.prod.add(prod, now, half_life, quantile);
         self.mid.add(mid, now, half_life, quantile);
         self.system.add(system, now, half_life, quantile);
-        true
     }
 }
