@@ -24,6 +24,9 @@ use crate::{
 /// (10 s), which finds its place within a cycle; a node that restarts is back within 50 s.
 pub(crate) const GRACE: i64 = 10_000 + 50_000;
 
+/// Victims that are looked for at first.
+const FEW: usize = 64;
+
 /// A claim that may have to go, with the seats that its pods have.
 struct Victim {
     claim: ClaimOrd,
@@ -83,13 +86,20 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
 /// Finds the seats of some pods, and whom to evict for it. The pods have their seats then, and the victims have none.
 fn reclaim_for(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> Option<Vec<Victim>> {
     let ask = round.model.ask_of_pods(pods);
-    let all = candidates(round.model, claim, &ask, pods);
-    if all.is_empty() || !eviction_can_help(round, pods) {
+    if !eviction_can_help(round, pods) {
         return None;
     }
-    if let Some((transaction, victims)) = attempt(round, claim, pods, &ask, &all) {
-        transaction.commit();
-        return Some(victims);
+    // Mostly a few are enough, and finding all of them costs more than the rest.
+    let mut all = Vec::new();
+    for limit in [FEW, usize::MAX] {
+        all = candidates(round.model, claim, &ask, pods, limit);
+        if let Some((transaction, victims)) = attempt(round, claim, pods, &ask, &all) {
+            transaction.commit();
+            return Some(victims);
+        }
+        if all.len() < limit {
+            break;
+        }
     }
     // Going by priority and age alone took those first that sit on many nodes, until their queue was within its
     // guarantee. Those on one node may be enough: the node where the least important go, then the fewest.
@@ -161,8 +171,8 @@ fn attempt(
     Some((transaction, victims))
 }
 
-/// Claims that may have to go for this one, those that go first first.
-fn candidates(model: &mut Model, ord: ClaimOrd, ask: &Amounts, pods: &[PodOrd]) -> Vec<ClaimOrd> {
+/// Claims that may have to go for this one, those that go first first, and not many more than `limit`.
+fn candidates(model: &mut Model, ord: ClaimOrd, ask: &Amounts, pods: &[PodOrd], limit: usize) -> Vec<ClaimOrd> {
     let tier = model.claims[ord].tier;
     let devices = pods
         .iter()
@@ -170,11 +180,8 @@ fn candidates(model: &mut Model, ord: ClaimOrd, ask: &Amounts, pods: &[PodOrd]) 
     let own: Vec<QueueOrd> = model.queues[model.claims[ord].queue].path.to_vec();
     let mut all: Vec<ClaimOrd> = Vec::new();
     let mut retry: Option<Time> = None;
-    for lower in TIERS.into_iter().rev().filter(|t| *t >= tier) {
-        if lower != tier && !devices {
-            continue;
-        }
-        let mut keys: BTreeSet<&VictimKey> = BTreeSet::new();
+    for lower in TIERS.into_iter().rev().filter(|t| *t == tier || (*t > tier && devices)) {
+        let mut keys: Vec<&VictimKey> = Vec::new();
         for (queue, slot) in model.queues.iter() {
             let Some(running) = slot.running.get(tier_index(lower)).filter(|r| !r.is_empty()) else {
                 continue;
@@ -182,20 +189,18 @@ fn candidates(model: &mut Model, ord: ClaimOrd, ask: &Amounts, pods: &[PodOrd]) 
             if lower == tier && !may_reclaim_from(model, &own, queue, tier, ask) {
                 continue;
             }
-            for key in running {
-                match spared_until(model, key.claim) {
-                    Some(until) if until > model.now => retry = Some(retry.map_or(until, |r| r.min(until))),
-                    _ => {
-                        keys.insert(key);
-                    }
+            let now = model.now;
+            let may_go = |key: &&VictimKey| {
+                let spared = spared_until(model, key.claim).filter(|until| *until > now);
+                if let Some(until) = spared {
+                    retry = Some(retry.map_or(until, |r| r.min(until)));
                 }
-            }
+                spared.is_none() && key.claim != ord && evictable(model, key.claim)
+            };
+            keys.extend(running.iter().filter(may_go).take(limit));
         }
-        all.extend(
-            keys.into_iter()
-                .map(|key| key.claim)
-                .filter(|&c| c != ord && evictable(model, c)),
-        );
+        keys.sort_unstable();
+        all.extend(keys.into_iter().take(limit).map(|key| key.claim));
     }
     if let Some(retry) = retry {
         model.retry_at = Some(model.retry_at.map_or(retry, |r| r.min(retry)));
