@@ -6,9 +6,10 @@
 
 use std::time::Duration;
 
+use clap::Parser;
 use duosuan_crds::{ColocationPolicy, NodeReport, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY};
 use duosuan_node::simulated::{FleetOptions, run_fleet};
-use duosuan_tests::cluster::{admin, cluster, install_crds};
+use duosuan_tests::cluster::{admin, apply, cluster, install_crds, objects};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
@@ -32,13 +33,18 @@ struct Lab {
 
 impl Lab {
     async fn start(node: &str) -> Self {
-        Self::start_with(node, json!({})).await
+        Self::start_as(node, true, false).await
     }
 
-    async fn start_with(node: &str, more: Value) -> Self {
+    /// A node that no simulated agent serves.
+    async fn start_idle(node: &str) -> Self {
+        Self::start_as(node, false, false).await
+    }
+
+    async fn start_as(node: &str, simulated: bool, impersonate: bool) -> Self {
         let client = admin(cluster().unwrap()).await.unwrap();
         install_crds(&client).await.unwrap();
-        let mut object = json!({
+        let object = json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {"name": node, "labels": {"lab": node, "nvidia.com/gpu.product": "A100-SXM4-80GB"}},
             "status": {
@@ -46,15 +52,13 @@ impl Lab {
                 "allocatable": {"cpu": "16", "memory": "64Gi", "pods": "110", "nvidia.com/gpu": "2"},
             },
         });
-        merge(&mut object, more);
         let nodes: Api<Node> = Api::all(client.clone());
         nodes.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
-        let mut options = FleetOptions::new(vec![node.to_owned()]);
+        let mut options = FleetOptions::new(if simulated { vec![node.to_owned()] } else { vec![] });
         options.report_period = Duration::from_secs(1);
         options.report_spacing = Duration::from_millis(200);
         options.step = Duration::from_millis(200);
-        // Rules for access are the chart's, and tried in its test.
-        options.impersonate = false;
+        options.impersonate = impersonate;
         let shutdown = CancellationToken::new();
         let fleet = tokio::spawn(run_fleet(client.clone(), options, shutdown.clone()));
         Self { client, node: node.to_owned(), fleet, shutdown: Some(shutdown.drop_guard()) }
@@ -281,5 +285,92 @@ async fn a_report_that_is_deleted_is_made_again() {
     let first = lab.report_until("a report", |r| r.status.is_some()).await;
     lab.reports().delete(&lab.node, &DeleteParams::default()).await.unwrap();
     lab.report_until("another report", |r| r.uid() != first.uid() && r.status.is_some()).await;
+    lab.end().await;
+}
+
+/// A folder that looks like a node's cgroups, for what the agent reports; what it does to a kernel is tested on one.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("cgroup");
+    for group in ["kubepods/besteffort", "kubepods/burstable"] {
+        std::fs::create_dir_all(root.join(group)).unwrap();
+        std::fs::write(root.join(group).join("cpu.idle"), "0\n").unwrap();
+        std::fs::write(root.join(group).join("cpu.max"), "max 100000\n").unwrap();
+    }
+    std::fs::write(root.join("cgroup.controllers"), "cpu memory\n").unwrap();
+    dir
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_agent_reports_its_node_and_withdraws_the_offer_when_it_ends() {
+    let lab = Lab::start_idle("agent-real").await;
+    lab.policy(json!({})).await;
+    lab.pod("batch", json!({RESOURCE_BATCH_CPU: "300", RESOURCE_BATCH_MEMORY: "1Mi"})).await;
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (cgroup, journal) = (at("cgroup"), at("journal"));
+    let kubeconfig = cluster().unwrap().kubeconfig().display().to_string();
+    let flags = ["duosuan-agent", "--node", "agent-real", "--kubeconfig", &kubeconfig, "--cgroup-root", &cgroup, "--journal", &journal];
+    let options = duosuan_node::Options::try_parse_from(flags).unwrap();
+    let shutdown = CancellationToken::new();
+    let _guard = shutdown.clone().drop_guard();
+    // On a thread of its own, as the binary runs it.
+    let end = shutdown.clone();
+    let agent = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(duosuan_node::run(options, end))
+    });
+
+    let report = lab.report_until("a report under the policy", |r| condition(r, "PolicyAccepted").is_some_and(|c| c.0 == "Following")).await;
+    let status = report.status.as_ref().unwrap();
+    assert_eq!(status.capabilities, ["cpu.idle", "cpu.max"]);
+    assert_eq!(condition(&report, "ForecastReady").unwrap().0, "ColdStart");
+    let cpus = duosuan_node::quantity::milli(&status.capacity["cpu"]).unwrap();
+    assert_eq!(cpus, i64::try_from(std::thread::available_parallelism().unwrap().get()).unwrap() * 1000);
+    // Cold, it offers what is bound and no more.
+    let node = lab.node_until("what is bound", |n| batch_cpu(n) == Some(300)).await;
+    assert_eq!(has(&node, RESOURCE_BATCH_MEMORY), (Some(MIB), Some(MIB)));
+
+    Api::<Pod>::namespaced(lab.client.clone(), "default")
+        .delete("agent-real-batch", &DeleteParams::default().grace_period(0))
+        .await
+        .unwrap();
+    lab.node_until("nothing", |n| batch_cpu(n) == Some(0)).await;
+    shutdown.cancel();
+    tokio::task::spawn_blocking(move || agent.join().unwrap()).await.unwrap().unwrap();
+    let node = lab.nodes().get("agent-real").await.unwrap();
+    assert_eq!(has(&node, RESOURCE_BATCH_CPU), (None, None));
+    assert_eq!(has(&node, "cpu"), (Some(16), Some(16)));
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_asks_for_the_impossible_is_refused_with_its_field() {
+    let lab = Lab::start("agent-refused").await;
+    // Admission cannot know a node's size; the agent does.
+    lab.policy(json!({"guards": {"cpu": {"floor": "17"}}})).await;
+    let refused = |r: &NodeReport| condition(r, "PolicyAccepted").is_some_and(|c| c.0 == "Refused");
+    let report = lab.report_until("refused", refused).await;
+    let message = condition(&report, "PolicyAccepted").unwrap().1;
+    assert!(message.contains("guards.cpu.floor is 17000m"), "{message}");
+    assert_eq!(batch_cpu(&lab.nodes().get(&lab.node).await.unwrap()), None);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_works_within_the_access_rules_of_the_chart() {
+    let client = admin(cluster().unwrap()).await.unwrap();
+    for file in ["namespace", "agent", "agent-confinement"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../charts/duosuan/access/{file}.yaml"));
+        for object in objects(&std::fs::read_to_string(path).unwrap()).unwrap() {
+            apply(&client, &object).await.unwrap();
+        }
+    }
+    let lab = Lab::start_as("agent-confined", true, true).await;
+    lab.policy(json!({})).await;
+    lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 0)).await;
+    lab.report_until("published", |r| condition(r, "CapacityPublished").is_some_and(|c| c.0 == "Published")).await;
+    lab.policy(json!({"suspended": true})).await;
+    lab.node_until("no batch resource", |n| batch_cpu(n).is_none()).await;
     lab.end().await;
 }

@@ -87,7 +87,10 @@ impl Triggers {
     }
 
     fn arm(&self, trigger: Trigger) -> std::io::Result<Armed> {
-        #[allow(deprecated, reason = "its successor is unsafe; the trigger owns its descriptor and never changes it")]
+        #[allow(
+            deprecated,
+            reason = "its successor is unsafe; the trigger owns its descriptor and never changes it"
+        )]
         let fd = AsyncFd::with_interest(trigger, Interest::PRIORITY)?;
         let wake = Arc::clone(&self.wake);
         let task = tokio::spawn(async move {

@@ -36,8 +36,12 @@ pub fn decide(
         let [prod, mid, _] = rates.tiers;
         let (half_life, quantile) = (policy.half_life, policy.quantile_percent);
         state.sampled = Some(now);
-        state.cpu.add([prod.cpu, mid.cpu, rates.system.cpu], now, half_life, quantile);
-        state.memory.add([prod.memory, mid.memory, rates.system.memory], now, half_life, quantile);
+        state
+            .cpu
+            .add([prod.cpu, mid.cpu, rates.system.cpu], now, half_life, quantile);
+        state
+            .memory
+            .add([prod.memory, mid.memory, rates.system.memory], now, half_life, quantile);
     }
 
     // 3. offers

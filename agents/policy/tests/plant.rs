@@ -132,7 +132,10 @@ fn a_spike_cuts_batch_within_a_second_and_batch_is_back_within_a_minute_after_it
         run.batch[at(61.5)]
     );
     let calm = mean(&run.stalls[at(62.0)..at(120.0)]);
-    assert!(calm < 0.3, "prod stalls {calm} of the time in the spike, alone it would 0.22");
+    assert!(
+        calm < 0.3,
+        "prod stalls {calm} of the time in the spike, alone it would 0.22"
+    );
     let after = mean(&run.batch[at(180.0)..at(200.0)]);
     assert!(
         after >= before * 0.95,
