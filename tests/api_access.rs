@@ -7,20 +7,23 @@
     reason = "tests"
 )]
 
-use duosuan_crds::ColocationPolicy;
+use duosuan_crds::{CapacityClaim, ColocationPolicy, NodeReport, Queue, claim::Phase};
 use duosuan_tests::{
     access::{forbidden, pod, ready},
-    cluster::{account, cluster_with_controllers},
+    cluster::{account, account_config, apply, cluster_with_controllers, eventually, objects},
 };
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
+    coordination::v1::Lease,
     core::v1::{Pod, Secret},
+    events::v1::Event,
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, ObjectMeta, PostParams},
+    api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 /// Who may do what: verb, resource with its subresource, group, namespace ("" for all of them or a cluster's object), answer.
 type Row = (&'static str, &'static str, &'static str, &'static str, bool);
@@ -202,4 +205,112 @@ async fn the_operator_binds_and_is_refused_secrets_in_fact_and_not_only_by_revie
         .await
         .unwrap_err();
     assert!(forbidden(&error), "{error}");
+}
+
+#[tokio::test]
+async fn a_whole_operator_gets_by_with_its_own_rights() {
+    let client = ready().await.unwrap();
+    let config = account_config(cluster_with_controllers().unwrap(), "duosuan-operator", None)
+        .await
+        .unwrap();
+    let end = CancellationToken::new();
+    let options = duosuan_controller::Options {
+        config: Some(config),
+        ..Default::default()
+    };
+    let operator = tokio::spawn(duosuan_controller::run(options, end.clone()));
+    let text = "
+apiVersion: duosuan.io/v1alpha1
+kind: Queue
+metadata: {name: rights}
+---
+apiVersion: duosuan.io/v1alpha1
+kind: ColocationPolicy
+metadata: {name: rights}
+---
+apiVersion: duosuan.io/v1alpha1
+kind: CapacityClaim
+metadata: {name: rights, namespace: default}
+spec: {queue: rights, groups: [{name: worker, count: 1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: rights-fits, namespace: default, labels: {duosuan.io/claim: rights, duosuan.io/group: worker}}
+spec: {containers: [{name: main, image: none, resources: {requests: {cpu: 1}}}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: rights-waits, namespace: default, labels: {duosuan.io/queue: rights}}
+spec: {containers: [{name: main, image: none, resources: {requests: {cpu: 1000}}}]}
+";
+    for object in objects(text).unwrap() {
+        apply(&client, &object).await.unwrap();
+    }
+    // A node that follows the policy, so that there is something to count.
+    let reports: Api<NodeReport> = Api::all(client.clone());
+    let params = PatchParams::apply("duosuan-agent").force();
+    let report = json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "NodeReport", "metadata": {"name": "node-a"}});
+    reports.patch("node-a", &params, &Patch::Apply(&report)).await.unwrap();
+    let mut report = report;
+    report["status"] = json!({"policy": "rights"});
+    reports
+        .patch_status("node-a", &params, &Patch::Apply(&report))
+        .await
+        .unwrap();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let claims: Api<CapacityClaim> = Api::namespaced(client.clone(), "default");
+    let queues: Api<Queue> = Api::all(client.clone());
+    let policies: Api<ColocationPolicy> = Api::all(client.clone());
+    let events: Api<Event> = Api::namespaced(client.clone(), "default");
+    let leases: Api<Lease> = Api::namespaced(client, "duosuan-system");
+    let holder = async || {
+        leases
+            .get_opt("duosuan-operator")
+            .await
+            .map(|l| l?.spec?.holder_identity)
+    };
+    // One right after another: each of these is written by a request of its own.
+    eventually("the lease is held", async || Ok(holder().await?))
+        .await
+        .unwrap();
+    let bound = async || Ok(pods.get("rights-fits").await?.spec.and_then(|s| s.node_name));
+    eventually("the pod that fits is bound", bound).await.unwrap();
+    let running = async || {
+        let status = claims.get("rights").await?.status;
+        Ok(status.filter(|s| s.phase == Phase::Running).map(drop))
+    };
+    eventually("the claim says that it runs", running).await.unwrap();
+    let told = async || {
+        let conditions = pods
+            .get("rights-waits")
+            .await?
+            .status
+            .and_then(|s| s.conditions)
+            .unwrap_or_default();
+        Ok(conditions
+            .into_iter()
+            .find(|c| c.reason.as_deref() == Some("Unschedulable")))
+    };
+    eventually("the pod that does not fit says so", told).await.unwrap();
+    eventually("the queue has a status", async || {
+        Ok(queues.get("rights").await?.status)
+    })
+    .await
+    .unwrap();
+    let counted = async || Ok(policies.get("rights").await?.status.filter(|s| s.nodes == 1));
+    eventually("the policy counts its node", counted).await.unwrap();
+    let scheduled = async || {
+        let list = events.list(&ListParams::default()).await?;
+        Ok(list
+            .items
+            .into_iter()
+            .find(|e| e.reason.as_deref() == Some("Scheduled")))
+    };
+    eventually("there is an event about the binding", scheduled)
+        .await
+        .unwrap();
+    end.cancel();
+    operator.await.unwrap().unwrap();
+    let released = holder().await.unwrap().is_none_or(|holder| holder.is_empty());
+    assert!(released, "the lease is still held");
 }

@@ -203,6 +203,22 @@ async fn what_a_specification_leaves_out_is_filled_in() {
 }
 
 #[tokio::test]
+async fn a_specification_that_requires_nothing_need_not_be_written() {
+    let client = ready().await;
+    for kind in ["Queue", "ColocationPolicy", "NodeReport"] {
+        let mut object = object(kind, "bare", "{}", &json!({}));
+        object.data.as_object_mut().unwrap().remove("spec");
+        let stored = api_of(&client, &object)
+            .await
+            .unwrap()
+            .create(&dry_run(), &object)
+            .await
+            .unwrap();
+        assert!(stored.data["spec"].is_object(), "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn the_types_read_what_the_server_stores_and_the_server_accepts_what_they_write() {
     let client = ready().await;
     let text = "

@@ -1,7 +1,7 @@
 //! What the derived schemas still lack to be the schemas that an API server enforces and `kubectl explain` prints.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
 use thiserror::Error;
@@ -74,9 +74,21 @@ fn finish(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         if let Some(root) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
             tidy(root);
+            optional_spec(root);
         }
     }
     crd
+}
+
+/// A specification that requires nothing need not be written: a Queue or a policy with every default is its name alone.
+fn optional_spec(root: &mut JSONSchemaProps) {
+    let spec = root.properties.as_mut().and_then(|p| p.get_mut("spec"));
+    if let Some(spec) = spec.filter(|spec| spec.required.as_ref().is_none_or(Vec::is_empty)) {
+        spec.default = Some(JSON(serde_json::json!({})));
+        let required = root.required.take().unwrap_or_default();
+        root.required =
+            Some(required.into_iter().filter(|name| name != "spec").collect()).filter(|r: &Vec<_>| !r.is_empty());
+    }
 }
 
 fn tidy(schema: &mut JSONSchemaProps) {

@@ -101,12 +101,12 @@ pub async fn admin(control_plane: &ControlPlane) -> Result<Client> {
     Ok(Client::try_from(config(control_plane).await?)?)
 }
 
-/// A client that acts as a service account of `duosuan-system`, with the node in its token if one is given.
+/// The way to the API server as a service account of `duosuan-system`, with the node in its token if one is given.
 ///
 /// # Errors
 ///
 /// If the kubeconfig cannot be read.
-pub async fn account(control_plane: &ControlPlane, name: &str, node: Option<&str>) -> Result<Client> {
+pub async fn account_config(control_plane: &ControlPlane, name: &str, node: Option<&str>) -> Result<Config> {
     let mut config = config(control_plane).await?;
     config.auth_info.impersonate = Some(format!("system:serviceaccount:duosuan-system:{name}"));
     // The API server adds these to a token's user, but to an impersonated one only what it is told.
@@ -119,7 +119,16 @@ pub async fn account(control_plane: &ControlPlane, name: &str, node: Option<&str
     if let Some(node) = node {
         config.auth_info.impersonate_user_extra = Some(HashMap::from([(NODE_NAME.to_owned(), vec![node.to_owned()])]));
     }
-    Ok(Client::try_from(config)?)
+    Ok(config)
+}
+
+/// A client that acts as a service account, as [`account_config`] says.
+///
+/// # Errors
+///
+/// If the kubeconfig cannot be read.
+pub async fn account(control_plane: &ControlPlane, name: &str, node: Option<&str>) -> Result<Client> {
+    Ok(Client::try_from(account_config(control_plane, name, node).await?)?)
 }
 
 /// Installs the definitions of the API and waits until the API server serves them.
