@@ -47,7 +47,7 @@ pub struct Note {
 }
 
 /// Events that wait to be written, at most.
-const QUEUE: usize = 2048;
+const QUEUE: usize = 10_000;
 /// Requests in flight at most, while nothing is being bound.
 const CONCURRENCY: usize = 8;
 /// An object gets an event of one reason at most so often, unless it is about being bound or evicted.

@@ -1,6 +1,9 @@
 //! `duosuan-operator`: reads its flags, starts its log, runs until a signal.
 
-use std::{io::stderr, process::ExitCode};
+use std::{
+    io::{IsTerminal, stderr},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use duosuan_controller::options::{Arguments, LogFormat};

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use kube::{Api, Client, api::ListParams};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     binder::Binder,
@@ -65,8 +65,16 @@ pub async fn run_with(options: Options, metrics: Metrics, end: CancellationToken
     while !end.is_cancelled() {
         let ended = session(&options, &client, &metrics, &ready, leading.clone(), &end).await;
         metrics.leader.set(0);
-        if ended == Ended::LostLease {
-            warn!("the lease is lost: starting anew as a follower, from the watches");
+        match ended {
+            Ended::Shutdown => {}
+            Ended::LostLease => warn!("the lease is lost: starting anew as a follower, from the watches"),
+            Ended::Broken => {
+                if election.is_finished() {
+                    bail!("the election ended by a mistake of the operator");
+                }
+                error!("a part of the operator ended by mistake: starting anew, from the watches");
+                tokio::select! { () = end.cancelled() => {} () = tokio::time::sleep(RESTART_PAUSE) => {} }
+            }
         }
     }
     // Only now that nothing of this instance writes any more.
@@ -109,6 +117,8 @@ const STATUS_RETRY: Retry = Retry {
     first_pause: Duration::from_millis(250),
     timeout: Duration::from_secs(10),
 };
+/// Pause before a session is started anew after a mistake of the operator's own.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// Facts that wait to be taken in, at most.
 const FACTS: usize = 8192;
 

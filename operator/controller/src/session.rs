@@ -36,6 +36,8 @@ pub enum Ended {
     Shutdown,
     /// Another instance may hold the lease.
     LostLease,
+    /// A task that it talks to is gone, which is a mistake of the operator.
+    Broken,
 }
 
 /// What a session talks to.
@@ -134,8 +136,11 @@ impl Session {
             tokio::select! {
                 biased;
                 () = end.cancelled() => break Ended::Shutdown,
-                changed = self.links.leads.changed() => if changed.is_err() { break Ended::Shutdown },
-                _ = self.links.answers.recv_many(&mut answers, BATCH) => {
+                changed = self.links.leads.changed() => if changed.is_err() { break Ended::Broken },
+                taken = self.links.answers.recv_many(&mut answers, BATCH) => {
+                    if taken == 0 {
+                        break Ended::Broken;
+                    }
                     for (order, outcome) in answers.drain(..) {
                         self.answered(order, outcome);
                     }
@@ -145,7 +150,7 @@ impl Session {
                 _ = tick.tick() => self.tick(),
                 taken = self.links.facts.recv_many(&mut facts, BATCH) => {
                     if taken == 0 {
-                        break Ended::Shutdown;
+                        break Ended::Broken;
                     }
                     let now = now();
                     for fact in facts.drain(..) {
