@@ -32,7 +32,11 @@ fn duosuan() -> Command {
 fn working_in(dir: &Path) -> Vec<PathBuf> {
     let dir = dir.canonicalize().unwrap();
     let works_there = |process: &PathBuf| fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&dir));
-    fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path()).filter(works_there).collect()
+    fs::read_dir("/proc")
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(works_there)
+        .collect()
 }
 
 /// A running `up`, killed if the test ends early.
@@ -44,7 +48,13 @@ struct Up {
 impl Up {
     fn start(dir: &Path, arguments: &[&str]) -> Up {
         let mut command = duosuan();
-        command.arg("up").arg("--dir").arg(dir).args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .arg("up")
+            .arg("--dir")
+            .arg(dir)
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         Up { child, stderr }
@@ -55,7 +65,11 @@ impl Up {
         let mut said = String::new();
         loop {
             let mut line = String::new();
-            assert_ne!(self.stderr.read_line(&mut line).unwrap(), 0, "ended before it said {words:?}: {said}");
+            assert_ne!(
+                self.stderr.read_line(&mut line).unwrap(),
+                0,
+                "ended before it said {words:?}: {said}"
+            );
             if line.contains(words) {
                 return;
             }
@@ -98,22 +112,34 @@ fn error_of(output: &Output) -> String {
 #[test]
 fn every_sample_runs_on_twenty_nodes_and_nothing_is_left_running() {
     let dir = TempDir::new().unwrap();
-    let output = duosuan().args(["up", "--nodes", "20", "--once", "--json", "--dir"]).arg(dir.path()).output().unwrap();
+    let output = duosuan()
+        .args(["up", "--nodes", "20", "--once", "--json", "--dir"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
     let said = one_json(&output);
     let expected = json!({"nodes": 20, "pods_bound": 20, "claims_running": 3, "claims_pending": 0});
     for (field, value) in expected.as_object().unwrap() {
         assert_eq!(&said[field], value, "{said}");
     }
-    let (ready, bound) = (said["seconds_to_ready"].as_f64().unwrap(), said["seconds_to_all_bound"].as_f64().unwrap());
+    let (ready, bound) = (
+        said["seconds_to_ready"].as_f64().unwrap(),
+        said["seconds_to_all_bound"].as_f64().unwrap(),
+    );
     assert!(0.0 < ready && ready <= bound, "{said}");
     assert_eq!(working_in(dir.path()), Vec::<PathBuf>::new());
 }
 
 #[test]
 fn samples_that_cannot_run_are_told_with_the_reason() {
-    let plane = ControlPlane::start(&Options { controller_manager: true, ..Options::default() }).unwrap();
+    let plane = ControlPlane::start(&Options {
+        controller_manager: true,
+        ..Options::default()
+    })
+    .unwrap();
     let mut up = duosuan();
-    up.args(["up", "--once", "--timeout", "10", "--kubeconfig"]).arg(plane.kubeconfig());
+    up.args(["up", "--once", "--timeout", "10", "--kubeconfig"])
+        .arg(plane.kubeconfig());
     let error = error_of(&up.output().unwrap());
     assert!(error.starts_with("duosuan: not everything runs: "), "{error}");
     assert!(error.contains("claim demo/pretrain is pending: "), "{error}");
@@ -135,7 +161,11 @@ fn ctrl_c_and_sigterm_while_it_runs_end_everything() {
         let dir = TempDir::new().unwrap();
         let mut up = Up::start(dir.path(), &["--nodes", "5", "--json"]);
         up.until("waiting for the pods");
-        assert_eq!(working_in(dir.path()).len(), 4, "etcd, API server, controllers and kwok");
+        assert_eq!(
+            working_in(dir.path()).len(),
+            4,
+            "etcd, API server, controllers and kwok"
+        );
         up.signal(signal);
         assert!(up.child.wait().unwrap().success());
         assert_eq!(working_in(dir.path()), Vec::<PathBuf>::new());
@@ -172,14 +202,20 @@ fn a_port_in_use_is_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let output = duosuan().args(["up", "--once", "--port", &port]).output().unwrap();
-    assert_eq!(error_of(&output), format!("duosuan: port {port} on 127.0.0.1 is in use: free it or choose another"));
+    assert_eq!(
+        error_of(&output),
+        format!("duosuan: port {port} on 127.0.0.1 is in use: free it or choose another")
+    );
 }
 
 #[test]
 fn without_go_it_says_what_to_install() {
     let output = duosuan().args(["up", "--once"]).env("PATH", "").output().unwrap();
     let error = error_of(&output);
-    assert!(error.starts_with("duosuan: go is not in PATH: install Go 1."), "{error}");
+    assert!(
+        error.starts_with("duosuan: go is not in PATH: install Go 1."),
+        "{error}"
+    );
 }
 
 #[test]
@@ -193,32 +229,60 @@ fn an_unreachable_server_is_named() {
          clusters: [{{name: c, cluster: {{server: \"{server}\", insecure-skip-tls-verify: true}}}}]\nusers: [{{name: u, user: {{token: t}}}}]\n"
     );
     fs::write(file.path(), kubeconfig).unwrap();
-    let output = duosuan().args(["up", "--once", "--kubeconfig"]).arg(file.path()).output().unwrap();
+    let output = duosuan()
+        .args(["up", "--once", "--kubeconfig"])
+        .arg(file.path())
+        .output()
+        .unwrap();
     let error = error_of(&output);
-    assert!(error.contains(&format!("the API server {server}")) && error.contains("cannot be reached"), "{error}");
-    let output = duosuan().args(["up", "--once", "--kubeconfig", "/nonexistent/kubeconfig"]).output().unwrap();
+    assert!(
+        error.contains(&format!("the API server {server}")) && error.contains("cannot be reached"),
+        "{error}"
+    );
+    let output = duosuan()
+        .args(["up", "--once", "--kubeconfig", "/nonexistent/kubeconfig"])
+        .output()
+        .unwrap();
     let error = error_of(&output);
     assert!(error.contains("/nonexistent/kubeconfig"), "{error}");
 }
 
 #[test]
 fn a_cluster_that_exists_gets_the_samples_and_keeps_its_nodes() {
-    let plane = ControlPlane::start(&Options { controller_manager: true, kwok: true, ..Options::default() }).unwrap();
+    let plane = ControlPlane::start(&Options {
+        controller_manager: true,
+        kwok: true,
+        ..Options::default()
+    })
+    .unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let kubeconfig = kube::config::Kubeconfig::read_from(plane.kubeconfig()).unwrap();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+            .await
+            .unwrap();
         let capacity = json!({"cpu": "96", "memory": "768Gi", "pods": "110", "nvidia.com/gpu": "8"});
         let node = json!({
             "metadata": {"name": "big", "annotations": {"kwok.x-k8s.io/node": "fake"}},
             "status": {"capacity": capacity, "allocatable": capacity},
         });
         let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(config.try_into().unwrap());
-        nodes.create(&Default::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
+        nodes
+            .create(&Default::default(), &serde_json::from_value(node).unwrap())
+            .await
+            .unwrap();
     });
-    let output = duosuan().args(["up", "--once", "--json", "--kubeconfig"]).arg(plane.kubeconfig()).output().unwrap();
+    let output = duosuan()
+        .args(["up", "--once", "--json", "--kubeconfig"])
+        .arg(plane.kubeconfig())
+        .output()
+        .unwrap();
     let said = one_json(&output);
-    assert_eq!((&said["nodes"], &said["pods_bound"], &said["claims_running"]), (&json!(1), &json!(20), &json!(3)), "{said}");
+    assert_eq!(
+        (&said["nodes"], &said["pods_bound"], &said["claims_running"]),
+        (&json!(1), &json!(20), &json!(3)),
+        "{said}"
+    );
 }
 
 #[test]

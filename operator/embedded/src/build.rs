@@ -43,14 +43,22 @@ pub struct Progress {
 
 impl Progress {
     fn words(words: impl Into<String>) -> Progress {
-        Progress { words: words.into(), done: 0, total: 0 }
+        Progress {
+            words: words.into(),
+            done: 0,
+            total: 0,
+        }
     }
 }
 
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.words)?;
-        if self.total > 0 { write!(f, " ({} of at most {} packages)", self.done, self.total) } else { Ok(()) }
+        if self.total > 0 {
+            write!(f, " ({} of at most {} packages)", self.done, self.total)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -84,17 +92,33 @@ pub fn build_until(tool: Tool, progress: &mut dyn FnMut(Progress), stop: &Atomic
     })?;
     let partial = dir.join(format!("{}.partial", tool.name()));
     let mut compile = go.command(&source);
-    compile.args(["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", &linker_flags(), "-o"]);
+    compile.args([
+        "build",
+        "-v",
+        "-trimpath",
+        "-buildvcs=false",
+        "-ldflags",
+        &linker_flags(),
+        "-o",
+    ]);
     compile.arg(&partial).arg(tool.package());
     let mut compiled = 0_usize;
-    progress(Progress { words: format!("compiling {}", tool.name()), done: 0, total: packages });
+    progress(Progress {
+        words: format!("compiling {}", tool.name()),
+        done: 0,
+        total: packages,
+    });
     run(compile, tool, &dir, stop, &mut |line| {
         let (Line::Out(line) | Line::Err(line)) = line;
         if line.starts_with("go: ") {
             progress(Progress::words(line));
         } else {
             compiled += 1;
-            progress(Progress { words: format!("compiling {line}"), done: compiled, total: packages });
+            progress(Progress {
+                words: format!("compiling {line}"),
+                done: compiled,
+                total: packages,
+            });
         }
     })?;
     fs::rename(&partial, &binary).map_err(Error::io("write", &binary))?;
@@ -136,10 +160,20 @@ enum Line<'a> {
 }
 
 /// Runs `command` in a process group of its own, hands its lines to `each`, and ends the group when `stop` is set.
-fn run(mut command: Command, tool: Tool, dir: &Path, stop: &AtomicBool, each: &mut dyn FnMut(Line<'_>)) -> Result<(), Error> {
+fn run(
+    mut command: Command,
+    tool: Tool,
+    dir: &Path,
+    stop: &AtomicBool,
+    each: &mut dyn FnMut(Line<'_>),
+) -> Result<(), Error> {
     let program = PathBuf::from(command.get_program());
     // Killed by the broken pipe at its next line if this process dies without cleaning up.
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
     let mut child = command.spawn().map_err(Error::io("run", &program))?;
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let (sender, lines) = mpsc::channel();
@@ -183,7 +217,11 @@ fn run(mut command: Command, tool: Tool, dir: &Path, stop: &AtomicBool, each: &m
 
 /// Sends each line of `pipe`.
 fn forward(pipe: Option<impl std::io::Read>, sender: &mpsc::Sender<(bool, String)>, out: bool) {
-    for line in pipe.map(BufReader::new).into_iter().flat_map(|pipe| pipe.lines().map_while(Result::ok)) {
+    for line in pipe
+        .map(BufReader::new)
+        .into_iter()
+        .flat_map(|pipe| pipe.lines().map_while(Result::ok))
+    {
         if sender.send((out, line)).is_err() {
             return;
         }
@@ -197,14 +235,41 @@ fn explain(tool: Tool, dir: &Path, last: &[String]) -> Error {
     if says(&["no space left on device"]) {
         return Error::DiskFull { path: dir.to_owned() };
     }
-    let network = ["dial tcp", "no such host", "i/o timeout", "TLS handshake", "connection refused", "module lookup disabled", "502 Bad Gateway", "503 Service", "connection reset"];
+    let network = [
+        "dial tcp",
+        "no such host",
+        "i/o timeout",
+        "TLS handshake",
+        "connection refused",
+        "module lookup disabled",
+        "502 Bad Gateway",
+        "503 Service",
+        "connection reset",
+    ];
     // What the compiler said last tells more than the names of packages that -v prints in between.
-    let words: Vec<&str> = last.iter().map(String::as_str).filter(|line| line.contains(' ') && !line.starts_with("go: downloading")).collect();
-    let tail = tail(&if words.is_empty() { text.clone() } else { words.join("\n") }, 4);
+    let words: Vec<&str> = last
+        .iter()
+        .map(String::as_str)
+        .filter(|line| line.contains(' ') && !line.starts_with("go: downloading"))
+        .collect();
+    let tail = tail(
+        &if words.is_empty() {
+            text.clone()
+        } else {
+            words.join("\n")
+        },
+        4,
+    );
     if says(&network) {
-        return Error::Network { tool: tool.name(), tail };
+        return Error::Network {
+            tool: tool.name(),
+            tail,
+        };
     }
-    Error::Build { tool: tool.name(), tail }
+    Error::Build {
+        tool: tool.name(),
+        tail,
+    }
 }
 
 #[cfg(test)]
@@ -224,12 +289,20 @@ mod tests {
             explain(Tool::Kubectl, dir, &full).to_string(),
             "no space left on the disk of /cache: free about 4 GB and run again"
         );
-        let offline = lines("go: downloading k8s.io/api v0.37.2\ngo: k8s.io/api@v0.37.2: Get \"https://p/k8s.io\": dial tcp: lookup p: no such host");
+        let offline = lines(
+            "go: downloading k8s.io/api v0.37.2\ngo: k8s.io/api@v0.37.2: Get \"https://p/k8s.io\": dial tcp: lookup p: no such host",
+        );
         let error = explain(Tool::Kubectl, dir, &offline).to_string();
-        assert!(error.starts_with("cannot download the Go modules of kubectl: check the network"), "{error}");
+        assert!(
+            error.starts_with("cannot download the Go modules of kubectl: check the network"),
+            "{error}"
+        );
         let broken = lines("# duosuan.io/embedded/kubectl\nkubectl/main.go:8:2: undefined: cli");
         let error = explain(Tool::Kubectl, dir, &broken).to_string();
-        assert_eq!(error, "go build of kubectl failed: # duosuan.io/embedded/kubectl | kubectl/main.go:8:2: undefined: cli");
+        assert_eq!(
+            error,
+            "go build of kubectl failed: # duosuan.io/embedded/kubectl | kubectl/main.go:8:2: undefined: cli"
+        );
     }
 
     #[test]

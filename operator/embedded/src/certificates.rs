@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
 
 use crate::error::Error;
 
@@ -58,7 +61,10 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.0)?.pem();
-        Ok(Identity { certificate, key: key.serialize_pem() })
+        Ok(Identity {
+            certificate,
+            key: key.serialize_pem(),
+        })
     }
 }
 
@@ -87,6 +93,7 @@ pub(crate) fn write_private(path: &Path, content: &str) -> Result<(), Error> {
         .mode(0o600)
         .open(path)
         .map_err(Error::io("create", place()))?;
-    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(Error::io("protect", place()))?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))
+        .map_err(Error::io("protect", place()))?;
     file.write_all(content.as_bytes()).map_err(Error::io("write", place()))
 }

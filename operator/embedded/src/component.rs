@@ -30,7 +30,15 @@ impl Component {
         let mut command = Command::new(binary);
         command.arg(name).args(args).current_dir(dir).env(LIFELINE, "1");
         // kubeconfig and proxies of the user are not ours: the components talk to each other on loopback only.
-        for variable in ["KUBECONFIG", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+        for variable in [
+            "KUBECONFIG",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+        ] {
             command.env_remove(variable);
         }
         // A process group of its own: Ctrl-C at the terminal reaches the parent only, which then ends things in order.
@@ -54,7 +62,12 @@ impl Component {
 
     /// An error about this component with the end of its log.
     pub(crate) fn failed(&self, what: String) -> Error {
-        Error::Component { component: self.name, what, log: self.log.clone(), tail: tail(&self.log_end(), 5) }
+        Error::Component {
+            component: self.name,
+            what,
+            log: self.log.clone(),
+            tail: tail(&self.log_end(), 5),
+        }
     }
 
     /// Whether its log says that a port was taken.

@@ -134,7 +134,12 @@ struct Starting<'a> {
 
 impl<'a> Starting<'a> {
     /// Writes keys and certificates.
-    fn prepare(options: &'a Options, binary: &'a Path, instance: Instance, stop: &'a AtomicBool) -> Result<Starting<'a>, Error> {
+    fn prepare(
+        options: &'a Options,
+        binary: &'a Path,
+        instance: Instance,
+        stop: &'a AtomicBool,
+    ) -> Result<Starting<'a>, Error> {
         let dir = instance.path();
         let authority = Authority::new("duosuan-embedded")?;
         let mut names: Vec<String> = LOOPBACK_NAMES.iter().map(|&name| name.to_owned()).collect();
@@ -146,7 +151,15 @@ impl<'a> Starting<'a> {
         let etcd = Authority::new("duosuan-embedded-etcd")?;
         write_private(&dir.join("etcd-ca.crt"), &etcd.certificate())?;
         etcd.server(&["127.0.0.1".to_owned()])?.write(dir, "etcd")?;
-        Ok(Starting { options, binary, instance, authority, components: Vec::new(), server: String::new(), stop })
+        Ok(Starting {
+            options,
+            binary,
+            instance,
+            authority,
+            components: Vec::new(),
+            server: String::new(),
+            stop,
+        })
     }
 
     /// Starts all on freshly chosen ports.
@@ -168,12 +181,19 @@ impl<'a> Starting<'a> {
         self.wait_ready(port, deadline)?;
         let dir = self.instance.path();
         let own = |name: &str, user: &str, group: &str| {
-            write_private(&dir.join(name), &kubeconfig(&self.authority, user, group, &self.server)?)
+            write_private(
+                &dir.join(name),
+                &kubeconfig(&self.authority, user, group, &self.server)?,
+            )
         };
         own("kubeconfig", "duosuan-admin", "system:masters")?;
         if self.options.controller_manager {
             // All controllers share one identity here, so it needs what the roles of all of them allow together.
-            own("controller-manager.kubeconfig", "system:kube-controller-manager", "system:masters")?;
+            own(
+                "controller-manager.kubeconfig",
+                "system:kube-controller-manager",
+                "system:masters",
+            )?;
         }
         if self.options.kwok {
             own("kwok.kubeconfig", "kwok", "system:masters")?;
@@ -183,7 +203,10 @@ impl<'a> Starting<'a> {
             self.run("kube-controller-manager", controller_manager_flags(&self.server))?;
         }
         if self.options.kwok {
-            self.run("kwok", flags_of(&["--kubeconfig=kwok.kubeconfig", "--config=kwok.yaml"]))?;
+            self.run(
+                "kwok",
+                flags_of(&["--kubeconfig=kwok.kubeconfig", "--config=kwok.yaml"]),
+            )?;
         }
         Ok(())
     }
@@ -210,26 +233,52 @@ impl<'a> Starting<'a> {
             };
             if Instant::now() >= deadline {
                 let what = format!("is not ready ({why})");
-                return Err(self.components.first().map_or(Error::Stopped, |apiserver| apiserver.failed(what)));
+                return Err(self
+                    .components
+                    .first()
+                    .map_or(Error::Stopped, |apiserver| apiserver.failed(what)));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
     fn finish(self) -> Result<ControlPlane, Error> {
-        let Starting { instance, authority, components, server, .. } = self;
-        Ok(ControlPlane { kubeconfig: instance.path().join("kubeconfig"), components, authority, server, instance })
+        let Starting {
+            instance,
+            authority,
+            components,
+            server,
+            ..
+        } = self;
+        Ok(ControlPlane {
+            kubeconfig: instance.path().join("kubeconfig"),
+            components,
+            authority,
+            server,
+            instance,
+        })
     }
 }
 
-const LOOPBACK_NAMES: [&str; 6] =
-    ["127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+const LOOPBACK_NAMES: [&str; 6] = [
+    "127.0.0.1",
+    "localhost",
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+];
 
 /// Three free ports: all are held until all are chosen, so that they differ.
 fn free_ports() -> Result<[u16; 3], Error> {
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("bind", "127.0.0.1:0"));
     let held = [bind()?, bind()?, bind()?];
-    let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port()).map_err(Error::io("bind", "127.0.0.1:0"));
+    let port = |listener: &TcpListener| {
+        listener
+            .local_addr()
+            .map(|address| address.port())
+            .map_err(Error::io("bind", "127.0.0.1:0"))
+    };
     let [client, peer, api] = &held;
     Ok([port(client)?, port(peer)?, port(api)?])
 }
@@ -255,7 +304,12 @@ fn etcd_flags(client: u16, peer: u16) -> Vec<String> {
         "--quota-backend-bytes=8589934592",
         "--log-level=warn",
     ]);
-    for (name, port) in [("listen-client-urls", client), ("advertise-client-urls", client), ("listen-peer-urls", peer), ("initial-advertise-peer-urls", peer)] {
+    for (name, port) in [
+        ("listen-client-urls", client),
+        ("advertise-client-urls", client),
+        ("listen-peer-urls", peer),
+        ("initial-advertise-peer-urls", peer),
+    ] {
         flags.push(format!("--{name}=https://127.0.0.1:{port}"));
     }
     flags.push(format!("--initial-cluster=default=https://127.0.0.1:{peer}"));
@@ -313,7 +367,8 @@ fn controller_manager_flags(server: &str) -> Vec<String> {
 /// Kubeconfig with everything inside.
 fn kubeconfig(authority: &Authority, user: &str, group: &str, server: &str) -> Result<String, Error> {
     let identity = authority.client(user, group)?;
-    let [ca, certificate, key] = [authority.certificate(), identity.certificate, identity.key].map(|pem| STANDARD.encode(pem));
+    let [ca, certificate, key] =
+        [authority.certificate(), identity.certificate, identity.key].map(|pem| STANDARD.encode(pem));
     Ok(format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: duosuan\ncontexts:\n- name: duosuan\n  context: {{cluster: duosuan, user: {user:?}}}\n\
          clusters:\n- name: duosuan\n  cluster:\n    server: {server}\n    certificate-authority-data: {ca}\n\

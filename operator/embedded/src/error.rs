@@ -102,7 +102,13 @@ impl Error {
 
 /// The last `lines` lines of `text` that say something, in one line.
 pub(crate) fn tail(text: &str, lines: usize) -> String {
-    let mut last: Vec<&str> = text.lines().rev().map(str::trim).filter(|line| !line.is_empty()).take(lines).collect();
+    let mut last: Vec<&str> = text
+        .lines()
+        .rev()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .take(lines)
+        .collect();
     last.reverse();
     last.join(" | ")
 }

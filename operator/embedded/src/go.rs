@@ -61,14 +61,19 @@ impl Tool {
     /// tool builds no other anew.
     pub(crate) fn sources(self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let package = self.package().trim_start_matches("./");
-        SOURCES.into_iter().filter(move |(file, _)| file.split_once('/').is_none_or(|(folder, _)| folder == package))
+        SOURCES
+            .into_iter()
+            .filter(move |(file, _)| file.split_once('/').is_none_or(|(folder, _)| folder == package))
     }
 }
 
 /// The first word after `key` on a line of go.mod that starts with it.
 fn go_mod_word(key: &str) -> &'static str {
     let (_, go_mod) = SOURCES[0];
-    go_mod.lines().find_map(|line| line.trim().strip_prefix(key)?.split_whitespace().next()).unwrap_or_default()
+    go_mod
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(key)?.split_whitespace().next())
+        .unwrap_or_default()
 }
 
 /// Version of Kubernetes that is built, as `v1.37.2`: what go.mod requires.
@@ -96,7 +101,10 @@ impl Go {
     /// Looks through `search`, a PATH.
     pub(crate) fn find(search: Option<&OsStr>, tool: Tool) -> Result<Go, Error> {
         let wanted = go_mod_word("go ").to_owned();
-        let missing = || Error::GoMissing { wanted: wanted.clone(), tool: tool.name() };
+        let missing = || Error::GoMissing {
+            wanted: wanted.clone(),
+            tool: tool.name(),
+        };
         let path = std::env::split_paths(search.ok_or_else(missing)?)
             .filter(|dir| dir.is_absolute())
             .map(|dir| dir.join("go"))
@@ -109,13 +117,24 @@ impl Go {
             .current_dir("/")
             .output()
             .map_err(Error::io("run", &path))?;
-        let version = String::from_utf8_lossy(&output.stdout).trim().trim_start_matches("go").to_owned();
+        let version = String::from_utf8_lossy(&output.stdout)
+            .trim()
+            .trim_start_matches("go")
+            .to_owned();
         if !output.status.success() || version.is_empty() {
             let tail = tail(&String::from_utf8_lossy(&output.stderr), 3);
-            return Err(Error::Build { tool: tool.name(), tail: format!("{} env GOVERSION: {tail}", path.display()) });
+            return Err(Error::Build {
+                tool: tool.name(),
+                tail: format!("{} env GOVERSION: {tail}", path.display()),
+            });
         }
         if numbers(&version) < numbers(&wanted) {
-            return Err(Error::GoTooOld { path, found: version, wanted, tool: tool.name() });
+            return Err(Error::GoTooOld {
+                path,
+                found: version,
+                wanted,
+                tool: tool.name(),
+            });
         }
         Ok(Go { path, version })
     }
@@ -123,7 +142,11 @@ impl Go {
     /// A `go` command in the module's directory `source`.
     pub(crate) fn command(&self, source: &Path) -> Command {
         let mut command = Command::new(&self.path);
-        command.current_dir(source).env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly");
+        command
+            .current_dir(source)
+            .env("GOTOOLCHAIN", "local")
+            .env("CGO_ENABLED", "0")
+            .env("GOFLAGS", "-mod=readonly");
         command.env("GOWORK", "off");
         command
     }
@@ -131,7 +154,11 @@ impl Go {
 
 /// `1.26.8` or `1.27rc1` as numbers that compare.
 fn numbers(version: &str) -> Vec<u32> {
-    version.split('.').map(|part| part.chars().take_while(char::is_ascii_digit).collect::<String>()).map_while(|part| part.parse().ok()).collect()
+    version
+        .split('.')
+        .map(|part| part.chars().take_while(char::is_ascii_digit).collect::<String>())
+        .map_while(|part| part.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -170,7 +197,9 @@ mod tests {
         let go = dir.path().join("go");
         std::fs::write(&go, "#!/bin/sh\necho go1.9.7\n").unwrap();
         std::fs::set_permissions(&go, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let error = Go::find(Some(dir.path().as_os_str()), Tool::Kubectl).unwrap_err().to_string();
+        let error = Go::find(Some(dir.path().as_os_str()), Tool::Kubectl)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("is Go 1.9.7: install Go 1."), "{error}");
     }
 

@@ -20,7 +20,10 @@ pub(crate) fn cache_dir() -> PathBuf {
         return workspace.join("target/embedded");
     }
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute()).or(home);
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_absolute())
+        .or(home);
     cache.unwrap_or_else(std::env::temp_dir).join("duosuan")
 }
 
@@ -39,7 +42,11 @@ impl Instance {
             fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
             let path = dir.canonicalize().map_err(Error::io("find", dir))?;
             let lock = hold(&path)?.ok_or_else(|| Error::DirInUse { path: path.clone() })?;
-            return Ok(Instance { path, temporary: false, _lock: lock });
+            return Ok(Instance {
+                path,
+                temporary: false,
+                _lock: lock,
+            });
         }
         let parent = cache_dir().join("run");
         fs::create_dir_all(&parent).map_err(Error::io("create", &parent))?;
@@ -48,9 +55,18 @@ impl Instance {
         let file = File::create(&gate).map_err(Error::io("create", &gate))?;
         file.lock().map_err(Error::io("lock", &gate))?;
         remove_left_over(&parent);
-        let made = tempfile::Builder::new().prefix("cp-").tempdir_in(&parent).map_err(Error::io("create", &parent))?;
-        let lock = hold(made.path())?.ok_or_else(|| Error::DirInUse { path: made.path().to_owned() })?;
-        Ok(Instance { path: made.keep(), temporary: true, _lock: lock })
+        let made = tempfile::Builder::new()
+            .prefix("cp-")
+            .tempdir_in(&parent)
+            .map_err(Error::io("create", &parent))?;
+        let lock = hold(made.path())?.ok_or_else(|| Error::DirInUse {
+            path: made.path().to_owned(),
+        })?;
+        Ok(Instance {
+            path: made.keep(),
+            temporary: true,
+            _lock: lock,
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -112,6 +128,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _first = Instance::take(Some(dir.path())).unwrap();
         let error = Instance::take(Some(dir.path())).unwrap_err().to_string();
-        assert!(error.ends_with("is in use by another control plane: end it or choose another directory"), "{error}");
+        assert!(
+            error.ends_with("is in use by another control plane: end it or choose another directory"),
+            "{error}"
+        );
     }
 }

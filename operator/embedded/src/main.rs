@@ -10,9 +10,19 @@ use duosuan_embedded::{Tool, build};
 /// A build names each of some thousand packages; a log wants a line now and then.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
-const TOOLS: [Tool; 5] = [Tool::ControlPlane, Tool::Kubelet, Tool::Kubectl, Tool::Helm, Tool::Oracle];
+const TOOLS: [Tool; 5] = [
+    Tool::ControlPlane,
+    Tool::Kubelet,
+    Tool::Kubectl,
+    Tool::Helm,
+    Tool::Oracle,
+];
 
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks on its terminal")]
+#[allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command speaks on its terminal"
+)]
 fn main() -> ExitCode {
     let names: Vec<String> = std::env::args().skip(1).collect();
     if names.is_empty() {
@@ -21,7 +31,10 @@ fn main() -> ExitCode {
     }
     for name in names {
         let Some(tool) = TOOLS.into_iter().find(|tool| tool.name() == name) else {
-            eprintln!("duosuan-embedded: unknown tool {name:?}; there are {}", TOOLS.map(Tool::name).join(", "));
+            eprintln!(
+                "duosuan-embedded: unknown tool {name:?}; there are {}",
+                TOOLS.map(Tool::name).join(", ")
+            );
             return ExitCode::from(2);
         };
         let mut last: Option<Instant> = None;

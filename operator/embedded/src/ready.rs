@@ -24,7 +24,10 @@ impl Probe {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Probe { config: Arc::new(config), address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) })
+        Ok(Probe {
+            config: Arc::new(config),
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        })
     }
 
     /// Whether `GET /readyz` answers 200. Anybody may ask that, once the default access rules are there.

@@ -1,5 +1,11 @@
 //! The control plane as its users see it: starts, answers, and leaves nothing behind.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 use std::{net::TcpListener, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
@@ -14,7 +20,9 @@ use serde_json::json;
 
 async fn client(kubeconfig: &str) -> Client {
     let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .unwrap();
     Client::try_from(config).unwrap()
 }
 
@@ -44,7 +52,12 @@ async fn it_answers_with_the_version_that_go_mod_requires_and_ends_without_a_tra
 fn a_panic_ends_every_process() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
-        let plane = ControlPlane::start(&Options { controller_manager: true, kwok: true, ..Options::default() }).unwrap();
+        let plane = ControlPlane::start(&Options {
+            controller_manager: true,
+            kwok: true,
+            ..Options::default()
+        })
+        .unwrap();
         sender.send((plane.pids(), plane.dir().to_owned())).unwrap();
         panic!("on purpose");
     });
@@ -59,15 +72,30 @@ fn a_panic_ends_every_process() {
 fn a_port_in_use_is_named_at_once() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let error = ControlPlane::start(&Options { port: Some(port), ..Options::default() }).err().unwrap().to_string();
-    assert_eq!(error, format!("port {port} on 127.0.0.1 is in use: free it or choose another"));
+    let error = ControlPlane::start(&Options {
+        port: Some(port),
+        ..Options::default()
+    })
+    .err()
+    .unwrap()
+    .to_string();
+    assert_eq!(
+        error,
+        format!("port {port} on 127.0.0.1 is in use: free it or choose another")
+    );
 }
 
 #[test]
 fn a_component_that_fails_is_named_with_the_end_of_its_log() {
-    let options = Options { apiserver_flags: vec!["--no-such-flag".into()], ..Options::default() };
+    let options = Options {
+        apiserver_flags: vec!["--no-such-flag".into()],
+        ..Options::default()
+    };
     let error = ControlPlane::start(&options).err().unwrap().to_string();
-    assert!(error.starts_with("kube-apiserver ended with exit status: 1; its log ("), "{error}");
+    assert!(
+        error.starts_with("kube-apiserver ended with exit status: 1; its log ("),
+        "{error}"
+    );
     assert!(error.contains("unknown flag: --no-such-flag"), "{error}");
     assert_eq!(error.lines().count(), 1);
 }
@@ -79,14 +107,26 @@ async fn a_kubeconfig_for_a_node_is_that_node_and_no_more() {
     let nodes: Api<Node> = Api::all(node);
     let body = |name: &str| serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
     nodes.create(&PostParams::default(), &body("a")).await.unwrap();
-    let error = nodes.create(&PostParams::default(), &body("b")).await.unwrap_err().to_string();
-    assert!(error.contains(r#"node "a" is not allowed to modify node "b""#), "{error}");
+    let error = nodes
+        .create(&PostParams::default(), &body("b"))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(r#"node "a" is not allowed to modify node "b""#),
+        "{error}"
+    );
 }
 
 /// kwok must not undo what the agent publishes, neither when it makes a node ready nor in its later rounds.
 #[tokio::test]
 async fn kwok_runs_pods_and_leaves_extended_resources_alone() {
-    let plane = ControlPlane::start(&Options { controller_manager: true, kwok: true, ..Options::default() }).unwrap();
+    let plane = ControlPlane::start(&Options {
+        controller_manager: true,
+        kwok: true,
+        ..Options::default()
+    })
+    .unwrap();
     let client = admin(&plane).await;
     let nodes: Api<Node> = Api::all(client.clone());
     let capacity = json!({"cpu": "8", "memory": "32Gi", "pods": "110"});
@@ -94,9 +134,15 @@ async fn kwok_runs_pods_and_leaves_extended_resources_alone() {
         "metadata": {"name": "a", "annotations": {"kwok.x-k8s.io/node": "fake"}},
         "status": {"capacity": capacity, "allocatable": capacity},
     });
-    nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
+    nodes
+        .create(&PostParams::default(), &serde_json::from_value(node).unwrap())
+        .await
+        .unwrap();
     let offer = json!({"capacity": {"duosuan.io/batch-cpu": "4000"}, "allocatable": {"duosuan.io/batch-cpu": "4000"}});
-    nodes.patch_status("a", &PatchParams::default(), &Patch::Merge(json!({"status": offer}))).await.unwrap();
+    nodes
+        .patch_status("a", &PatchParams::default(), &Patch::Merge(json!({"status": offer})))
+        .await
+        .unwrap();
 
     let pods: Api<Pod> = Api::namespaced(client, "default");
     let pod = json!({
@@ -104,15 +150,23 @@ async fn kwok_runs_pods_and_leaves_extended_resources_alone() {
         "spec": {"nodeName": "a", "restartPolicy": "Never", "containers": [{"name": "c", "image": "i",
             "resources": {"requests": {"duosuan.io/batch-cpu": "1000"}, "limits": {"duosuan.io/batch-cpu": "1000"}}}]},
     });
-    pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
-    let forever = json!({"metadata": {"name": "q"}, "spec": {"nodeName": "a", "containers": [{"name": "c", "image": "i"}]}});
-    pods.create(&PostParams::default(), &serde_json::from_value(forever).unwrap()).await.unwrap();
+    pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap())
+        .await
+        .unwrap();
+    let forever =
+        json!({"metadata": {"name": "q"}, "spec": {"nodeName": "a", "containers": [{"name": "c", "image": "i"}]}});
+    pods.create(&PostParams::default(), &serde_json::from_value(forever).unwrap())
+        .await
+        .unwrap();
 
     // By polling the state itself: a watch would need its own reconnects, and the end of the wait is the state either way.
     let mut phases = Vec::new();
     for _ in 0..600 {
         let list = pods.list(&ListParams::default()).await.unwrap();
-        phases = list.into_iter().map(|pod| pod.status.unwrap_or_default().phase.unwrap_or_default()).collect::<Vec<_>>();
+        phases = list
+            .into_iter()
+            .map(|pod| pod.status.unwrap_or_default().phase.unwrap_or_default())
+            .collect::<Vec<_>>();
         if phases == ["Succeeded", "Running"] {
             break;
         }
@@ -121,19 +175,30 @@ async fn kwok_runs_pods_and_leaves_extended_resources_alone() {
     assert_eq!(phases, ["Succeeded", "Running"]);
     let node = nodes.get("a").await.unwrap();
     let status = node.status.unwrap();
-    let ready = status.conditions.unwrap().into_iter().find(|condition| condition.type_ == "Ready").unwrap();
+    let ready = status
+        .conditions
+        .unwrap()
+        .into_iter()
+        .find(|condition| condition.type_ == "Ready")
+        .unwrap();
     assert_eq!(ready.status, "True");
     for resources in [status.capacity.unwrap(), status.allocatable.unwrap()] {
         assert_eq!(resources["duosuan.io/batch-cpu"].0, "4k");
         assert_eq!(resources["cpu"].0, "8");
     }
-    assert!(node.spec.unwrap_or_default().taints.unwrap_or_default().is_empty(), "the taint of a new node goes away");
+    assert!(
+        node.spec.unwrap_or_default().taints.unwrap_or_default().is_empty(),
+        "the taint of a new node goes away"
+    );
 }
 
 #[test]
 fn a_second_build_finds_the_first() {
     let first = build(Tool::ControlPlane, &mut |_| {}).unwrap();
     let mut said = Vec::new();
-    assert_eq!(build(Tool::ControlPlane, &mut |line| said.push(line.to_owned())).unwrap(), first);
+    assert_eq!(
+        build(Tool::ControlPlane, &mut |line| said.push(line.to_owned())).unwrap(),
+        first
+    );
     assert!(said.is_empty(), "{said:?}");
 }

@@ -39,23 +39,35 @@ pub(crate) struct Applier {
 
 impl Applier {
     pub(crate) async fn apply(&mut self, client: &Client, object: &DynamicObject) -> anyhow::Result<()> {
-        let Some(types) = object.types.clone() else { bail!("an object has no apiVersion and kind") };
+        let Some(types) = object.types.clone() else {
+            bail!("an object has no apiVersion and kind")
+        };
         let name = object.metadata.name.clone().unwrap_or_default();
         let told = format!("apply {} {name}", types.kind);
         let key = (types.api_version.clone(), types.kind.clone());
         if !self.kinds.contains_key(&key) {
-            let kind = GroupVersionKind::try_from(&types).map_err(|error| anyhow!("{error}")).context(told.clone())?;
-            let found = pinned_kind(client, &kind).await.map_err(plain).with_context(|| told.clone())?;
+            let kind = GroupVersionKind::try_from(&types)
+                .map_err(|error| anyhow!("{error}"))
+                .context(told.clone())?;
+            let found = pinned_kind(client, &kind)
+                .await
+                .map_err(plain)
+                .with_context(|| told.clone())?;
             self.kinds.insert(key.clone(), found);
         }
-        let Some((resource, capabilities)) = self.kinds.get(&key) else { bail!("{told}: unknown kind") };
+        let Some((resource, capabilities)) = self.kinds.get(&key) else {
+            bail!("{told}: unknown kind")
+        };
         let api: Api<DynamicObject> = match (&capabilities.scope, &object.metadata.namespace) {
             (Scope::Namespaced, Some(namespace)) => Api::namespaced_with(client.clone(), namespace, resource),
             (Scope::Namespaced, None) => Api::default_namespaced_with(client.clone(), resource),
             (Scope::Cluster, _) => Api::all_with(client.clone(), resource),
         };
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        api.patch(&name, &parameters, &Patch::Apply(object)).await.map_err(plain).context(told)?;
+        api.patch(&name, &parameters, &Patch::Apply(object))
+            .await
+            .map_err(plain)
+            .context(told)?;
         Ok(())
     }
 }
@@ -71,7 +83,9 @@ where
         .map(|object| async {
             match api.create(&parameters, object).await {
                 Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
-                Err(error) => Err(plain(error).context(format!("create {}", object.meta().name.as_deref().unwrap_or_default()))),
+                Err(error) => {
+                    Err(plain(error).context(format!("create {}", object.meta().name.as_deref().unwrap_or_default())))
+                }
                 Ok(_) => Ok(()),
             }
         })

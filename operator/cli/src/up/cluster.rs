@@ -35,7 +35,11 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Steps 1 and 2: builds and starts a control plane, or connects to the given cluster.
-    pub(crate) async fn get(arguments: &Arguments, reporter: &Arc<Reporter>, stop: &CancellationToken) -> anyhow::Result<Cluster> {
+    pub(crate) async fn get(
+        arguments: &Arguments,
+        reporter: &Arc<Reporter>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Cluster> {
         if let Some(path) = &arguments.kubeconfig {
             let found = Cluster::connect(path, None);
             return tokio::select! { found = found => found, () = stop.cancelled() => Err(Stopped.into()) };
@@ -60,7 +64,13 @@ impl Cluster {
             reporter.step("building the control plane from upstream source (the first time takes some minutes)");
             let binary = build_until(Tool::ControlPlane, &mut |progress| reporter.build(progress), &halt)?;
             reporter.step("starting etcd, kube-apiserver, kube-controller-manager and kwok");
-            ControlPlane::start_until(&Options { binary: Some(binary), ..options }, &halt)
+            ControlPlane::start_until(
+                &Options {
+                    binary: Some(binary),
+                    ..options
+                },
+                &halt,
+            )
         });
         match started.await.context("starting the control plane panicked")? {
             Ok(plane) => {
@@ -77,7 +87,8 @@ impl Cluster {
         let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
             .await
             .with_context(|| format!("{} names no usable cluster and user", path.display()))?;
-        let client = Client::try_from(config.clone()).with_context(|| format!("use the kubeconfig {}", path.display()))?;
+        let client =
+            Client::try_from(config.clone()).with_context(|| format!("use the kubeconfig {}", path.display()))?;
         let server = config.cluster_url.clone();
         let unreachable = || format!("the API server {server} of {} cannot be reached", path.display());
         tokio::time::timeout(FIRST_ANSWER, client.apiserver_version())
@@ -86,7 +97,12 @@ impl Cluster {
             .and_then(|answer| answer.map_err(plain))
             .with_context(unreachable)?;
         let kubeconfig = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        Ok(Cluster { client, config, kubeconfig, plane: plane.map(Mutex::new) })
+        Ok(Cluster {
+            client,
+            config,
+            kubeconfig,
+            plane: plane.map(Mutex::new),
+        })
     }
 
     /// Whether it was started here.
@@ -113,9 +129,14 @@ impl Cluster {
 
     /// Returns when a component of the embedded control plane has ended by itself.
     pub(crate) async fn failure(&self) -> anyhow::Error {
-        let Some(plane) = &self.plane else { return std::future::pending().await };
+        let Some(plane) = &self.plane else {
+            return std::future::pending().await;
+        };
         loop {
-            let checked = plane.lock().map_err(|_| anyhow!("a check of the control plane panicked")).map(|mut plane| plane.check());
+            let checked = plane
+                .lock()
+                .map_err(|_| anyhow!("a check of the control plane panicked"))
+                .map(|mut plane| plane.check());
             match checked {
                 Ok(Ok(())) => tokio::time::sleep(Duration::from_secs(1)).await,
                 Ok(Err(error)) => return error.into(),

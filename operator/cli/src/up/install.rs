@@ -20,12 +20,30 @@ use super::{
 
 /// The access rules, in the order in which they can be applied.
 const ACCESS: [(&str, &str); 6] = [
-    ("namespace.yaml", include_str!("../../../../charts/duosuan/access/namespace.yaml")),
-    ("operator.yaml", include_str!("../../../../charts/duosuan/access/operator.yaml")),
-    ("agent.yaml", include_str!("../../../../charts/duosuan/access/agent.yaml")),
-    ("agent-confinement.yaml", include_str!("../../../../charts/duosuan/access/agent-confinement.yaml")),
-    ("routing.yaml", include_str!("../../../../charts/duosuan/access/routing.yaml")),
-    ("users.yaml", include_str!("../../../../charts/duosuan/access/users.yaml")),
+    (
+        "namespace.yaml",
+        include_str!("../../../../charts/duosuan/access/namespace.yaml"),
+    ),
+    (
+        "operator.yaml",
+        include_str!("../../../../charts/duosuan/access/operator.yaml"),
+    ),
+    (
+        "agent.yaml",
+        include_str!("../../../../charts/duosuan/access/agent.yaml"),
+    ),
+    (
+        "agent-confinement.yaml",
+        include_str!("../../../../charts/duosuan/access/agent-confinement.yaml"),
+    ),
+    (
+        "routing.yaml",
+        include_str!("../../../../charts/duosuan/access/routing.yaml"),
+    ),
+    (
+        "users.yaml",
+        include_str!("../../../../charts/duosuan/access/users.yaml"),
+    ),
 ];
 
 /// How long the API server may take to serve a definition.
@@ -37,7 +55,9 @@ pub(crate) async fn install(client: &Client, reporter: &Reporter) -> anyhow::Res
     let mut applier = Applier::default();
     let crds = duosuan_crds::all();
     for crd in &crds {
-        let object: DynamicObject = serde_json::to_value(crd).and_then(serde_json::from_value).context("convert a CRD")?;
+        let object: DynamicObject = serde_json::to_value(crd)
+            .and_then(serde_json::from_value)
+            .context("convert a CRD")?;
         applier.apply(client, &object).await?;
     }
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
@@ -46,7 +66,10 @@ pub(crate) async fn install(client: &Client, reporter: &Reporter) -> anyhow::Res
         let established = await_condition(api.clone(), name, is_crd_established());
         match tokio::time::timeout(ESTABLISHED_WITHIN, established).await {
             Ok(watched) => drop(watched.with_context(|| format!("watch the CRD {name}"))?),
-            Err(_) => bail!("the CRD {name} is not established after {} s: kubectl describe crd {name}", ESTABLISHED_WITHIN.as_secs()),
+            Err(_) => bail!(
+                "the CRD {name} is not established after {} s: kubectl describe crd {name}",
+                ESTABLISHED_WITHIN.as_secs()
+            ),
         }
         served(client, crd).await.with_context(|| format!("list {name}"))?;
     }
@@ -62,9 +85,16 @@ pub(crate) async fn install(client: &Client, reporter: &Reporter) -> anyhow::Res
 /// 429, and each watch that meets these backs off for much longer.
 async fn served(client: &Client, crd: &CustomResourceDefinition) -> anyhow::Result<()> {
     let spec = &crd.spec;
-    let version = spec.versions.first().map(|version| version.name.as_str()).unwrap_or_default();
+    let version = spec
+        .versions
+        .first()
+        .map(|version| version.name.as_str())
+        .unwrap_or_default();
     let kind = GroupVersionKind::gvk(&spec.group, version, &spec.names.kind);
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&kind, &spec.names.plural));
+    let api: Api<DynamicObject> = Api::all_with(
+        client.clone(),
+        &ApiResource::from_gvk_with_plural(&kind, &spec.names.plural),
+    );
     let deadline = Instant::now() + ESTABLISHED_WITHIN;
     loop {
         match api.list(&ListParams::default().limit(1)).await {
@@ -87,7 +117,10 @@ mod tests {
     #[test]
     fn every_access_rule_of_the_chart_is_carried() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/duosuan/access");
-        let files: BTreeSet<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        let files: BTreeSet<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
         assert_eq!(files, ACCESS.iter().map(|(name, _)| (*name).to_owned()).collect());
     }
 

@@ -13,7 +13,8 @@ use super::arguments::Arguments;
 
 /// Starts the log of this process.
 pub(crate) fn start(arguments: &Arguments) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&arguments.log_level).with_context(|| format!("--log-level {:?}", arguments.log_level))?;
+    let filter =
+        EnvFilter::try_new(&arguments.log_level).with_context(|| format!("--log-level {:?}", arguments.log_level))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter);
     if let Some(path) = &arguments.log {
         let file = File::create(path).with_context(|| format!("create --log {}", path.display()))?;

@@ -31,7 +31,10 @@ use report::Reporter;
 
 /// Runs `up` and returns the exit code. Whatever way it ends, what it started has ended before.
 pub(crate) fn main(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
     let result = runtime.block_on(until_signal(arguments));
     // A task that does not heed its cancellation must not keep the command from ending.
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -83,7 +86,12 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> anyhow::Result<Ex
     outcome.print(&arguments)
 }
 
-async fn on_cluster(arguments: &Arguments, reporter: &Reporter, cluster: &Cluster, stop: &CancellationToken) -> anyhow::Result<Outcome> {
+async fn on_cluster(
+    arguments: &Arguments,
+    reporter: &Reporter,
+    cluster: &Cluster,
+    stop: &CancellationToken,
+) -> anyhow::Result<Outcome> {
     let work = async {
         install::install(&cluster.client, reporter).await?;
         let nodes = nodes::prepare(arguments, cluster, reporter).await?;

@@ -52,10 +52,20 @@ impl Outcome {
     /// Prints it as the flags want it and returns the exit code.
     pub(crate) fn print(&self, arguments: &Arguments) -> anyhow::Result<ExitCode> {
         if arguments.json {
-            writeln!(stdout(), "{}", serde_json::to_string(&self.json(arguments.trace.is_some()))?)?;
+            writeln!(
+                stdout(),
+                "{}",
+                serde_json::to_string(&self.json(arguments.trace.is_some()))?
+            )?;
         } else if arguments.once && self.verdict == Verdict::Runs {
             let pods = self.summary.pods;
-            writeln!(stdout(), "{} pods run on {} nodes, {} wait", pods.running, self.summary.nodes, pods.pending)?;
+            writeln!(
+                stdout(),
+                "{} pods run on {} nodes, {} wait",
+                pods.running,
+                self.summary.nodes,
+                pods.pending
+            )?;
         }
         match &self.verdict {
             Verdict::Stuck(reasons) => anyhow::bail!("not everything runs: {}", reasons.join("; ")),
@@ -87,8 +97,14 @@ pub(crate) fn runs(summary: &Summary, expected: &Expected) -> bool {
     if !expected.all {
         return pods.bound + pods.pending >= expected.pods && pods.undecided == 0;
     }
-    let claims: Vec<_> = summary.claims.iter().filter(|claim| claim.namespace == expected.namespace).collect();
-    pods.running >= expected.pods && claims.len() >= expected.claims && claims.iter().all(|claim| claim.phase != Phase::Pending)
+    let claims: Vec<_> = summary
+        .claims
+        .iter()
+        .filter(|claim| claim.namespace == expected.namespace)
+        .collect();
+    pods.running >= expected.pods
+        && claims.len() >= expected.claims
+        && claims.iter().all(|claim| claim.phase != Phase::Pending)
 }
 
 /// What keeps it from running.
@@ -96,20 +112,40 @@ pub(crate) fn reasons(summary: &Summary, expected: &Expected) -> Vec<String> {
     let pods = ours(summary, expected);
     let mut reasons = Vec::new();
     if summary.nodes_ready < summary.nodes {
-        reasons.push(format!("{} of {} nodes are not ready", summary.nodes - summary.nodes_ready, summary.nodes));
+        reasons.push(format!(
+            "{} of {} nodes are not ready",
+            summary.nodes - summary.nodes_ready,
+            summary.nodes
+        ));
     }
-    let pending = summary.claims.iter().filter(|claim| claim.namespace == expected.namespace && claim.phase == Phase::Pending);
+    let pending = summary
+        .claims
+        .iter()
+        .filter(|claim| claim.namespace == expected.namespace && claim.phase == Phase::Pending);
     reasons.extend(pending.map(|claim| {
-        let why = if claim.reason.is_empty() { "the operator has not said why" } else { &claim.reason };
+        let why = if claim.reason.is_empty() {
+            "the operator has not said why"
+        } else {
+            &claim.reason
+        };
         format!("claim {}/{} is pending: {why}", claim.namespace, claim.name)
     }));
-    reasons.extend(summary.reasons.iter().map(|(why, (count, example))| format!("{count} pods are pending, such as {example}: {why}")));
+    reasons.extend(
+        summary
+            .reasons
+            .iter()
+            .map(|(why, (count, example))| format!("{count} pods are pending, such as {example}: {why}")),
+    );
     let seen = pods.bound + pods.pending;
     if seen < expected.pods {
         reasons.push(format!("{seen} of {} pods exist", expected.pods));
     }
     if pods.running < pods.bound {
-        reasons.push(format!("{} of {} bound pods have not started", pods.bound - pods.running, pods.bound));
+        reasons.push(format!(
+            "{} of {} bound pods have not started",
+            pods.bound - pods.running,
+            pods.bound
+        ));
     }
     if reasons.is_empty() {
         reasons.push("too little time (--timeout)".into());
@@ -118,5 +154,9 @@ pub(crate) fn reasons(summary: &Summary, expected: &Expected) -> Vec<String> {
 }
 
 fn ours(summary: &Summary, expected: &Expected) -> PodCounts {
-    summary.by_namespace.get(expected.namespace).copied().unwrap_or_default()
+    summary
+        .by_namespace
+        .get(expected.namespace)
+        .copied()
+        .unwrap_or_default()
 }

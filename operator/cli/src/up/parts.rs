@@ -40,8 +40,12 @@ impl Parts {
         if !simulated.is_empty() {
             let mut options = FleetOptions::new(simulated.to_vec());
             // A thousand reports every 15 s would leave a laptop's API server no time for pods.
-            options.report_period = Duration::from_secs(15).max(Duration::from_millis(50 * u64::try_from(simulated.len())?));
-            tasks.push(("agents", tokio::spawn(run_fleet(cluster.client.clone(), options, stop.clone()))));
+            options.report_period =
+                Duration::from_secs(15).max(Duration::from_millis(50 * u64::try_from(simulated.len())?));
+            tasks.push((
+                "agents",
+                tokio::spawn(run_fleet(cluster.client.clone(), options, stop.clone())),
+            ));
         }
         Ok(Parts { metrics, tasks, stop })
     }
@@ -76,5 +80,7 @@ impl Parts {
 
 /// A free port of loopback.
 fn free_address() -> anyhow::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr()).context("find a free port for the metrics")
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|socket| socket.local_addr())
+        .context("find a free port for the metrics")
 }

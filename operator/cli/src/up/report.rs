@@ -27,7 +27,11 @@ impl Reporter {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        Reporter { started: Instant::now(), bar, last: Mutex::new(None) }
+        Reporter {
+            started: Instant::now(),
+            bar,
+            last: Mutex::new(None),
+        }
     }
 
     /// Seconds since the command started.
@@ -61,7 +65,9 @@ impl Reporter {
     pub(crate) fn build(&self, progress: Progress) {
         if let Some(bar) = &self.bar {
             if progress.total > 0 {
-                if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} packages at most, {elapsed} {wide_msg}") {
+                if let Ok(style) =
+                    ProgressStyle::with_template("{bar:30} {pos}/{len} packages at most, {elapsed} {wide_msg}")
+                {
                     bar.set_style(style);
                 }
                 bar.set_length(u64::try_from(progress.total).unwrap_or(u64::MAX));

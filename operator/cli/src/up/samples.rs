@@ -36,7 +36,10 @@ pub(crate) async fn submit(client: &Client, reporter: &Reporter) -> anyhow::Resu
     let mut applier = Applier::default();
     for (file, text) in SAMPLES {
         for object in documents(file, text)? {
-            applier.apply(client, &object).await.with_context(|| format!("sample {file}"))?;
+            applier
+                .apply(client, &object)
+                .await
+                .with_context(|| format!("sample {file}"))?;
         }
     }
     expected()
@@ -44,10 +47,20 @@ pub(crate) async fn submit(client: &Client, reporter: &Reporter) -> anyhow::Resu
 
 /// Counts what the samples ask for.
 fn expected() -> anyhow::Result<Expected> {
-    let mut expected = Expected { namespace: "demo", all: true, ..Expected::default() };
+    let mut expected = Expected {
+        namespace: "demo",
+        all: true,
+        ..Expected::default()
+    };
     for (file, text) in SAMPLES {
         for object in documents(file, text)? {
-            let number = |pointer: &str| object.data.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or(0);
+            let number = |pointer: &str| {
+                object
+                    .data
+                    .pointer(pointer)
+                    .and_then(serde_json::Value::as_u64)
+                    .unwrap_or(0)
+            };
             let pods = number("/spec/replicas") + number("/spec/parallelism");
             expected.pods += usize::try_from(pods)?;
             expected.claims += usize::from(object.types.is_some_and(|types| types.kind == "CapacityClaim"));

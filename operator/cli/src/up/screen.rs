@@ -45,7 +45,12 @@ pub(crate) async fn watch(
     if !arguments.once || live {
         say(arguments, &hints)?;
     }
-    let mut screen = Screen { live, lines: 0, last: None, said: None };
+    let mut screen = Screen {
+        live,
+        lines: 0,
+        last: None,
+        said: None,
+    };
     let (mut last_change, mut bound) = (Instant::now(), 0);
     let (mut settled, begun) = (None, Instant::now());
     let mut look = tokio::time::interval(LOOK);
@@ -59,7 +64,11 @@ pub(crate) async fn watch(
         let runs = outcome::runs(&summary, &expected) && still;
         if runs && settled.is_none() {
             // A recorded cluster was full when the last pod was bound, not when that had been noticed.
-            let noticed = if expected.all { 0.0 } else { last_change.elapsed().as_secs_f64() };
+            let noticed = if expected.all {
+                0.0
+            } else {
+                last_change.elapsed().as_secs_f64()
+            };
             settled = Some(reporter.seconds() - noticed);
         }
         let verdict = if stopped {
@@ -73,7 +82,12 @@ pub(crate) async fn watch(
         };
         screen.show(arguments, reporter, &summary, verdict.is_some())?;
         if let Some(verdict) = verdict {
-            return Ok(Outcome { verdict, summary, seconds_to_ready, seconds_to_all_bound: settled });
+            return Ok(Outcome {
+                verdict,
+                summary,
+                seconds_to_ready,
+                seconds_to_all_bound: settled,
+            });
         }
     }
 }
@@ -99,7 +113,13 @@ struct Screen {
 }
 
 impl Screen {
-    fn show(&mut self, arguments: &Arguments, reporter: &Reporter, summary: &Summary, last: bool) -> anyhow::Result<()> {
+    fn show(
+        &mut self,
+        arguments: &Arguments,
+        reporter: &Reporter,
+        summary: &Summary,
+        last: bool,
+    ) -> anyhow::Result<()> {
         if !last && self.last.is_some_and(|last| last.elapsed() < DRAW) {
             return Ok(());
         }
@@ -113,10 +133,15 @@ impl Screen {
             return Ok(());
         }
         // One row stays for the cursor. What scrolled out of the terminal could not be drawn over.
-        let rows = rustix::termios::tcgetwinsize(stdout()).map_or(usize::MAX, |size| usize::from(size.ws_row).saturating_sub(1));
+        let rows = rustix::termios::tcgetwinsize(stdout())
+            .map_or(usize::MAX, |size| usize::from(size.ws_row).saturating_sub(1));
         let text = table::fit(table::draw(summary), rows.max(1));
         // Back to the table's first line, and clear from there to the end of the screen.
-        let back = if self.lines > 0 { format!("\x1b[{}F\x1b[J", self.lines) } else { String::new() };
+        let back = if self.lines > 0 {
+            format!("\x1b[{}F\x1b[J", self.lines)
+        } else {
+            String::new()
+        };
         self.lines = text.lines().count();
         say(arguments, &format!("{back}{text}"))
     }

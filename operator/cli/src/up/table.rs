@@ -17,33 +17,37 @@ pub(crate) fn hints(kubeconfig: &Path, metrics: SocketAddr) -> String {
     format!(
         "\nexport KUBECONFIG={}\n\n\
          Metrics of the operator: http://{metrics}/metrics\n\
-         Try next, in another terminal:\n  \
-         kubectl get queues,capacityclaims -A\n  \
-         kubectl explain capacityclaim.spec.groups\n  \
-         kubectl apply -f - <<'YAML'\n{}  YAML\n\
+         Try next, in another terminal:\n\n\
+         kubectl get queues,capacityclaims -A\n\
+         kubectl explain capacityclaim.spec.groups\n\
+         kubectl apply -f - <<'YAML'\n{FIRST_POD}YAML\n\n\
          Ctrl-C ends everything.\n\n",
         kubeconfig.display(),
-        FIRST_CLAIM.lines().fold(String::new(), |mut text, line| {
-            let _infallible = writeln!(text, "  {line}");
-            text
-        })
     )
 }
 
-/// The first YAML: more GPUs than a small cluster has, so that the answer to "why is it pending" is seen.
-const FIRST_CLAIM: &str = "\
-apiVersion: duosuan.io/v1alpha1
-kind: CapacityClaim
-metadata: { name: big, namespace: demo }
+/// The first YAML: three tenths of a GPU for a minute. The label alone brings the pod to Duosuan's scheduler.
+const FIRST_POD: &str = "\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: notebook
+  namespace: demo
+  labels: { duosuan.io/queue: ai }
+  annotations: { duosuan.io/gpu-share: \"300\", duosuan.io/run-for: 60s }
 spec:
-  queue: ai
-  groups: [{ name: worker, count: 400, gpus: { count: 8 } }]
+  restartPolicy: Never
+  containers: [{ name: main, image: registry.k8s.io/pause:3.10, resources: { requests: { cpu: \"1\" } } }]
 ";
 
 /// One line, where no table can be drawn.
 pub(crate) fn line(summary: &Summary) -> String {
     let pods = summary.pods;
-    let claims = (summary.claims_in(Phase::Running), summary.claims_in(Phase::Pending), summary.claims_in(Phase::Finished));
+    let claims = (
+        summary.claims_in(Phase::Running),
+        summary.claims_in(Phase::Pending),
+        summary.claims_in(Phase::Finished),
+    );
     format!(
         "nodes {}/{} ready, pods {} bound {} pending, claims {} running {} pending {} finished, gpu {:.1} % prod cpu {:.1} % batch cpu {:.1} %",
         summary.nodes_ready,
@@ -72,7 +76,10 @@ pub(crate) fn draw(summary: &Summary) -> String {
         summary.claims_in(Phase::Running),
         summary.claims_in(Phase::Pending),
     );
-    for table in [tiers(summary), queues(summary), claims(summary), reasons(summary)].into_iter().flatten() {
+    for table in [tiers(summary), queues(summary), claims(summary), reasons(summary)]
+        .into_iter()
+        .flatten()
+    {
         let _infallible = writeln!(text, "\n{table}");
     }
     text
@@ -90,7 +97,10 @@ pub(crate) fn fit(text: String, rows: usize) -> String {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(PRESET).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    table
+        .load_preset(PRESET)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
     table
 }
 
@@ -103,7 +113,8 @@ fn tiers(summary: &Summary) -> Option<Table> {
     for (name, tier) in [("prod", summary.prod), ("mid", summary.mid), ("batch", summary.batch)] {
         if tier != TierView::default() {
             let capacity = tier.capacity;
-            let part = |amount: i64, whole: i64, told: String| number(format!("{told} {:>5.1} %", percent(amount, whole)));
+            let part =
+                |amount: i64, whole: i64, told: String| number(format!("{told} {:>5.1} %", percent(amount, whole)));
             table.add_row([
                 Cell::new(name),
                 number(cores(capacity.cpu)),
@@ -118,7 +129,15 @@ fn tiers(summary: &Summary) -> Option<Table> {
     if summary.gpu_capacity_milli > 0 {
         let told = format!("{} {:>5.1} %", devices(summary.gpu_milli), summary.gpu_percent());
         let empty = || Cell::new("");
-        table.add_row([Cell::new("gpu"), number(devices(summary.gpu_capacity_milli)), number(told), empty(), empty(), empty(), empty()]);
+        table.add_row([
+            Cell::new("gpu"),
+            number(devices(summary.gpu_capacity_milli)),
+            number(told),
+            empty(),
+            empty(),
+            empty(),
+            empty(),
+        ]);
     }
     Some(table)
 }
@@ -151,7 +170,11 @@ fn claims(summary: &Summary) -> Option<Table> {
             Cell::new(tier_name(claim.tier)),
             Cell::new(format!("{:?}", claim.phase)),
             number(format!("{}/{}", claim.placed, claim.desired)),
-            Cell::new(if claim.phase == Phase::Pending { claim.reason.as_str() } else { "" }),
+            Cell::new(if claim.phase == Phase::Pending {
+                claim.reason.as_str()
+            } else {
+                ""
+            }),
         ]);
     }
     if summary.claims.len() > MOST_ROWS {
@@ -198,6 +221,9 @@ mod tests {
     #[test]
     fn a_cluster_without_anything_is_drawn_too() {
         let text = draw(&Summary::default());
-        assert!(text.starts_with("Nodes 0/0 ready   Pods 0 bound, 0 running, 0 pending   Claims 0 running, 0 pending\n"), "{text}");
+        assert!(
+            text.starts_with("Nodes 0/0 ready   Pods 0 bound, 0 running, 0 pending   Claims 0 running, 0 pending\n"),
+            "{text}"
+        );
     }
 }

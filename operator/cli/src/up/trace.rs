@@ -1,6 +1,6 @@
 //! Steps 4 and 6 with `--trace openb`: nodes and pods of a recorded cluster.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use duosuan_crds::{ANNOTATION_GPU_MODELS, ANNOTATION_GPU_SHARE, RESOURCE_GPU, SCHEDULER_NAME};
@@ -17,7 +17,12 @@ const NAMESPACE: &str = "openb";
 pub(crate) fn nodes() -> anyhow::Result<Vec<(String, Shape)>> {
     let trace = openb::shipped().context("read the openb trace")?;
     let shape = |node: openb::Node| {
-        let shape = Shape { cpu_milli: node.cpu_milli, memory_mib: node.memory_mib, gpus: node.gpus.into(), model: node.model };
+        let shape = Shape {
+            cpu_milli: node.cpu_milli,
+            memory_mib: node.memory_mib,
+            gpus: node.gpus.into(),
+            model: node.model,
+        };
         (node.name, shape)
     };
     Ok(trace.nodes.into_iter().map(shape).collect())
@@ -26,7 +31,12 @@ pub(crate) fn nodes() -> anyhow::Result<Vec<(String, Shape)>> {
 /// Creates the pods in the order of their arrival.
 pub(crate) async fn submit(client: &Client, reporter: &Reporter) -> anyhow::Result<Expected> {
     let pods = pods()?;
-    let expected = Expected { namespace: NAMESPACE, pods: pods.len(), claims: 0, all: false };
+    let expected = Expected {
+        namespace: NAMESPACE,
+        pods: pods.len(),
+        claims: 0,
+        all: false,
+    };
     let total = pods.len();
     reporter.step(&format!("creating {total} pods"));
     let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
@@ -47,7 +57,10 @@ fn pods() -> anyhow::Result<Vec<Pod>> {
     let mut seen = BTreeSet::new();
     let mut pods = Vec::new();
     for recorded in &trace.pods {
-        let copy = recorded.name.rsplit_once('-').is_some_and(|(original, _)| seen.contains(original));
+        let copy = recorded
+            .name
+            .rsplit_once('-')
+            .is_some_and(|(original, _)| seen.contains(original));
         if !copy {
             seen.insert(recorded.name.as_str());
             pods.push(pod(recorded)?);
@@ -57,21 +70,21 @@ fn pods() -> anyhow::Result<Vec<Pod>> {
 }
 
 fn pod(recorded: &openb::Pod) -> anyhow::Result<Pod> {
-    let mut annotations = json!({});
-    let mut requests = json!({
-        "cpu": format!("{}m", recorded.cpu_milli),
-        "memory": format!("{}Mi", recorded.memory_mib),
-    });
-    let mut limits = json!({});
+    let mut annotations = BTreeMap::new();
+    let mut requests = BTreeMap::from([
+        ("cpu", format!("{}m", recorded.cpu_milli)),
+        ("memory", format!("{}Mi", recorded.memory_mib)),
+    ]);
+    let mut limits = BTreeMap::new();
     if recorded.num_gpu > 0 {
         if recorded.gpu_milli == 1000 {
-            requests[RESOURCE_GPU] = json!(recorded.num_gpu.to_string());
-            limits[RESOURCE_GPU] = json!(recorded.num_gpu.to_string());
+            requests.insert(RESOURCE_GPU, recorded.num_gpu.to_string());
+            limits.insert(RESOURCE_GPU, recorded.num_gpu.to_string());
         } else {
-            annotations[ANNOTATION_GPU_SHARE] = json!(recorded.gpu_milli.to_string());
+            annotations.insert(ANNOTATION_GPU_SHARE, recorded.gpu_milli.to_string());
         }
         if !recorded.gpu_spec.is_empty() {
-            annotations[ANNOTATION_GPU_MODELS] = json!(recorded.gpu_spec.join("|"));
+            annotations.insert(ANNOTATION_GPU_MODELS, recorded.gpu_spec.join("|"));
         }
     }
     let object = json!({
@@ -111,10 +124,24 @@ mod tests {
             gpu_spec: vec!["T4".into(), "P100".into()],
         };
         let whole = serde_json::to_value(pod(&recorded(2, 1000)).unwrap()).unwrap();
-        assert_eq!(whole.pointer("/spec/containers/0/resources/limits/nvidia.com~1gpu").unwrap(), "2");
-        assert_eq!(whole.pointer("/metadata/annotations").unwrap(), &json!({ANNOTATION_GPU_MODELS: "T4|P100"}));
+        assert_eq!(
+            whole
+                .pointer("/spec/containers/0/resources/limits/nvidia.com~1gpu")
+                .unwrap(),
+            "2"
+        );
+        assert_eq!(
+            whole.pointer("/metadata/annotations").unwrap(),
+            &json!({ANNOTATION_GPU_MODELS: "T4|P100"})
+        );
         let share = serde_json::to_value(pod(&recorded(1, 460)).unwrap()).unwrap();
-        assert_eq!(share.pointer("/metadata/annotations/duosuan.io~1gpu-share").unwrap(), "460");
-        assert_eq!(share.pointer("/spec/containers/0/resources/requests").unwrap(), &json!({"cpu": "1500m", "memory": "10Mi"}));
+        assert_eq!(
+            share.pointer("/metadata/annotations/duosuan.io~1gpu-share").unwrap(),
+            "460"
+        );
+        assert_eq!(
+            share.pointer("/spec/containers/0/resources/requests").unwrap(),
+            &json!({"cpu": "1500m", "memory": "10Mi"})
+        );
     }
 }

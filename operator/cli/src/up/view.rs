@@ -9,8 +9,8 @@ use std::{
 use anyhow::Context;
 use duosuan_controller::translate::quantity;
 use duosuan_crds::{
-    ANNOTATION_GPU_SHARE, CapacityClaim, LABEL_CLAIM, LABEL_QUEUE, LABEL_TIER, NodeReport, Queue, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY,
-    RESOURCE_GPU, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY, SCHEDULER_NAME, Tier, claim::Phase,
+    ANNOTATION_GPU_SHARE, CapacityClaim, LABEL_CLAIM, LABEL_QUEUE, LABEL_TIER, NodeReport, Queue, RESOURCE_BATCH_CPU,
+    RESOURCE_BATCH_MEMORY, RESOURCE_GPU, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY, SCHEDULER_NAME, Tier, claim::Phase,
 };
 use futures::StreamExt;
 use k8s_openapi::{
@@ -129,7 +129,13 @@ impl View {
     }
 
     pub(crate) fn summary(&self) -> Summary {
-        summarize(&self.nodes.state(), &self.pods.state(), &self.queues.state(), &self.claims.state(), &self.reports.state())
+        summarize(
+            &self.nodes.state(),
+            &self.pods.state(),
+            &self.queues.state(),
+            &self.claims.state(),
+            &self.reports.state(),
+        )
     }
 }
 
@@ -138,9 +144,11 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
-    let stream = watcher(Api::all(client.clone()), watcher::Config::default()).default_backoff().modify(|object: &mut K| {
-        object.managed_fields_mut().clear();
-    });
+    let stream = watcher(Api::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .modify(|object: &mut K| {
+            object.managed_fields_mut().clear();
+        });
     let mut stream = Box::pin(reflector::reflector(writer, stream));
     watches.spawn(async move {
         while let Some(event) = stream.next().await {
@@ -152,30 +160,56 @@ where
     store
 }
 
-fn summarize(nodes: &[Arc<Node>], pods: &[Arc<Pod>], queues: &[Arc<Queue>], claims: &[Arc<CapacityClaim>], reports: &[Arc<NodeReport>]) -> Summary {
+fn summarize(
+    nodes: &[Arc<Node>],
+    pods: &[Arc<Pod>],
+    queues: &[Arc<Queue>],
+    claims: &[Arc<CapacityClaim>],
+    reports: &[Arc<NodeReport>],
+) -> Summary {
     let mut summary = Summary::default();
     for node in nodes {
         add_node(&mut summary, node);
     }
     for report in reports {
         for tier in report.status.iter().flat_map(|status| &status.tiers) {
-            let used = Amount { cpu: amount(&tier.usage, "cpu"), memory: amount(&tier.usage, "memory") };
+            let used = Amount {
+                cpu: amount(&tier.usage, "cpu"),
+                memory: amount(&tier.usage, "memory"),
+            };
             summary.tier(tier.tier).used.add(used);
         }
     }
     for queue in queues {
         let status = queue.status.clone().unwrap_or_default();
-        let view = QueueView { running: status.running, pending: status.pending, ..QueueView::default() };
+        let view = QueueView {
+            running: status.running,
+            pending: status.pending,
+            ..QueueView::default()
+        };
         summary.queues.insert(queue.name_any(), view);
     }
-    let by_name: HashMap<(String, String), &CapacityClaim> =
-        claims.iter().map(|claim| ((claim.namespace().unwrap_or_default(), claim.name_any()), claim.as_ref())).collect();
+    let by_name: HashMap<(String, String), &CapacityClaim> = claims
+        .iter()
+        .map(|claim| {
+            (
+                (claim.namespace().unwrap_or_default(), claim.name_any()),
+                claim.as_ref(),
+            )
+        })
+        .collect();
     for pod in pods.iter().filter(|pod| is_ours(pod)) {
-        let claim = pod.labels().get(LABEL_CLAIM).and_then(|name| by_name.get(&(pod.namespace().unwrap_or_default(), name.clone())).copied());
+        let claim = pod.labels().get(LABEL_CLAIM).and_then(|name| {
+            by_name
+                .get(&(pod.namespace().unwrap_or_default(), name.clone()))
+                .copied()
+        });
         add_pod(&mut summary, pod, claim);
     }
     summary.claims = claims.iter().map(|claim| claim_view(claim)).collect();
-    summary.claims.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    summary
+        .claims
+        .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     summary
 }
 
@@ -187,29 +221,56 @@ fn is_ours(pod: &Pod) -> bool {
 fn add_node(summary: &mut Summary, node: &Node) {
     summary.nodes += 1;
     let Some(status) = &node.status else { return };
-    let ready = status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let ready = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
     summary.nodes_ready += usize::from(ready);
     let Some(allocatable) = &status.allocatable else { return };
-    summary.prod.capacity.add(Amount { cpu: amount(allocatable, "cpu"), memory: amount(allocatable, "memory") });
+    summary.prod.capacity.add(Amount {
+        cpu: amount(allocatable, "cpu"),
+        memory: amount(allocatable, "memory"),
+    });
     // The extended resource of CPU counts milli-cores, so whole units of it are what `cpu` has as thousandths.
-    summary.mid.capacity.add(Amount { cpu: amount(allocatable, RESOURCE_MID_CPU), memory: amount(allocatable, RESOURCE_MID_MEMORY) });
-    summary.batch.capacity.add(Amount { cpu: amount(allocatable, RESOURCE_BATCH_CPU), memory: amount(allocatable, RESOURCE_BATCH_MEMORY) });
+    summary.mid.capacity.add(Amount {
+        cpu: amount(allocatable, RESOURCE_MID_CPU),
+        memory: amount(allocatable, RESOURCE_MID_MEMORY),
+    });
+    summary.batch.capacity.add(Amount {
+        cpu: amount(allocatable, RESOURCE_BATCH_CPU),
+        memory: amount(allocatable, RESOURCE_BATCH_MEMORY),
+    });
     summary.gpu_capacity_milli += amount(allocatable, RESOURCE_GPU) * 1000;
 }
 
 fn add_pod(summary: &mut Summary, pod: &Pod, claim: Option<&CapacityClaim>) {
-    let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { return };
+    let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else {
+        return;
+    };
     let phase = status.phase.as_deref().unwrap_or_default();
     let bound = spec.node_name.is_some();
-    let unschedulable = status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-    for counts in [&mut summary.pods, summary.by_namespace.entry(pod.namespace().unwrap_or_default()).or_default()] {
+    let unschedulable = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    for counts in [
+        &mut summary.pods,
+        summary
+            .by_namespace
+            .entry(pod.namespace().unwrap_or_default())
+            .or_default(),
+    ] {
         counts.bound += usize::from(bound);
         counts.running += usize::from(bound && (phase == "Running" || phase == "Succeeded"));
         counts.pending += usize::from(!bound);
         counts.undecided += usize::from(!bound && unschedulable.is_none());
     }
     if !bound {
-        let words = unschedulable.and_then(|condition| condition.message.clone()).unwrap_or_else(|| "not looked at yet".into());
+        let words = unschedulable
+            .and_then(|condition| condition.message.clone())
+            .unwrap_or_else(|| "not looked at yet".into());
         let entry = summary.reasons.entry(words).or_insert_with(|| (0, pod.name_any()));
         entry.0 += 1;
         return;
@@ -229,15 +290,28 @@ fn add_pod(summary: &mut Summary, pod: &Pod, claim: Option<&CapacityClaim>) {
         Tier::Batch => (RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY),
     };
     let (mut requested, mut whole) = (Amount::default(), 0);
-    for requests in spec.containers.iter().filter_map(|container| container.resources.as_ref()?.requests.as_ref()) {
-        requested.add(Amount { cpu: amount(requests, cpu), memory: amount(requests, memory) });
+    for requests in spec
+        .containers
+        .iter()
+        .filter_map(|container| container.resources.as_ref()?.requests.as_ref())
+    {
+        requested.add(Amount {
+            cpu: amount(requests, cpu),
+            memory: amount(requests, memory),
+        });
         whole += amount(requests, RESOURCE_GPU) * 1000;
     }
-    let share = pod.annotations().get(ANNOTATION_GPU_SHARE).and_then(|share| share.parse().ok());
+    let share = pod
+        .annotations()
+        .get(ANNOTATION_GPU_SHARE)
+        .and_then(|share| share.parse().ok());
     let gpu_milli = gpu_of_group(pod, claim).or(share).unwrap_or(whole);
     summary.tier(tier).requested.add(requested);
     summary.gpu_milli += gpu_milli;
-    let queue = claim.map(|claim| claim.spec.queue.clone()).or_else(|| pod.labels().get(LABEL_QUEUE).cloned()).unwrap_or_else(|| "default".into());
+    let queue = claim
+        .map(|claim| claim.spec.queue.clone())
+        .or_else(|| pod.labels().get(LABEL_QUEUE).cloned())
+        .unwrap_or_else(|| "default".into());
     let queue = summary.queues.entry(queue).or_default();
     queue.pods += 1;
     queue.gpu_milli += gpu_milli;
@@ -247,8 +321,16 @@ fn add_pod(summary: &mut Summary, pod: &Pod, claim: Option<&CapacityClaim>) {
 /// Thousandths of GPUs that the claim's group gives to each of its pods, if it says so.
 fn gpu_of_group(pod: &Pod, claim: Option<&CapacityClaim>) -> Option<i64> {
     let name = pod.labels().get(duosuan_crds::LABEL_GROUP)?;
-    let gpus = claim?.spec.groups.iter().find(|group| &group.name == name)?.gpus.as_ref()?;
-    gpus.share.map(i64::from).or_else(|| gpus.count.map(|count| i64::from(count) * 1000))
+    let gpus = claim?
+        .spec
+        .groups
+        .iter()
+        .find(|group| &group.name == name)?
+        .gpus
+        .as_ref()?;
+    gpus.share
+        .map(i64::from)
+        .or_else(|| gpus.count.map(|count| i64::from(count) * 1000))
 }
 
 fn claim_view(claim: &CapacityClaim) -> ClaimView {
@@ -276,7 +358,10 @@ pub(crate) fn tier_name(tier: Tier) -> &'static str {
 
 /// Amount of a resource in base units; what cannot be read counts as nothing, as it does for the operator.
 fn amount(amounts: &BTreeMap<String, Quantity>, resource: &str) -> i64 {
-    amounts.get(resource).and_then(|text| quantity::amount(resource, &text.0).ok()).unwrap_or(0)
+    amounts
+        .get(resource)
+        .and_then(|text| quantity::amount(resource, &text.0).ok())
+        .unwrap_or(0)
 }
 
 impl Amount {
@@ -309,5 +394,9 @@ impl Summary {
 /// `part` of `whole` in percent, 0 of nothing.
 #[allow(clippy::cast_precision_loss, reason = "for display")]
 pub(crate) fn percent(part: i64, whole: i64) -> f64 {
-    if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
+    if whole == 0 {
+        0.0
+    } else {
+        100.0 * part as f64 / whole as f64
+    }
 }
