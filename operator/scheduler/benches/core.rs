@@ -421,21 +421,24 @@ fn percentile(sorted: &[Duration], percent: usize) -> f64 {
     sorted.get(at).map_or(0.0, |d| d.as_secs_f64() * 1e6)
 }
 
+type Case = (&'static str, fn() -> Row);
+
+const CASES: [Case; 12] = [
+    ("basic", basic),
+    ("mixed shapes", mixed_shapes),
+    ("unschedulable", unschedulable),
+    ("infeasible cycle", infeasible_cycle),
+    ("gangs", gangs),
+    ("gpu fill", gpu_fill),
+    ("gpu shares", gpu_shares),
+    ("gpu proof", gpu_proof),
+    ("gpu reclaim one", gpu_reclaim_one),
+    ("gpu reclaim many", gpu_reclaim_many),
+    ("gpu reclaim storm", gpu_reclaim_storm),
+    ("far", far),
+];
+
 fn main() {
-    let cases: [(&str, fn() -> Row); 12] = [
-        ("basic", basic),
-        ("mixed shapes", mixed_shapes),
-        ("unschedulable", unschedulable),
-        ("infeasible cycle", infeasible_cycle),
-        ("gangs", gangs),
-        ("gpu fill", gpu_fill),
-        ("gpu shares", gpu_shares),
-        ("gpu proof", gpu_proof),
-        ("gpu reclaim one", gpu_reclaim_one),
-        ("gpu reclaim many", gpu_reclaim_many),
-        ("gpu reclaim storm", gpu_reclaim_storm),
-        ("far", far),
-    ];
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let json = arguments.iter().any(|a| a == "--json");
     let only = arguments
@@ -443,15 +446,15 @@ fn main() {
         .position(|a| a == "--case")
         .and_then(|i| arguments.get(i + 1));
     if let Some(name) = only
-        && !cases.iter().any(|(case, _)| case == name)
+        && !CASES.iter().any(|(case, _)| case == name)
     {
         println!(
             "no case `{name}`; there are: {}",
-            cases.map(|(case, _)| case).join(", ")
+            CASES.map(|(case, _)| case).join(", ")
         );
         std::process::exit(2);
     }
-    for (case, run) in cases.iter().filter(|(case, _)| only.is_none_or(|only| case == only)) {
+    for (case, run) in CASES.iter().filter(|(case, _)| only.is_none_or(|only| case == only)) {
         let mut row = run();
         row.each.sort();
         let seconds = row.total.as_secs_f64();

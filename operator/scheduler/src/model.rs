@@ -4,6 +4,7 @@
 pub(crate) mod changes;
 pub(crate) mod claim;
 pub(crate) mod device;
+mod listing;
 pub(crate) mod node;
 pub(crate) mod pod;
 pub(crate) mod ports;

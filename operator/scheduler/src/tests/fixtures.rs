@@ -210,18 +210,22 @@ impl World {
 
 /// (pod, node) of each binding, in order.
 pub(crate) fn binds(decisions: &[Decision]) -> Vec<(&str, &str)> {
-    let bind = |d| match d {
-        &Decision::Bind { ref pod, ref node, .. } => Some((pod.as_str(), node.as_str())),
-        _ => None,
-    };
+    fn bind(decision: &Decision) -> Option<(&str, &str)> {
+        match decision {
+            Decision::Bind { pod, node, .. } => Some((pod, node)),
+            _ => None,
+        }
+    }
     decisions.iter().filter_map(bind).collect()
 }
 
 /// UIDs of the evicted, in order.
 pub(crate) fn evictions(decisions: &[Decision]) -> Vec<&str> {
-    let evict = |d| match d {
-        &Decision::Evict { ref pod, .. } => Some(pod.as_str()),
-        _ => None,
-    };
+    fn evict(decision: &Decision) -> Option<&str> {
+        match decision {
+            Decision::Evict { pod, .. } => Some(pod),
+            _ => None,
+        }
+    }
     decisions.iter().filter_map(evict).collect()
 }

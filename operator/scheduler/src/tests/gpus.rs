@@ -7,15 +7,12 @@ use crate::{
 };
 
 fn devices(decisions: &[Decision]) -> Vec<(&str, &str, Vec<u16>)> {
-    let bind = |d| match d {
-        &Decision::Bind {
-            ref pod,
-            ref node,
-            ref devices,
-            ..
-        } => Some((pod.as_str(), node.as_str(), devices.clone())),
-        _ => None,
-    };
+    fn bind(decision: &Decision) -> Option<(&str, &str, Vec<u16>)> {
+        match decision {
+            Decision::Bind { pod, node, devices, .. } => Some((pod, node, devices.clone())),
+            _ => None,
+        }
+    }
     decisions.iter().filter_map(bind).collect()
 }
 

@@ -1,0 +1,93 @@
+//! The lists of a queue: claims that wait, those among them that were tried in vain, and claims that hold something.
+
+use std::cmp::Reverse;
+
+use crate::{
+    model::{Model, PendingKey, queue::VictimKey, tier_index},
+    slab::{ClaimOrd, QueueOrd},
+};
+
+impl Model {
+    /// Takes a claim off its queue's lists; to be called before anything changes that these are ordered by.
+    pub(crate) fn unlist(&mut self, ord: ClaimOrd) {
+        self.list(ord, false, false);
+    }
+
+    fn pending_key(&self, ord: ClaimOrd) -> PendingKey {
+        let claim = &self.claims[ord];
+        PendingKey {
+            priority: Reverse(claim.priority),
+            created: claim.created,
+            uid: claim.uid.clone(),
+            claim: ord,
+        }
+    }
+
+    /// A claim was tried in vain: it is not tried again until something is freed, or it changes.
+    pub(crate) fn park(&mut self, ord: ClaimOrd) {
+        let key = self.pending_key(ord);
+        let queue = self.claims[ord].queue;
+        self.unpark_all(queue);
+        let freed = self.freed;
+        let queue = &mut self.queues[queue];
+        if queue.pending.remove(&key) {
+            queue.parked.insert(key);
+            queue.parked_at = freed;
+        }
+    }
+
+    /// A claim is to be tried again.
+    pub(crate) fn unpark(&mut self, ord: ClaimOrd) {
+        let key = self.pending_key(ord);
+        let queue = self.claims[ord].queue;
+        let queue = &mut self.queues[queue];
+        if queue.parked.remove(&key) {
+            queue.pending.insert(key);
+        }
+    }
+
+    /// If something was freed since those of a queue were tried in vain, they are to be tried again.
+    pub(crate) fn unpark_all(&mut self, queue: QueueOrd) {
+        let freed = self.freed;
+        let queue = &mut self.queues[queue];
+        if queue.parked_at != freed {
+            queue.pending.append(&mut queue.parked);
+        }
+    }
+
+    /// Puts a claim on its queue's lists, or takes it off.
+    pub(crate) fn list(&mut self, ord: ClaimOrd, pending: bool, running: bool) {
+        let claim = &self.claims[ord];
+        if claim.listed_pending == pending && claim.listed_running == running {
+            return;
+        }
+        let waits = self.pending_key(ord);
+        let runs = VictimKey {
+            priority: claim.priority,
+            created: Reverse(claim.created),
+            uid: Reverse(claim.uid.clone()),
+            claim: ord,
+        };
+        let queue = &mut self.queues[claim.queue];
+        match (pending, claim.listed_pending) {
+            (true, false) => {
+                queue.pending.insert(waits);
+            }
+            (false, true) => {
+                queue.pending.remove(&waits);
+                queue.parked.remove(&waits);
+            }
+            _ => {}
+        }
+        if let Some(list) = queue.running.get_mut(tier_index(claim.tier)) {
+            if running {
+                list.insert(runs);
+            } else {
+                list.remove(&runs);
+            }
+        }
+        let claim = &mut self.claims[ord];
+        claim.listed_pending = pending;
+        claim.listed_running = running;
+    }
+}
