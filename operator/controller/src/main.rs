@@ -28,6 +28,8 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&arguments.log_level);
     let log = tracing_subscriber::fmt()
         .with_writer(stderr)
+        // Colours are for people at a terminal.
+        .with_ansi(stderr().is_terminal())
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")));
     match arguments.log_format {
         LogFormat::Json => log.json().init(),

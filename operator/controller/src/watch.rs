@@ -9,11 +9,11 @@ use kube::{
     Api, Client,
     runtime::{
         WatchStreamExt,
-        utils::{Backoff, ResetTimerBackoff},
+        utils::Backoff,
         watcher::{self, Config, Event, watcher},
     },
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -122,8 +122,7 @@ impl Watcher {
     async fn watch<K: Watched>(&self) {
         let api: Api<Object<K>> = Api::all_with(self.client.clone(), &());
         let config = Config::default().page_size(PAGE);
-        let backoff = ResetTimerBackoff::new(Pauses::default(), CALM);
-        let mut events = std::pin::pin!(watcher(api, config).backoff(backoff));
+        let mut events = std::pin::pin!(watcher(api, config).backoff(Pauses::default()));
         let mut keys = Keys::default();
         let mut synced = false;
         while let Some(event) = events.next().await {
@@ -244,8 +243,14 @@ impl Watcher {
 }
 
 /// Pauses between two tries of a watch: 0.5, 1, 2, 4, 8, 8 ... s, so that a kind that is installed later is found soon.
+///
+/// They start from the shortest again only after a calm time. (That a list begins is a success to the stream, and would
+/// start them anew before each failure of that list.)
 #[derive(Debug, Default)]
-struct Pauses(u32);
+struct Pauses {
+    tried: u32,
+    last: Option<Instant>,
+}
 
 /// After so long without a failure, the pauses start from the shortest again.
 const CALM: Duration = Duration::from_secs(60);
@@ -256,16 +261,18 @@ impl Iterator for Pauses {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let pause = SHORTEST_PAUSE.saturating_mul(1 << self.0.min(4)).min(LONGEST_PAUSE);
-        self.0 = self.0.saturating_add(1);
+        if self.last.is_some_and(|last| last.elapsed() > CALM) {
+            self.tried = 0;
+        }
+        self.last = Some(Instant::now());
+        let pause = SHORTEST_PAUSE.saturating_mul(1 << self.tried.min(4)).min(LONGEST_PAUSE);
+        self.tried = self.tried.saturating_add(1);
         Some(pause)
     }
 }
 
 impl Backoff for Pauses {
-    fn reset(&mut self) {
-        self.0 = 0;
-    }
+    fn reset(&mut self) {}
 }
 
 /// Nobody listens any more.
@@ -319,6 +326,19 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_to_a_bound_until_it_has_been_calm() {
+        let mut pauses = Pauses::default();
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            pauses.reset();
+            seen.extend(pauses.next().map(|p| p.as_millis()));
+        }
+        assert_eq!(seen, [500, 1000, 2000, 4000, 8000, 8000]);
+        tokio::time::advance(CALM + Duration::from_millis(1)).await;
+        assert_eq!(pauses.next(), Some(SHORTEST_PAUSE));
+    }
 
     #[test]
     fn what_a_list_does_not_name_any_more_is_gone() {

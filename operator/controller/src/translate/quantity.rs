@@ -201,7 +201,7 @@ fn magnitude(whole: &str, fraction: &str, decimal: i64, binary: u32) -> u128 {
             .and_then(|p| mantissa.checked_mul(p))
         {
             Some(value) => value.saturating_add(u128::from(more)),
-            None => return u128::MAX,
+            None => u128::MAX,
         }
     } else {
         match u32::try_from(exponent.unsigned_abs())
