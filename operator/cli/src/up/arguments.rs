@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     /// Create the nodes and pods of a recorded cluster instead of the samples
     #[arg(long, value_name = "NAME", conflicts_with_all = ["nodes", "kubeconfig"])]
     pub(crate) trace: Option<Trace>,
-    /// Use the cluster of this file instead of starting one: no control plane and no node is created
+    /// Use the cluster of this file instead of starting one: CRDs, access rules and samples are applied to it, and stay
     #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "dir", "port"])]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// With --once: seconds until what does not run counts as not running [default: 120; 900 with --trace]

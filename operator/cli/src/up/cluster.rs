@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use duosuan_embedded::{ControlPlane, Options, Tool, build_until};
 use http::{HeaderName, HeaderValue};
 use kube::{
@@ -90,12 +90,24 @@ impl Cluster {
         let client =
             Client::try_from(config.clone()).with_context(|| format!("use the kubeconfig {}", path.display()))?;
         let server = config.cluster_url.clone();
-        let unreachable = || format!("the API server {server} of {} cannot be reached", path.display());
-        tokio::time::timeout(FIRST_ANSWER, client.apiserver_version())
-            .await
-            .map_err(|_| anyhow!("no answer in {} s", FIRST_ANSWER.as_secs()))
-            .and_then(|answer| answer.map_err(plain))
-            .with_context(unreachable)?;
+        match tokio::time::timeout(FIRST_ANSWER, client.apiserver_version()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => bail!(
+                "the API server {server} refuses the user of {} ({}): get new credentials",
+                path.display(),
+                status.message
+            ),
+            failed => {
+                let why = match failed {
+                    Ok(Err(error)) => plain(error),
+                    _ => anyhow!("no answer in {} s", FIRST_ANSWER.as_secs()),
+                };
+                return Err(why.context(format!(
+                    "the API server {server} of {} cannot be reached",
+                    path.display()
+                )));
+            }
+        }
         let kubeconfig = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         Ok(Cluster {
             client,

@@ -160,3 +160,101 @@ fn ours(summary: &Summary, expected: &Expected) -> PodCounts {
         .copied()
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use duosuan_crds::Tier;
+
+    use super::*;
+    use crate::up::view::ClaimView;
+
+    fn samples() -> Expected {
+        Expected {
+            namespace: "demo",
+            pods: 2,
+            claims: 1,
+            all: true,
+        }
+    }
+
+    fn summary(pods: PodCounts, phase: Phase) -> Summary {
+        let claim = ClaimView {
+            name: "c".into(),
+            namespace: "demo".into(),
+            tier: Tier::Batch,
+            phase,
+            reason: "no room".into(),
+            ..ClaimView::default()
+        };
+        Summary {
+            pods,
+            by_namespace: [("demo".into(), pods)].into(),
+            claims: vec![claim],
+            ..Summary::default()
+        }
+    }
+
+    #[test]
+    fn samples_run_when_every_pod_and_every_claim_does() {
+        let all = PodCounts {
+            bound: 2,
+            running: 2,
+            ..PodCounts::default()
+        };
+        assert!(runs(&summary(all, Phase::Running), &samples()));
+        assert!(runs(&summary(all, Phase::Finished), &samples()));
+        assert!(!runs(&summary(all, Phase::Pending), &samples()));
+        let one = PodCounts {
+            bound: 2,
+            running: 1,
+            ..PodCounts::default()
+        };
+        assert!(!runs(&summary(one, Phase::Running), &samples()));
+        assert!(!runs(&Summary::default(), &samples()), "before anything was seen");
+    }
+
+    #[test]
+    fn a_recorded_cluster_is_full_when_each_pod_is_bound_or_has_a_reason() {
+        let trace = Expected {
+            all: false,
+            claims: 0,
+            ..samples()
+        };
+        let counts = PodCounts {
+            bound: 1,
+            pending: 1,
+            ..PodCounts::default()
+        };
+        assert!(runs(&summary(counts, Phase::Running), &trace));
+        assert!(!runs(
+            &summary(PodCounts { undecided: 1, ..counts }, Phase::Running),
+            &trace
+        ));
+        assert!(!runs(
+            &summary(PodCounts { pending: 0, ..counts }, Phase::Running),
+            &trace
+        ));
+    }
+
+    #[test]
+    fn what_does_not_run_is_told_by_name_and_reason() {
+        let mut stuck = summary(
+            PodCounts {
+                bound: 1,
+                pending: 1,
+                ..PodCounts::default()
+            },
+            Phase::Pending,
+        );
+        stuck.nodes = 3;
+        stuck.nodes_ready = 2;
+        stuck.reasons.insert("no GPU".into(), (1, "p".into()));
+        let expected = [
+            "1 of 3 nodes are not ready",
+            "claim demo/c is pending: no room",
+            "1 pods are pending, such as p: no GPU",
+            "1 of 1 bound pods have not started",
+        ];
+        assert_eq!(reasons(&stuck, &samples()), expected);
+    }
+}

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use duosuan_node::simulated::{FleetOptions, run_fleet};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{arguments::Arguments, cluster::Cluster};
 
@@ -18,6 +18,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: SocketAddr,
     tasks: Vec<(&'static str, JoinHandle<anyhow::Result<()>>)>,
     stop: CancellationToken,
+    /// Ends the parts also where the value is just dropped, as on Ctrl-C while the work is being submitted.
+    _on_drop: DropGuard,
 }
 
 /// How long the parts may take to end by themselves.
@@ -47,7 +49,12 @@ impl Parts {
                 tokio::spawn(run_fleet(cluster.client.clone(), options, stop.clone())),
             ));
         }
-        Ok(Parts { metrics, tasks, stop })
+        Ok(Parts {
+            metrics,
+            tasks,
+            _on_drop: stop.clone().drop_guard(),
+            stop,
+        })
     }
 
     /// Returns when a part has ended without being asked to.

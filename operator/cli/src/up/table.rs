@@ -219,6 +219,16 @@ mod tests {
     }
 
     #[test]
+    fn the_first_yaml_is_a_pod_that_the_routing_policy_takes() {
+        let objects = crate::up::apply::documents("hint", FIRST_POD).unwrap_or_default();
+        let labels = objects.first().and_then(|pod| pod.metadata.labels.as_ref());
+        assert!(
+            labels.is_some_and(|labels| labels.contains_key(duosuan_crds::LABEL_QUEUE)),
+            "{objects:?}"
+        );
+    }
+
+    #[test]
     fn a_cluster_without_anything_is_drawn_too() {
         let text = draw(&Summary::default());
         assert!(
