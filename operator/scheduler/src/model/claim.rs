@@ -339,14 +339,18 @@ impl Model {
         for group in &mut claim.groups {
             group.members.retain(|&m| m != pod);
         }
+        self.mark(ord);
+    }
+
+    /// When all pods of a claim are gone, whatever comes next is a new start.
+    pub(crate) fn start_anew_if_empty(&mut self, ord: ClaimOrd) {
+        let claim = &mut self.claims[ord];
         if claim.groups.iter().all(|g| g.members.is_empty()) {
-            // All gone: whatever comes now is a new start.
             for group in &mut claim.groups {
                 group.done_and_gone = 0;
             }
             claim.started = None;
         }
-        self.mark(ord);
     }
 
     /// Drops the mere name of a claim that no pod refers to any more.

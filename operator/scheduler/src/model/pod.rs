@@ -90,7 +90,7 @@ impl PodSlot {
 
     /// True if it could be placed now, as far as it alone is concerned.
     pub(crate) fn waits(&self) -> bool {
-        self.ours && !self.finished && !self.terminating && self.place == Place::Nowhere
+        self.ours && !self.finished && !self.terminating && !self.leaving && self.place == Place::Nowhere
     }
 
     /// True if it runs or is about to, and is not on its way out.
@@ -168,11 +168,10 @@ impl Model {
         }
     }
 
-    /// The common case of the watch confirming what we decided, and nothing else: no count changes.
+    /// The common cases of the watch telling what is known, and of it confirming what we decided: no count changes, and
+    /// nothing has to be looked at again. (Every word that is written into a pod's status comes back this way.)
     fn confirms(&mut self, ord: PodOrd, event: &event::Pod) -> bool {
         let pod = &self.pods[ord];
-        let Place::Assumed(seat) = &pod.place else { return false };
-        let claim = pod.claim.map(|c| &self.claims[c].key);
         let same = pod.ours == event.ours
             && pod.finished == event.finished
             && pod.terminating == event.terminating
@@ -180,10 +179,12 @@ impl Model {
             && pod.priority == event.priority
             && pod.created == event.created
             && *pod.group == *event.group
-            && claim == Some(&ClaimKey::of(event))
-            && event.node.as_deref() == Some(&*self.nodes[seat.node].name)
-            && (event.devices.is_empty() || *event.devices == *seat.devices);
-        if !same || (event.claim.is_none() && !self.same_alone(ord, event)) {
+            && *pod.namespace == *event.namespace
+            && *pod.name == *event.name
+            && (!pod.ours || pod.claim.map(|c| &self.claims[c].key) == Some(&ClaimKey::of(event)))
+            && (!pod.ours || event.claim.is_some() || self.same_alone(ord, event))
+            && (pod.finished || self.same_place(&pod.place, event));
+        if !same {
             return false;
         }
         let template = self.template_of(event);
@@ -191,12 +192,25 @@ impl Model {
         if **self.templates.value(pod.template) != template {
             return false;
         }
-        let place = std::mem::take(&mut self.pods[ord].place);
-        self.pods[ord].place = match place {
-            Place::Assumed(seat) => Place::Bound(seat),
-            other => other,
-        };
+        if event.node.as_deref().is_some_and(|n| !n.is_empty()) {
+            let place = std::mem::take(&mut self.pods[ord].place);
+            self.pods[ord].place = match place {
+                Place::Assumed(seat) => Place::Bound(seat),
+                other => other,
+            };
+        }
         true
+    }
+
+    /// True if an event leaves a pod where we think that it is.
+    fn same_place(&self, place: &Place, event: &event::Pod) -> bool {
+        match (place, event.node.as_deref().filter(|n| !n.is_empty())) {
+            (_, None) => true,
+            (Place::Assumed(seat) | Place::Bound(seat), Some(node)) => {
+                *self.nodes[seat.node].name == *node && (event.devices.is_empty() || *event.devices == *seat.devices)
+            }
+            (Place::Nowhere | Place::Nominated(_), Some(_)) => false,
+        }
     }
 
     /// True if a pod without a claim has the queue and tier that the event says.
@@ -336,6 +350,7 @@ impl Model {
             self.forget_node_if_unused(seat.node);
         }
         if let Some(claim) = old.claim {
+            self.start_anew_if_empty(claim);
             self.forget_claim_if_unused(claim);
         }
     }

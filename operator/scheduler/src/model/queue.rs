@@ -202,6 +202,16 @@ impl Model {
             return;
         };
         let queue = &mut self.queues[ord];
+        let was = (
+            queue.present,
+            queue.parent,
+            queue.weight,
+            queue.quotas.clone(),
+            queue.namespaces.clone(),
+        );
+        if was == (name == DEFAULT, None, 1, Default::default(), BTreeSet::new()) {
+            return;
+        }
         queue.present = name == DEFAULT;
         queue.parent = None;
         queue.weight = 1;

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Budget, Cluster, Decision, Event, Reason, Tier, Time, cycle,
+    Budget, Cluster, Decision, Event, EvictCause, Reason, Tier, Time, cycle,
     event::{Claim, Gpu, GpuRequest, Group, Node, Pod, Queue, Quota},
+    model::Place,
 };
 
 pub(crate) const GI: i64 = 1 << 30;
@@ -179,6 +180,15 @@ impl World {
     pub(crate) fn cycle_of(&mut self, pods: u32) -> Vec<Decision> {
         let decisions = cycle(&mut self.cluster, Time(self.now), Budget { pods });
         assert_eq!(self.cluster.check(), Ok(()));
+        for decision in &decisions {
+            if let Decision::Evict {
+                pod,
+                cause: EvictCause::Reclaimed { by },
+            } = decision
+            {
+                self.is_justified(pod, by);
+            }
+        }
         decisions
     }
 
@@ -187,6 +197,22 @@ impl World {
         let decisions = self.cycle();
         self.confirm(&decisions);
         decisions
+    }
+
+    /// No eviction without its placement, and none of a higher tier.
+    fn is_justified(&self, victim: &str, by: &str) {
+        let model = &self.cluster.model;
+        let (_, by) = model.claims.iter().find(|(_, c)| c.known && *c.uid == *by).unwrap();
+        let members = by.groups.iter().flat_map(|g| &g.members);
+        let kept = members.filter(|&&p| matches!(model.pods[p].place, Place::Nominated(_)));
+        assert!(
+            kept.count() > 0,
+            "pod {victim} goes for {}, which has no seat kept",
+            by.uid
+        );
+        let victim = &model.pods[model.pods_by_uid[victim]];
+        let victim = &model.claims[victim.claim.unwrap()];
+        assert!(victim.tier >= by.tier, "{} goes for {}", victim.uid, by.uid);
     }
 
     pub(crate) fn confirm(&mut self, decisions: &[Decision]) {

@@ -152,6 +152,10 @@ enum Step {
     Cycle(i64, u32, u8),
 }
 
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![any_node(), any_pod(), any_claim(), any_queue(), any_end()]
+}
+
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => any_node().prop_map(Step::Tell),
@@ -216,8 +220,6 @@ fn run(steps: &[Step]) -> (World, Vec<Decision>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
-
     /// `World` checks the invariants after each event and each cycle.
     #[test]
     fn any_events_keep_the_invariants_and_cycles_come_to_rest(steps in prop::collection::vec(any_step(), 1..60)) {
@@ -227,6 +229,15 @@ proptest! {
             world.cycle();
         }
         prop_assert_eq!(world.cycle(), []);
+    }
+
+    #[test]
+    fn what_is_told_twice_changes_nothing(steps in prop::collection::vec(any_step(), 1..60), twice in any_event()) {
+        let (mut world, _) = run(&steps);
+        world.tell(twice.clone());
+        let once = world.cluster.model.clone();
+        world.tell(twice);
+        prop_assert!(world.cluster.model == once);
     }
 
     #[test]

@@ -312,6 +312,32 @@ fn the_minimum_runtime_is_respected() {
     assert_eq!(evictions(&world.cycle()), ["k"]);
 }
 
+/// A change of the pod's status used to start the promised time anew.
+#[test]
+fn a_change_of_a_pod_does_not_start_its_minimum_runtime_anew() {
+    let mut world = World::with([
+        node("n", 1).into(),
+        queue("a", None, &[("cpu", 1000)], &[]).into(),
+        queue("b", None, &[], &[]).into(),
+    ]);
+    let mut kept = claim("kept", "b", &[("w", 1, 1, 1)]);
+    kept.min_runtime = 10_000;
+    world.tell(kept);
+    world.tell(member("k", "kept", "w", 1000));
+    world.run();
+    world.now += 9_000;
+    let mut changed = world.pods["k"].clone();
+    changed.priority = 7;
+    world.tell(Pod {
+        node: Some("n".into()),
+        ..changed
+    });
+    world.tell(in_queue("p", "a", 1000));
+    assert!(evictions(&world.cycle()).is_empty());
+    world.now += 1_000;
+    assert_eq!(evictions(&world.cycle()), ["k"]);
+}
+
 #[test]
 fn an_eviction_that_is_refused_frees_the_place_that_was_kept() {
     let mut world = borrowed();
