@@ -223,15 +223,15 @@ fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
 }
 
-fn build(kind: &Kind) -> Result<()> {
-    if Command::new(QEMU)
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status()
-        .is_err()
-    {
-        bail!("{QEMU} is missing: install the Debian package {QEMU_PACKAGE} (all of them: tests/vm/packages)");
+fn need(program: &str, package: &str) -> Result<()> {
+    match Command::new(program).arg("--version").stdout(Stdio::null()).status() {
+        Ok(_) => Ok(()),
+        Err(_) => bail!("{program} is missing: install the Debian package {package} (all of them: tests/vm/packages)"),
     }
+}
+
+fn build(kind: &Kind) -> Result<()> {
+    need(QEMU, QEMU_PACKAGE)?;
     let mut build = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("vm/build"));
     build.arg(kind.name());
     if let Kind::Node { kubelet } = kind {
@@ -369,4 +369,29 @@ fn tail(console: &Path) -> String {
     let from = lines.len().saturating_sub(CONSOLE_TAIL);
     let last = lines.get(from..).unwrap_or_default().join("\n");
     format!("console ({}):\n{last}", console.display())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_missing_emulator_is_named_with_its_package() {
+        assert_eq!(
+            need("no-such-emulator", QEMU_PACKAGE).unwrap_err().to_string(),
+            "no-such-emulator is missing: install the Debian package qemu-system-x86 (all of them: tests/vm/packages)"
+        );
+    }
+
+    #[test]
+    fn an_emulator_that_ends_at_once_is_no_minute_of_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("commands")).unwrap();
+        let qemu = Qemu::start(Command::new("false")).unwrap();
+        assert_eq!(
+            accept(&listener, &qemu).unwrap_err().to_string(),
+            "qemu-system-x86_64 ended at once"
+        );
+    }
 }
