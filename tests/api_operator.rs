@@ -317,6 +317,9 @@ async fn of_two_operators_one_writes_and_the_other_takes_over_when_it_ends() {
         lab.pod(&format!("p-{i}"), json!({"cpu": "1"}), json!({})).await;
     }
     lab.until_bound(4).await;
+    first
+        .until(|m| m.lines().any(|l| l == "duosuan_binds_total{result=\"bound\"} 4"))
+        .await;
     assert_eq!((first.bound(), second.bound(), second.leads()), (4, 0, false));
 
     first.end().await;
@@ -329,7 +332,9 @@ async fn of_two_operators_one_writes_and_the_other_takes_over_when_it_ends() {
     lab.wait_in(&leases, "duosuan-operator", other).await;
     lab.pod("last", json!({"cpu": "1"}), json!({})).await;
     lab.wait::<Pod>("last", bound).await;
-    assert_eq!(second.bound(), 1);
+    second
+        .until(|m| m.lines().any(|l| l == "duosuan_binds_total{result=\"bound\"} 1"))
+        .await;
     second.end().await;
 }
 

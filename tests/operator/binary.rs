@@ -345,18 +345,30 @@ async fn without_crds_it_is_a_plain_scheduler_and_finds_them_when_they_come() {
     )
     .await
     .unwrap();
-    let mut told = false;
-    // The API server takes a moment to publish the new schema.
-    for _ in 0..20 {
-        let mut process = Process::start(file.path(), &["--no-leader-election"]);
-        process.says("watch is synced").await;
-        process.signal(Signal::TERM);
-        let (_, said) = process.ended().await;
-        if said.contains("is older than this operator and lacks fields") {
-            assert!(said.contains("status.capabilities"), "{said}");
-            told = true;
-            break;
+    until_published(&lab, |text| !text.contains("\"capabilities\"")).await;
+    let mut process = Process::start(file.path(), &["--no-leader-election"]);
+    let told = process.says("is older than this operator and lacks fields").await;
+    assert!(
+        told.contains("NodeReport") && told.contains("status.capabilities"),
+        "{told}"
+    );
+}
+
+/// Waits until the API server's description of our kinds is as wanted; it follows a change after a while.
+async fn until_published(lab: &Lab, wanted: impl Fn(&str) -> bool) {
+    let published = async {
+        let mut every = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            every.tick().await;
+            let request = http::Request::get("/openapi/v3/apis/duosuan.io/v1alpha1")
+                .body(Vec::new())
+                .unwrap();
+            if lab.client.request_text(request).await.is_ok_and(|text| wanted(&text)) {
+                return;
+            }
         }
-    }
-    assert!(told, "it does not notice that a CRD is older");
+    };
+    tokio::time::timeout(PATIENCE, published)
+        .await
+        .expect("the API server does not publish the change");
 }

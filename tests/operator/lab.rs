@@ -384,6 +384,7 @@ impl Operator {
 
     /// Ends it in order.
     pub async fn end(self) {
+        self.check();
         self.end.disarm().cancel();
         tokio::time::timeout(Duration::from_secs(10), self.task)
             .await
@@ -392,8 +393,17 @@ impl Operator {
             .unwrap();
     }
 
+    fn check(&self) {
+        assert_eq!(
+            self.metrics.violations.get(),
+            0,
+            "an invariant of the core did not hold"
+        );
+    }
+
     /// Ends it in the middle of whatever it does.
     pub async fn kill(self) {
+        self.check();
         self.task.abort();
         let _ = self.task.await;
     }

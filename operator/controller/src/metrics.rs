@@ -115,6 +115,8 @@ pub struct Metrics {
     pub watch_restarts: Family<Kind, Counter>,
     /// Objects that cannot be understood and were left out.
     pub broken_objects: Family<Kind, Counter>,
+    /// Times that a debug build found an invariant of the core broken.
+    pub violations: Counter,
     /// 1 if this instance decides and writes.
     pub leader: Gauge,
 }
@@ -155,6 +157,7 @@ impl Metrics {
             events_dropped: Counter::default(),
             watch_restarts: Family::default(),
             broken_objects: Family::default(),
+            violations: Counter::default(),
             leader: Gauge::default(),
         };
         let mut all = Registry::default();
@@ -218,6 +221,11 @@ impl Metrics {
             "broken_objects",
             "Objects that could not be understood and were left out",
             metrics.broken_objects.clone(),
+        );
+        r.register(
+            "invariant_violations",
+            "Times that a debug build found an invariant of the core broken",
+            metrics.violations.clone(),
         );
         r.register(
             "leader",

@@ -13,7 +13,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::{sync::CancellationToken, time::DelayQueue};
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
 use crate::{
     binder::{Order, Outcome, cause_name},
@@ -409,6 +409,18 @@ impl Session {
         });
     }
 
+    /// Debug builds see to it that the core's invariants hold.
+    fn check(&self) {
+        if cfg!(debug_assertions)
+            && let Err(violations) = self.cluster.check()
+        {
+            self.links.metrics.violations.inc();
+            for violation in violations {
+                error!(%violation, "an invariant of the core does not hold; this is a mistake of the operator");
+            }
+        }
+    }
+
     fn tick(&mut self) {
         self.ticks = self.ticks.wrapping_add(1);
         let slow = self.ticks.is_multiple_of(SLOW);
@@ -416,6 +428,7 @@ impl Session {
             for event in self.index.nodes.aged(now()) {
                 self.apply(event);
             }
+            self.check();
             self.gauges.measure(&self.links.metrics, &self.index, &self.cluster);
         }
         if self.leading != Some(true) {

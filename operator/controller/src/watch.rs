@@ -324,39 +324,4 @@ impl Keys {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn pauses_grow_to_a_bound_until_it_has_been_calm() {
-        let mut pauses = Pauses::default();
-        let mut seen = Vec::new();
-        for _ in 0..6 {
-            pauses.reset();
-            seen.extend(pauses.next().map(|p| p.as_millis()));
-        }
-        assert_eq!(seen, [500, 1000, 2000, 4000, 8000, 8000]);
-        tokio::time::advance(CALM + Duration::from_millis(1)).await;
-        assert_eq!(pauses.next(), Some(SHORTEST_PAUSE));
-    }
-
-    #[test]
-    fn what_a_list_does_not_name_any_more_is_gone() {
-        let mut keys = Keys::default();
-        keys.start();
-        for key in ["a", "b", "c"] {
-            keys.see(key);
-        }
-        assert!(keys.finish().is_empty());
-        keys.forget("c");
-        keys.start();
-        keys.see("b");
-        // The connection breaks in the middle of the list; the next one starts from the beginning.
-        keys.start();
-        keys.see("d");
-        assert_eq!(keys.finish(), ["a", "b"]);
-        keys.start();
-        keys.see("d");
-        assert!(keys.finish().is_empty());
-    }
-}
+mod tests;

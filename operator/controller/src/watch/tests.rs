@@ -1,0 +1,120 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::script::{Answer, Script};
+
+const QUEUES: &str = "GET /apis/duosuan.io/v1alpha1/queues";
+
+fn queue(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "Queue", "metadata": {"name": name, "resourceVersion": "1"}, "spec": spec})
+}
+
+fn list(items: &[Value]) -> Answer {
+    Answer::Is(
+        200,
+        json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": items}),
+    )
+}
+
+/// What the watch of queues says until it has no answers any more.
+async fn facts(script: &Script) -> (Vec<String>, Metrics) {
+    let (facts, mut facts_in) = mpsc::channel(100);
+    let metrics = Metrics::new();
+    let watcher = Watcher {
+        client: script.client(),
+        scheduler_name: "duosuan".into(),
+        facts,
+        metrics: metrics.clone(),
+    };
+    let watching = tokio::spawn(async move { watcher.watch::<lean::Queue>().await });
+    let mut said = Vec::new();
+    while let Ok(Some(fact)) = tokio::time::timeout(Duration::from_secs(60), facts_in.recv()).await {
+        said.push(match fact {
+            Fact::Queue(queue) => format!("queue {}", queue.queue.name),
+            Fact::QueueGone(name) => format!("gone {name}"),
+            Fact::Synced { served, .. } => format!("synced {served}"),
+            other => format!("{other:?}"),
+        });
+    }
+    watching.abort();
+    script.played();
+    (said, metrics)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_object_is_counted_and_stalls_nothing() {
+    let objects = [queue("a", json!({"weight": "heavy"})), queue("b", json!({"weight": 2}))];
+    let script = Script::default().on(QUEUES, list(&objects)).on(QUEUES, Answer::Hangs);
+    let (said, metrics) = facts(&script).await;
+    assert_eq!(said, ["queue b", "synced true"]);
+    assert_eq!(
+        metrics
+            .broken_objects
+            .get_or_create(&metrics::Kind { kind: "Queue" })
+            .get(),
+        1
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_vanished_while_the_watch_was_down_is_gone() {
+    let expired =
+        json!({"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"});
+    let script = Script::default()
+        .on(QUEUES, list(&[queue("a", json!({})), queue("b", json!({}))]))
+        .on(QUEUES, Answer::Is(200, json!({"type": "ERROR", "object": expired})))
+        .on(QUEUES, Answer::fails(500, "ill"))
+        .on(QUEUES, list(&[queue("b", json!({}))]))
+        .on(QUEUES, Answer::Hangs);
+    let (said, _) = facts(&script).await;
+    assert_eq!(
+        said,
+        ["queue a", "queue b", "synced true", "queue b", "gone a", "synced true"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_is_not_served_is_done_without_and_found_when_it_comes() {
+    let script = Script::default()
+        .on(QUEUES, Answer::fails(404, "no such kind"))
+        .on(QUEUES, Answer::fails(404, "no such kind"))
+        .on(QUEUES, list(&[queue("a", json!({}))]))
+        .on(QUEUES, Answer::Hangs);
+    let (said, _) = facts(&script).await;
+    assert_eq!(said, ["synced false", "synced false", "queue a", "synced true"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_grow_to_a_bound_until_it_has_been_calm() {
+    let mut pauses = Pauses::default();
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        pauses.reset();
+        seen.extend(pauses.next().map(|p| p.as_millis()));
+    }
+    assert_eq!(seen, [500, 1000, 2000, 4000, 8000, 8000]);
+    tokio::time::advance(CALM + Duration::from_millis(1)).await;
+    assert_eq!(pauses.next(), Some(SHORTEST_PAUSE));
+}
+
+#[test]
+fn what_a_list_does_not_name_any_more_is_gone() {
+    let mut keys = Keys::default();
+    keys.start();
+    for key in ["a", "b", "c"] {
+        keys.see(key);
+    }
+    assert!(keys.finish().is_empty());
+    keys.forget("c");
+    keys.start();
+    keys.see("b");
+    // The connection breaks in the middle of the list; the next one starts from the beginning.
+    keys.start();
+    keys.see("d");
+    assert_eq!(keys.finish(), ["a", "b"]);
+    keys.start();
+    keys.see("d");
+    assert!(keys.finish().is_empty());
+}
