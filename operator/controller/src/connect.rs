@@ -109,7 +109,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Says whether our kinds are served, and in the version that this operator was built with.
 pub async fn check_kinds(client: &Client) {
-    let path = format!("/openapi/v3/apis/{}/v1alpha1", duosuan_crds::GROUP);
+    let version = format!("{}/v1alpha1", duosuan_crds::GROUP);
+    let path = format!("/openapi/v3/apis/{version}");
     let Ok(request) = Request::get(path).body(Vec::new()) else {
         return;
     };
@@ -131,12 +132,15 @@ pub async fn check_kinds(client: &Client) {
                 }
             }
         }
-        Err(kube::Error::Api(status)) if status.code == 404 => {
-            warn!(
-                "the CRDs of {} are not installed; working as a plain scheduler. To have claims and queues: duosuan crds | kubectl apply -f -",
+        // The description of kinds that were installed a moment ago follows later.
+        Err(kube::Error::Api(status)) if status.code == 404 => match client.list_api_group_resources(&version).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => warn!(
+                "the CRDs of {} are not installed; working as a plain scheduler. To have claims and queues: \
+                 duosuan crds | kubectl apply -f -",
                 duosuan_crds::GROUP
-            );
-        }
+            ),
+            _ => info!("the CRDs have just been installed; not looking whether they are up to date"),
+        },
         Err(error) => warn!(%error, "cannot see whether the CRDs are up to date"),
     }
 }
