@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -122,7 +122,32 @@ pub fn build_until(tool: Tool, progress: &mut dyn FnMut(Progress), stop: &Atomic
         }
     })?;
     fs::rename(&partial, &binary).map_err(Error::io("write", &binary))?;
+    prune(&cache_dir(), &dir, SystemTime::now());
     Ok(binary)
+}
+
+/// Builds of other versions are removed when they are this old; Go's own cache makes them again in seconds.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Removes old builds (200 MB each) of other versions beside `current`, unless one is being built.
+fn prune(cache: &Path, current: &Path, now: SystemTime) {
+    for dir in fs::read_dir(cache)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+    {
+        let lock = dir.join("lock");
+        let built = dir.join("source/go.mod").is_file() && dir != current;
+        let age = lock
+            .metadata()
+            .and_then(|file| file.modified())
+            .ok()
+            .and_then(|at| now.duration_since(at).ok());
+        if built && age.is_some_and(|age| age > KEPT) && File::open(&lock).is_ok_and(|file| file.try_lock().is_ok()) {
+            let _next_time = fs::remove_dir_all(&dir);
+        }
+    }
 }
 
 /// Name of the cache folder: changes with the files that the tool is made of, the flags and the version of Go.
@@ -318,6 +343,28 @@ mod tests {
         });
         assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
         assert!(!Path::new("/proc").join(pid).exists());
+    }
+
+    #[test]
+    fn builds_of_other_versions_are_removed_when_they_are_old() {
+        let cache = tempfile::tempdir().unwrap();
+        let dirs = ["current", "other", "building", "run"].map(|name| cache.path().join(name));
+        for dir in &dirs {
+            fs::create_dir_all(dir.join("source")).unwrap();
+            fs::write(dir.join("lock"), "").unwrap();
+            fs::write(dir.join("source/go.mod"), "").unwrap();
+        }
+        let [current, other, building, run] = &dirs;
+        fs::remove_file(run.join("source/go.mod")).unwrap();
+        let held = File::open(building.join("lock")).unwrap();
+        held.lock().unwrap();
+        prune(cache.path(), current, SystemTime::now());
+        assert!(dirs.iter().all(|dir| dir.exists()), "all are young");
+        prune(cache.path(), current, SystemTime::now() + KEPT * 2);
+        assert_eq!(
+            [current, other, building, run].map(|dir| dir.exists()),
+            [true, false, true, true]
+        );
     }
 
     #[test]

@@ -6,6 +6,10 @@ use clap::{Args, ValueEnum};
 
 /// Flags of `duosuan up`.
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Builds and data are kept in target/embedded of the checkout, or in ~/.cache/duosuan of an installed \
+                  binary; DUOSUAN_CACHE names another folder."
+)]
 pub(crate) struct Arguments {
     /// Nodes to create
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5000))]

@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,12 +15,19 @@ use super::{arguments::Arguments, cluster::Cluster};
 
 /// The running parts.
 pub(crate) struct Parts {
-    /// Where the operator's metrics are.
-    pub(crate) metrics: SocketAddr,
+    pub(crate) metrics: Metrics,
     tasks: Vec<(&'static str, JoinHandle<anyhow::Result<()>>)>,
     stop: CancellationToken,
     /// Ends the parts also where the value is just dropped, as on Ctrl-C while the work is being submitted.
     _on_drop: DropGuard,
+}
+
+/// Where metrics are served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Metrics {
+    pub(crate) operator: SocketAddr,
+    /// Those of all simulated agents, if there are any.
+    pub(crate) agents: Option<SocketAddr>,
 }
 
 /// How long the parts may take to end by themselves.
@@ -28,22 +36,30 @@ const GRACE: Duration = Duration::from_secs(2);
 impl Parts {
     pub(crate) async fn start(arguments: &Arguments, cluster: &Cluster, simulated: &[String]) -> anyhow::Result<Parts> {
         let stop = CancellationToken::new();
-        let metrics = match arguments.metrics_addr {
+        let operator_metrics = match arguments.metrics_addr {
             Some(address) => address,
             None => free_address()?,
         };
         let options = duosuan_controller::Options {
             config: Some(cluster.as_service_account("duosuan-operator")?),
-            metrics_addr: Some(metrics),
+            metrics_addr: Some(operator_metrics),
             ..duosuan_controller::Options::default()
         };
         let operator = tokio::spawn(duosuan_controller::run(options, stop.clone()));
         let mut tasks = vec![("operator", operator)];
+        let mut metrics = Metrics {
+            operator: operator_metrics,
+            agents: None,
+        };
         if !simulated.is_empty() {
             let mut options = FleetOptions::new(simulated.to_vec());
             // A thousand reports every 15 s would leave a laptop's API server no time for pods.
             options.report_period =
                 Duration::from_secs(15).max(Duration::from_millis(50 * u64::try_from(simulated.len())?));
+            let counted = Arc::new(duosuan_node::metrics::Metrics::new());
+            options.metrics = Some(counted.clone());
+            let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            metrics.agents = Some(duosuan_node::http::serve_metrics(any, counted, stop.clone()).await?);
             tasks.push((
                 "agents",
                 tokio::spawn(run_fleet(cluster.client.clone(), options, stop.clone())),

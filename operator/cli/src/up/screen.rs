@@ -2,7 +2,6 @@
 
 use std::{
     io::{IsTerminal, Write, stderr, stdout},
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -12,6 +11,7 @@ use super::{
     arguments::Arguments,
     cluster::Cluster,
     outcome::{self, Outcome, Verdict},
+    parts::Metrics,
     report::Reporter,
     samples::Expected,
     table,
@@ -30,7 +30,7 @@ pub(crate) async fn watch(
     arguments: &Arguments,
     reporter: &Reporter,
     cluster: &Cluster,
-    metrics: SocketAddr,
+    metrics: Metrics,
     work: (Expected, f64),
     stop: &CancellationToken,
 ) -> anyhow::Result<Outcome> {

@@ -1,10 +1,11 @@
 //! How a summary looks.
 
-use std::{fmt::Write, net::SocketAddr, path::Path};
+use std::{fmt::Write, path::Path};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use duosuan_crds::claim::Phase;
 
+use super::parts::Metrics;
 use super::view::{Amount, Summary, TierView, percent, tier_name};
 
 /// Rows of claims and of reasons that are shown; the rest is counted.
@@ -13,16 +14,20 @@ const MOST_ROWS: usize = 12;
 const PRESET: &str = "     ──            ";
 
 /// What a user can do now.
-pub(crate) fn hints(kubeconfig: &Path, metrics: SocketAddr) -> String {
+pub(crate) fn hints(kubeconfig: &Path, metrics: Metrics) -> String {
+    let agents = metrics.agents.map_or_else(String::new, |agents| {
+        format!("Metrics of the agents: http://{agents}/metrics\n")
+    });
     format!(
         "\nexport KUBECONFIG={}\n\n\
-         Metrics of the operator: http://{metrics}/metrics\n\
+         Metrics of the operator: http://{}/metrics\n{agents}\
          Try next, in another terminal:\n\n\
          kubectl get queues,capacityclaims -A\n\
          kubectl explain capacityclaim.spec.groups\n\
          kubectl apply -f - <<'YAML'\n{FIRST_POD}YAML\n\n\
          Ctrl-C ends everything.\n\n",
         kubeconfig.display(),
+        metrics.operator,
     )
 }
 
