@@ -35,7 +35,7 @@ use crate::{
     selection::{self, Choice},
     status, store,
     triggers::Triggers,
-    watching::watch,
+    watching::{Watched, watch},
 };
 
 /// Time between two looks.
@@ -136,12 +136,6 @@ fn raise_file_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!("the limit of open files cannot be raised: {error}");
     }
-}
-
-enum Watched {
-    Pod(watcher::Event<Pod>),
-    Node(watcher::Event<Node>),
-    Policy(watcher::Event<ColocationPolicy>),
 }
 
 fn events(client: Option<&Client>, node: &str) -> stream::BoxStream<'static, Watched> {
@@ -367,15 +361,15 @@ impl LiveNode {
         self.store(true);
         tracing::info!(files = acted.written, "put the kernel back");
         let farewell = async {
-            if let Some(in_flight) = self.in_flight.take() {
-                if let Ok((publisher, _)) = in_flight.await {
-                    self.publisher = Some(publisher);
-                }
+            if let Some(in_flight) = self.in_flight.take()
+                && let Ok((publisher, _)) = in_flight.await
+            {
+                self.publisher = Some(publisher);
             }
-            if let Some(publisher) = &mut self.publisher {
-                if self.pods.ready() {
-                    return publisher.withdraw(self.agent.bound_batch(), self.clock.wall()).await;
-                }
+            if let Some(publisher) = &mut self.publisher
+                && self.pods.ready()
+            {
+                return publisher.withdraw(self.agent.bound_batch(), self.clock.wall()).await;
             }
             Ok(())
         };

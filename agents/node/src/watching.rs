@@ -2,7 +2,9 @@
 
 use std::{fmt::Debug, sync::Mutex};
 
+use duosuan_crds::ColocationPolicy;
 use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Client, Resource,
     runtime::{
@@ -11,6 +13,20 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+
+/// An event of one of the kinds that an agent watches.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and it is consumed at once"
+)]
+pub enum Watched {
+    /// A pod.
+    Pod(Event<Pod>),
+    /// A node.
+    Node(Event<Node>),
+    /// A policy.
+    Policy(Event<ColocationPolicy>),
+}
 
 /// Events of all objects of a kind that `config` selects. Errors are logged when they begin or change, and retried with
 /// growing pauses, for ever: the node is protected meanwhile by what is known.

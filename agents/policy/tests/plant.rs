@@ -79,7 +79,7 @@ impl Plant {
         add(&mut self.seen.groups[1].stall.cpu, stall * micros);
         add(&mut self.seen.cpu_busy, (online + self.batch_used) * micros);
         *since_look += stall * STEP_MS as f64;
-        if self.now % 1000 == 0 || *since_look >= 150.0 {
+        if self.now.is_multiple_of(1000) || *since_look >= 150.0 {
             *since_look = 0.0;
             let capabilities = Capabilities {
                 cpu_idle: true,

@@ -26,7 +26,7 @@ use crate::{
     pods::{self, PodInfo},
     publish::{Draft, PublishError, Publisher},
     selection, status,
-    watching::watch,
+    watching::{Watched, watch},
 };
 
 use super::machine::{SimulatedMachine, mix};
@@ -111,12 +111,6 @@ pub async fn run_fleet(client: Client, options: FleetOptions, shutdown: Cancella
     }
     publishing.shutdown().await;
     Ok(())
-}
-
-enum Watched {
-    Pod(watcher::Event<Pod>),
-    Node(watcher::Event<Node>),
-    Policy(watcher::Event<ColocationPolicy>),
 }
 
 struct Fleet {
