@@ -190,6 +190,12 @@ impl Cluster {
         (named && claim.known).then_some(&*claim.uid)
     }
 
+    /// What stands against a pod by itself, not against its claim, as last said; `None` if nothing does any more.
+    #[must_use]
+    pub fn reason_of_pod(&self, pod: &str) -> Option<&Reason> {
+        self.model.pods[*self.model.pods_by_uid.get(pod)?].reported.as_deref()
+    }
+
     /// Node and devices of a pod that is bound or about to be.
     #[must_use]
     pub fn seat_of_pod(&self, pod: &str) -> Option<(&str, &[u16])> {

@@ -345,7 +345,7 @@ impl Model {
     /// When all pods of a claim are gone, whatever comes next is a new start.
     pub(crate) fn start_anew_if_empty(&mut self, ord: ClaimOrd) {
         let claim = &mut self.claims[ord];
-        if claim.groups.iter().all(|g| g.members.is_empty()) {
+        if claim.strays.is_empty() && claim.groups.iter().all(|g| g.members.is_empty()) {
             for group in &mut claim.groups {
                 group.done_and_gone = 0;
             }
