@@ -7,7 +7,7 @@
     reason = "tests"
 )]
 
-mod fixtures;
+pub(crate) mod fixtures;
 mod gangs;
 mod gpus;
 mod properties;

@@ -57,3 +57,57 @@ impl Transaction {
     /// Leaves everything as it is.
     pub(crate) fn commit(self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "tests"
+    )]
+    use super::*;
+    use crate::{
+        event::Pod,
+        model::Seat,
+        tests::fixtures::{World, gpu_node, gpu_pod, queue, share, whole},
+    };
+
+    #[test]
+    fn a_rollback_leaves_the_model_as_it_was_and_a_mark_keeps_what_was_before_it() {
+        let mut world = World::with([
+            gpu_node("a", 4, "A100").into(),
+            queue("top", None, &[], &[]).into(),
+            queue("q", Some("top"), &[("gpu", 2000)], &[("gpu", 4000)]).into(),
+        ]);
+        for (uid, gpus) in [("p", share(300)), ("q", whole(2)), ("r", share(700))] {
+            let mut pod = Pod {
+                queue: "q".into(),
+                ..gpu_pod(uid, gpus)
+            };
+            pod.host_ports = vec![format!("TCP/0.0.0.0/{}", uid.len() + pod.name.len())];
+            world.tell(pod);
+        }
+        let model = &mut world.cluster.model;
+        let pods: Vec<PodOrd> = ["p", "q", "r"].map(|uid| model.pods_by_uid[uid]).to_vec();
+        let node = model.nodes_by_name["a"];
+        let seat = |devices: &[u16]| Seat {
+            node,
+            devices: devices.into(),
+        };
+        model.seat(pods[0], Place::Bound(seat(&[3])));
+        let before = model.clone();
+
+        let mut transaction = Transaction::default();
+        transaction.seat(model, pods[1], Place::Assumed(seat(&[0, 1])));
+        let (mark, middle) = (transaction.mark(), model.clone());
+        transaction.unseat(model, pods[0]);
+        transaction.seat(model, pods[2], Place::Nominated(seat(&[3])));
+        assert!(*model != middle);
+        transaction.rollback_to(model, mark);
+        assert!(*model == middle);
+        transaction.rollback(model);
+        assert!(*model == before);
+    }
+}
