@@ -250,6 +250,9 @@ fn take_kept_seats(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
         round.model.stop_waiting(claim);
         return true;
     }
+    if take_other_seats(round, claim, &pods) {
+        return true;
+    }
     round.say(
         claim,
         Reason::WaitingForEviction {
@@ -259,6 +262,35 @@ fn take_kept_seats(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
     );
     round.model.park(claim);
     false
+}
+
+/// Seats a claim for which seats are kept elsewhere, if there is room by now: who goes may take long to go.
+fn take_other_seats(round: &mut Round<'_>, claim: ClaimOrd, kept: &[PodOrd]) -> bool {
+    if round.model.queue_refuses(claim).is_some() {
+        return false;
+    }
+    let mut transaction = Transaction::default();
+    for &pod in kept {
+        transaction.unseat(round.model, pod);
+    }
+    let pods = minimum(round.model, claim).unwrap_or_default();
+    let ask = round.model.ask_of_pods(&pods);
+    let seated = !pods.is_empty()
+        && round.model.over_limit(claim, &ask).is_none()
+        && seat_all(round, &mut transaction, &pods, Place::Assumed).is_ok();
+    if !seated {
+        transaction.rollback(round.model);
+        return false;
+    }
+    transaction.commit();
+    for victim in std::mem::take(&mut round.model.claims[claim].awaiting) {
+        round.model.pods[victim].leaving_for = None;
+    }
+    round.pods_left = round
+        .pods_left
+        .saturating_sub(u32::try_from(pods.len()).unwrap_or(u32::MAX));
+    round.admitted.push((claim, pods));
+    true
 }
 
 /// Pods that are going and stand in the way of seats that are kept: on the same nodes, or by what they use of a quota.

@@ -353,6 +353,19 @@ fn an_eviction_that_is_refused_frees_the_place_that_was_kept() {
 }
 
 #[test]
+fn a_claim_that_waits_for_an_eviction_takes_what_becomes_free_elsewhere() {
+    let mut world = borrowed();
+    world.tell(in_queue("p", "a", 1000));
+    let decisions = world.cycle();
+    let gone = evictions(&decisions)[0].to_string();
+    // Whoever has to go takes long to go, and a node is added.
+    world.tell(node("n3", 4));
+    assert_eq!(binds(&world.run()), [("p", "n3")]);
+    world.tell(Event::PodGone(gone));
+    assert_eq!(world.run(), []);
+}
+
+#[test]
 fn prod_takes_devices_back_from_batch_and_never_the_other_way_round() {
     let batch = Queue {
         name: "batch".into(),
