@@ -128,6 +128,19 @@ fn the_weight_that_a_kernel_forgets_with_cpu_idle_is_put_back() {
 }
 
 #[test]
+fn a_limit_that_was_there_before_is_tightened_and_never_loosened() {
+    let node = Node::new();
+    node.put("batch/cpu.max", "90000 50000");
+    let mut agent = node.agent();
+    agent.act(&[set("cpu.max", "120000 100000")]);
+    assert_eq!(node.get("batch/cpu.max"), "120000 100000");
+    agent.act(&[set("cpu.max", "190000 100000")]);
+    assert_eq!(node.get("batch/cpu.max"), "90000 50000");
+    agent.restore();
+    assert_eq!(node.get("batch/cpu.max"), "90000 50000");
+}
+
+#[test]
 fn after_a_kill_the_next_agent_puts_back_the_first_value_not_the_last() {
     let node = Node::new();
     let mut agent = node.agent();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use duosuan_cgroup::{Cgroup, Error};
+use duosuan_cgroup::{Cgroup, CpuMax, Error};
 use duosuan_policy::Action;
 
 use super::Kernel;
@@ -97,8 +97,15 @@ impl Kernel {
             .get(key)
             .filter(|e| e.identity() == identity)
             .cloned();
+        let before = ours.as_ref().map_or(current.as_str(), |e| e.old.as_str());
+        let value = if action.file == "cpu.max" {
+            tighter(before, &action.value)
+        } else {
+            action.value.as_str()
+        }
+        .to_owned();
         let fight = self.fights.entry(key.clone()).or_default();
-        if current == action.value {
+        if current == value {
             *fight = fight.saturating_sub(1);
             return Ok(Done::default());
         }
@@ -111,7 +118,7 @@ impl Kernel {
                 return Err(format!(
                     "{}: somebody else keeps writing {current:?} where {:?} was set: left to him",
                     group.path().join(&action.file).display(),
-                    action.value
+                    value
                 ));
             }
         }
@@ -129,10 +136,10 @@ impl Kernel {
             inode: identity.inode,
             old: ours.map_or_else(|| current.clone(), |e| e.old),
             weight,
-            new: action.value.clone(),
+            new: value.clone(),
         };
         self.journal.set(entry).map_err(|e| format!("{e:#}"))?;
-        if let Err(error) = write_and_verify(&group, &action.file, &action.value) {
+        if let Err(error) = write_and_verify(&group, &action.file, &value) {
             // Nothing was changed, so there is nothing to restore; and the kernel is not asked the same every second.
             self.refused.insert(key.clone(), self.looks);
             match before {
@@ -142,7 +149,7 @@ impl Kernel {
             .map_err(|e| format!("{e:#}"))?;
             return Err(error.to_string());
         }
-        tracing::info!(path = %action.path, file = %action.file, from = %current, to = %action.value, "{}", action.why);
+        tracing::info!(path = %action.path, file = %action.file, from = %current, to = %value, "{}", action.why);
         Ok(Done {
             written: true,
             reasserted,
@@ -154,6 +161,18 @@ impl Kernel {
 struct Done {
     written: bool,
     reasserted: bool,
+}
+
+/// The smaller of two values of `cpu.max`: a limit that was there before is never loosened.
+fn tighter<'a>(before: &'a str, wanted: &'a str) -> &'a str {
+    let share = |text: &str| {
+        let max: CpuMax = text.parse().ok()?;
+        Some(u128::from(max.quota?) * 1_000_000 / u128::from(max.period.max(1)))
+    };
+    match (share(before), share(wanted)) {
+        (Some(b), Some(w)) if b <= w => before,
+        _ => wanted,
+    }
 }
 
 /// Writes the old value; true if that was needed.
