@@ -203,10 +203,7 @@ impl<'a> Starting<'a> {
             self.run("kube-controller-manager", controller_manager_flags(&self.server))?;
         }
         if self.options.kwok {
-            self.run(
-                "kwok",
-                flags_of(&["--kubeconfig=kwok.kubeconfig", "--config=kwok.yaml"]),
-            )?;
+            self.run("kwok", kwok_flags())?;
         }
         Ok(())
     }
@@ -356,12 +353,23 @@ fn controller_manager_flags(server: &str) -> Vec<String> {
         "--secure-port=0",
         "--kube-api-qps=1000",
         "--kube-api-burst=2000",
-        // kwok renews its leases each minute.
-        "--node-monitor-grace-period=5m",
+        // kwok.yaml makes simulated nodes report each three to four minutes.
+        "--node-monitor-grace-period=10m",
         "--concurrent-job-syncs=20",
     ]);
     flags.push(format!("--master={server}"));
     flags
+}
+
+fn kwok_flags() -> Vec<String> {
+    flags_of(&[
+        "--kubeconfig=kwok.kubeconfig",
+        "--config=kwok.yaml",
+        // No leases. With them kwok 0.8 asks its cache whether it holds the lease of a pod's node, and forgets the pod if the
+        // cache does not know yet: a pod that is bound while its node is new would never start. The stage node-heartbeat of
+        // kwok.yaml does the leases' work. A flag, because a 0 in the file counts as absent.
+        "--node-lease-duration-seconds=0",
+    ])
 }
 
 /// Kubeconfig with everything inside.
