@@ -160,20 +160,24 @@ async fn kwok_runs_pods_and_leaves_extended_resources_alone() {
         .unwrap();
 
     // By polling the state itself: a watch would need its own reconnects, and the end of the wait is the state either way.
-    let mut phases = Vec::new();
-    for _ in 0..600 {
+    let (mut phases, mut node) = (Vec::new(), Node::default());
+    for _ in 0..3000 {
         let list = pods.list(&ListParams::default()).await.unwrap();
         phases = list
             .into_iter()
             .map(|pod| pod.status.unwrap_or_default().phase.unwrap_or_default())
             .collect::<Vec<_>>();
-        if phases == ["Succeeded", "Running"] {
+        node = nodes.get("a").await.unwrap();
+        let tainted = node
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.taints.as_ref().is_some_and(|taints| !taints.is_empty()));
+        if phases == ["Succeeded", "Running"] && !tainted {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(phases, ["Succeeded", "Running"]);
-    let node = nodes.get("a").await.unwrap();
     let status = node.status.unwrap();
     let ready = status
         .conditions
