@@ -2,7 +2,7 @@
 //! towards the API server when it writes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -106,12 +106,16 @@ pub async fn run_fleet(client: Client, options: FleetOptions, shutdown: Cancella
                     fleet.published(done);
                 }
             }
-            _ = tick.tick() => fleet.step(&mut publishing),
+            _ = tick.tick() => fleet.step(),
         }
+        fleet.publish(&mut publishing);
     }
     publishing.shutdown().await;
     Ok(())
 }
+
+/// Pasts that are lived through in one step, some milliseconds each.
+const PASTS: u32 = 32;
 
 struct Fleet {
     options: FleetOptions,
@@ -124,11 +128,16 @@ struct Fleet {
     by_node: BTreeMap<String, BTreeSet<String>>,
     placed: BTreeMap<String, String>,
     members: BTreeMap<String, Member>,
+    /// Nodes that have something to publish, in the order in which they came to it.
+    queue: VecDeque<String>,
 }
 
 struct Member {
     agent: Agent<SimulatedMachine>,
     info: NodeInfo,
+    /// What was seen last.
+    last: Option<Report>,
+    queued: bool,
     /// Absent while a publication is in flight.
     publisher: Option<Publisher>,
     lived: bool,
@@ -168,6 +177,7 @@ impl Fleet {
             by_node: BTreeMap::new(),
             placed: BTreeMap::new(),
             members: BTreeMap::new(),
+            queue: VecDeque::new(),
         })
     }
 
@@ -272,6 +282,8 @@ impl Fleet {
         let mut member = Member {
             agent: Agent::new(machine, State::default()),
             info,
+            last: None,
+            queued: false,
             publisher: Some(publisher),
             lived: false,
             dirty: true,
@@ -286,12 +298,13 @@ impl Fleet {
         self.members.insert(name.to_owned(), member);
     }
 
-    fn step(&mut self, publishing: &mut JoinSet<Published>) {
+    fn step(&mut self) {
         // Without a full list of pods every node would look empty.
         if !(self.pods.ready() && self.nodes.ready() && self.policies.ready()) {
             return;
         }
         let now = self.clock.now();
+        let mut pasts = PASTS;
         for (name, member) in &mut self.members {
             if now < member.next_look {
                 continue;
@@ -305,6 +318,12 @@ impl Fleet {
                     .set_pods(keys.filter_map(|key| self.pods.objects().get(key)).cloned().collect());
             }
             if !member.lived && !member.agent.choice().suspended() {
+                // A few pasts in one go, so that watches and the end are not kept waiting by a thousand of them.
+                if pasts == 0 {
+                    member.next_look = now;
+                    continue;
+                }
+                pasts -= 1;
                 member.lived = true;
                 member.live_through(now, millis(self.options.past));
             }
@@ -315,22 +334,36 @@ impl Fleet {
                     metrics.report_age(name, now.saturating_sub(at) as f64 / 1000.0);
                 }
             }
-            if member.due(&look.report, now, &self.options) && publishing.len() < self.options.in_flight {
-                let Some(mut publisher) = member.publisher.take() else {
-                    continue;
-                };
-                member.reported = Some((now, look.report.clone()));
-                let draft = member.draft(&look.report, self.clock.wall());
-                let node = name.clone();
-                publishing.spawn(async move {
-                    let outcome = publisher.publish(draft).await;
-                    Published {
-                        node,
-                        publisher,
-                        outcome,
-                    }
-                });
+            if !member.queued && member.due(&look.report, now, &self.options) {
+                member.queued = true;
+                self.queue.push_back(name.clone());
             }
+            member.last = Some(look.report);
+        }
+    }
+
+    /// Starts publications while there is room, first come first served, so that no node waits for ever on the others.
+    fn publish(&mut self, publishing: &mut JoinSet<Published>) {
+        while publishing.len() < self.options.in_flight {
+            let Some(node) = self.queue.pop_front() else { return };
+            let Some(member) = self.members.get_mut(&node) else {
+                continue;
+            };
+            member.queued = false;
+            let Some(report) = member.last.clone() else { continue };
+            let Some(mut publisher) = member.publisher.take() else {
+                continue;
+            };
+            let draft = member.draft(&report, self.clock.wall());
+            member.reported = Some((self.clock.now(), report));
+            publishing.spawn(async move {
+                let outcome = publisher.publish(draft).await;
+                Published {
+                    node,
+                    publisher,
+                    outcome,
+                }
+            });
         }
     }
 
@@ -373,7 +406,7 @@ impl Member {
     }
 
     fn due(&self, report: &Report, now: Millis, options: &FleetOptions) -> bool {
-        if now < self.not_before {
+        if now < self.not_before || self.publisher.is_none() {
             return false;
         }
         let Some((at, before)) = &self.reported else {
