@@ -374,3 +374,27 @@ async fn an_agent_works_within_the_access_rules_of_the_chart() {
     lab.node_until("no batch resource", |n| batch_cpu(n).is_none()).await;
     lab.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_few_requests_in_flight_every_node_of_a_fleet_still_reports() {
+    // The first nodes by name once took every free place, and the others never reported.
+    let client = admin(cluster().unwrap()).await.unwrap();
+    install_crds(&client).await.unwrap();
+    let nodes: Api<Node> = Api::all(client.clone());
+    let names: Vec<String> = (0..30).map(|n| format!("agent-many-{n:02}")).collect();
+    for name in &names {
+        let node = json!({"metadata": {"name": name}, "status": {"allocatable": {"cpu": "4", "memory": "8Gi"}}});
+        nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
+    }
+    let mut options = FleetOptions::new(names.clone());
+    (options.in_flight, options.impersonate) = (1, false);
+    (options.step, options.report_period) = (Duration::from_millis(100), Duration::from_millis(200));
+    let shutdown = CancellationToken::new();
+    let _guard = shutdown.clone().drop_guard();
+    let fleet = tokio::spawn(run_fleet(client.clone(), options, shutdown.clone()));
+    for name in &names {
+        until(&Api::<NodeReport>::all(client.clone()), name, "a report", |r| r.status.is_some()).await;
+    }
+    shutdown.cancel();
+    fleet.await.unwrap().unwrap();
+}
