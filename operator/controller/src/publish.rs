@@ -44,6 +44,14 @@ pub struct Patch {
     body: String,
 }
 
+#[cfg(test)]
+impl Patch {
+    /// What is written.
+    pub(crate) fn body(&self) -> &str {
+        &self.body
+    }
+}
+
 impl Target {
     /// The request that sets the status of a claim, queue or policy, by server-side apply.
     pub fn apply(&self, status: &impl Serialize) -> Patch {

@@ -4,13 +4,13 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use duosuan_scheduler::{Budget, Cluster, Decision, Event, Time, cycle};
 use tokio::{
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::{sync::CancellationToken, time::DelayQueue};
 use tracing::{debug, error, info};
@@ -409,6 +409,24 @@ impl Session {
         });
     }
 
+    /// What stood against a single pod of a claim ends without a word of the core: the claim that was missing is there,
+    /// or the pod has a node.
+    fn forget_what_stands_no_more(&mut self) {
+        let of_a_claim = |uid: &&String| self.index.pods.get(*uid).is_some_and(|p| p.claim.is_some());
+        let stands = |uid: &&String| self.cluster.reason_of_pod(uid).is_some();
+        let over: Vec<String> = self
+            .index
+            .waiting
+            .keys()
+            .filter(of_a_claim)
+            .filter(|uid| !stands(uid))
+            .cloned()
+            .collect();
+        for uid in over {
+            self.index.set_waiting(&uid, None);
+        }
+    }
+
     /// Debug builds see to it that the core's invariants hold.
     fn check(&self) {
         if cfg!(debug_assertions)
@@ -429,6 +447,7 @@ impl Session {
                 self.apply(event);
             }
             self.check();
+            self.forget_what_stands_no_more();
             self.gauges.measure(&self.links.metrics, &self.index, &self.cluster);
         }
         if self.leading != Some(true) {

@@ -1,8 +1,7 @@
 //! What a session writes about objects, while it leads.
 
-use std::time::Instant;
-
 use k8s_openapi::jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::{ECHO, Session};
 use crate::{

@@ -78,6 +78,13 @@ impl Stage {
         self.caught_up.send(Vec::new()).unwrap();
     }
 
+    async fn patch(&mut self) -> (Target, Patch) {
+        tokio::time::timeout(Duration::from_secs(600), self.patches.recv())
+            .await
+            .expect("no patch")
+            .unwrap()
+    }
+
     async fn order(&mut self) -> Order {
         tokio::time::timeout(Duration::from_secs(600), self.orders.recv())
             .await
@@ -185,6 +192,42 @@ async fn nothing_is_decided_before_it_is_known_what_the_last_leader_bound() {
     stage.no_order().await;
     stage.facts.send(node("n", 2)).await.unwrap();
     assert_eq!(stage.pods_ordered(1).await, ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_claim_was_missing_says_what_its_claim_waits_for_once_that_is_there() {
+    let mut stage = Stage::start(vec![
+        node("n", 1),
+        a_pod("a", Some("c"), None),
+        a_pod("b", Some("c"), None),
+    ])
+    .await;
+    stage.lead().await;
+    for _ in 0..2 {
+        let (target, patch) = stage.patch().await;
+        assert!(
+            matches!(target, Target::Pod(_)) && patch.body().contains("claim c"),
+            "{patch:?}"
+        );
+    }
+    // Two pods, and place for one.
+    stage.facts.send(a_claim("c", 2)).await.unwrap();
+    let mut told = Vec::new();
+    // The claim's own status is among them, again and again, since nothing here carries it out.
+    for _ in 0..20 {
+        if told.len() == 2 {
+            break;
+        }
+        let (target, patch) = stage.patch().await;
+        if let Target::Pod(pod) = target
+            && patch.body().contains("nodes are available")
+        {
+            told.push(pod.name);
+        }
+    }
+    told.sort();
+    assert_eq!(told, ["a", "b"]);
+    stage.no_order().await;
 }
 
 #[tokio::test(start_paused = true)]
