@@ -187,8 +187,9 @@ impl Scene {
     /// Starts the agent without a cluster and returns its process.
     fn start_agent(&self, mode: &str) -> Result<String> {
         let name = self.name;
+        // A gross stall alone: an emulated CPU on a busy host stalls prod a little all the time.
         let policy = format!(
-            "spec: {{mode: {mode}}}\ngroups: [{{path: {name}/online, tier: prod}}, {{path: {name}/batch, tier: batch}}]"
+            "spec: {{mode: {mode}, guards: {{cpu: {{stallMilli: 300}}}}}}\ngroups: [{{path: {name}/online, tier: prod}}, {{path: {name}/batch, tier: batch}}]"
         );
         self.vm.run(&format!("mkdir -p /run/{name}"))?;
         self.vm.write(&format!("/run/{name}/policy.yaml"), &policy)?;
