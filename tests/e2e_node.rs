@@ -4,6 +4,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "tests"
 )]
 
@@ -442,7 +443,7 @@ fn chart(arguments: &[&str]) -> Result<Vec<DynamicObject>> {
             "--set-string",
             image,
         ])
-        .args(["--kube-version", &duosuan_embedded::kubernetes_version()])
+        .args(["--kube-version", duosuan_embedded::kubernetes_version()])
         .args(arguments);
     let output = command.output()?;
     ensure!(
