@@ -1,0 +1,229 @@
+//! The first oracle: kube-scheduler's own filters, called in process by `operator/embedded/oracle`, against ours, on
+//! random snapshots of clusters. For every node both say whether the pending pod fits, and not one difference is
+//! accepted: each is a bug, of the translation or of the core.
+//!
+//! ```text
+//! cargo test -p duosuan-tests --test oracle
+//! DUOSUAN_CASES=1000000 DUOSUAN_SEED=7 cargo test -p duosuan-tests --test oracle
+//! ```
+//!
+//! `DUOSUAN_CASES` is how many snapshots are asked about, `DUOSUAN_SEED` the number of the first: snapshot `n` is the
+//! same in every run. A failure prints its number and the snapshot without all that the difference does not need.
+//!
+//! What is not asked, because the core does not decide about it yet (such pods are refused by the translation, not
+//! placed by guess): pod affinity and anti-affinity, topology spread, volumes, resource claims. What we mean differently
+//! on purpose, and is not generated either:
+//!
+//! - A pod with `spec.nodeName` is bound, whoever wrote the name; kube-scheduler does not look at it either, its
+//!   `NodeName` filter answers only for pods that something else hands to it.
+//! - Amounts over 2^53 base units (9 PB) count as 2^53.
+//! - A bound pod whose annotation `duosuan.io/gpus` names other devices than it requests holds the devices that it names.
+//! - Objects that the API server does not admit (an operator that does not exist, amounts below zero): there the pod
+//!   waits with the field's name as its reason.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "tests"
+)]
+
+#[path = "oracle/ask.rs"]
+mod ask;
+#[path = "oracle/compare.rs"]
+mod compare;
+#[path = "oracle/generate.rs"]
+mod generate;
+#[path = "oracle/ours.rs"]
+mod ours;
+#[path = "oracle/random.rs"]
+mod random;
+#[path = "oracle/shrink.rs"]
+mod shrink;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use ask::Oracle;
+use compare::{Difference, differences};
+use generate::snapshot;
+
+/// What takes some ten seconds on two cores.
+const CASES: u64 = 6000;
+/// Snapshots that are on their way at a time.
+const BATCH: u64 = 256;
+
+fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|e| panic!("{name}={text:?}: {e}; write a number")),
+        Err(_) => default,
+    }
+}
+
+/// Asks both about each snapshot, the core about what `change` makes of it, and hands over each answer of the oracle
+/// with the differences.
+fn compare_all(
+    oracle: &mut Oracle,
+    seeds: std::ops::Range<u64>,
+    change: &dyn Fn(&mut Value),
+    each: &mut dyn FnMut(u64, &ask::Verdicts, Vec<Difference>),
+) {
+    let mut next = seeds.start;
+    while next < seeds.end {
+        let batch: Vec<u64> = (next..seeds.end.min(next + BATCH)).collect();
+        next += BATCH;
+        let snapshots: Vec<Value> = batch.iter().map(|seed| snapshot(*seed)).collect();
+        let theirs = oracle.ask(&snapshots);
+        for ((seed, mut snapshot), theirs) in batch.into_iter().zip(snapshots).zip(theirs) {
+            let theirs =
+                theirs.unwrap_or_else(|e| panic!("snapshot {seed}: the oracle cannot judge it: {e}\n{snapshot}"));
+            change(&mut snapshot);
+            let ours = ours::verdicts(&snapshot).unwrap_or_else(|e| panic!("snapshot {seed}: {e}\n{snapshot}"));
+            each(seed, &theirs, differences(&theirs, &ours));
+        }
+    }
+}
+
+fn as_it_is(_: &mut Value) {}
+
+#[test]
+fn every_node_says_what_kube_scheduler_says() {
+    let (cases, first) = (setting("DUOSUAN_CASES", CASES), setting("DUOSUAN_SEED", 0));
+    let mut said: BTreeMap<String, u64> = BTreeMap::new();
+    let mut oracle = Oracle::start();
+    compare_all(
+        &mut oracle,
+        first..first + cases,
+        &as_it_is,
+        &mut |seed, theirs, differences| {
+            for refusal in theirs.values() {
+                *said
+                    .entry(refusal.as_ref().map_or("fits".to_owned(), |r| r.plugin.clone()))
+                    .or_default() += 1;
+            }
+            if let Some(difference) = differences.into_iter().next() {
+                let smallest = shrink::smallest(&mut Oracle::start(), &snapshot(seed), &difference);
+                let smallest = serde_json::to_string_pretty(&smallest).unwrap();
+                panic!(
+                    "DUOSUAN_SEED={seed} DUOSUAN_CASES=1: {difference}\nthe smallest snapshot that shows it:\n{smallest}"
+                );
+            }
+        },
+    );
+    println!("{cases} snapshots from {first}: {said:?}");
+    // What is asked must not become trivial: each filter refuses often, and many nodes take the pod.
+    if cases >= 2000 {
+        let filters = [
+            "NodeAffinity",
+            "NodePorts",
+            "NodeResourcesFit",
+            "NodeUnschedulable",
+            "TaintToleration",
+            "fits",
+        ];
+        for filter in filters {
+            let times = said.get(filter).copied().unwrap_or_default();
+            assert!(
+                times * 50 >= cases,
+                "{filter} was said {times} times in {cases} snapshots: {said:?}"
+            );
+        }
+    }
+}
+
+/// The core is asked about a snapshot that differs a little: if the comparison were blind to a filter, nobody would
+/// notice there.
+#[test]
+fn a_core_that_overlooks_something_is_caught() {
+    let overlook: [(&str, fn(&mut Value)); 12] = [
+        ("taints", |s| each_node(s, |node| node["spec"]["taints"] = json!([]))),
+        ("unschedulable nodes", |s| {
+            each_node(s, |node| node["spec"]["unschedulable"] = json!(false))
+        }),
+        ("labels", |s| {
+            each_node(s, |node| node["metadata"]["labels"] = json!({}))
+        }),
+        ("the node selector", |s| s["pod"]["spec"]["nodeSelector"] = json!({})),
+        ("node affinity", |s| s["pod"]["spec"]["affinity"] = json!({})),
+        ("tolerations", |s| s["pod"]["spec"]["tolerations"] = json!([])),
+        ("init containers", |s| s["pod"]["spec"]["initContainers"] = json!([])),
+        ("overhead", |s| s["pod"]["spec"]["overhead"] = json!({})),
+        ("pod-level resources", |s| s["pod"]["spec"]["resources"] = json!({})),
+        ("the limit of pods", |s| {
+            each_node(s, |node| node["status"]["allocatable"]["pods"] = json!("110"))
+        }),
+        ("host ports that are held", |s| {
+            each_pod(s, |pod| pod["spec"]["containers"][0]["ports"] = json!([]))
+        }),
+        ("that a pod has ended", |s| {
+            each_pod(s, |pod| pod["status"]["phase"] = json!("Running"))
+        }),
+    ];
+    let mut oracle = Oracle::start();
+    for (what, change) in overlook {
+        let (mut found, mut asked) = (0, 0);
+        while found == 0 {
+            assert!(
+                asked < 5000,
+                "{asked} snapshots, and not one shows that {what} are overlooked"
+            );
+            compare_all(&mut oracle, asked..asked + BATCH, &change, &mut |_, _, differences| {
+                found += differences.len();
+            });
+            asked += BATCH;
+        }
+        println!("{what}: {found} differences in {asked} snapshots");
+    }
+}
+
+#[test]
+fn a_difference_is_shown_with_nothing_that_it_does_not_need() {
+    let mut snapshot = snapshot(1);
+    snapshot["nodes"] = json!([
+        {"metadata": {"name": "other"}, "status": {"allocatable": {"cpu": "1", "pods": "1"}}},
+        {"metadata": {"name": "n", "labels": {"zone": "a"}},
+         "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}, {"key": "l", "effect": "PreferNoSchedule"}]},
+         "status": {"allocatable": {"cpu": "1", "pods": "1"}}},
+    ]);
+    snapshot["pods"] = json!([]);
+    snapshot["pod"] = json!({
+        "metadata": {"name": "p", "namespace": "ns", "uid": "p"},
+        "spec": {"schedulerName": "duosuan", "containers": [{"name": "c"}], "nodeSelector": {"zone": "a"}},
+    });
+    // As if the core did not know taints.
+    let wrong = |snapshot: &Value| {
+        let mut snapshot = snapshot.clone();
+        each_node(&mut snapshot, |node| node["spec"]["taints"] = json!([]));
+        ours::verdicts(&snapshot)
+    };
+    let mut oracle = Oracle::start();
+    let theirs = oracle.ask(std::slice::from_ref(&snapshot)).pop().unwrap().unwrap();
+    let found = differences(&theirs, &wrong(&snapshot).unwrap());
+    let [difference] = found.as_slice() else {
+        panic!("{found:?}")
+    };
+    let smallest = shrink::smallest_by(&mut oracle, &snapshot, difference, &wrong);
+    assert_eq!(
+        smallest,
+        json!({
+            "nodes": [{"metadata": {"name": "n"}, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]},
+                       "status": {"allocatable": {"pods": "1"}}}],
+            "pods": [],
+            "pod": {"metadata": {"name": "p", "namespace": "ns", "uid": "p"},
+                    "spec": {"schedulerName": "duosuan", "containers": []}},
+        })
+    );
+}
+
+fn each_node(snapshot: &mut Value, change: impl Fn(&mut Value)) {
+    snapshot["nodes"].as_array_mut().unwrap().iter_mut().for_each(change);
+}
+
+fn each_pod(snapshot: &mut Value, change: impl Fn(&mut Value)) {
+    snapshot["pods"].as_array_mut().unwrap().iter_mut().for_each(change);
+}
