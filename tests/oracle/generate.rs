@@ -53,19 +53,48 @@ const UNITS: [&str; 5] = ["0", "1", "1", "2", "3"];
 const HUGE: [&str; 4] = ["0", "2Mi", "4Mi", "6291456"];
 const PHASES: [&str; 6] = ["Running", "Running", "Running", "Pending", "Succeeded", "Failed"];
 
+/// What the pods of one snapshot have in common: such things seldom meet unless many pods have them.
+#[derive(Clone, Copy)]
+struct Style {
+    /// Some have host ports.
+    ports: bool,
+    /// They ask for fractions of what is counted.
+    fine: bool,
+}
+
+impl Style {
+    fn cpu(self) -> &'static [&'static str] {
+        if self.fine {
+            &["500u", "0.0005", "1n", "1m", "1e-4"]
+        } else {
+            &CPU
+        }
+    }
+
+    fn bytes(self) -> &'static [&'static str] {
+        if self.fine {
+            &["100m", "1500m", "0.25", "1", "1u"]
+        } else {
+            &BYTES
+        }
+    }
+}
+
 /// The snapshot of a number.
 pub(crate) fn snapshot(seed: u64) -> Value {
     let random = &mut Random::new(seed);
     let names: Vec<&str> = NAMES.into_iter().filter(|_| !random.once_in(3)).collect();
     let mut nodes: Vec<Value> = names.iter().map(|name| node(random, name)).collect();
-    // Ports seldom meet unless many pods have some.
-    let ports = random.once_in(4);
+    let style = Style {
+        ports: random.once_in(4),
+        fine: random.once_in(4),
+    };
     let mut index = 0;
     let pods: Vec<Value> = random.some(0, 8, |random| {
         index += 1;
-        bound(random, index, ports)
+        bound(random, index, style)
     });
-    let pending = pending(random, ports);
+    let pending = pending(random, style);
     for node in &mut nodes {
         if random.once_in(2) {
             fill(random, node, &pods, &pending);
@@ -165,8 +194,8 @@ fn toleration(random: &mut Random) -> Value {
     toleration.into()
 }
 
-fn bound(random: &mut Random, index: usize, ports: bool) -> Value {
-    let mut pod = pod(random, &format!("bound-{index}"), ports);
+fn bound(random: &mut Random, index: usize, style: Style) -> Value {
+    let mut pod = pod(random, &format!("bound-{index}"), style);
     // One of them may be on a node that is not there.
     pod["spec"]["nodeName"] = json!(random.of(&NAMES));
     pod["status"] = json!({"phase": random.of(&PHASES)});
@@ -179,8 +208,8 @@ fn bound(random: &mut Random, index: usize, ports: bool) -> Value {
     pod
 }
 
-fn pending(random: &mut Random, ports: bool) -> Value {
-    let mut pod = pod(random, "pending", ports);
+fn pending(random: &mut Random, style: Style) -> Value {
+    let mut pod = pod(random, "pending", style);
     let spec = pod["spec"].as_object_mut().unwrap();
     sometimes(random, 2, spec, "tolerations", |random| {
         random.some(0, 3, toleration).into()
@@ -191,7 +220,7 @@ fn pending(random: &mut Random, ports: bool) -> Value {
 }
 
 /// What pods have that are bound and those that are not.
-fn pod(random: &mut Random, name: &str, ports: bool) -> Value {
+fn pod(random: &mut Random, name: &str, style: Style) -> Value {
     let mut metadata = json!({"name": name, "namespace": "ns", "uid": format!("uid-{name}"), "creationTimestamp": "2026-01-01T00:00:00Z"});
     if random.once_in(8) {
         metadata["labels"] = json!({"duosuan.io/tier": random.of(&["batch", "mid", "prod"])});
@@ -201,7 +230,7 @@ fn pod(random: &mut Random, name: &str, ports: bool) -> Value {
     let mut container = |random: &mut Random, most: usize| {
         random.some(1, most, |random| {
             named += 1;
-            container(random, &format!("c{named}"), gpus, ports)
+            container(random, &format!("c{named}"), gpus, style)
         })
     };
     let mut spec = json!({"schedulerName": SCHEDULER, "containers": container(random, 3)});
@@ -220,12 +249,14 @@ fn pod(random: &mut Random, name: &str, ports: bool) -> Value {
         6,
         spec_fields,
         "overhead",
-        |random| json!({"cpu": random.of(&CPU), "memory": random.of(&BYTES)}),
+        |random| json!({"cpu": random.of(style.cpu()), "memory": random.of(style.bytes())}),
     );
     sometimes(random, 6, spec_fields, "resources", |random| {
         let mut requests = Map::new();
-        sometimes(random, 2, &mut requests, "cpu", |random| json!(random.of(&CPU)));
-        sometimes(random, 2, &mut requests, "memory", |random| json!(random.of(&BYTES)));
+        sometimes(random, 2, &mut requests, "cpu", |random| json!(random.of(style.cpu())));
+        sometimes(random, 2, &mut requests, "memory", |random| {
+            json!(random.of(style.bytes()))
+        });
         sometimes(random, 6, &mut requests, "hugepages-2Mi", |random| {
             json!(random.of(&HUGE))
         });
@@ -234,14 +265,16 @@ fn pod(random: &mut Random, name: &str, ports: bool) -> Value {
     json!({"metadata": metadata, "spec": spec})
 }
 
-fn container(random: &mut Random, name: &str, gpus: bool, ports: bool) -> Value {
+fn container(random: &mut Random, name: &str, gpus: bool, style: Style) -> Value {
     let mut container = json!({"name": name});
     if !random.once_in(6) {
         let mut requests = Map::new();
-        sometimes(random, 2, &mut requests, "cpu", |random| json!(random.of(&CPU)));
-        sometimes(random, 2, &mut requests, "memory", |random| json!(random.of(&BYTES)));
+        sometimes(random, 2, &mut requests, "cpu", |random| json!(random.of(style.cpu())));
+        sometimes(random, 2, &mut requests, "memory", |random| {
+            json!(random.of(style.bytes()))
+        });
         sometimes(random, 6, &mut requests, "ephemeral-storage", |random| {
-            json!(random.of(&BYTES))
+            json!(random.of(style.bytes()))
         });
         sometimes(random, 12, &mut requests, "example.com/x", |random| {
             json!(random.of(&UNITS))
@@ -259,7 +292,7 @@ fn container(random: &mut Random, name: &str, gpus: bool, ports: bool) -> Value 
         }
         container["resources"] = json!({"requests": requests});
     }
-    if ports {
+    if style.ports {
         container["ports"] = random.some(0, 2, port).into();
     }
     container
