@@ -3,7 +3,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{ExitStatus, Stdio},
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -30,27 +30,7 @@ use crate::lab::{Lab, PATIENCE, bound, cluster, running};
 /// The binary, built now if it is not up to date.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args([
-            "build",
-            "--package=duosuan-controller",
-            "--bin=duosuan-operator",
-            "--message-format=json",
-        ]);
-        let output = cargo
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "the operator does not build");
-        let messages = String::from_utf8(output.stdout).unwrap();
-        let executable = messages
-            .lines()
-            .filter_map(|l| serde_json::from_str::<Value>(l).ok())
-            .find_map(|m| m["executable"].as_str().map(PathBuf::from));
-        executable.expect("cargo names no executable")
-    })
+    BINARY.get_or_init(|| duosuan_tests::binary::binary("duosuan-controller", "duosuan-operator").unwrap())
 }
 
 /// A running operator. It is killed when this is dropped.

@@ -1,5 +1,6 @@
 //! What the tests share.
 
 pub mod access;
+pub mod binary;
 pub mod cluster;
 pub mod vm;

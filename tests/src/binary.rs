@@ -1,0 +1,41 @@
+//! The project's own binaries, for tests that run them as processes.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// Builds a binary of a package, in the tests' own profile, unless it is up to date, and returns its path. So a test
+/// never runs an old one, and finds it wherever cargo puts it.
+///
+/// # Errors
+///
+/// If it does not build.
+pub fn binary(package: &str, name: &str) -> Result<PathBuf> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(&cargo);
+    build.args(["build", "--locked", "--package", package, "--bin", name]);
+    build.arg("--message-format=json-render-diagnostics");
+    // What cargo tells a test of its own package would look to build scripts (ring's, for one) like a change, and all
+    // that depends on them would be built again each time.
+    for (variable, _) in env::vars_os() {
+        if variable.to_string_lossy().starts_with("CARGO_PKG_") || variable == "CARGO_MANIFEST_DIR" {
+            build.env_remove(variable);
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let output = build.current_dir(root).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("run {}", cargo.to_string_lossy()))?;
+    ensure!(output.status.success(), "{name} does not build: {}", output.status);
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let executable = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)))
+        .next_back();
+    executable.with_context(|| format!("cargo names no executable of {name}"))
+}
