@@ -2,7 +2,13 @@
 //!
 //! The nodes are simulated; all that reaches the API server is written by the real agent's code. Waiting is for the
 //! object's own change, seen by a watch.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 use std::time::Duration;
 
@@ -53,7 +59,10 @@ impl Lab {
             },
         });
         let nodes: Api<Node> = Api::all(client.clone());
-        nodes.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+        nodes
+            .create(&PostParams::default(), &serde_json::from_value(object).unwrap())
+            .await
+            .unwrap();
         let mut options = FleetOptions::new(if simulated { vec![node.to_owned()] } else { vec![] });
         options.report_period = Duration::from_secs(1);
         options.report_spacing = Duration::from_millis(200);
@@ -61,7 +70,12 @@ impl Lab {
         options.impersonate = impersonate;
         let shutdown = CancellationToken::new();
         let fleet = tokio::spawn(run_fleet(client.clone(), options, shutdown.clone()));
-        Self { client, node: node.to_owned(), fleet, shutdown: Some(shutdown.drop_guard()) }
+        Self {
+            client,
+            node: node.to_owned(),
+            fleet,
+            shutdown: Some(shutdown.drop_guard()),
+        }
     }
 
     fn nodes(&self) -> Api<Node> {
@@ -79,7 +93,10 @@ impl Lab {
         let policy = json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "ColocationPolicy",
             "metadata": {"name": self.node}, "spec": spec});
         let policies: Api<ColocationPolicy> = Api::all(self.client.clone());
-        policies.patch(&self.node, &PatchParams::apply("test").force(), &Patch::Apply(policy)).await.unwrap();
+        policies
+            .patch(&self.node, &PatchParams::apply("test").force(), &Patch::Apply(policy))
+            .await
+            .unwrap();
     }
 
     async fn pod(&self, name: &str, requests: Value) {
@@ -149,7 +166,9 @@ where
 fn has(node: &Node, resource: &str) -> (Option<i64>, Option<i64>) {
     let status = node.status.as_ref().unwrap();
     let of = |map: &Option<std::collections::BTreeMap<_, _>>| {
-        map.as_ref().and_then(|m| m.get(resource)).map(|q| duosuan_node::quantity::whole(q).unwrap())
+        map.as_ref()
+            .and_then(|m| m.get(resource))
+            .map(|q| duosuan_node::quantity::whole(q).unwrap())
     };
     (of(&status.capacity), of(&status.allocatable))
 }
@@ -178,7 +197,9 @@ async fn a_node_under_a_policy_reports_and_offers_capacity_and_allocatable_alike
     let lab = Lab::start("agent-offers").await;
     lab.policy(json!({})).await;
     lab.pod("online", json!({"cpu": "4", "memory": "8Gi"})).await;
-    let node = lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 0)).await;
+    let node = lab
+        .node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 0))
+        .await;
     for resource in [RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY] {
         let (capacity, allocatable) = has(&node, resource);
         assert_eq!(capacity, allocatable, "{resource}");
@@ -186,19 +207,32 @@ async fn a_node_under_a_policy_reports_and_offers_capacity_and_allocatable_alike
     }
     let (cpu, memory) = (batch_cpu(&node).unwrap(), has(&node, RESOURCE_BATCH_MEMORY).1.unwrap());
     assert!(cpu <= 16_000 * 9 / 10, "{cpu}m is more than the node less its margin");
-    assert!(memory <= 65_536 * MIB * 9 / 10, "{memory} bytes are more than the node less its margin");
+    assert!(
+        memory <= 65_536 * MIB * 9 / 10,
+        "{memory} bytes are more than the node less its margin"
+    );
 
-    let report = lab.report_until("a fresh forecast", |r| condition(r, "ForecastReady").is_some_and(|c| c.0 == "Fresh")).await;
+    let report = lab
+        .report_until("a fresh forecast", |r| {
+            condition(r, "ForecastReady").is_some_and(|c| c.0 == "Fresh")
+        })
+        .await;
     let status = report.status.as_ref().unwrap();
     assert_eq!(status.policy.as_deref(), Some("agent-offers"));
-    assert_eq!(status.tiers.iter().map(|t| t.tier).collect::<Vec<_>>(), [
-        duosuan_crds::Tier::Prod,
-        duosuan_crds::Tier::Mid,
-        duosuan_crds::Tier::Batch
-    ]);
+    assert_eq!(
+        status.tiers.iter().map(|t| t.tier).collect::<Vec<_>>(),
+        [
+            duosuan_crds::Tier::Prod,
+            duosuan_crds::Tier::Mid,
+            duosuan_crds::Tier::Batch
+        ]
+    );
     assert_eq!(status.capacity["cpu"].0, "16");
     assert_eq!(status.gpus.len(), 2);
-    assert_eq!((status.gpus[1].model.as_str(), status.gpus[1].memory.0.as_str()), ("A100-SXM4-80GB", "85899345920"));
+    assert_eq!(
+        (status.gpus[1].model.as_str(), status.gpus[1].memory.0.as_str()),
+        ("A100-SXM4-80GB", "85899345920")
+    );
     assert_eq!(report.owner_references()[0].uid, node.uid().unwrap());
     lab.end().await;
 }
@@ -206,7 +240,9 @@ async fn a_node_under_a_policy_reports_and_offers_capacity_and_allocatable_alike
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_policy_a_node_reports_and_offers_nothing() {
     let lab = Lab::start("agent-unasked").await;
-    let report = lab.report_until("a report", |r| condition(r, "PolicyAccepted").is_some()).await;
+    let report = lab
+        .report_until("a report", |r| condition(r, "PolicyAccepted").is_some())
+        .await;
     assert_eq!(condition(&report, "PolicyAccepted").unwrap().0, "NoPolicy");
     assert_eq!(report.status.as_ref().unwrap().policy, None);
     let node = lab.nodes().get(&lab.node).await.unwrap();
@@ -218,15 +254,29 @@ async fn without_a_policy_a_node_reports_and_offers_nothing() {
 async fn what_is_bound_is_never_undercut_not_even_by_the_kill_switch() {
     let lab = Lab::start("agent-bound").await;
     lab.policy(json!({})).await;
-    lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 3_000)).await;
-    lab.pod("batch", json!({RESOURCE_BATCH_CPU: "2500", RESOURCE_BATCH_MEMORY: "1Gi"})).await;
+    lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 3_000))
+        .await;
+    lab.pod(
+        "batch",
+        json!({RESOURCE_BATCH_CPU: "2500", RESOURCE_BATCH_MEMORY: "1Gi"}),
+    )
+    .await;
     lab.policy(json!({"suspended": true})).await;
-    let node = lab.node_until("no more than what is bound", |n| batch_cpu(n) == Some(2_500)).await;
+    let node = lab
+        .node_until("no more than what is bound", |n| batch_cpu(n) == Some(2_500))
+        .await;
     assert_eq!(has(&node, RESOURCE_BATCH_CPU), (Some(2_500), Some(2_500)));
     assert_eq!(has(&node, RESOURCE_BATCH_MEMORY), (Some(1 << 30), Some(1 << 30)));
-    let report = lab.report_until("suspended", |r| condition(r, "PolicyAccepted").is_some_and(|c| c.0 == "Suspended")).await;
+    let report = lab
+        .report_until("suspended", |r| {
+            condition(r, "PolicyAccepted").is_some_and(|c| c.0 == "Suspended")
+        })
+        .await;
     let guard = &report.status.as_ref().unwrap().guards[0];
-    assert_eq!((guard.name.as_str(), guard.state.as_str(), guard.limit_milli), ("cpu", "Off", None));
+    assert_eq!(
+        (guard.name.as_str(), guard.state.as_str(), guard.limit_milli),
+        ("cpu", "Off", None)
+    );
     lab.end().await;
 }
 
@@ -234,12 +284,17 @@ async fn what_is_bound_is_never_undercut_not_even_by_the_kill_switch() {
 async fn the_kill_switch_takes_the_resources_off_an_unused_node_and_back_on() {
     let lab = Lab::start("agent-switch").await;
     lab.policy(json!({})).await;
-    lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 0)).await;
+    lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 0))
+        .await;
     lab.policy(json!({"suspended": true})).await;
     let node = lab.node_until("no batch resource", |n| batch_cpu(n).is_none()).await;
     assert_eq!(has(&node, RESOURCE_BATCH_CPU), (None, None));
     assert_eq!(has(&node, RESOURCE_BATCH_MEMORY), (None, None));
-    assert_eq!(has(&node, "cpu"), (Some(16), Some(16)), "what the kubelet reports is not ours to touch");
+    assert_eq!(
+        has(&node, "cpu"),
+        (Some(16), Some(16)),
+        "what the kubelet reports is not ours to touch"
+    );
     lab.policy(json!({"suspended": false})).await;
     lab.node_until("batch capacity again", |n| batch_cpu(n).is_some()).await;
     lab.end().await;
@@ -250,7 +305,10 @@ async fn a_resource_that_somebody_else_writes_stays_his_and_is_reported() {
     let lab = Lab::start("agent-conflict").await;
     let theirs = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": lab.node}, "status": {
         "capacity": {RESOURCE_BATCH_CPU: "777"}, "allocatable": {RESOURCE_BATCH_CPU: "777"}}});
-    lab.nodes().patch_status(&lab.node, &PatchParams::apply("somebody-else"), &Patch::Apply(&theirs)).await.unwrap();
+    lab.nodes()
+        .patch_status(&lab.node, &PatchParams::apply("somebody-else"), &Patch::Apply(&theirs))
+        .await
+        .unwrap();
     lab.policy(json!({})).await;
     let reason = |r: &NodeReport, reason: &str| condition(r, "CapacityPublished").is_some_and(|c| c.0 == reason);
     let report = lab.report_until("a conflict", |r| reason(r, "OwnedByAnother")).await;
@@ -262,8 +320,12 @@ async fn a_resource_that_somebody_else_writes_stays_his_and_is_reported() {
 
     // It lets go: the agent takes over by itself.
     let nothing = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": lab.node}});
-    lab.nodes().patch_status(&lab.node, &PatchParams::apply("somebody-else"), &Patch::Apply(&nothing)).await.unwrap();
-    lab.node_until("ours", |n| managers(n, RESOURCE_BATCH_CPU) == ["duosuan-agent"]).await;
+    lab.nodes()
+        .patch_status(&lab.node, &PatchParams::apply("somebody-else"), &Patch::Apply(&nothing))
+        .await
+        .unwrap();
+    lab.node_until("ours", |n| managers(n, RESOURCE_BATCH_CPU) == ["duosuan-agent"])
+        .await;
     lab.report_until("published", |r| reason(r, "Published")).await;
     lab.end().await;
 }
@@ -272,10 +334,13 @@ async fn a_resource_that_somebody_else_writes_stays_his_and_is_reported() {
 async fn a_new_online_pod_takes_the_offer_down_at_once() {
     let lab = Lab::start("agent-down").await;
     lab.policy(json!({})).await;
-    let before = lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 10_000)).await;
+    let before = lab
+        .node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 10_000))
+        .await;
     lab.pod("online", json!({"cpu": "10", "memory": "1Gi"})).await;
     let before = batch_cpu(&before).unwrap();
-    lab.node_until("a lower offer", |n| batch_cpu(n).is_some_and(|m| m <= before - 9_000)).await;
+    lab.node_until("a lower offer", |n| batch_cpu(n).is_some_and(|m| m <= before - 9_000))
+        .await;
     lab.end().await;
 }
 
@@ -284,7 +349,8 @@ async fn a_report_that_is_deleted_is_made_again() {
     let lab = Lab::start("agent-again").await;
     let first = lab.report_until("a report", |r| r.status.is_some()).await;
     lab.reports().delete(&lab.node, &DeleteParams::default()).await.unwrap();
-    lab.report_until("another report", |r| r.uid() != first.uid() && r.status.is_some()).await;
+    lab.report_until("another report", |r| r.uid() != first.uid() && r.status.is_some())
+        .await;
     lab.end().await;
 }
 
@@ -305,28 +371,52 @@ fn folder() -> tempfile::TempDir {
 async fn a_real_agent_reports_its_node_and_withdraws_the_offer_when_it_ends() {
     let lab = Lab::start_idle("agent-real").await;
     lab.policy(json!({})).await;
-    lab.pod("batch", json!({RESOURCE_BATCH_CPU: "300", RESOURCE_BATCH_MEMORY: "1Mi"})).await;
+    lab.pod(
+        "batch",
+        json!({RESOURCE_BATCH_CPU: "300", RESOURCE_BATCH_MEMORY: "1Mi"}),
+    )
+    .await;
     let dir = folder();
     let at = |name: &str| dir.path().join(name).display().to_string();
     let (cgroup, journal) = (at("cgroup"), at("journal"));
     let kubeconfig = cluster().unwrap().kubeconfig().display().to_string();
-    let flags = ["duosuan-agent", "--node", "agent-real", "--kubeconfig", &kubeconfig, "--cgroup-root", &cgroup, "--journal", &journal];
+    let flags = [
+        "duosuan-agent",
+        "--node",
+        "agent-real",
+        "--kubeconfig",
+        &kubeconfig,
+        "--cgroup-root",
+        &cgroup,
+        "--journal",
+        &journal,
+    ];
     let options = duosuan_node::Options::try_parse_from(flags).unwrap();
     let shutdown = CancellationToken::new();
     let _guard = shutdown.clone().drop_guard();
     // On a thread of its own, as the binary runs it.
     let end = shutdown.clone();
     let agent = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(duosuan_node::run(options, end))
     });
 
-    let report = lab.report_until("a report under the policy", |r| condition(r, "PolicyAccepted").is_some_and(|c| c.0 == "Following")).await;
+    let report = lab
+        .report_until("a report under the policy", |r| {
+            condition(r, "PolicyAccepted").is_some_and(|c| c.0 == "Following")
+        })
+        .await;
     let status = report.status.as_ref().unwrap();
     assert_eq!(status.capabilities, ["cpu.idle", "cpu.max"]);
     assert_eq!(condition(&report, "ForecastReady").unwrap().0, "ColdStart");
     let cpus = duosuan_node::quantity::milli(&status.capacity["cpu"]).unwrap();
-    assert_eq!(cpus, i64::try_from(std::thread::available_parallelism().unwrap().get()).unwrap() * 1000);
+    assert_eq!(
+        cpus,
+        i64::try_from(std::thread::available_parallelism().unwrap().get()).unwrap() * 1000
+    );
     // Cold, it offers what is bound and no more.
     let node = lab.node_until("what is bound", |n| batch_cpu(n) == Some(300)).await;
     assert_eq!(has(&node, RESOURCE_BATCH_MEMORY), (Some(MIB), Some(MIB)));
@@ -337,7 +427,10 @@ async fn a_real_agent_reports_its_node_and_withdraws_the_offer_when_it_ends() {
         .unwrap();
     lab.node_until("nothing", |n| batch_cpu(n) == Some(0)).await;
     shutdown.cancel();
-    tokio::task::spawn_blocking(move || agent.join().unwrap()).await.unwrap().unwrap();
+    tokio::task::spawn_blocking(move || agent.join().unwrap())
+        .await
+        .unwrap()
+        .unwrap();
     let node = lab.nodes().get("agent-real").await.unwrap();
     assert_eq!(has(&node, RESOURCE_BATCH_CPU), (None, None));
     assert_eq!(has(&node, "cpu"), (Some(16), Some(16)));
@@ -361,15 +454,20 @@ async fn a_policy_that_asks_for_the_impossible_is_refused_with_its_field() {
 async fn an_agent_works_within_the_access_rules_of_the_chart() {
     let client = admin(cluster().unwrap()).await.unwrap();
     for file in ["namespace", "agent", "agent-confinement"] {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../charts/duosuan/access/{file}.yaml"));
+        let path =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../charts/duosuan/access/{file}.yaml"));
         for object in objects(&std::fs::read_to_string(path).unwrap()).unwrap() {
             apply(&client, &object).await.unwrap();
         }
     }
     let lab = Lab::start_as("agent-confined", true, true).await;
     lab.policy(json!({})).await;
-    lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 0)).await;
-    lab.report_until("published", |r| condition(r, "CapacityPublished").is_some_and(|c| c.0 == "Published")).await;
+    lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 0))
+        .await;
+    lab.report_until("published", |r| {
+        condition(r, "CapacityPublished").is_some_and(|c| c.0 == "Published")
+    })
+    .await;
     lab.policy(json!({"suspended": true})).await;
     lab.node_until("no batch resource", |n| batch_cpu(n).is_none()).await;
     lab.end().await;
@@ -384,7 +482,10 @@ async fn with_few_requests_in_flight_every_node_of_a_fleet_still_reports() {
     let names: Vec<String> = (0..30).map(|n| format!("agent-many-{n:02}")).collect();
     for name in &names {
         let node = json!({"metadata": {"name": name}, "status": {"allocatable": {"cpu": "4", "memory": "8Gi"}}});
-        nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
+        nodes
+            .create(&PostParams::default(), &serde_json::from_value(node).unwrap())
+            .await
+            .unwrap();
     }
     let mut options = FleetOptions::new(names.clone());
     (options.in_flight, options.impersonate) = (1, false);
@@ -393,7 +494,10 @@ async fn with_few_requests_in_flight_every_node_of_a_fleet_still_reports() {
     let _guard = shutdown.clone().drop_guard();
     let fleet = tokio::spawn(run_fleet(client.clone(), options, shutdown.clone()));
     for name in &names {
-        until(&Api::<NodeReport>::all(client.clone()), name, "a report", |r| r.status.is_some()).await;
+        until(&Api::<NodeReport>::all(client.clone()), name, "a report", |r| {
+            r.status.is_some()
+        })
+        .await;
     }
     shutdown.cancel();
     fleet.await.unwrap().unwrap();
