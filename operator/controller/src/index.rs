@@ -63,8 +63,10 @@ pub struct ClaimEntry {
     pub generation: i64,
     /// Status as the API server has it; `None` if it cannot be understood.
     pub says: Option<CapacityClaimStatus>,
-    /// Field that cannot be understood.
+    /// Field that cannot be understood, or cannot be honoured.
     pub broken: Option<String>,
+    /// Fields that nothing is done about yet.
+    pub ignored: Vec<&'static str>,
 }
 
 /// A queue.
@@ -74,6 +76,10 @@ pub struct QueueEntry {
     pub quotas: Vec<event::Quota>,
     /// Status as the API server has it.
     pub says: Option<QueueStatus>,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Fields that nothing is done about yet.
+    pub ignored: Vec<&'static str>,
 }
 
 /// A policy.
@@ -140,12 +146,19 @@ impl Index {
                 events.push(Event::ClaimGone(uid));
             }
             Fact::Queue(queue) => {
-                let queue::Queue { queue, status } = *queue;
+                let queue::Queue {
+                    queue,
+                    status,
+                    generation,
+                    ignored,
+                } = *queue;
                 self.queues.insert(
                     queue.name.clone(),
                     QueueEntry {
                         quotas: queue.quotas.clone(),
                         says: status,
+                        generation,
+                        ignored,
                     },
                 );
                 events.push(Event::Queue(Box::new(queue)));
@@ -246,6 +259,7 @@ impl Index {
             generation,
             status,
             broken,
+            ignored,
         } = read;
         let name = (claim.namespace.clone(), claim.name.clone());
         let entry = ClaimEntry {
@@ -255,6 +269,7 @@ impl Index {
             generation,
             says: status,
             broken: broken.map(|e| e.to_string()),
+            ignored,
         };
         if let Some(error) = &entry.broken {
             tracing::warn!(

@@ -10,12 +10,13 @@ use duosuan_scheduler::{
     Cluster, Tier,
     query::{ByResource, QueueView},
 };
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 
 use crate::{
-    index::{Index, tier_name},
+    index::{Index, QueueEntry, tier_name},
     metrics::{Amount, Metrics, QueuePhase, QueueResource, ReasonLabel, State, TierResource},
+    status::honoured,
 };
 
 /// Resources that are measured: nodes may have any number of others, and labels are bounded.
@@ -149,13 +150,13 @@ fn phase_name(phase: Phase) -> &'static str {
 }
 
 /// Statuses that queues shall have and do not have.
-pub fn queues(index: &Index, cluster: &Cluster) -> Vec<(String, QueueStatus)> {
+pub fn queues(index: &Index, cluster: &Cluster, now: Timestamp) -> Vec<(String, QueueStatus)> {
     let mut changed = Vec::new();
     for view in cluster.queues() {
         let Some(queue) = index.queues.get(&view.name) else {
             continue;
         };
-        let wanted = wanted(&view, queue.says.clone().unwrap_or_default());
+        let wanted = wanted(&view, queue, now);
         if queue.says.as_ref() != Some(&wanted) {
             changed.push((view.name, wanted));
         }
@@ -163,7 +164,8 @@ pub fn queues(index: &Index, cluster: &Cluster) -> Vec<(String, QueueStatus)> {
     changed
 }
 
-fn wanted(view: &QueueView, says: QueueStatus) -> QueueStatus {
+fn wanted(view: &QueueView, queue: &QueueEntry, now: Timestamp) -> QueueStatus {
+    let says = queue.says.clone().unwrap_or_default();
     let tiers = view.tiers.iter().map(|tier| TierUse {
         tier: match tier.tier {
             Tier::Prod => duosuan_crds::Tier::Prod,
@@ -179,7 +181,7 @@ fn wanted(view: &QueueView, says: QueueStatus) -> QueueStatus {
         pending: view.pending,
         running: view.running,
         share_milli: u32::try_from(view.share_milli).unwrap_or(u32::MAX),
-        conditions: says.conditions,
+        conditions: honoured(says.conditions, &queue.ignored, queue.generation, now),
     }
 }
 
@@ -284,9 +286,21 @@ mod tests {
 
     #[test]
     fn a_queue_says_what_it_uses_in_quantities() {
+        let queue = QueueEntry {
+            quotas: vec![],
+            says: None,
+            generation: 2,
+            ignored: vec!["spec.fairnessHalfLife"],
+        };
         let status = wanted(
             cluster().queues().iter().find(|q| q.name == "q").unwrap(),
-            QueueStatus::default(),
+            &queue,
+            Timestamp::UNIX_EPOCH,
+        );
+        let told = status.conditions.first().unwrap();
+        assert_eq!(
+            (told.type_.as_str(), told.message.as_str(), told.observed_generation),
+            ("Honoured", "nothing is done about spec.fairnessHalfLife yet", Some(2))
         );
         assert_eq!(
             status.tiers.first().unwrap().used.get("cpu"),

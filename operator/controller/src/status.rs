@@ -12,6 +12,8 @@ use crate::index::{ClaimEntry, Index, Namespaced, PodEntry};
 
 /// Condition of a claim: each group has at least its minimum of bound pods.
 pub const ADMITTED: &str = "Admitted";
+/// Condition of a claim or queue, only where it is false: some fields state wishes that nothing is done about yet.
+pub const HONOURED: &str = "Honoured";
 /// Reason of a claim or pod with a field that cannot be understood.
 pub const BROKEN: &str = "Invalid";
 
@@ -102,8 +104,35 @@ fn wanted_claim(
             .and_then(|t| Timestamp::from_millisecond(t.0).ok())
             .map(Time),
         loan: says.loan,
-        conditions: with_condition(says.conditions, condition),
+        conditions: honoured(
+            with_condition(says.conditions, condition),
+            &entry.ignored,
+            entry.generation,
+            now,
+        ),
     }
+}
+
+/// Conditions with [`HONOURED`] set if there are fields that nothing is done about, and without it if there are none.
+pub(crate) fn honoured(
+    mut conditions: Vec<Condition>,
+    ignored: &[&str],
+    generation: i64,
+    now: Timestamp,
+) -> Vec<Condition> {
+    if ignored.is_empty() {
+        conditions.retain(|c| c.type_ != HONOURED);
+        return conditions;
+    }
+    let condition = Condition {
+        type_: HONOURED.to_owned(),
+        status: "False".to_owned(),
+        reason: "FieldsIgnored".to_owned(),
+        message: format!("nothing is done about {} yet", ignored.join(", ")),
+        observed_generation: Some(generation),
+        last_transition_time: Time(now),
+    };
+    with_condition(conditions, condition)
 }
 
 /// Conditions with one of them set; its time stays if its status does.

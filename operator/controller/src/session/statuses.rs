@@ -46,7 +46,7 @@ impl Session {
                 self.hand_on(target, patch);
             }
         }
-        for (name, status) in measure::queues(&self.index, &self.cluster) {
+        for (name, status) in measure::queues(&self.index, &self.cluster, Timestamp::now()) {
             let target = Target::Queue(name);
             if !self.awaited.contains_key(&target) {
                 let patch = target.apply(&status);

@@ -159,6 +159,7 @@ fn a_claim(name: &str, count: u32) -> Fact {
         generation: 1,
         status: Some(duosuan_crds::CapacityClaimStatus::default()),
         broken: None,
+        ignored: vec![],
     }))
 }
 

@@ -13,6 +13,7 @@ use crate::{
 struct World {
     index: Index,
     cluster: Cluster,
+    ignored: Vec<&'static str>,
 }
 
 impl World {
@@ -43,6 +44,7 @@ impl World {
             generation: 7,
             status: Some(status),
             broken,
+            ignored: self.ignored.clone(),
         })));
     }
 
@@ -140,6 +142,27 @@ fn a_claim_whose_pods_have_ended_stays_finished_when_they_are_cleared_away() {
     let mut other = World::default();
     other.claim(world.index.claims.values().next().unwrap().says.clone().unwrap(), None);
     assert_eq!(other.wanted(3), None);
+}
+
+#[test]
+fn a_claim_says_which_of_its_wishes_nothing_is_done_about_until_they_are_gone() {
+    let mut world = World {
+        ignored: vec!["spec.deadline", "spec.topology"],
+        ..World::default()
+    };
+    world.claim(CapacityClaimStatus::default(), None);
+    let status = world.wanted(1).unwrap();
+    let told = status.conditions.iter().find(|c| c.type_ == HONOURED).unwrap();
+    assert_eq!(
+        (told.status.as_str(), told.message.as_str()),
+        ("False", "nothing is done about spec.deadline, spec.topology yet")
+    );
+    world.claim(status.clone(), None);
+    assert_eq!(world.wanted(2), None, "told once, with its first time");
+    world.ignored.clear();
+    world.claim(status, None);
+    let conditions = world.wanted(3).unwrap().conditions;
+    assert!(conditions.iter().all(|c| c.type_ != HONOURED), "{conditions:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Capacity claims.
 
-use duosuan_crds::claim::{CapacityClaimSpec, CapacityClaimStatus, Group};
+use duosuan_crds::claim::{CapacityClaimSpec, CapacityClaimStatus, Group, TopologyMode};
 use duosuan_scheduler::event::{self, Toleration};
 use k8s_openapi::{api::core::v1, apimachinery::pkg::api::resource::Quantity};
 
@@ -16,8 +16,10 @@ pub struct Claim {
     pub generation: i64,
     /// Status, as it was read; `None` if it cannot be understood.
     pub status: Option<CapacityClaimStatus>,
-    /// A field that cannot be understood.
+    /// A field that cannot be understood, or that asks for what cannot be had.
     pub broken: Option<FieldError>,
+    /// Fields that wish for something that is not looked at yet; the claim runs without it, and says so.
+    pub ignored: Vec<&'static str>,
 }
 
 /// Reads a claim.
@@ -30,7 +32,8 @@ pub fn read(object: Object<lean::Claim>) -> Claim {
         created: time(meta.creation_timestamp.as_ref()),
         ..event::Claim::default()
     };
-    let broken = spec(object.spec, &mut claim).err();
+    let mut ignored = Vec::new();
+    let broken = spec(object.spec, &mut claim, &mut ignored).err();
     if broken.is_some() {
         claim.groups.clear();
     }
@@ -39,6 +42,7 @@ pub fn read(object: Object<lean::Claim>) -> Claim {
         generation: meta.generation.unwrap_or_default(),
         status: status(object.status),
         broken,
+        ignored,
     }
 }
 
@@ -50,8 +54,10 @@ fn status(status: Unread) -> Option<CapacityClaimStatus> {
     }
 }
 
-fn spec(spec: Unread, into: &mut event::Claim) -> Result<(), FieldError> {
+fn spec(spec: Unread, into: &mut event::Claim, ignored: &mut Vec<&'static str>) -> Result<(), FieldError> {
     let spec: CapacityClaimSpec = spec.read().map_err(|e| FieldError::new("spec", e))?;
+    honoured(&spec)?;
+    *ignored = not_looked_at(&spec);
     into.queue = spec.queue;
     into.tier = tier(spec.tier);
     into.priority = spec.priority;
@@ -73,6 +79,53 @@ fn spec(spec: Unread, into: &mut event::Claim) -> Result<(), FieldError> {
         .map(|(i, g)| group(g, &format!("spec.groups[{i}]")))
         .collect::<Result<_, _>>()?;
     Ok(())
+}
+
+/// What would be broken without a word if the claim ran all the same.
+fn honoured(spec: &CapacityClaimSpec) -> Result<(), FieldError> {
+    let topologies = std::iter::once(("spec.topology".to_owned(), &spec.topology)).chain(
+        spec.groups
+            .iter()
+            .enumerate()
+            .map(|(i, g)| (format!("spec.groups[{i}].topology"), &g.topology)),
+    );
+    for (field, topology) in topologies {
+        if topology.as_ref().is_some_and(|t| t.mode == TopologyMode::Required) {
+            let words = "a required topology cannot be guaranteed yet: leave it out, or write mode: preferred";
+            return Err(FieldError::new(field, words));
+        }
+    }
+    if spec.window.is_some() {
+        let words =
+            "capacity cannot be reserved for a time yet: leave it out, and create the claim when it shall start";
+        return Err(FieldError::new("spec.window", words));
+    }
+    Ok(())
+}
+
+/// Wishes that nothing is done about yet.
+fn not_looked_at(spec: &CapacityClaimSpec) -> Vec<&'static str> {
+    let interruption = spec.interruption.as_ref();
+    let fields = [
+        ("spec.topology", spec.topology.is_some()),
+        (
+            "spec.groups[].topology",
+            spec.groups.iter().any(|g| g.topology.is_some()),
+        ),
+        ("spec.deadline", spec.deadline.is_some()),
+        (
+            "spec.interruption.notice",
+            interruption.is_some_and(|i| i.notice.is_some()),
+        ),
+        (
+            "spec.interruption.checkpointInterval",
+            interruption.is_some_and(|i| i.checkpoint_interval.is_some()),
+        ),
+    ];
+    fields
+        .into_iter()
+        .filter_map(|(field, given)| given.then_some(field))
+        .collect()
 }
 
 fn group(group: &Group, field: &str) -> Result<event::Group, FieldError> {
@@ -189,6 +242,52 @@ mod tests {
             ..event::Claim::default()
         };
         assert_eq!((read.claim, read.generation), (expected, 3));
+    }
+
+    #[test]
+    fn what_is_not_honoured_is_refused_if_it_binds_and_told_if_it_is_a_wish() {
+        let groups = json!([{"name": "a", "count": 1, "topology": {"pack": "node", "mode": "preferred"}}]);
+        let wishes = claim(json!({
+            "groups": groups, "topology": {"pack": "rack"}, "deadline": "2026-12-24T06:00:00Z",
+            "interruption": {"notice": "30s", "checkpointInterval": "10m", "minRuntime": "1m"},
+        }));
+        assert_eq!(wishes.broken, None);
+        assert_eq!(
+            wishes.ignored,
+            [
+                "spec.topology",
+                "spec.groups[].topology",
+                "spec.deadline",
+                "spec.interruption.notice",
+                "spec.interruption.checkpointInterval"
+            ]
+        );
+        assert_eq!(
+            claim(json!({"groups": [{"name": "a", "count": 1}]})).ignored,
+            Vec::<&str>::new()
+        );
+        let required = json!({"pack": "rack", "mode": "required"});
+        let window = json!({"start": "2026-12-24T06:00:00Z", "end": "2026-12-24T08:00:00Z"});
+        for (spec, field) in [
+            (
+                json!({"groups": [{"name": "a", "count": 1}], "topology": required}),
+                "spec.topology",
+            ),
+            (
+                json!({"groups": [{"name": "a", "count": 1}, {"name": "b", "count": 1, "topology": required}]}),
+                "spec.groups[1].topology",
+            ),
+            (
+                json!({"groups": [{"name": "a", "count": 1}], "window": window}),
+                "spec.window",
+            ),
+        ] {
+            let read = claim(spec);
+            assert_eq!(
+                (read.broken.unwrap().field.as_str(), read.claim.groups.len()),
+                (field, 0)
+            );
+        }
     }
 
     #[test]

@@ -14,6 +14,10 @@ pub struct Queue {
     pub queue: event::Queue,
     /// Status, as it was read; `None` if it cannot be understood.
     pub status: Option<QueueStatus>,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Fields that nothing is done about yet; the queue says so.
+    pub ignored: Vec<&'static str>,
 }
 
 /// Reads a queue.
@@ -31,6 +35,18 @@ pub fn read(object: Object<lean::Queue>) -> Result<Queue, FieldError> {
             limit: amounts(&quota.limit, &format!("spec.quotas[{i}].limit"))?,
         });
     }
+    let fields = [
+        ("spec.fairnessHalfLife", spec.fairness_half_life.is_some()),
+        (
+            "spec.quotas[].lendLimit",
+            spec.quotas.iter().any(|q| !q.lend_limit.is_empty()),
+        ),
+    ];
+    let ignored = fields
+        .into_iter()
+        .filter_map(|(field, given)| given.then_some(field))
+        .collect();
+    let generation = object.metadata.generation.unwrap_or_default();
     let queue = event::Queue {
         name: object.metadata.name.unwrap_or_default(),
         parent: spec.parent.filter(|parent| !parent.is_empty()),
@@ -43,7 +59,12 @@ pub fn read(object: Object<lean::Queue>) -> Result<Queue, FieldError> {
     } else {
         object.status.read().ok()
     };
-    Ok(Queue { queue, status })
+    Ok(Queue {
+        queue,
+        status,
+        generation,
+        ignored,
+    })
 }
 
 /// Amounts of quota: as those of pods, and `gpu` in thousandths of a device.
