@@ -7,14 +7,33 @@ use duosuan_scheduler::{Event, Time, event};
 
 use crate::translate::node::Report;
 
+use settling::Settling;
+
+mod settling;
+
 /// Age of a report over which nothing is placed by it, unless a policy says otherwise: 5 min.
 const EXPIRE: i64 = 5 * 60 * 1000;
+
+/// What an agent lends, and a kubelet learns of only by its watch.
+const LENT: [&str; 4] = [
+    RESOURCE_BATCH_CPU,
+    RESOURCE_BATCH_MEMORY,
+    RESOURCE_MID_CPU,
+    RESOURCE_MID_MEMORY,
+];
 
 #[derive(Debug, Default)]
 struct Entry {
     node: Option<event::Node>,
+    lent: BTreeMap<&'static str, Settling>,
     report: Option<(Report, Time)>,
     stale: bool,
+}
+
+impl Entry {
+    fn due(&self, now: Time) -> bool {
+        self.lent.values().any(|lent| lent.due(now))
+    }
 }
 
 /// Nodes and reports, by name of the node.
@@ -32,6 +51,15 @@ impl Nodes {
         let entry = self.entries.entry(name.clone()).or_default();
         if entry.node.as_ref() == Some(&node) {
             return None;
+        }
+        for resource in LENT {
+            let amount = node.allocatable.get(resource).copied().unwrap_or_default();
+            if entry.node.is_some() {
+                entry.lent.entry(resource).or_default().say(amount, now);
+            } else {
+                // Seen for the first time: its kubelet has had it for as long as anyone can tell.
+                entry.lent.insert(resource, Settling::known(amount));
+            }
         }
         entry.node = Some(node);
         self.event(&name, now)
@@ -70,8 +98,9 @@ impl Nodes {
             return None;
         }
         let stale = entry.stale;
+        let due = entry.due(now);
         let event = self.event(&name, now);
-        let news = gpus != gpus_before || self.entries.get(&name).is_some_and(|e| e.stale != stale);
+        let news = due || gpus != gpus_before || self.entries.get(&name).is_some_and(|e| e.stale != stale);
         event.filter(|_| news)
     }
 
@@ -89,12 +118,12 @@ impl Nodes {
         self.aged(now)
     }
 
-    /// Nodes whose reports have become too old, or are so no more.
+    /// Nodes whose reports have become too old, or are so no more, or whose raised amounts have settled.
     pub fn aged(&mut self, now: Time) -> Vec<Event> {
         let mut names: Vec<String> = self
             .entries
             .iter()
-            .filter(|(_, e)| e.node.is_some() && self.stale(e, now) != e.stale)
+            .filter(|(_, e)| e.node.is_some() && (self.stale(e, now) != e.stale || e.due(now)))
             .map(|(name, _)| name.clone())
             .collect();
         names.sort_unstable();
@@ -124,14 +153,8 @@ impl Nodes {
 
     fn stale(&self, entry: &Entry, now: Time) -> bool {
         let Some(node) = &entry.node else { return false };
-        let lends = [
-            RESOURCE_BATCH_CPU,
-            RESOURCE_BATCH_MEMORY,
-            RESOURCE_MID_CPU,
-            RESOURCE_MID_MEMORY,
-        ];
         if !self.reports_served
-            || !lends
+            || !LENT
                 .iter()
                 .any(|r| node.allocatable.get(*r).is_some_and(|amount| *amount > 0))
         {
@@ -159,6 +182,12 @@ impl Nodes {
         entry.stale = stale;
         let mut node = entry.node.clone()?;
         node.stale = stale;
+        for (resource, lent) in &mut entry.lent {
+            let counts = lent.advance(now);
+            if let Some(amount) = node.allocatable.get_mut(*resource) {
+                *amount = counts;
+            }
+        }
         if let Some((report, _)) = entry.report.as_ref().filter(|(r, _)| !r.gpus.is_empty()) {
             node.gpus.clone_from(&report.gpus);
         }
@@ -237,6 +266,40 @@ mod tests {
         assert_eq!(stale(nodes.node(node(0), Time(0))), Some(false));
         let mut nodes = Nodes::default();
         assert_eq!(stale(nodes.node(node(1000), Time(0))), Some(false));
+    }
+
+    fn batch(event: Option<Event>) -> Option<i64> {
+        match event {
+            Some(Event::Node(node)) => node.allocatable.get(RESOURCE_BATCH_CPU).copied(),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_raise_counts_when_it_has_stood_and_a_lowering_at_once() {
+        let mut nodes = Nodes::default();
+        assert_eq!(batch(nodes.node(node(200), Time(0))), Some(200), "first seen");
+        assert_eq!(batch(nodes.node(node(300), Time(1000))), Some(200));
+        assert_eq!(batch(nodes.node(node(400), Time(2000))), Some(200));
+        assert!(nodes.aged(Time(3999)).is_empty());
+        assert_eq!(
+            batch(nodes.aged(Time(4000)).pop()),
+            Some(300),
+            "raises do not delay older ones"
+        );
+        assert_eq!(batch(nodes.node(node(350), Time(4500))), Some(300));
+        assert_eq!(
+            batch(nodes.aged(Time(5000)).pop()),
+            Some(350),
+            "stood since the raise to 400"
+        );
+        assert!(nodes.aged(Time(9000)).is_empty(), "said once");
+        assert_eq!(batch(nodes.node(node(100), Time(9000))), Some(100));
+        assert_eq!(batch(nodes.node(node(300), Time(9100))), Some(100), "lent again");
+        assert_eq!(
+            batch(nodes.report("n".into(), Some(report(0)), Time(12_100))),
+            Some(300)
+        );
     }
 
     #[test]
