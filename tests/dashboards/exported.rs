@@ -115,6 +115,7 @@ fn index() -> Index {
         generation: 1,
         says: None,
         broken: None,
+        ignored: vec![],
     };
     index.claims.insert(("default".into(), "c".into()), claim);
     index.waiting.insert(

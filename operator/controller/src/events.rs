@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
     time::{Duration, Instant},
 };
 
@@ -50,9 +51,9 @@ pub struct Note {
 const QUEUE: usize = 10_000;
 /// Requests in flight at most, while nothing is being bound.
 const CONCURRENCY: usize = 8;
-/// An object gets an event of one reason at most so often, unless it is about being bound or evicted.
+/// An object gets the same words, but for their numbers, at most so often, unless it is about being bound or evicted.
 const QUIET: Duration = Duration::from_secs(30);
-/// Remembered (object, reason) pairs; beyond that the old ones are forgotten.
+/// Remembered pairs of object and words; beyond that the old ones are forgotten.
 const REMEMBERED: usize = 10_000;
 /// Longest note that the API server accepts.
 const LONGEST_NOTE: usize = 1024;
@@ -64,7 +65,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Recorder {
     queue: mpsc::Sender<Note>,
     metrics: Metrics,
-    said: HashMap<(String, &'static str), Instant>,
+    /// What was said lately of which object: its UID, and its words without their numbers.
+    said: HashMap<(String, u64), Instant>,
 }
 
 impl Recorder {
@@ -80,7 +82,13 @@ impl Recorder {
 
     fn said_lately(&mut self, note: &Note) -> bool {
         let now = Instant::now();
-        let key = (note.regarding.uid.clone(), note.reason);
+        let mut words = DefaultHasher::new();
+        // Another number is no news; another reason is.
+        note.note
+            .chars()
+            .filter(|c| !c.is_ascii_digit())
+            .for_each(|c| c.hash(&mut words));
+        let key = (note.regarding.uid.clone(), words.finish());
         if self.said.get(&key).is_some_and(|at| now.duration_since(*at) < QUIET) {
             return true;
         }
@@ -251,6 +259,22 @@ mod tests {
                 ("Scheduled", "a".into())
             ]
         );
+    }
+
+    #[test]
+    fn another_reason_is_told_at_once_and_another_number_is_not() {
+        let (queue, mut notes) = mpsc::channel(10);
+        let mut recorder = Recorder {
+            queue,
+            metrics: Metrics::new(),
+            said: HashMap::new(),
+        };
+        for words in ["has 0 of 4 pods", "has 3 of 4 pods", "0/10 nodes are available"] {
+            recorder.record(note("FailedScheduling", "a", words));
+        }
+        drop(recorder);
+        let written: Vec<String> = std::iter::from_fn(|| notes.try_recv().ok()).map(|n| n.note).collect();
+        assert_eq!(written, ["has 0 of 4 pods", "0/10 nodes are available"]);
     }
 
     #[test]

@@ -218,7 +218,7 @@ impl Index {
                 broken: broken.clone(),
             };
             // What cannot be understood is not placed.
-            pod.gated |= broken.is_some();
+            pod.refused = broken;
             self.put_pod(pod.uid.clone(), entry);
         }
         events.push(Event::Pod(Box::new(pod)));

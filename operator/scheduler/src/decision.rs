@@ -180,6 +180,11 @@ pub enum Reason {
     },
     /// Its pods have scheduling gates.
     Gated,
+    /// It asks for what cannot be had, or cannot be understood.
+    Refused {
+        /// The field, and what is wrong with it.
+        message: String,
+    },
     /// A node whose report is too old would have fitted.
     StaleReports {
         /// How many nodes.

@@ -214,6 +214,9 @@ pub struct Pod {
     pub terminating: bool,
     /// Has scheduling gates: not to be placed yet.
     pub gated: bool,
+    /// Why it is never to be placed as it is: a field that the edge cannot read, or that asks for what the core does
+    /// not do. If it is bound, it counts like any other.
+    pub refused: Option<String>,
     /// True if `spec.schedulerName` is ours; pods of other schedulers count but are never placed or evicted.
     pub ours: bool,
 }
@@ -242,6 +245,8 @@ pub struct Claim {
     pub expected_duration: Option<i64>,
     /// Milliseconds that it runs at least before it may be reclaimed.
     pub min_runtime: i64,
+    /// Why nothing more of it is to be placed as it is. What is bound counts and stays.
+    pub refused: Option<String>,
 }
 
 /// One role of a claim: identical pods.
@@ -280,6 +285,8 @@ pub struct Queue {
     pub quotas: Vec<Quota>,
     /// Namespaces that may use it; empty allows all.
     pub namespaces: Vec<String>,
+    /// It waits for what it lent, and has nothing evicted.
+    pub never_reclaims: bool,
 }
 
 /// The quota of a queue in one tier. Resource names are those of prod in every tier (`cpu`, not

@@ -23,6 +23,7 @@ impl Reason {
             Reason::NoNodeFits { .. } => "NoNodeFits",
             Reason::WaitingForEviction { .. } => "WaitingForEviction",
             Reason::Gated => "Gated",
+            Reason::Refused { .. } => "Refused",
             Reason::StaleReports { .. } => "StaleReports",
         }
     }
@@ -145,6 +146,7 @@ impl fmt::Display for Reason {
                 )
             }
             Reason::Gated => f.write_str("its pods have scheduling gates"),
+            Reason::Refused { message } => f.write_str(message),
             Reason::StaleReports { nodes } => {
                 write!(
                     f,

@@ -33,10 +33,19 @@ pub fn read(object: Object<lean::Claim>) -> Claim {
         ..event::Claim::default()
     };
     let mut ignored = Vec::new();
-    let broken = spec(object.spec, &mut claim, &mut ignored).err();
-    if broken.is_some() {
-        claim.groups.clear();
-    }
+    let broken = match spec(object.spec, &mut claim, &mut ignored) {
+        // What runs of it goes on and counts; nothing more of it is placed.
+        Ok(Some(error)) => {
+            claim.refused = Some(error.to_string());
+            Some(error)
+        }
+        Ok(None) => None,
+        Err(error) => {
+            claim.groups.clear();
+            claim.refused = Some(error.to_string());
+            Some(error)
+        }
+    };
     Claim {
         claim,
         generation: meta.generation.unwrap_or_default(),
@@ -54,9 +63,14 @@ fn status(status: Unread) -> Option<CapacityClaimStatus> {
     }
 }
 
-fn spec(spec: Unread, into: &mut event::Claim, ignored: &mut Vec<&'static str>) -> Result<(), FieldError> {
+/// Reads the specification. `Ok` with an error: it can be read, and asks for what cannot be had.
+fn spec(
+    spec: Unread,
+    into: &mut event::Claim,
+    ignored: &mut Vec<&'static str>,
+) -> Result<Option<FieldError>, FieldError> {
     let spec: CapacityClaimSpec = spec.read().map_err(|e| FieldError::new("spec", e))?;
-    honoured(&spec)?;
+    let refused = honoured(&spec).err();
     *ignored = not_looked_at(&spec);
     into.queue = spec.queue;
     into.tier = tier(spec.tier);
@@ -78,7 +92,7 @@ fn spec(spec: Unread, into: &mut event::Claim, ignored: &mut Vec<&'static str>) 
         .enumerate()
         .map(|(i, g)| group(g, &format!("spec.groups[{i}]")))
         .collect::<Result<_, _>>()?;
-    Ok(())
+    Ok(refused)
 }
 
 /// What would be broken without a word if the claim ran all the same.
@@ -283,10 +297,9 @@ mod tests {
             ),
         ] {
             let read = claim(spec);
-            assert_eq!(
-                (read.broken.unwrap().field.as_str(), read.claim.groups.len()),
-                (field, 0)
-            );
+            assert_eq!(read.broken.unwrap().field, field);
+            assert!(read.claim.refused.unwrap().starts_with(field));
+            assert!(!read.claim.groups.is_empty(), "what runs of it counts in its groups");
         }
     }
 

@@ -78,6 +78,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             terminating: meta.deletion_timestamp.is_some(),
             gated: !spec.scheduling_gates.is_empty(),
+            refused: None,
             ours: spec.scheduler_name.as_deref() == Some(scheduler_name),
         },
         broken,
@@ -158,6 +159,7 @@ mod tests {
             finished: false,
             terminating: false,
             gated: false,
+            refused: None,
             ours: true,
         };
         assert_eq!(

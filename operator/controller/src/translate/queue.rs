@@ -1,6 +1,6 @@
 //! Queues.
 
-use duosuan_crds::queue::{QueueSpec, QueueStatus};
+use duosuan_crds::queue::{QueueSpec, QueueStatus, ReclaimPolicy};
 use duosuan_scheduler::event::{self, Amounts};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -53,6 +53,7 @@ pub fn read(object: Object<lean::Queue>) -> Result<Queue, FieldError> {
         weight: u32::try_from(i64::from(spec.weight)).unwrap_or(1).max(1),
         quotas,
         namespaces: spec.namespaces,
+        never_reclaims: spec.reclaim == ReclaimPolicy::Never,
     };
     let status = if object.status.is_absent() {
         Some(QueueStatus::default())
@@ -113,6 +114,7 @@ mod tests {
             weight: 3,
             quotas: vec![quota],
             namespaces: vec!["a".into()],
+            never_reclaims: false,
         };
         assert_eq!(read.unwrap().queue, expected);
     }

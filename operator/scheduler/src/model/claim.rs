@@ -45,6 +45,8 @@ pub(crate) struct ClaimSlot {
     pub(crate) queue: QueueOrd,
     pub(crate) tier: Tier,
     pub(crate) min_runtime: i64,
+    /// Why nothing more of it is to be placed as it is.
+    pub(crate) refused: Option<String>,
     pub(crate) expected_duration: Option<i64>,
     /// By name.
     pub(crate) groups: Vec<GroupSlot>,
@@ -165,6 +167,7 @@ impl Model {
             queue,
             tier: Tier::Prod,
             min_runtime: 0,
+            refused: None,
             expected_duration: None,
             groups: Vec::new(),
             strays: BTreeSet::new(),
@@ -204,6 +207,7 @@ impl Model {
             && claim.queue == queue
             && claim.tier == event.tier
             && claim.min_runtime == event.min_runtime
+            && claim.refused == event.refused
             && claim.expected_duration == event.expected_duration
             && claim.groups.iter().map(|g| &*g.spec).eq(specs.iter());
         if same {
@@ -226,6 +230,7 @@ impl Model {
         claim.queue = queue;
         claim.tier = event.tier;
         claim.min_runtime = event.min_runtime;
+        claim.refused = event.refused.clone();
         claim.expected_duration = event.expected_duration;
         if replaces {
             claim.started = None;

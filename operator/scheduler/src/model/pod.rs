@@ -68,6 +68,8 @@ pub(crate) struct PodSlot {
     pub(crate) finished: bool,
     pub(crate) terminating: bool,
     pub(crate) gated: bool,
+    /// Why it is never to be placed as it is.
+    pub(crate) refused: Option<Box<str>>,
     pub(crate) ours: bool,
     /// We decided to evict it.
     pub(crate) leaving: bool,
@@ -128,6 +130,7 @@ impl Model {
             finished: event.finished,
             terminating: event.terminating,
             gated: event.gated,
+            refused: event.refused.as_deref().map(Into::into),
             ours: event.ours,
             leaving: false,
             leaving_for: None,
@@ -176,6 +179,7 @@ impl Model {
             && pod.finished == event.finished
             && pod.terminating == event.terminating
             && pod.gated == event.gated
+            && pod.refused.as_deref() == event.refused.as_deref()
             && pod.priority == event.priority
             && pod.created == event.created
             && *pod.group == *event.group
@@ -243,7 +247,9 @@ impl Model {
             None | Some(Place::Nowhere) => Place::Nowhere,
             Some(Place::Bound(seat)) => Place::Bound(seat.clone()),
             Some(Place::Assumed(seat)) if slot.ours => Place::Assumed(seat.clone()),
-            Some(Place::Nominated(seat)) if slot.ours && !slot.terminating && !slot.finished && !slot.gated => {
+            Some(Place::Nominated(seat))
+                if slot.ours && !slot.terminating && !slot.finished && !slot.gated && slot.refused.is_none() =>
+            {
                 Place::Nominated(seat.clone())
             }
             Some(Place::Assumed(_) | Place::Nominated(_)) => Place::Nowhere,
@@ -370,7 +376,10 @@ impl Model {
         if shape.gpus.is_none() && devices > 0 {
             self.assume_whole_devices(&mut shape, devices);
         }
-        let exceeds = group.and_then(|group| self.exceeds(ord, &template, &group));
+        let refused = self.pods[ord].refused.as_deref().map(|message| Reason::Refused {
+            message: message.to_owned(),
+        });
+        let exceeds = refused.or_else(|| group.and_then(|group| self.exceeds(ord, &template, &group)));
         let shape = self.shapes.acquire(shape);
         let pod = &mut self.pods[ord];
         pod.shape = shape;

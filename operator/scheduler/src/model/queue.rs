@@ -66,6 +66,8 @@ pub(crate) struct QueueSlot {
     pub(crate) quotas: [TierQuota; 3],
     /// Empty allows all.
     pub(crate) namespaces: BTreeSet<String>,
+    /// It waits for what it lent.
+    pub(crate) never_reclaims: bool,
     /// What is held in it and below it, by tier.
     pub(crate) used: [Totals; 3],
     /// Itself and those above it, up to the top or to the fault.
@@ -180,7 +182,8 @@ impl Model {
             && was_parent == parent
             && queue.weight == event.weight.max(1)
             && queue.quotas == quotas
-            && queue.namespaces == namespaces;
+            && queue.namespaces == namespaces
+            && queue.never_reclaims == event.never_reclaims;
         if same {
             return;
         }
@@ -190,6 +193,7 @@ impl Model {
         queue.weight = event.weight.max(1);
         queue.quotas = quotas;
         queue.namespaces = namespaces;
+        queue.never_reclaims = event.never_reclaims;
         if !was_present || was_parent != parent {
             self.find_paths();
         }
@@ -208,8 +212,9 @@ impl Model {
             queue.weight,
             queue.quotas.clone(),
             queue.namespaces.clone(),
+            queue.never_reclaims,
         );
-        if was == (name == DEFAULT, None, 1, Default::default(), BTreeSet::new()) {
+        if was == (name == DEFAULT, None, 1, Default::default(), BTreeSet::new(), false) {
             return;
         }
         queue.present = name == DEFAULT;
@@ -217,6 +222,7 @@ impl Model {
         queue.weight = 1;
         queue.quotas = Default::default();
         queue.namespaces = BTreeSet::new();
+        queue.never_reclaims = false;
         self.find_paths();
         self.freed += 1;
     }

@@ -80,7 +80,8 @@ fn look_at_pods(round: &mut Round<'_>, ord: ClaimOrd) {
                 },
             )
         }));
-        for group in &claim.groups {
+        let joined = matches!(claim.key, ClaimKey::Named(..));
+        for group in claim.groups.iter().filter(|_| joined) {
             let exceeding = group.members.iter().filter(|&&p| model.pods[p].waits());
             about.extend(exceeding.filter_map(|&p| Some((p, model.pods[p].exceeds.as_deref()?.clone()))));
             if group.members.len() > group.max() as usize {

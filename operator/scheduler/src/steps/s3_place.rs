@@ -20,6 +20,11 @@ pub(super) struct NoPlace {
 
 /// Places what can be placed of a claim.
 pub(super) fn place(round: &mut Round<'_>, claim: ClaimOrd) {
+    if let Some(message) = round.model.claims[claim].refused.clone() {
+        round.say(claim, Reason::Refused { message }, None);
+        round.model.park(claim);
+        return;
+    }
     if has_nominated(round.model, claim) && !take_kept_seats(round, claim) {
         return;
     }

@@ -86,7 +86,8 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
 /// Finds the seats of some pods, and whom to evict for it. The pods have their seats then, and the victims have none.
 fn reclaim_for(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> Option<Vec<Victim>> {
     let ask = round.model.ask_of_pods(pods);
-    if !eviction_can_help(round, pods) {
+    let queue = round.model.claims[claim].queue;
+    if round.model.queues[queue].never_reclaims || !eviction_can_help(round, pods) {
         return None;
     }
     // Mostly a few are enough, and finding all of them costs more than the rest.

@@ -107,7 +107,13 @@ pub(super) fn say_no_place(round: &mut Round<'_>, claim: ClaimOrd, no_place: &No
     }
     let nodes: Vec<(String, u32)> = against.iter().map(|&(c, n)| (round.model.word(c), n)).collect();
     let constraint = round.model.word(first);
-    let change = nearest(round.model, no_place.shape);
+    // For a gang, one change of one node lets in one more pod, and no more is promised.
+    let subject = if no_place.need.saturating_sub(no_place.placed) > 1 {
+        "one more of its pods"
+    } else {
+        "it"
+    };
+    let change = nearest(round.model, no_place.shape).map(|change| format!("{subject} would fit if {change}"));
     let reason = Reason::NoNodeFits {
         constraint,
         placed: no_place.placed,
@@ -122,7 +128,7 @@ pub(super) fn forget_block(round: &mut Round<'_>, claim: ClaimOrd) {
     round.model.claims[claim].blocked_by = None;
 }
 
-/// The smallest single change of one node that would let a pod of a shape in, if one resource is all that lacks.
+/// The smallest single change of one node that would let one pod of a shape in, if one resource is all that lacks.
 fn nearest(model: &Model, shape: ShapeOrd) -> Option<String> {
     let shape = model.shapes.value(shape);
     let mut best: Option<(i128, u64, String)> = None;
@@ -147,11 +153,7 @@ fn nearest(model: &Model, shape: ShapeOrd) -> Option<String> {
         let part = i128::from(lack) * 1000 / i128::from(size.max(1));
         if lack > 0 && best.as_ref().is_none_or(|b| (part, node.rank) < (b.0, b.1)) {
             let more = reason::amount(name, lack);
-            best = Some((
-                part,
-                node.rank,
-                format!("it would fit if {more} more were free on node {}", node.name),
-            ));
+            best = Some((part, node.rank, format!("{more} more were free on node {}", node.name)));
         }
     }
     best.map(|(_, _, words)| words)

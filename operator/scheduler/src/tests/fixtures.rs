@@ -113,6 +113,7 @@ pub(crate) fn queue(name: &str, parent: Option<&str>, guaranteed: &[(&str, i64)]
         weight: 1,
         quotas: vec![quota],
         namespaces: vec![],
+        never_reclaims: false,
     }
 }
 

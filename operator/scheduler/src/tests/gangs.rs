@@ -1,7 +1,11 @@
 //! Claims: all or nothing, elastic ones, and what happens when a member is lost.
 
 use super::fixtures::*;
-use crate::{Decision, Event, EvictCause, Reason, Time, event::Pod, query::ClaimPhase};
+use crate::{
+    Decision, Event, EvictCause, Reason, Time,
+    event::{Claim, Pod},
+    query::ClaimPhase,
+};
 
 fn gang(world: &mut World, name: &str, pods: u32, milli: i64) {
     world.tell(claim(name, "", &[("worker", pods, pods, 1)]));
@@ -39,6 +43,13 @@ fn a_gang_that_cannot_fit_leaves_the_model_as_it_was() {
         world.reason(&first, "g-uid").unwrap().to_string(),
         "1 of 3 pods find a node at once; 0/2 nodes are available: 2 insufficient cpu"
     );
+    assert!(
+        first
+            .iter()
+            .any(|d| matches!(d, Decision::Pending { counterfactual: Some(change), .. }
+            if change.starts_with("one more of its pods would fit if "))),
+        "what is said to help lets in one pod, not the gang: {first:?}"
+    );
     // From here on nothing is new but the attempt itself.
     let before = world.cluster.model.clone();
     let ord = world.cluster.model.claims_by_uid["g-uid"];
@@ -46,6 +57,28 @@ fn a_gang_that_cannot_fit_leaves_the_model_as_it_was() {
     assert!(world.cluster.model != before, "it is tried again");
     assert_eq!(world.cycle(), []);
     assert!(world.cluster.model == before);
+}
+
+#[test]
+fn a_claim_that_is_refused_keeps_what_runs_and_gets_no_more() {
+    let mut world = World::with([node("a", 8).into()]);
+    let elastic = claim("g", "", &[("worker", 1, 3, 1)]);
+    world.tell(elastic.clone());
+    world.tell(member("p0", "g", "worker", 100));
+    assert_eq!(binds(&world.run()), [("p0", "a")]);
+    let message = "spec.window: not yet".to_owned();
+    world.tell(Claim {
+        refused: Some(message.clone()),
+        ..elastic.clone()
+    });
+    world.tell(member("p1", "g", "worker", 100));
+    let said = world.run();
+    assert_eq!(binds(&said), []);
+    assert_eq!(world.reason(&said, "g-uid"), Some(Reason::Refused { message }));
+    let view = world.cluster.claim("g-uid").unwrap();
+    assert_eq!((view.phase, view.groups[0].placed), (ClaimPhase::Running, 1));
+    world.tell(elastic);
+    assert_eq!(binds(&world.run()), [("p1", "a")]);
 }
 
 #[test]

@@ -207,6 +207,19 @@ fn a_queue_takes_back_its_guarantee_and_no_more() {
 }
 
 #[test]
+fn a_queue_that_never_reclaims_waits_for_what_it_lent() {
+    let mut world = borrowed();
+    world.tell(Queue {
+        never_reclaims: true,
+        ..queue("a", None, &[("cpu", 4000)], &[])
+    });
+    fill(&mut world, "a", 1, 1000);
+    assert_eq!(evictions(&world.run()).len(), 0);
+    world.tell(queue("a", None, &[("cpu", 4000)], &[]));
+    assert_eq!(evictions(&world.run()).len(), 1, "it may again");
+}
+
+#[test]
 fn the_lowest_priority_goes_first_then_the_newest() {
     let mut world = World::with([
         node("n", 3).into(),

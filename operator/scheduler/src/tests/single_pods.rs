@@ -233,6 +233,25 @@ fn gates_and_gone_queues_are_said() {
 }
 
 #[test]
+fn what_is_refused_waits_with_its_own_words_and_what_is_bound_of_it_counts() {
+    let mut odd = pod("odd", 100);
+    odd.refused = Some("spec.volumes: not yet".into());
+    let mut world = World::with([node("a", 4).into(), odd.clone().into()]);
+    let decisions = world.cycle();
+    let message = "spec.volumes: not yet".to_owned();
+    assert_eq!(world.reason(&decisions, "odd"), Some(Reason::Refused { message }));
+    assert_eq!(world.cycle(), []);
+    odd.refused = None;
+    world.tell(odd.clone());
+    assert_eq!(binds(&world.cycle()), [("odd", "a")]);
+    odd.node = Some("a".into());
+    odd.refused = Some("spec.volumes: not yet".into());
+    world.tell(odd);
+    world.tell(pod("big", 3950));
+    assert_eq!(binds(&world.cycle()), [], "what is bound counts, refused or not");
+}
+
+#[test]
 fn the_budget_bounds_a_cycle_and_the_next_goes_on() {
     let mut world = World::with([node("a", 4).into()]);
     for i in 0..5 {
