@@ -75,10 +75,12 @@ pub struct CapacityClaimSpec {
     /// end in time; nothing is ended because of it. Absent: unknown, treated as unlimited. Example: `4h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_duration: Option<Duration>,
-    /// When the work has to be finished, in RFC 3339. Example: `2026-12-24T06:00:00Z`.
+    /// When the work has to be finished, in RFC 3339. Not acted on yet: the condition `Honoured` says so.
+    /// Example: `2026-12-24T06:00:00Z`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
-    /// A reservation: the capacity is asked for from start to end, not as soon as possible.
+    /// A reservation: the capacity is asked for from start to end, not as soon as possible. Not served yet: a claim with a
+    /// window waits, and says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
     /// What the claim can bear when its capacity is wanted elsewhere. Absent: it can be evicted at any time without notice.
@@ -196,7 +198,8 @@ pub struct Topology {
     /// Domain that all the pods shall share, from small to large: `numa` (one NUMA node), `node` (one server), `nvlink` (GPUs
     /// that reach each other without the host), `rack`, `block` (racks under one spine), `zone`.
     pub pack: Domain,
-    /// `required`: wait until one such domain has room. `preferred`: take the smallest domain that has room now.
+    /// `required`: wait until one such domain has room; not served yet, such a claim waits and says so. `preferred`: take the
+    /// smallest domain that has room now. Not acted on yet: the condition `Honoured` says so.
     #[serde(default)]
     pub mode: TopologyMode,
 }
@@ -240,14 +243,14 @@ pub struct Window {
 #[serde(rename_all = "camelCase")]
 pub struct Interruption {
     /// Warning that the pods get before they are evicted, to write a checkpoint. Absent: the pods' own grace period.
-    /// Example: `2m`.
+    /// Not acted on yet: the condition `Honoured` says so. Example: `2m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notice: Option<Duration>,
     /// Time that the claim may run undisturbed after each start. Absent: none. Example: `30m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_runtime: Option<Duration>,
     /// Time between two checkpoints: an eviction loses at most the work of so long. Absent: all work since the start is lost,
-    /// so that the claim is a dear victim. Example: `20m`.
+    /// so that the claim is a dear victim. Not acted on yet: the condition `Honoured` says so. Example: `20m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_interval: Option<Duration>,
 }

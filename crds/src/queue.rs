@@ -55,7 +55,7 @@ pub struct QueueSpec {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub namespaces: Vec<String>,
     /// Time after which past use counts half in the fair share between queues. Absent: only present use counts.
-    /// Example: `24h`.
+    /// Not acted on yet: the condition `Honoured` says so. Example: `24h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fairness_half_life: Option<Duration>,
     /// How the queue takes back what others borrow of its guarantee. `Any`: by evicting borrowers, cheapest first. `Never`: it
@@ -95,7 +95,7 @@ pub struct Quota {
         .message("a resource must be cpu, memory, gpu, pods, ephemeral-storage, or an extended resource with a domain, such as example.com/fpga"))]
     pub limit: BTreeMap<String, Quantity>,
     /// How much of the guarantee others may use while it is idle, by resource. A resource that is not named is lent as a whole;
-    /// 0 keeps it free.
+    /// 0 keeps it free. Not acted on yet: the condition `Honoured` says so.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub lend_limit: BTreeMap<String, Quantity>,
