@@ -75,8 +75,8 @@ spec:
   - name: server
     image: duosuan.test/tools:1
     imagePullPolicy: Never
-    # Quiet until the test puts load on it.
-    command: [sh, -c, "while sleep 0.2; do if [ -e /load/on ]; then exec guest burst 4 1000000 2000; fi; done"]
+    # Quiet until the test puts load on it: then more bursts than two CPUs serve, on a fast host too.
+    command: [sh, -c, "while sleep 0.2; do if [ -e /load/on ]; then exec guest burst 8 1000000 2000; fi; done"]
     resources: {requests: {cpu: 300m, memory: 64Mi}}
     volumeMounts: [{name: load, mountPath: /load}]
   volumes: [{name: load, hostPath: {path: /run/load, type: DirectoryOrCreate}}]

@@ -174,7 +174,7 @@ impl Scene {
     }
 
     /// Bursts that collide. How much CPU they want depends on the host: on a fast one 1.5 of the two CPUs, on a slow one
-    /// more than there is. Prod stalls in either case, by 100 to 1000 thousandths.
+    /// more than there is. Prod stalls in either case.
     fn load(&self) -> Result<()> {
         self.start("online", "guest burst 5 1000000 2000")
     }
