@@ -33,19 +33,12 @@ pub fn read(object: Object<lean::Claim>) -> Claim {
         ..event::Claim::default()
     };
     let mut ignored = Vec::new();
-    let broken = match spec(object.spec, &mut claim, &mut ignored) {
-        // What runs of it goes on and counts; nothing more of it is placed.
-        Ok(Some(error)) => {
-            claim.refused = Some(error.to_string());
-            Some(error)
-        }
-        Ok(None) => None,
-        Err(error) => {
-            claim.groups.clear();
-            claim.refused = Some(error.to_string());
-            Some(error)
-        }
-    };
+    // What runs of a claim that asks for what cannot be had goes on and counts; nothing more of it is placed.
+    let broken = spec(object.spec, &mut claim, &mut ignored).unwrap_or_else(|error| {
+        claim.groups.clear();
+        Some(error)
+    });
+    claim.refused = broken.as_ref().map(ToString::to_string);
     Claim {
         claim,
         generation: meta.generation.unwrap_or_default(),
