@@ -227,6 +227,54 @@ async fn an_unknown_queue_is_the_reason_on_the_pod_and_on_the_claim_until_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_had_waits_with_its_field_and_what_runs_goes_on() {
+    let lab = Lab::start("asks").await;
+    lab.node("asks-1", json!({"cpu": "4", "memory": "8Gi", "pods": "110"}))
+        .await;
+    let operator = lab.operator().await;
+    let groups = json!([{"name": "g", "count": 1}]);
+    let window = json!({"start": "2036-01-01T00:00:00Z", "end": "2036-01-02T00:00:00Z"});
+    lab.claim("later", json!({"groups": groups, "window": window})).await;
+    lab.member("later-1", "later", "g", json!({"cpu": "1"})).await;
+    let claim = lab
+        .wait::<CapacityClaim>("later", |c| reason(c) == Some("Invalid"))
+        .await;
+    assert!(message(&claim).starts_with("spec.window: "), "{}", message(&claim));
+    let event = lab.event("later", "FailedScheduling").await;
+    assert!(event.note.is_some_and(|note| note.contains("spec.window")));
+
+    lab.claim("wish", json!({"groups": groups, "deadline": "2036-01-01T00:00:00Z"}))
+        .await;
+    lab.member("wish-1", "wish", "g", json!({"cpu": "1"})).await;
+    let ignored = |c: &CapacityClaim| {
+        let conditions = c.status.iter().flat_map(|s| &s.conditions);
+        running(c)
+            && conditions
+                .into_iter()
+                .any(|c| c.type_ == "Honoured" && c.message.contains("spec.deadline"))
+    };
+    lab.wait::<CapacityClaim>("wish", ignored).await;
+
+    // It runs; now it asks for what cannot be had.
+    let patch = json!({"spec": {"window": {"start": "2035-01-01T00:00:00Z", "end": "2035-01-02T00:00:00Z"}}});
+    let claims = lab.api::<CapacityClaim>();
+    claims
+        .patch("wish", &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .unwrap();
+    let observed = |c: &CapacityClaim| {
+        let conditions = c.status.iter().flat_map(|s| &s.conditions);
+        conditions
+            .into_iter()
+            .any(|condition| condition.type_ == "Admitted" && condition.observed_generation == c.metadata.generation)
+    };
+    let claim = lab.wait::<CapacityClaim>("wish", observed).await;
+    assert!(running(&claim), "{:?}", claim.status);
+    assert_eq!(claim.status.unwrap().placed[0].count, 1);
+    operator.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_claim_deleted_while_half_its_pods_are_bound_leaves_them_and_the_rest_says_so() {
     let lab = Lab::start("deleted").await;
     lab.node("deleted-1", json!({"cpu": "1", "memory": "8Gi", "pods": "110"}))
