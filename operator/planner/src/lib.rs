@@ -2,4 +2,5 @@
 //! offline: there is no second implementation of any decision. Pure: what it reads is given to it as text or bytes.
 
 pub mod openb;
+pub mod record;
 pub mod replay;

@@ -29,12 +29,17 @@ mod tests;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 pub use check::Violation;
 pub use decision::{Decision, EvictCause, Reason};
 pub use event::{Event, Tier, Time};
 pub use index::Work;
 pub use score::Policy;
 pub use steps::cycle;
+
+/// Version of this core, as records name the one that decided.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The model of the cluster.
 #[derive(Default)]
@@ -97,7 +102,8 @@ impl Cluster {
 }
 
 /// Bounds of the work of one cycle. What is left over is done by the next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Budget {
     /// Pods that one cycle places at most (a gang that was begun is finished), and pods that it takes off the model at
     /// most, in all its attempts to find whom to evict.

@@ -1,0 +1,168 @@
+//! Replays a record on the production core, and compares what it decides.
+
+use std::collections::BTreeMap;
+
+use duosuan_scheduler::{Cluster, Decision, Reason, Time, cycle};
+
+use super::{Cycle, Entry, digest};
+
+/// Why something waits, by the last word of the core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The reason.
+    pub reason: Reason,
+    /// What would admit it.
+    pub counterfactual: Option<String>,
+}
+
+/// A cycle that decided otherwise than the record says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "cycle {cycle} (now = {}) decides otherwise: the record has {} decisions with digest {}, the replay {} with digest {}{}",
+    .recorded.now.0, .recorded.decisions, .recorded.digest, .replayed.len(), digest(.replayed), first(.recorded, .replayed)
+)]
+pub struct Difference {
+    /// Number of the cycle in the record, from 1.
+    pub cycle: u64,
+    /// What the record says of it.
+    pub recorded: Box<Cycle>,
+    /// What was decided now.
+    pub replayed: Vec<Decision>,
+}
+
+/// The first pair that differs, where the record has the decisions themselves.
+fn first(recorded: &Cycle, replayed: &[Decision]) -> String {
+    let Some(list) = &recorded.list else {
+        return String::new();
+    };
+    let at = (0..list.len().max(replayed.len())).find(|&i| list.get(i) != replayed.get(i));
+    match at {
+        Some(i) => format!(
+            "; decision {}: recorded {:?}, replayed {:?}",
+            i + 1,
+            list.get(i),
+            replayed.get(i)
+        ),
+        None => String::new(),
+    }
+}
+
+/// A core that is told what a record says.
+#[derive(Debug, Default)]
+pub struct Replay {
+    cluster: Cluster,
+    sessions: u64,
+    events: u64,
+    cycles: u64,
+    decisions: u64,
+    now: Time,
+    waiting: BTreeMap<String, Waiting>,
+    starts: BTreeMap<String, Time>,
+}
+
+impl Replay {
+    /// Takes the next entry. For a cycle, its decisions.
+    ///
+    /// # Errors
+    ///
+    /// If it decides otherwise than the record says. The core has decided then, and going on makes sense only to look
+    /// at it.
+    pub fn take(&mut self, entry: Entry) -> Result<Vec<Decision>, Difference> {
+        match entry {
+            Entry::Start { now, policy } => {
+                self.cluster = Cluster::with_policy(policy);
+                self.waiting.clear();
+                self.starts.clear();
+                self.sessions += 1;
+                self.now = now;
+            }
+            Entry::Event(event) => {
+                self.events += 1;
+                self.cluster.apply(event);
+            }
+            Entry::Cycle(recorded) => {
+                self.cycles += 1;
+                self.now = recorded.now;
+                let decisions = cycle(&mut self.cluster, recorded.now, recorded.budget);
+                self.decisions += decisions.len() as u64;
+                for decision in &decisions {
+                    self.note(decision);
+                }
+                if decisions.len() != recorded.decisions || digest(&decisions) != recorded.digest {
+                    return Err(Difference {
+                        cycle: self.cycles,
+                        recorded: Box::new(recorded),
+                        replayed: decisions,
+                    });
+                }
+                return Ok(decisions);
+            }
+            Entry::End { .. } => {}
+        }
+        Ok(Vec::new())
+    }
+
+    fn note(&mut self, decision: &Decision) {
+        match decision {
+            Decision::Pending {
+                claim,
+                reason,
+                counterfactual,
+            } => {
+                let waiting = Waiting {
+                    reason: reason.clone(),
+                    counterfactual: counterfactual.clone(),
+                };
+                self.waiting.insert(claim.clone(), waiting);
+            }
+            Decision::Placed { claim } => {
+                self.waiting.remove(claim);
+                self.starts.remove(claim);
+            }
+            Decision::Reserve { claim, start } => {
+                self.starts.insert(claim.clone(), *start);
+            }
+            Decision::Bind { .. } | Decision::Evict { .. } | Decision::Resize { .. } => {}
+        }
+    }
+
+    /// The core as it stands.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Time of the last cycle.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Why a claim, or a pod, waits: the last that was said of it, by UID.
+    pub fn waiting(&self, uid: &str) -> Option<&Waiting> {
+        self.waiting.get(uid)
+    }
+
+    /// When what waits is expected to start, by UID of the claim or of the pod without one.
+    pub fn start(&self, uid: &str) -> Option<Time> {
+        self.starts.get(uid).copied()
+    }
+
+    /// Sessions that began so far.
+    pub fn sessions(&self) -> u64 {
+        self.sessions
+    }
+
+    /// Events so far.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Cycles so far.
+    pub fn cycles(&self) -> u64 {
+        self.cycles
+    }
+
+    /// Decisions so far.
+    pub fn decisions(&self) -> u64 {
+        self.decisions
+    }
+}
