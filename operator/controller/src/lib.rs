@@ -12,6 +12,7 @@
 
 pub mod binder;
 pub mod connect;
+pub mod core;
 pub mod events;
 pub mod failure;
 pub mod health;
@@ -24,6 +25,7 @@ pub mod nodes;
 pub mod options;
 pub mod publish;
 pub mod reasons;
+pub mod record;
 pub mod run;
 #[cfg(test)]
 mod script;

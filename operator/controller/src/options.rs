@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Parser, ValueEnum};
 use duosuan_crds::SCHEDULER_NAME;
 
+use crate::record::Recording;
+
 /// Namespace of the components.
 pub const NAMESPACE: &str = "duosuan-system";
 
@@ -25,6 +27,8 @@ pub struct Options {
     pub lease_namespace: String,
     /// Whether a lease decides who writes. Without it, this instance writes at once.
     pub leader_election: bool,
+    /// Where all that enters the core, and what it decides, is recorded.
+    pub record: Option<Recording>,
 }
 
 impl Default for Options {
@@ -37,6 +41,7 @@ impl Default for Options {
             health_addr: None,
             lease_namespace: NAMESPACE.to_owned(),
             leader_election: true,
+            record: None,
         }
     }
 }
@@ -64,6 +69,13 @@ pub struct Arguments {
     /// Write without holding the lease; only for a single operator
     #[arg(long)]
     pub no_leader_election: bool,
+    /// Record all that enters the scheduler, and a digest of its decisions, in FILE; `duosuan replay FILE` repeats it. A
+    /// record that is there already is kept as FILE.1
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Record the decisions themselves too, so that a replay that differs can say in which
+    #[arg(long, requires = "record")]
+    pub record_decisions: bool,
     /// Format of the log on standard error
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -91,6 +103,10 @@ impl From<Arguments> for Options {
             health_addr: arguments.health_addr,
             lease_namespace: arguments.lease_namespace,
             leader_election: !arguments.no_leader_election,
+            record: arguments.record.map(|file| Recording {
+                file,
+                decisions: arguments.record_decisions,
+            }),
         }
     }
 }

@@ -10,7 +10,9 @@ use tracing::{error, info, warn};
 
 use crate::{
     binder::Binder,
-    connect, events,
+    connect,
+    core::Core,
+    events,
     failure::Retry,
     health::{self, Readiness},
     leader::{Alone, ByLease, Election, REQUEST_TIMEOUT},
@@ -18,6 +20,7 @@ use crate::{
     metrics::Metrics,
     options::Options,
     publish,
+    record::Recorder,
     session::{Ended, Links, Session},
     watch::{Fact, Watched, Watcher},
 };
@@ -57,13 +60,19 @@ pub async fn run_with(options: Options, metrics: Metrics, end: CancellationToken
     }
     connect::check_kinds(&client).await;
 
+    let record = match &options.record {
+        Some(recording) => Recorder::create(recording, &options.scheduler_name)?,
+        None => Recorder::default(),
+    };
+
     let (leads, leading) = watch::channel(false);
     let resign = CancellationToken::new();
     let election = tokio::spawn(election(&options, config)?.run(leads, resign.clone()));
     let _resign = resign.clone().drop_guard();
 
     while !end.is_cancelled() {
-        let ended = session(&options, &client, &metrics, &ready, leading.clone(), &end).await;
+        let core = Core::new(record.clone());
+        let ended = session(&options, &client, &metrics, &ready, leading.clone(), core, &end).await;
         metrics.leader.set(0);
         match ended {
             Ended::Shutdown => {}
@@ -77,6 +86,7 @@ pub async fn run_with(options: Options, metrics: Metrics, end: CancellationToken
             }
         }
     }
+    tokio::task::spawn_blocking(|| record.finish()).await?;
     // Only now that nothing of this instance writes any more.
     resign.cancel();
     if election.await.is_err() {
@@ -128,6 +138,7 @@ async fn session(
     metrics: &Metrics,
     ready: &Readiness,
     leads: watch::Receiver<bool>,
+    core: Core,
     end: &CancellationToken,
 ) -> Ended {
     let over = end.child_token();
@@ -186,7 +197,7 @@ async fn session(
 
     // Dropped with this function, should it be, so that nothing of a session outlives it.
     let guard = over.drop_guard();
-    let ended = Session::new(links).run(end.clone()).await;
+    let ended = Session::new(links, core).run(end.clone()).await;
     drop(guard);
     for task in [watching, binding, publishing, telling, catching] {
         // A task that panicked has said so on standard error.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use duosuan_scheduler::{Budget, Cluster, Decision, Event, Time, cycle};
+use duosuan_scheduler::{Budget, Decision, Event, Time};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval},
@@ -17,6 +17,7 @@ use tracing::{debug, error, info};
 
 use crate::{
     binder::{Order, Outcome, cause_name},
+    core::Core,
     events::{Note, Recorder, Regarding},
     health::Readiness,
     index::{Index, Waiting},
@@ -88,7 +89,7 @@ const LONGEST_DELAY: u32 = 6;
 #[derive(Debug)]
 pub struct Session {
     links: Links,
-    cluster: Cluster,
+    cluster: Core,
     index: Index,
     unsynced: BTreeSet<&'static str>,
     /// `Some(false)` while it waits for what the last leader did.
@@ -104,11 +105,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that knows nothing yet.
-    pub fn new(links: Links) -> Self {
+    /// A session that knows nothing yet, with a new core.
+    pub fn new(links: Links, cluster: Core) -> Self {
         Self {
             links,
-            cluster: Cluster::default(),
+            cluster,
             index: Index::default(),
             unsynced: KINDS.into_iter().collect(),
             leading: None,
@@ -318,7 +319,7 @@ impl Session {
         let room = OUTSTANDING.saturating_sub(self.outstanding);
         let pods = u32::try_from(room).unwrap_or(u32::MAX);
         let began = Instant::now();
-        let decisions = cycle(&mut self.cluster, now(), Budget { pods });
+        let decisions = self.cluster.cycle(now(), Budget { pods });
         self.links.metrics.cycle_seconds.observe(began.elapsed().as_secs_f64());
         let binds = decisions.iter().filter(|d| matches!(d, Decision::Bind { .. })).count();
         if binds >= room {

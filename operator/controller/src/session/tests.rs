@@ -51,7 +51,7 @@ impl Stage {
             metrics,
             ready: Readiness::default(),
         };
-        let session = tokio::spawn(Session::new(links).run(end.clone()));
+        let session = tokio::spawn(Session::new(links, Core::default()).run(end.clone()));
         for fact in facts {
             facts_out.send(fact).await.unwrap();
         }
