@@ -5,10 +5,11 @@
 //! - `fit`, `selector`: whether a pod fits on a node; `score`: what it costs there; `index`: the best node by shape.
 //! - `transaction`: changes of the live model that can be taken back, for gangs and for proofs.
 //! - `steps`: one file for each step of a cycle.
-//! - [`query`], [`verdict`]: the read side; [`check`]: the invariants.
+//! - [`query`], [`verdict`], [`classes`]: the read side; [`check`]: the invariants.
 
 mod amount;
 pub mod check;
+pub mod classes;
 pub mod decision;
 pub mod event;
 mod fit;

@@ -33,17 +33,21 @@ impl Cluster {
         let nodes = self.model.nodes_by_name.values().map(|&node| &self.model.nodes[node]);
         let verdict = |node: &NodeSlot| Verdict {
             node: node.name.to_string(),
-            against: against(&self.model, shape, node).map(|constraint| self.model.word(constraint)),
+            against: self
+                .model
+                .against(shape, node)
+                .map(|constraint| self.model.word(constraint)),
         };
         Some(nodes.filter(|node| node.present).map(verdict).collect())
     }
 }
 
-fn against(model: &Model, shape: &Shape, node: &NodeSlot) -> Option<Constraint> {
-    let fits = model
-        .fits_ever(shape, node)
-        .and_then(|_| model.devices_now(shape, node));
-    fits.err()
+impl Model {
+    /// The first constraint that turns a shape away from a node.
+    pub(crate) fn against(&self, shape: &Shape, node: &NodeSlot) -> Option<Constraint> {
+        let fits = self.fits_ever(shape, node).and_then(|_| self.devices_now(shape, node));
+        fits.err()
+    }
 }
 
 #[cfg(test)]
