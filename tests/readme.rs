@@ -146,6 +146,10 @@ fn every_command_of_the_readme_does_what_it_says() {
                 let line = format!("{} up --once --kubeconfig {}", binary.display(), up.kubeconfig);
                 said.push((line.clone(), run(&line, folder.path(), "", &path)));
             }
+            ["cargo", "run", "--release", "--", "simulate", arguments @ ..] => {
+                let line = format!("{} simulate {}", binary.display(), arguments.join(" "));
+                said.push((line.clone(), run(&line, &root(), "", &path)));
+            }
             ["cargo", "run", "--release", "--", arguments @ ..] => {
                 let line = format!("{} {}", binary.display(), arguments.join(" "));
                 said.push((line.clone(), run(&line, folder.path(), "", &path)));

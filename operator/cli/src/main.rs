@@ -1,6 +1,7 @@
 //! `duosuan`: the command line tool, also usable as a kubectl plugin by the name `kubectl-duosuan`.
 
 mod crds;
+mod simulate;
 mod up;
 
 use std::{io::Write, process::ExitCode};
@@ -19,6 +20,9 @@ struct Arguments {
 enum Command {
     /// Start a control plane, nodes, the operator and agents on this machine, run samples on them, and watch
     Up(up::Arguments),
+    /// Run the production scheduler offline
+    #[command(subcommand)]
+    Simulate(simulate::Command),
     /// Print all CustomResourceDefinitions as YAML
     Crds,
 }
@@ -26,6 +30,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Up(arguments) => up::main(arguments),
+        Command::Simulate(command) => simulate::main(command),
         Command::Crds => crds::print().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

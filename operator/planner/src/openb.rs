@@ -89,6 +89,14 @@ pub enum Error {
         /// What stands there.
         name: String,
     },
+    /// The tie-break ranks are not as many as the nodes.
+    #[error("perm: {ranks} ranks for {nodes} nodes; do both files belong to the same trace?")]
+    RanksDiffer {
+        /// Lines of the file.
+        ranks: usize,
+        /// Nodes of the trace.
+        nodes: usize,
+    },
     /// The bytes are neither text nor gzip of text.
     #[error("{file} is neither UTF-8 text nor gzip of it")]
     NotText {
@@ -150,6 +158,37 @@ impl Trace {
         Ok(Trace { nodes, pods: arrivals })
     }
 
+    /// Gives the nodes an order of their own: line i of the text is the rank of the i-th node by name. The core's node
+    /// order goes by name, so that each node's name begins with its rank from then on.
+    pub fn rank_nodes(&mut self, ranks: &str) -> Result<(), Error> {
+        let mut parsed: Vec<u32> = Vec::new();
+        for (index, line) in ranks
+            .lines()
+            .map(str::trim)
+            .enumerate()
+            .filter(|(_, line)| !line.is_empty())
+        {
+            let rank = line.parse().map_err(|_| Error::BadNumber {
+                file: "perm",
+                line: index + 1,
+                column: "rank",
+                value: line.into(),
+            })?;
+            parsed.push(rank);
+        }
+        if parsed.len() != self.nodes.len() {
+            return Err(Error::RanksDiffer {
+                ranks: parsed.len(),
+                nodes: self.nodes.len(),
+            });
+        }
+        for (node, rank) in self.nodes.iter_mut().zip(parsed) {
+            node.name = format!("{rank:06}-{}", node.name);
+        }
+        self.nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(())
+    }
+
     /// Thousandths of GPUs that all nodes have together.
     #[must_use]
     pub fn capacity_milli(&self) -> i64 {
@@ -189,6 +228,12 @@ impl Pod {
     /// As the core's fact, created at this time.
     #[must_use]
     pub fn event(&self, created: Time) -> Event {
+        Event::Pod(Box::new(self.fact(created)))
+    }
+
+    /// What the core is told of it, created at this time.
+    #[must_use]
+    pub fn fact(&self, created: Time) -> CorePod {
         let requests = [("cpu", self.cpu_milli), ("memory", self.memory_mib * MIB)];
         let gpus = (self.num_gpu > 0).then(|| GpuRequest {
             count: self.num_gpu,
@@ -196,7 +241,7 @@ impl Pod {
             memory: 0,
             models: self.gpu_spec.clone(),
         });
-        Event::Pod(Box::new(CorePod {
+        CorePod {
             uid: self.name.clone(),
             namespace: "openb".into(),
             name: self.name.clone(),
@@ -205,7 +250,7 @@ impl Pod {
             gpus,
             ours: true,
             ..Default::default()
-        }))
+        }
     }
 }
 
@@ -348,8 +393,28 @@ mod tests {
                 .to_string()
                 .starts_with("order, line 2: pod `q` is not among the pods")
         );
-        let trace = Trace::read(good, pods, "p\np\n").unwrap();
+        let mut trace = Trace::read(good, pods, "p\np\n").unwrap();
         assert_eq!((trace.pods[1].name.as_str(), trace.pods[1].gpu_spec.len()), ("p-2", 2));
+        assert_eq!(
+            trace.rank_nodes("0\n1\n").unwrap_err().to_string(),
+            "perm: 2 ranks for 1 nodes; do both files belong to the same trace?"
+        );
+        assert!(
+            trace
+                .rank_nodes("first\n")
+                .unwrap_err()
+                .to_string()
+                .starts_with("perm, line 1: rank is `first`")
+        );
+    }
+
+    #[test]
+    fn ranks_become_the_node_order() {
+        let nodes = "sn,cpu_milli,memory_mib,gpu,model\nb,1,2,3,G\na,1,2,3,G\n";
+        let mut trace = Trace::read(nodes, "name,cpu_milli,memory_mib,num_gpu,gpu_milli\n", "").unwrap();
+        trace.rank_nodes("1\n0\n").unwrap();
+        let names: Vec<&str> = trace.nodes.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(names, ["000000-b", "000001-a"]);
     }
 
     #[test]

@@ -187,9 +187,7 @@ fn value(
     node: &NodeSlot,
     ever: Result<u32, Constraint>,
 ) -> Result<i64, Constraint> {
-    let unwelcome = ever?;
-    let devices = model.devices_now(shape, node)?;
-    Ok(score::cost(policy, model, shape, node, &devices, unwelcome))
+    score::place(policy, model, shape, node, ever?).map(|(cost, _)| cost)
 }
 
 /// The same answer by looking at every node: what the index is compared with.

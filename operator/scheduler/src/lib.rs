@@ -2,7 +2,8 @@
 //! [`cycle`]. It knows no kube, no runtime, no clock, no environment and no metrics.
 //!
 //! - `model`: what is, and who holds what; names become ordinals on the way in.
-//! - `fit`, `selector`: whether a pod fits on a node; `score`: what it costs there; `index`: the best node by shape.
+//! - `fit`, `selector`: whether a pod fits on a node; `score`, `packing`, [`fragmentation`]: what it costs there;
+//!   `index`: the best node by shape.
 //! - `transaction`: changes of the live model that can be taken back, for gangs and for proofs.
 //! - `steps`: one file for each step of a cycle.
 //! - [`query`], [`verdict`], [`classes`]: the read side; [`check`]: the invariants.
@@ -13,9 +14,11 @@ pub mod classes;
 pub mod decision;
 pub mod event;
 mod fit;
+pub mod fragmentation;
 mod index;
 mod intern;
 mod model;
+mod packing;
 pub mod query;
 mod reason;
 mod score;
@@ -69,6 +72,13 @@ impl Cluster {
             policy,
             ..Default::default()
         }
+    }
+
+    /// Tells [`Policy::Fgd`] what pods to expect. It is told once, before anything is placed; the other policies do not
+    /// look at it.
+    pub fn expect<'a>(&mut self, pods: impl IntoIterator<Item = &'a event::Pod>) {
+        let kinds: Vec<_> = pods.into_iter().map(|pod| self.model.kind_of_pod(pod)).collect();
+        self.model.typical = fragmentation::Typical::of(kinds);
     }
 
     /// Takes in one fact.

@@ -27,6 +27,7 @@ pub(crate) use shape::{GpuNeed, Shape, Template};
 use crate::{
     amount::Totals,
     event::{Taint, Tier, Time},
+    fragmentation::Typical,
     intern::{Counted, Names},
     slab::{ClaimOrd, ModelOrd, NodeOrd, PodOrd, QueueOrd, ShapeOrd, Slab, TaintOrd, TemplateOrd},
 };
@@ -53,6 +54,8 @@ pub(crate) struct Model {
     pub(crate) capacity: [Totals; 3],
     /// Claims whose standing has to be looked at again. Each is judged by itself, so their order reaches nothing.
     pub(crate) dirty: BTreeSet<ClaimOrd>,
+    /// The pods that are expected, for the policy that was told.
+    pub(crate) typical: Typical,
     /// Nodes that changed, for the shape index.
     pub(crate) changes: ChangeLog,
     /// Claims that have had some of their pods, and not all, since `broken_since`.
@@ -102,6 +105,7 @@ impl Default for Model {
             taints: Names::default(),
             capacity: Default::default(),
             dirty: BTreeSet::new(),
+            typical: Typical::default(),
             changes: ChangeLog::default(),
             broken: BTreeSet::new(),
             going: BTreeSet::new(),

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::Tier,
+    fit::Constraint,
     model::{GpuNeed, Model, NodeSlot, Shape},
+    packing,
 };
 
 /// How places are valued.
@@ -19,6 +21,24 @@ pub enum Policy {
     Standard,
     /// Everything goes to the first node, in node order, that it fits on.
     FirstFit,
+    /// Fragmentation gradient descent as published, for comparison: every pod goes where the GPUs that are idle
+    /// afterwards are least in pieces that the pods of [`Cluster::expect`](crate::Cluster::expect) cannot use.
+    Fgd,
+}
+
+impl Policy {
+    /// All policies.
+    pub const ALL: [Policy; 3] = [Policy::Standard, Policy::FirstFit, Policy::Fgd];
+
+    /// The name that people write.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Policy::Standard => "standard",
+            Policy::FirstFit => "first-fit",
+            Policy::Fgd => "fgd",
+        }
+    }
 }
 
 /// Steps of a fraction: coarse on purpose.
@@ -28,23 +48,25 @@ const FREE_GPUS: i64 = 1 << 20;
 /// A taint that would rather have other pods weighs more than everything else.
 const UNWELCOME: i64 = 1 << 40;
 
-/// What it costs to place a pod of a shape on a node on which it fits, `devices` being those it gets.
-pub(crate) fn cost(
+/// What it costs to place a pod of a shape on a node that it [fits ever](Model::fits_ever), and the devices that it
+/// gets there; or why it does not fit there now.
+pub(crate) fn place(
     policy: Policy,
     model: &Model,
     shape: &Shape,
     node: &NodeSlot,
-    devices: &[u16],
     unwelcome: u32,
-) -> i64 {
-    let here = match policy {
-        Policy::FirstFit => 0,
+) -> Result<(i64, Vec<u16>), Constraint> {
+    let devices = model.devices_now(shape, node)?;
+    let (here, devices) = match policy {
+        Policy::FirstFit => (0, devices),
         Policy::Standard => match &shape.gpus {
-            Some(need) => gpu_leftover(model, shape, need, node, devices),
-            None => plain(model, shape, node),
+            Some(need) => (gpu_leftover(need, node, &devices), devices),
+            None => (plain(model, shape, node), devices),
         },
+        Policy::Fgd => packing::by_gradient(model, shape, node, devices),
     };
-    i64::from(unwelcome) * UNWELCOME + here
+    Ok((i64::from(unwelcome) * UNWELCOME + here, devices))
 }
 
 /// Pods without GPUs: away from free GPUs; then prod to where most is left, batch and mid to where least is.
@@ -68,7 +90,7 @@ fn plain(model: &Model, shape: &Shape, node: &NodeSlot) -> i64 {
 }
 
 /// Pods with GPUs: least left over of the node, by device, and cores in proportion.
-fn gpu_leftover(_model: &Model, _shape: &Shape, need: &GpuNeed, node: &NodeSlot, devices: &[u16]) -> i64 {
+fn gpu_leftover(need: &GpuNeed, node: &NodeSlot, devices: &[u16]) -> i64 {
     let free: i64 = (0..node.devices.len()).map(|i| node.free_milli(i)).sum();
     let left = free - need.total_milli();
     let breaks_whole = devices.iter().any(|&d| !need.whole() && node.is_whole(usize::from(d)));

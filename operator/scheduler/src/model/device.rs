@@ -102,6 +102,21 @@ impl NodeSlot {
             && (device.memory.is_zero() || used.memory + memory_on(need, device.memory) <= device.memory)
     }
 
+    /// The devices that could take a share, one of each that differ in what is left, the lowest index first.
+    pub(crate) fn choices_of_a_share(&self, need: &GpuNeed) -> Vec<u16> {
+        let spare_whole = self.whole_devices() > 0;
+        let mut choices: Vec<u16> = Vec::new();
+        for index in (0..self.devices.len()).filter(|&i| self.share_fits(need, i) && (spare_whole || !self.is_whole(i)))
+        {
+            let free = self.free_milli(index);
+            let seen = choices.iter().any(|&c| self.free_milli(usize::from(c)) == free);
+            if !seen && let Ok(index) = u16::try_from(index) {
+                choices.push(index);
+            }
+        }
+        choices
+    }
+
     /// The devices that a need gets here, ascending; `None` if it does not fit.
     ///
     /// A share goes where least is left over, so that whole devices stay whole. Whole devices come from the NVLink

@@ -19,6 +19,8 @@ pub(crate) struct Resources {
     quota: Vec<ResourceOrd>,
     /// Pods of a node; each pod takes one.
     pub(crate) pods: ResourceOrd,
+    /// Firm milli-cores.
+    pub(crate) cpu: ResourceOrd,
     /// Thousandths of GPUs, in quotas only.
     pub(crate) gpu: ResourceOrd,
     /// Whole GPUs as device plugins offer them; quotas count them as `gpu` by the pod's GPU request.
@@ -32,10 +34,12 @@ impl Default for Resources {
             names: Names::default(),
             quota: Vec::new(),
             pods: zero,
+            cpu: zero,
             gpu: zero,
             plugin_gpu: zero,
         };
         resources.pods = resources.named("pods");
+        resources.cpu = resources.named("cpu");
         resources.gpu = resources.named("gpu");
         resources.plugin_gpu = resources.named("nvidia.com/gpu");
         resources

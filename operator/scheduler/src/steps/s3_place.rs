@@ -4,6 +4,7 @@ use super::{Round, s1_heads, s7_explain};
 use crate::{
     decision::Reason,
     model::{Model, Place, Seat, Tally},
+    score,
     slab::{ClaimOrd, PodOrd, ShapeOrd},
     transaction::Transaction,
 };
@@ -195,12 +196,17 @@ pub(super) fn seat_one(
     let Some(node) = round.index.best(round.model, round.policy, ord) else {
         return false;
     };
-    let shape = round.model.shapes.value(ord);
-    let devices = match &shape.gpus {
+    let devices = match &round.model.shapes.value(ord).gpus {
         None => Vec::new(),
-        Some(need) => match round.model.nodes[node].choose_devices(need) {
-            Some(devices) => devices,
-            None => return false,
+        Some(_) => match score::place(
+            round.policy,
+            round.model,
+            round.model.shapes.value(ord),
+            &round.model.nodes[node],
+            0,
+        ) {
+            Ok((_, devices)) => devices,
+            Err(_) => return false,
         },
     };
     transaction.seat(
