@@ -16,9 +16,24 @@ use serde_json::Value;
 ///
 /// If it does not build.
 pub fn binary(package: &str, name: &str) -> Result<PathBuf> {
+    build(package, name, &[])
+}
+
+/// As [`binary`], built as users run it: for measurements.
+///
+/// # Errors
+///
+/// If it does not build.
+pub fn release(package: &str, name: &str) -> Result<PathBuf> {
+    build(package, name, &["--release"])
+}
+
+fn build(package: &str, name: &str, profile: &[&str]) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(&cargo);
-    build.args(["build", "--locked", "--package", package, "--bin", name]);
+    build
+        .args(["build", "--locked", "--package", package, "--bin", name])
+        .args(profile);
     build.arg("--message-format=json-render-diagnostics");
     // What cargo tells a test of its own package would look to build scripts (ring's, for one) like a change, and all
     // that depends on them would be built again each time.
