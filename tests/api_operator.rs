@@ -393,7 +393,9 @@ async fn a_batch_pod_stands_on_what_the_agent_offers_while_its_report_is_fresh()
     lab.node("batch-1", offer).await;
     let operator = lab.operator().await;
     let requests = json!({"duosuan.io/batch-cpu": "3000", "duosuan.io/batch-memory": "1Gi"});
-    lab.pod("spark", requests, json!({"duosuan.io/tier": "batch"})).await;
+    let batch = json!({"duosuan.io/tier": "batch"});
+    lab.pod("spark", requests, batch.clone()).await;
+    lab.pod("sneak", json!({"cpu": "500m"}), batch).await;
     // Nobody vouches for the offer.
     let stale = |p: &Pod| {
         condition(p, "PodScheduled")
@@ -401,6 +403,13 @@ async fn a_batch_pod_stands_on_what_the_agent_offers_while_its_report_is_fresh()
             .is_some_and(|m| m.contains("too old"))
     };
     lab.wait::<Pod>("spark", stale).await;
+    // The core that is offered to nobody but prod has room for it, and prod's limits would not know of it.
+    let refused = |p: &Pod| {
+        condition(p, "PodScheduled")
+            .and_then(|c| c.message)
+            .is_some_and(|m| m.contains("requests[cpu]") && m.contains("write duosuan.io/batch-cpu"))
+    };
+    lab.wait::<Pod>("sneak", refused).await;
 
     lab.policy("everywhere", json!({})).await;
     lab.report("batch-1", "everywhere").await;

@@ -51,7 +51,10 @@ pub struct CapacityClaimSpec {
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub queue: String,
     /// Promise behind the capacity. `prod`: firm, never reclaimed. `mid`: from what prod requested but, by forecast, will
-    /// not use; rarely taken back, with notice. `batch`: what is idle right now; taken back at once. Cannot be changed.
+    /// not use; rarely taken back, with notice. `batch`: what is idle right now; taken back at once. It decides by which names
+    /// the pods ask for CPU and memory: `cpu` and `memory` in prod, `duosuan.io/mid-cpu` and `mid-memory` in mid,
+    /// `duosuan.io/batch-cpu` and `batch-memory` in batch; pods that ask for another tier's stay pending. GPUs, other
+    /// resources and pods without requests are the same in every tier. Cannot be changed.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the tier of a claim cannot be changed: create a new claim"))]
     pub tier: Tier,
@@ -135,7 +138,7 @@ pub struct Group {
     #[schemars(range(min = 1, max = 100_000))]
     pub quantum: Option<u32>,
     /// What each pod requests, by resource: a pod that asks for more than this stays pending. Absent: the pods' own requests
-    /// hold. Example: `{cpu: "4", memory: 16Gi}`. Cannot be changed.
+    /// hold. CPU and memory by the names of the claim's tier. Example: `{cpu: "4", memory: 16Gi}`. Cannot be changed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub requests: BTreeMap<String, Quantity>,

@@ -216,7 +216,45 @@ fn pending(random: &mut Random, style: Style) -> Value {
     });
     sometimes(random, 4, spec, "nodeSelector", |random| selector(random).into());
     sometimes(random, 3, spec, "affinity", affinity);
+    if random.once_in(4) {
+        pod["metadata"]["labels"] = json!({"duosuan.io/tier": random.of(&["batch", "mid", "prod"])});
+    }
+    ask_for_what_is_of_its_tier(&mut pod);
     pod
+}
+
+/// The core places no pod that asks for another tier's CPU or memory, whatever the filters say to it: the names of what
+/// is asked for become those of its tier. What bound pods ask for stays: they count for what they hold.
+fn ask_for_what_is_of_its_tier(pod: &mut Value) {
+    let tier = pod["metadata"]["labels"]["duosuan.io/tier"].as_str().unwrap_or("prod");
+    let prefix = match tier {
+        "prod" => String::new(),
+        tier => format!("duosuan.io/{tier}-"),
+    };
+    let spec = pod["spec"].as_object_mut().unwrap();
+    if !prefix.is_empty() {
+        // Both name plain CPU and memory only.
+        spec.remove("overhead");
+        spec.remove("resources");
+    }
+    for field in ["containers", "initContainers"] {
+        let containers = spec.get_mut(field).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            let Some(requests) = container
+                .pointer_mut("/resources/requests")
+                .and_then(Value::as_object_mut)
+            else {
+                continue;
+            };
+            for plain in ["cpu", "memory"] {
+                let names = ["", "duosuan.io/mid-", "duosuan.io/batch-"].map(|tier| format!("{tier}{plain}"));
+                let asked = names.map(|name| requests.remove(&name));
+                if let Some(amount) = asked.into_iter().flatten().next() {
+                    requests.insert(format!("{prefix}{plain}"), amount);
+                }
+            }
+        }
+    }
 }
 
 /// What pods have that are bound and those that are not.

@@ -108,12 +108,13 @@ impl Model {
         for (_, pod) in self.pods.iter().filter(|(_, p)| p.place != Place::Nowhere) {
             let Some(claim) = pod.claim else { continue };
             let claim = &self.claims[claim];
+            let shape = self.shapes.value(pod.shape);
             for queue in self.queues[claim.queue].path.iter() {
                 let sum = sums
                     .get_mut(queue.index())
-                    .and_then(|s| s.get_mut(tier_index(claim.tier)));
+                    .and_then(|s| s.get_mut(tier_index(shape.tier)));
                 if let Some(sum) = sum {
-                    sum.add(&self.shapes.value(pod.shape).ask);
+                    sum.add(&shape.ask);
                 }
             }
         }

@@ -11,6 +11,7 @@ pub(crate) mod ports;
 pub(crate) mod queue;
 pub(crate) mod resources;
 pub(crate) mod shape;
+pub(crate) mod tiers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -140,7 +141,7 @@ impl Model {
         self.changes.touch(seat.node);
         if let Some(claim) = pod.claim {
             let claim = &self.claims[claim];
-            let tier = tier_index(claim.tier);
+            let tier = tier_index(shape.tier);
             for queue in self.queues[claim.queue].path.clone().iter() {
                 let Some(used) = self.queues[*queue].used.get_mut(tier) else {
                     continue;

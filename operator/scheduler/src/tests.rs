@@ -13,4 +13,5 @@ mod gpus;
 mod properties;
 mod queues;
 mod single_pods;
+mod tiers;
 mod work;

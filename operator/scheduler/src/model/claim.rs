@@ -9,7 +9,7 @@ use crate::{
     decision::Reason,
     event::{self, Tier, Time},
     fit::Constraint,
-    model::{Model, Place},
+    model::{Model, Place, tiers::claim_contradicts},
     slab::{ClaimOrd, PodOrd, QueueOrd},
 };
 
@@ -199,6 +199,7 @@ impl Model {
         let mut specs: Vec<event::Group> = event.groups.clone();
         specs.sort_by(|a, b| a.name.cmp(&b.name));
         specs.dedup_by(|later, first| later.name == first.name);
+        let refused = event.refused.clone().or_else(|| claim_contradicts(&specs, event.tier));
         let claim = &self.claims[ord];
         let same = claim.known
             && *claim.uid == *event.uid
@@ -207,7 +208,7 @@ impl Model {
             && claim.queue == queue
             && claim.tier == event.tier
             && claim.min_runtime == event.min_runtime
-            && claim.refused == event.refused
+            && claim.refused == refused
             && claim.expected_duration == event.expected_duration
             && claim.groups.iter().map(|g| &*g.spec).eq(specs.iter());
         if same {
@@ -230,7 +231,7 @@ impl Model {
         claim.queue = queue;
         claim.tier = event.tier;
         claim.min_runtime = event.min_runtime;
-        claim.refused = event.refused.clone();
+        claim.refused = refused;
         claim.expected_duration = event.expected_duration;
         if replaces {
             claim.started = None;

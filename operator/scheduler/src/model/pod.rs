@@ -77,7 +77,7 @@ pub(crate) struct PodSlot {
     pub(crate) leaving_for: Option<ClaimOrd>,
     /// Not to be evicted before.
     pub(crate) refused_until: Time,
-    /// It asks for more than its group states.
+    /// Why it is not placed as it is: it is refused, or asks for more than its group states.
     pub(crate) exceeds: Option<Box<Reason>>,
     /// What was last said of this pod by itself (not of its claim).
     pub(crate) reported: Option<Box<Reason>>,
@@ -379,10 +379,16 @@ impl Model {
         let refused = self.pods[ord].refused.as_deref().map(|message| Reason::Refused {
             message: message.to_owned(),
         });
-        let exceeds = refused.or_else(|| group.and_then(|group| self.exceeds(ord, &template, &group)));
+        let exceeds = refused
+            .or_else(|| self.pod_contradicts(&template.requests, tier))
+            .or_else(|| group.and_then(|group| self.exceeds(ord, &template, &group)));
         let shape = self.shapes.acquire(shape);
         let pod = &mut self.pods[ord];
         pod.shape = shape;
         pod.exceeds = exceeds.map(Box::new);
+        if pod.exceeds.is_some() && matches!(pod.place, Place::Nominated(_)) {
+            // The seat was kept for what it was before.
+            pod.place = Place::Nowhere;
+        }
     }
 }

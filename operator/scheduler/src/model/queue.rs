@@ -246,9 +246,8 @@ impl Model {
         for pod in held {
             let pod = &self.pods[pod];
             let Some(claim) = pod.claim else { continue };
-            let claim = &self.claims[claim];
-            let (tier, queue) = (tier_index(claim.tier), claim.queue);
             let shape = self.shapes.value(pod.shape).clone();
+            let (tier, queue) = (tier_index(shape.tier), self.claims[claim].queue);
             for &queue in self.queues[queue].path.clone().iter() {
                 if let Some(used) = self.queues[queue].used.get_mut(tier) {
                     used.add(&shape.ask);

@@ -2,7 +2,7 @@
 
 use crate::{
     amount::{Amount, Amounts},
-    event,
+    event::{self, Tier},
     intern::Names,
     slab::ResourceOrd,
 };
@@ -94,6 +94,39 @@ impl Resources {
             0
         }
     }
+
+    /// The tier that alone may ask for a resource; `None` if every tier may.
+    pub(crate) fn reserved_for(&self, ord: ResourceOrd) -> Option<Tier> {
+        reserved_for(self.name(ord))
+    }
+}
+
+/// The tier that alone may ask for a resource, by its name; `None` if every tier may: GPUs, which tiers share, and
+/// whatever has no name of its own by tier.
+pub(crate) fn reserved_for(name: &str) -> Option<Tier> {
+    match name {
+        "cpu" | "memory" => Some(Tier::Prod),
+        _ if name.starts_with(BATCH) => Some(Tier::Batch),
+        _ if name.starts_with(MID) => Some(Tier::Mid),
+        _ => None,
+    }
+}
+
+/// What a tier asks for instead of a resource of another one, for a person: `duosuan.io/batch-cpu (in milli-cores)`.
+pub(crate) fn instead(name: &str, tier: Tier) -> String {
+    let plain = name.strip_prefix(BATCH).or_else(|| name.strip_prefix(MID));
+    let plain = plain.unwrap_or(name);
+    let prefix = match tier {
+        Tier::Prod => return plain.to_owned(),
+        Tier::Mid => MID,
+        Tier::Batch => BATCH,
+    };
+    let unit = match plain {
+        "cpu" => " (in milli-cores)",
+        "memory" => " (in bytes)",
+        _ => "",
+    };
+    format!("{prefix}{plain}{unit}")
 }
 
 #[cfg(test)]
@@ -108,5 +141,20 @@ mod tests {
         assert_eq!(resources.in_quota(batch), cpu);
         assert_eq!(resources.in_quota(cpu), cpu);
         assert_eq!((resources.tier_of(batch), resources.tier_of(cpu)), (2, 0));
+    }
+
+    #[test]
+    fn each_tier_has_its_own_name_for_cpu_and_memory_and_all_share_the_rest() {
+        assert_eq!(reserved_for("memory"), Some(Tier::Prod));
+        assert_eq!(reserved_for("duosuan.io/mid-memory"), Some(Tier::Mid));
+        for shared in ["pods", "nvidia.com/gpu", "ephemeral-storage", "example.com/nic"] {
+            assert_eq!(reserved_for(shared), None);
+        }
+        assert_eq!(instead("cpu", Tier::Batch), "duosuan.io/batch-cpu (in milli-cores)");
+        assert_eq!(
+            instead("duosuan.io/batch-memory", Tier::Mid),
+            "duosuan.io/mid-memory (in bytes)"
+        );
+        assert_eq!(instead("duosuan.io/mid-cpu", Tier::Prod), "cpu");
     }
 }

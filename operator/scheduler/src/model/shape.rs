@@ -24,6 +24,8 @@ pub(crate) struct Template {
 /// All that placement looks at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Shape {
+    /// The tier of what it requests, to whose quotas it is charged. No pod is placed of which this is another than its
+    /// own.
     pub(crate) tier: Tier,
     /// On the node: what the pod requests, and one of `pods`. In the order of names.
     pub(crate) requests: Amounts,
@@ -97,7 +99,7 @@ impl Model {
             None => template.terms.clone(),
         };
         Shape {
-            tier,
+            tier: self.charged_tier(&requests, tier),
             requests,
             ask,
             gpus,

@@ -18,6 +18,7 @@ fn any_node() -> impl Strategy<Value = Event> {
         let mut node = gpu_node(&format!("n{i}"), gpus, if i % 2 == 0 { "T4" } else { "A100" });
         node.allocatable.insert("cpu".into(), cores * 1000);
         node.allocatable.insert("duosuan.io/batch-cpu".into(), cores * 500);
+        node.allocatable.insert("duosuan.io/mid-cpu".into(), cores * 200);
         (node.unschedulable, node.stale) = (off && sick, stale);
         if let Some(gpu) = node.gpus.first_mut() {
             gpu.unhealthy = sick;
@@ -43,37 +44,42 @@ fn any_pod() -> impl Strategy<Value = Event> {
         0..3_u8,
         0..6_u16,
     );
-    (facts, any::<[bool; 8]>(), 0..6_usize).prop_map(|((i, cpu, claim, group, queue, tier, gpu), flags, place)| {
-        let mut pod = pod(&format!("p{i}"), cpu * 700);
-        pod.created = Time((i % 5) as i64);
-        pod.priority = (i % 3) as i32;
-        pod.claim = (claim < CLAIMS).then(|| format!("c{claim}"));
-        pod.group = ["a", "b", "none"][group].into();
-        pod.queue = if queue < QUEUES {
-            format!("q{queue}")
-        } else {
-            String::new()
-        };
-        pod.tier = [Tier::Prod, Tier::Mid, Tier::Batch][usize::from(tier)];
-        if pod.tier == Tier::Batch {
-            pod.requests = amounts(&[("duosuan.io/batch-cpu", cpu * 300)]);
-        }
-        pod.gpus = match gpu {
-            0 | 1 => Some(share(250 + gpu * 500)),
-            2 => Some(whole(2)),
-            _ => None,
-        };
-        let [finished, terminating, gated, theirs, b0, b1, b2, b3] = flags;
-        pod.finished = finished && b0 && b1;
-        pod.terminating = terminating && b0 && b2;
-        pod.gated = gated && b1;
-        pod.ours = !(theirs && b2);
-        if b3 && place <= NODES {
-            pod.node = Some(format!("n{place}"));
-            pod.devices = if pod.gpus.is_some() && b0 { vec![0] } else { vec![] };
-        }
-        pod.into()
-    })
+    (facts, any::<[bool; 8]>(), 0..6_usize, 0..9_usize).prop_map(
+        |((i, cpu, claim, group, queue, tier, gpu), flags, place, other)| {
+            let mut pod = pod(&format!("p{i}"), cpu * 700);
+            pod.created = Time((i % 5) as i64);
+            pod.priority = (i % 3) as i32;
+            pod.claim = (claim < CLAIMS).then(|| format!("c{claim}"));
+            pod.group = ["a", "b", "none"][group].into();
+            pod.queue = if queue < QUEUES {
+                format!("q{queue}")
+            } else {
+                String::new()
+            };
+            pod.tier = [Tier::Prod, Tier::Mid, Tier::Batch][usize::from(tier)];
+            // Mostly what its tier may ask for; the tier of its claim may be another.
+            pod.requests = match if other < 2 { other } else { usize::from(tier) } {
+                0 => pod.requests,
+                1 => amounts(&[("duosuan.io/mid-cpu", cpu * 200)]),
+                _ => amounts(&[("duosuan.io/batch-cpu", cpu * 300)]),
+            };
+            pod.gpus = match gpu {
+                0 | 1 => Some(share(250 + gpu * 500)),
+                2 => Some(whole(2)),
+                _ => None,
+            };
+            let [finished, terminating, gated, theirs, b0, b1, b2, b3] = flags;
+            pod.finished = finished && b0 && b1;
+            pod.terminating = terminating && b0 && b2;
+            pod.gated = gated && b1;
+            pod.ours = !(theirs && b2);
+            if b3 && place <= NODES {
+                pod.node = Some(format!("n{place}"));
+                pod.devices = if pod.gpus.is_some() && b0 { vec![0] } else { vec![] };
+            }
+            pod.into()
+        },
+    )
 }
 
 fn any_claim() -> impl Strategy<Value = Event> {

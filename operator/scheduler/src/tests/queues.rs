@@ -395,6 +395,7 @@ fn prod_takes_devices_back_from_batch_and_never_the_other_way_round() {
         world.tell(Pod {
             tier: Tier::Batch,
             queue: "batch".into(),
+            requests: Default::default(),
             ..gpu_pod(uid, whole(1))
         });
     }
@@ -409,6 +410,7 @@ fn prod_takes_devices_back_from_batch_and_never_the_other_way_round() {
     world.tell(Pod {
         tier: Tier::Batch,
         queue: "batch".into(),
+        requests: Default::default(),
         ..gpu_pod("b2", whole(1))
     });
     assert!(evictions(&world.cycle()).is_empty());

@@ -19,7 +19,12 @@ fn a_pod_is_bound_where_it_fits_and_only_once() {
 
 #[test]
 fn prod_spreads_and_batch_packs() {
-    let nodes = || [node("a", 8).into(), node("b", 8).into()];
+    let offering = |name| {
+        let mut node = node(name, 8);
+        node.allocatable.insert("duosuan.io/batch-cpu".into(), 8000);
+        node.into()
+    };
+    let nodes = || [offering("a"), offering("b")];
     let mut world = World::with(nodes());
     world.tell(pod("p1", 2000));
     world.tell(pod("p2", 2000));
@@ -29,7 +34,8 @@ fn prod_spreads_and_batch_packs() {
     for uid in ["b1", "b2"] {
         world.tell(Pod {
             tier: Tier::Batch,
-            ..pod(uid, 2000)
+            requests: amounts(&[("duosuan.io/batch-cpu", 2000)]),
+            ..pod(uid, 0)
         });
     }
     assert_eq!(binds(&world.cycle()), [("b1", "a"), ("b2", "a")]);
