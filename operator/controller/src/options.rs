@@ -69,7 +69,7 @@ pub struct Arguments {
     /// Write without holding the lease; only for a single operator
     #[arg(long)]
     pub no_leader_election: bool,
-    /// Record all that enters the scheduler, and a digest of its decisions, in FILE; `duosuan replay FILE` repeats it. A
+    /// Record all that enters the scheduler, and a digest of its decisions, in FILE (gzip, JSON lines). A
     /// record that is there already is kept as FILE.1
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
