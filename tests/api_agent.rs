@@ -13,154 +13,23 @@
 use std::time::Duration;
 
 use clap::Parser;
-use duosuan_crds::{ColocationPolicy, NodeReport, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY};
+use duosuan_crds::{NodeReport, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY};
 use duosuan_node::simulated::{FleetOptions, run_fleet};
 use duosuan_tests::cluster::{admin, apply, cluster, install_crds, objects};
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
-    runtime::{WatchStreamExt, watcher},
 };
-use serde_json::{Value, json};
-use tokio::task::JoinHandle;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+#[path = "agent/lab.rs"]
+mod lab;
+
+use lab::{Lab, until};
 
 const MIB: i64 = 1 << 20;
-
-/// A node of its own and a fleet of one on it, so that tests do not meet.
-struct Lab {
-    client: Client,
-    node: String,
-    fleet: JoinHandle<anyhow::Result<()>>,
-    shutdown: Option<DropGuard>,
-}
-
-impl Lab {
-    async fn start(node: &str) -> Self {
-        Self::start_as(node, true, false).await
-    }
-
-    /// A node that no simulated agent serves.
-    async fn start_idle(node: &str) -> Self {
-        Self::start_as(node, false, false).await
-    }
-
-    async fn start_as(node: &str, simulated: bool, impersonate: bool) -> Self {
-        let client = admin(cluster().unwrap()).await.unwrap();
-        install_crds(&client).await.unwrap();
-        let object = json!({
-            "apiVersion": "v1", "kind": "Node",
-            "metadata": {"name": node, "labels": {"lab": node, "nvidia.com/gpu.product": "A100-SXM4-80GB"}},
-            "status": {
-                "capacity": {"cpu": "16", "memory": "64Gi", "pods": "110", "nvidia.com/gpu": "2"},
-                "allocatable": {"cpu": "16", "memory": "64Gi", "pods": "110", "nvidia.com/gpu": "2"},
-            },
-        });
-        let nodes: Api<Node> = Api::all(client.clone());
-        nodes
-            .create(&PostParams::default(), &serde_json::from_value(object).unwrap())
-            .await
-            .unwrap();
-        let mut options = FleetOptions::new(if simulated { vec![node.to_owned()] } else { vec![] });
-        options.report_period = Duration::from_secs(1);
-        options.report_spacing = Duration::from_millis(200);
-        options.step = Duration::from_millis(200);
-        options.impersonate = impersonate;
-        let shutdown = CancellationToken::new();
-        let fleet = tokio::spawn(run_fleet(client.clone(), options, shutdown.clone()));
-        Self {
-            client,
-            node: node.to_owned(),
-            fleet,
-            shutdown: Some(shutdown.drop_guard()),
-        }
-    }
-
-    fn nodes(&self) -> Api<Node> {
-        Api::all(self.client.clone())
-    }
-
-    fn reports(&self) -> Api<NodeReport> {
-        Api::all(self.client.clone())
-    }
-
-    /// Creates or changes the policy of this node alone.
-    async fn policy(&self, spec: Value) {
-        let mut spec = spec;
-        merge(&mut spec, json!({"nodeSelector": {"lab": self.node}}));
-        let policy = json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "ColocationPolicy",
-            "metadata": {"name": self.node}, "spec": spec});
-        let policies: Api<ColocationPolicy> = Api::all(self.client.clone());
-        policies
-            .patch(&self.node, &PatchParams::apply("test").force(), &Patch::Apply(policy))
-            .await
-            .unwrap();
-    }
-
-    async fn pod(&self, name: &str, requests: Value) {
-        let pod = json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": format!("{}-{name}", self.node), "namespace": "default"},
-            "spec": {"nodeName": self.node, "automountServiceAccountToken": false,
-                "tolerations": [{"operator": "Exists"}],
-                "containers": [{"name": "c", "image": "none", "resources": {"requests": requests, "limits": requests}}]}});
-        create(&Api::<Pod>::namespaced(self.client.clone(), "default"), pod).await;
-    }
-
-    async fn node_until(&self, what: &str, good: impl Fn(&Node) -> bool) -> Node {
-        until(&self.nodes(), &self.node, what, good).await
-    }
-
-    async fn report_until(&self, what: &str, good: impl Fn(&NodeReport) -> bool) -> NodeReport {
-        until(&self.reports(), &self.node, what, good).await
-    }
-
-    async fn end(mut self) {
-        drop(self.shutdown.take());
-        (&mut self.fleet).await.unwrap().unwrap();
-        self.nodes().delete(&self.node, &DeleteParams::default()).await.unwrap();
-    }
-}
-
-async fn create(pods: &Api<Pod>, pod: Value) {
-    // The controller manager gives a namespace its service account, and may not yet have done so.
-    let pod: Pod = serde_json::from_value(pod).unwrap();
-    pods.create(&PostParams::default(), &pod).await.unwrap();
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
-}
-
-/// Waits for a state of one object, by a watch of it.
-async fn until<K>(api: &Api<K>, name: &str, what: &str, good: impl Fn(&K) -> bool) -> K
-where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
-{
-    let mut last = None;
-    let seen = async {
-        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let mut changes = std::pin::pin!(watcher(api.clone(), config).default_backoff().applied_objects());
-        while let Some(change) = changes.next().await {
-            let Ok(object) = change else { continue };
-            if good(&object) {
-                return object;
-            }
-            last = Some(object);
-        }
-        panic!("the watch of {name} ended");
-    };
-    let seen = tokio::time::timeout(Duration::from_secs(60), seen).await;
-    seen.unwrap_or_else(|_| panic!("{name}: not so after a minute: {what}; last: {last:#?}"))
-}
 
 /// What a node has of a resource: capacity and allocatable.
 fn has(node: &Node, resource: &str) -> (Option<i64>, Option<i64>) {
@@ -247,6 +116,23 @@ async fn without_a_policy_a_node_reports_and_offers_nothing() {
     assert_eq!(report.status.as_ref().unwrap().policy, None);
     let node = lab.nodes().get(&lab.node).await.unwrap();
     assert_eq!(has(&node, RESOURCE_BATCH_CPU), (None, None));
+    lab.end().await;
+}
+
+/// A node that had been looked at before its policy came got its past after that: time went back, nothing of the past
+/// counted, and the node offered nothing for its first minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_comes_late_finds_a_past_too() {
+    let lab = Lab::start("agent-late").await;
+    lab.report_until("a report", |r| condition(r, "PolicyAccepted").is_some())
+        .await;
+    lab.policy(json!({})).await;
+    let report = lab
+        .report_until("a report under the policy", |r| {
+            r.status.as_ref().is_some_and(|status| status.policy.is_some())
+        })
+        .await;
+    assert_eq!(condition(&report, "ForecastReady").unwrap().0, "Fresh");
     lab.end().await;
 }
 

@@ -325,7 +325,7 @@ impl Fleet {
                 }
                 pasts -= 1;
                 member.lived = true;
-                member.live_through(now, millis(self.options.past));
+                member.live_through(now, millis(self.options.past), mix(name, self.options.seed));
             }
             let look = member.agent.look(now);
             if let Some(metrics) = &self.options.metrics {
@@ -397,9 +397,12 @@ impl Member {
             .follow(selection::choose(policies, &self.info.labels, self.info.allocatable));
     }
 
-    /// Looks at the machine as it would have been, in steps of 5 s.
-    fn live_through(&mut self, now: Millis, past: Millis) {
+    /// Looks at the machine as it would have been, in steps of 5 s. Machine and memory begin anew for that: where there
+    /// was no policy for a while, they know later moments already, and time never goes back in them.
+    fn live_through(&mut self, now: Millis, past: Millis, seed: u64) {
         const STEP: Millis = 5_000;
+        self.agent.machine = SimulatedMachine::new(self.info.allocatable, seed);
+        self.agent.state = State::default();
         for back in (1..=past / STEP).rev() {
             self.agent.look(now.saturating_sub(back * STEP));
         }
