@@ -10,7 +10,7 @@ use crate::{
     amount::{Amount, Amounts, Totals},
     decision::Reason,
     event::{self, Tier, Time},
-    model::{Model, TIERS, tier_index},
+    model::{Model, tier_index},
     slab::{ClaimOrd, PodOrd, QueueOrd, ResourceOrd},
 };
 
@@ -356,18 +356,23 @@ impl Model {
         sum
     }
 
-    /// The largest share of the cluster's capacity that a queue holds of any resource, over all tiers, in thousandths,
-    /// by its weight.
+    /// The largest share of the cluster's capacity that a queue holds of any resource, in thousandths, by its weight. CPU
+    /// and memory are each tier's own; whatever else there is, all tiers take from the same.
     pub(crate) fn dominant_share(&self, queue: QueueOrd) -> u64 {
         let queue = &self.queues[queue];
         let mut largest: i128 = 0;
-        for tier in TIERS.map(tier_index) {
-            let (Some(used), Some(capacity)) = (queue.used.get(tier), self.capacity.get(tier)) else {
-                continue;
-            };
+        for (used, capacity) in queue.used.iter().zip(&self.capacity) {
             for (resource, amount) in used.iter() {
-                let all = i128::from(capacity.of(resource).get().max(1));
-                largest = largest.max(i128::from(amount.get()) * 1000 / all);
+                let own = self.resources.reserved_for(resource).is_some();
+                let (held, all) = if own {
+                    (amount, capacity.of(resource))
+                } else {
+                    // Nodes have it under prod.
+                    let [firm, ..] = &self.capacity;
+                    let held = queue.used.iter().map(|used| used.of(resource));
+                    (held.fold(Amount::ZERO, |sum, amount| sum + amount), firm.of(resource))
+                };
+                largest = largest.max(i128::from(held.get()) * 1000 / i128::from(all.get().max(1)));
             }
         }
         u64::try_from(largest / i128::from(queue.weight.max(1))).unwrap_or(u64::MAX)

@@ -429,3 +429,44 @@ fn the_read_side_says_used_borrowed_and_lent() {
     assert_eq!((prod.capacity["cpu"], prod.allocated["cpu"]), (8000, 8000));
     assert_eq!((world.cluster.pods().bound, world.cluster.pods().pending), (8, 0));
 }
+
+/// Batch and mid were measured against their own tier's `pods`, of which there are none: eight batch pods were eight times
+/// the whole cluster, and their queue came last.
+#[test]
+fn a_share_of_what_all_tiers_have_in_common_counts_against_all_of_it() {
+    let mut offering = node("n", 8);
+    offering.allocatable.insert("duosuan.io/batch-cpu".into(), 8000);
+    offering.gpus = gpu_node("n", 2, "A100").gpus;
+    let mut world = World::with([offering.into(), queue("q", None, &[], &[]).into()]);
+    for i in 0..8 {
+        world.tell(Pod {
+            queue: "q".into(),
+            tier: Tier::Batch,
+            requests: amounts(&[("duosuan.io/batch-cpu", 100)]),
+            ..pod(&format!("b{i}"), 0)
+        });
+    }
+    assert_eq!(binds(&world.cycle()).len(), 8);
+    let share = |world: &World| {
+        let queues = world.cluster.queues();
+        queues.iter().find(|q| q.name == "q").unwrap().share_milli
+    };
+    assert_eq!(
+        share(&world),
+        100,
+        "800 of 8000 milli-cores of tier batch; 8 of 110 pods are less"
+    );
+
+    // One card in each of two tiers is all there are.
+    for (uid, tier) in [("g1", Tier::Prod), ("g2", Tier::Batch)] {
+        world.tell(Pod {
+            queue: "q".into(),
+            tier,
+            requests: amounts(&[]),
+            gpus: Some(whole(1)),
+            ..pod(uid, 0)
+        });
+    }
+    assert_eq!(binds(&world.cycle()).len(), 2);
+    assert_eq!(share(&world), 1000);
+}
