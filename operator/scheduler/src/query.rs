@@ -1,12 +1,7 @@
 //! The read side: plain values for the edge's metrics and status, by the names that the outside uses.
 
-mod nodes;
-mod pods;
-
 use std::collections::BTreeMap;
 
-pub use nodes::NodeView;
-pub use pods::PodView;
 use serde::{Deserialize, Serialize};
 
 use crate::{
