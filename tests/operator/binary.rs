@@ -1,6 +1,7 @@
 //! The operator's own binary: how it starts, what it says when it cannot, and how it ends.
 
 use std::{
+    fs::File,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -10,6 +11,8 @@ use std::{
 
 use duosuan_crds::CapacityClaim;
 use duosuan_embedded::ControlPlane;
+use duosuan_planner::record::{Reader, Replay, Tail};
+use duosuan_scheduler::Decision;
 use duosuan_tests::cluster::{admin, install_crds};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::{
@@ -131,6 +134,47 @@ async fn page(address: SocketAddr, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_records_of_a_real_cluster_replays_to_the_same_decisions() {
+    let lab = Lab::start("recorded").await;
+    lab.node("recorded-1", json!({"cpu": "4", "memory": "8Gi", "pods": "110"}))
+        .await;
+    let folder = tempfile::tempdir().unwrap();
+    let record = folder.path().join("record");
+    let config = kubeconfig(cluster(), |_| ());
+    let flags = [
+        "--no-leader-election",
+        "--record",
+        record.to_str().unwrap(),
+        "--record-decisions",
+    ];
+    let operator = Process::start(config.path(), &flags);
+    lab.pod("one", json!({"cpu": "1"}), json!({})).await;
+    lab.wait::<Pod>("one", bound).await;
+    lab.pod("large", json!({"cpu": "40"}), json!({})).await;
+    let refused = |p: &Pod| {
+        let conditions = p.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions
+            .into_iter()
+            .any(|c| c.reason.as_deref() == Some("Unschedulable"))
+    };
+    lab.wait::<Pod>("large", refused).await;
+    operator.signal(Signal::TERM);
+    let (status, said) = operator.ended().await;
+    assert!(status.success(), "{said}");
+
+    let mut reader = Reader::new(File::open(&record).unwrap()).unwrap();
+    let mut replay = Replay::default();
+    let mut decisions = Vec::new();
+    while let Some(entry) = reader.next().unwrap() {
+        decisions.extend(replay.take(entry).unwrap());
+    }
+    assert_eq!(reader.tail(), Some(Tail::Whole));
+    let uid = lab.api::<Pod>().get("one").await.unwrap().uid().unwrap();
+    let binds = |decision: &&Decision| matches!(decision, Decision::Bind { pod, .. } if *pod == uid);
+    assert_eq!(decisions.iter().filter(binds).count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,14 @@
 //! `duosuan`: the command line tool, also usable as a kubectl plugin by the name `kubectl-duosuan`.
 
 mod crds;
+mod replay;
 mod simulate;
 mod up;
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{ErrorKind, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -23,6 +27,8 @@ enum Command {
     /// Run the production scheduler offline
     #[command(subcommand)]
     Simulate(simulate::Command),
+    /// Repeat what an operator recorded with --record, and say whether this build decides the same
+    Replay(replay::Arguments),
     /// Print all CustomResourceDefinitions as YAML
     Crds,
 }
@@ -30,8 +36,9 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Up(arguments) => up::main(arguments),
-        Command::Simulate(command) => simulate::main(command),
-        Command::Crds => crds::print().map(|()| ExitCode::SUCCESS),
+        Command::Simulate(command) => simulate::run(command).and_then(|text| print(&text)),
+        Command::Replay(arguments) => replay::run(&arguments).and_then(|text| print(&text)),
+        Command::Crds => crds::yaml().and_then(|text| print(&text)),
     };
     result.unwrap_or_else(|error| {
         // One line, whatever the causes say.
@@ -39,4 +46,14 @@ fn main() -> ExitCode {
         let _closed = writeln!(std::io::stderr(), "duosuan: {line}");
         ExitCode::FAILURE
     })
+}
+
+/// Prints the whole result of a command.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        // The reader of a pipe has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        other => other?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -69,8 +69,8 @@ pub struct Arguments {
     /// Write without holding the lease; only for a single operator
     #[arg(long)]
     pub no_leader_election: bool,
-    /// Record all that enters the scheduler, and a digest of its decisions, in FILE (gzip, JSON lines). A
-    /// record that is there already is kept as FILE.1
+    /// Record all that enters the scheduler, and a digest of its decisions, in FILE, for `duosuan replay FILE`.
+    /// A record that is there already is kept as FILE.1
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// Record the decisions themselves too, so that a replay that differs can say in which

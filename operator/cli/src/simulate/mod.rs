@@ -2,11 +2,6 @@
 
 mod openb;
 
-use std::{
-    io::{ErrorKind, Write},
-    process::ExitCode,
-};
-
 use clap::Subcommand;
 
 /// What is simulated.
@@ -16,15 +11,9 @@ pub(crate) enum Command {
     Openb(openb::Arguments),
 }
 
-/// Runs a simulation and prints what came of it.
-pub(crate) fn main(command: Command) -> anyhow::Result<ExitCode> {
-    let text = match command {
-        Command::Openb(arguments) => openb::run(&arguments)?,
-    };
-    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
-        // The reader of a pipe has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-        other => other?,
+/// Runs a simulation; what is to be printed.
+pub(crate) fn run(command: Command) -> anyhow::Result<String> {
+    match command {
+        Command::Openb(arguments) => openb::run(&arguments),
     }
-    Ok(ExitCode::SUCCESS)
 }

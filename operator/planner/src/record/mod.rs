@@ -14,7 +14,7 @@ use duosuan_scheduler::{Budget, Decision, Event, Policy, Time};
 use serde::{Deserialize, Serialize};
 
 pub use reader::{Place, Reader, Tail};
-pub use replay::{Difference, Replay, Waiting};
+pub use replay::{Difference, Replay};
 pub use writer::Writer;
 
 /// Version of the format that is written, and the only one that is read.

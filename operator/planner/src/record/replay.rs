@@ -1,19 +1,8 @@
 //! Replays a record on the production core, and compares what it decides.
 
-use std::collections::BTreeMap;
-
-use duosuan_scheduler::{Cluster, Decision, Reason, Time, cycle};
+use duosuan_scheduler::{Cluster, Decision, cycle};
 
 use super::{Cycle, Entry, digest};
-
-/// Why something waits, by the last word of the core.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    /// The reason.
-    pub reason: Reason,
-    /// What would admit it.
-    pub counterfactual: Option<String>,
-}
 
 /// A cycle that decided otherwise than the record says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,9 +44,6 @@ pub struct Replay {
     events: u64,
     cycles: u64,
     decisions: u64,
-    now: Time,
-    waiting: BTreeMap<String, Waiting>,
-    starts: BTreeMap<String, Time>,
 }
 
 impl Replay {
@@ -69,12 +55,9 @@ impl Replay {
     /// at it.
     pub fn take(&mut self, entry: Entry) -> Result<Vec<Decision>, Difference> {
         match entry {
-            Entry::Start { now, policy } => {
+            Entry::Start { policy, .. } => {
                 self.cluster = Cluster::with_policy(policy);
-                self.waiting.clear();
-                self.starts.clear();
                 self.sessions += 1;
-                self.now = now;
             }
             Entry::Event(event) => {
                 self.events += 1;
@@ -82,12 +65,8 @@ impl Replay {
             }
             Entry::Cycle(recorded) => {
                 self.cycles += 1;
-                self.now = recorded.now;
                 let decisions = cycle(&mut self.cluster, recorded.now, recorded.budget);
                 self.decisions += decisions.len() as u64;
-                for decision in &decisions {
-                    self.note(decision);
-                }
                 if decisions.len() != recorded.decisions || digest(&decisions) != recorded.digest {
                     return Err(Difference {
                         cycle: self.cycles,
@@ -100,50 +79,6 @@ impl Replay {
             Entry::End { .. } => {}
         }
         Ok(Vec::new())
-    }
-
-    fn note(&mut self, decision: &Decision) {
-        match decision {
-            Decision::Pending {
-                claim,
-                reason,
-                counterfactual,
-            } => {
-                let waiting = Waiting {
-                    reason: reason.clone(),
-                    counterfactual: counterfactual.clone(),
-                };
-                self.waiting.insert(claim.clone(), waiting);
-            }
-            Decision::Placed { claim } => {
-                self.waiting.remove(claim);
-                self.starts.remove(claim);
-            }
-            Decision::Reserve { claim, start } => {
-                self.starts.insert(claim.clone(), *start);
-            }
-            Decision::Bind { .. } | Decision::Evict { .. } | Decision::Resize { .. } => {}
-        }
-    }
-
-    /// The core as it stands.
-    pub fn cluster(&self) -> &Cluster {
-        &self.cluster
-    }
-
-    /// Time of the last cycle.
-    pub fn now(&self) -> Time {
-        self.now
-    }
-
-    /// Why a claim, or a pod, waits: the last that was said of it, by UID.
-    pub fn waiting(&self, uid: &str) -> Option<&Waiting> {
-        self.waiting.get(uid)
-    }
-
-    /// When what waits is expected to start, by UID of the claim or of the pod without one.
-    pub fn start(&self, uid: &str) -> Option<Time> {
-        self.starts.get(uid).copied()
     }
 
     /// Sessions that began so far.

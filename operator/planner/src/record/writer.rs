@@ -41,11 +41,6 @@ impl<W: Write> Writer<W> {
         if self.text.len() >= FULL { self.flush() } else { Ok(()) }
     }
 
-    /// Whether there is something that is not written yet.
-    pub fn is_behind(&self) -> bool {
-        !self.text.is_empty()
-    }
-
     /// Writes what is collected.
     ///
     /// # Errors
