@@ -16,12 +16,14 @@ use kube::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::schedulers::Scheduler;
+use crate::{PATIENCE, schedulers::Scheduler, watch::Bindings};
 
 /// Requests of the measurement's own in flight.
 const IN_FLIGHT: usize = 32;
 /// Pods of a gang.
 const GANG: usize = 4;
+/// Pod of the paced case that shows that the scheduler has read the cluster; it is not counted.
+pub(crate) const FIRST: &str = "first";
 /// Pods created each second in the paced case.
 const PACE: u32 = 100;
 
@@ -109,7 +111,7 @@ pub(crate) async fn before(client: &Client, case: Case, scheduler: Scheduler) ->
             .await?;
     }
     match case {
-        Case::Paced => return Ok(()),
+        Case::Paced => return create(client, pod(scheduler, FIRST, json!({"cpu": "100m"}))).await,
         Case::Gangs => {
             let one = async |gang: usize| apply(client, group(scheduler, gang)).await;
             stream::iter(0..case.pods() / GANG)
@@ -129,13 +131,20 @@ pub(crate) async fn before(client: &Client, case: Case, scheduler: Scheduler) ->
 }
 
 /// Creates what comes while it runs, with the moment before the request for each.
-pub(crate) async fn after(client: &Client, case: Case, scheduler: Scheduler) -> Result<HashMap<String, Instant>> {
+pub(crate) async fn after(
+    client: &Client,
+    case: Case,
+    scheduler: Scheduler,
+    bindings: &Bindings,
+) -> Result<HashMap<String, Instant>> {
     let mut created = HashMap::new();
     if case != Case::Paced {
         return Ok(created);
     }
     // What it takes to read the cluster is the other cases' matter.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::timeout(PATIENCE, bindings.reach(1))
+        .await
+        .context("the first pod is not bound")??;
     let mut tick = tokio::time::interval(Duration::from_secs(1) / PACE);
     let mut requests = tokio::task::JoinSet::new();
     for i in 0..case.pods() {

@@ -17,7 +17,7 @@ mod watch;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use cases::Case;
 use clap::Parser;
 use duosuan_embedded::ControlPlane;
@@ -100,7 +100,6 @@ fn chosen<T: clap::ValueEnum>(named: Vec<T>) -> Vec<T> {
 }
 
 fn print(row: &Row) {
-    let name = |value: &dyn erased::Name| value.name();
     let percentile = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.0}"));
     println!(
         "{:<20} {:<14} {:>5}  {:>5}  {:>7.1}  {:>5.1}  {:>6.0}  {:>10.2}  {:>7.0}  {:>6}  {:>6}",
@@ -119,17 +118,9 @@ fn print(row: &Row) {
 }
 
 /// The name of a value on the command line.
-mod erased {
-    pub(crate) trait Name {
-        fn name(&self) -> String;
-    }
-
-    impl<T: clap::ValueEnum> Name for T {
-        fn name(&self) -> String {
-            self.to_possible_value()
-                .map_or_else(String::new, |value| value.get_name().to_owned())
-        }
-    }
+fn name(value: &impl clap::ValueEnum) -> String {
+    let value = value.to_possible_value();
+    value.map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 async fn measure(case: Case, scheduler: Scheduler) -> Result<Row> {
@@ -153,14 +144,17 @@ async fn measure(case: Case, scheduler: Scheduler) -> Result<Row> {
     let bindings = Bindings::watch(&client);
     let mut running = scheduler.start(&plane)?;
     let started = Instant::now();
-    let created = cases::after(&client, case, scheduler).await?;
+    let created = cases::after(&client, case, scheduler, &bindings).await?;
     let pods = case.pods();
-    while bindings.len() < pods && started.elapsed() < PATIENCE {
-        ensure!(running.runs()?, "the scheduler ended: {}", running.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    tokio::select! {
+        reached = bindings.reach(pods + usize::from(case == Case::Paced)) => reached?,
+        ended = running.ended() => bail!("the scheduler ended with {}: {}", ended?, running.log()),
+        // The row says how many it were.
+        () = tokio::time::sleep(PATIENCE) => {}
     }
     let cost = running.cost()?;
-    let bound = bindings.take();
+    let mut bound = bindings.all();
+    bound.remove(cases::FIRST);
     if bound.is_empty() {
         bail!("nothing was bound: {}", running.log());
     }

@@ -3,13 +3,14 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{ExitStatus, Stdio},
 };
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use duosuan_embedded::{ControlPlane, Tool};
 use serde::Serialize;
+use tokio::process::{Child, Command};
 
 /// Who binds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -63,6 +64,7 @@ impl Scheduler {
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
+            .kill_on_drop(true)
             .spawn();
         Ok(Running {
             child: child.context("start the scheduler")?,
@@ -91,9 +93,9 @@ pub(crate) struct Cost {
 }
 
 impl Running {
-    /// Whether it still does.
-    pub(crate) fn runs(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
+    /// Waits until it has ended by itself, which no scheduler should.
+    pub(crate) async fn ended(&mut self) -> Result<ExitStatus> {
+        Ok(self.child.wait().await?)
     }
 
     /// The end of its log.
@@ -105,7 +107,7 @@ impl Running {
 
     /// CPU time and peak resident memory so far, from /proc.
     pub(crate) fn cost(&self) -> Result<Cost> {
-        let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let proc = PathBuf::from(format!("/proc/{}", self.child.id().context("the scheduler ended")?));
         let stat = fs::read_to_string(proc.join("stat"))?;
         // The name, in parentheses, may hold blanks; utime and stime are the 14th and 15th field of all (proc_pid_stat(5)).
         let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -127,13 +129,5 @@ impl Running {
             cpu_ms: ticks / per_second * 1000.0,
             peak_rss_mib: kib / 1024.0,
         })
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself; there is nothing to do about other failures.
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }

@@ -1,11 +1,8 @@
 //! When each pod was bound, as a watch sees it.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
-};
+use std::{collections::HashMap, time::Instant};
 
+use anyhow::{Context, Result};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -14,6 +11,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch::{Receiver, channel};
 use tokio_util::task::AbortOnDropHandle;
 
 /// A pod of which only the name is read.
@@ -22,7 +20,7 @@ struct Nothing {}
 
 /// Names of bound pods with the moment at which the watch said so.
 pub(crate) struct Bindings {
-    seen: Arc<Mutex<HashMap<String, Instant>>>,
+    seen: Receiver<HashMap<String, Instant>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -31,14 +29,15 @@ impl Bindings {
     pub(crate) fn watch(client: &Client) -> Bindings {
         let pods: Api<Object<Nothing, NotUsed>> =
             Api::default_namespaced_with(client.clone(), &ApiResource::erase::<Pod>(&()));
-        let seen = Arc::<Mutex<HashMap<_, _>>>::default();
-        let sink = Arc::clone(&seen);
+        let (sink, seen) = channel(HashMap::new());
         let config = watcher::Config::default().fields("spec.nodeName!=");
         let task = tokio::spawn(async move {
             let mut found = std::pin::pin!(watcher(pods, config).default_backoff().applied_objects());
             while let Some(event) = found.next().await {
                 if let Ok(Some(name)) = event.map(|pod| pod.metadata.name) {
-                    lock(&sink).entry(name).or_insert_with(Instant::now);
+                    sink.send_modify(|seen| {
+                        seen.entry(name).or_insert_with(Instant::now);
+                    });
                 }
             }
         });
@@ -48,17 +47,15 @@ impl Bindings {
         }
     }
 
-    /// Pods bound so far.
-    pub(crate) fn len(&self) -> usize {
-        lock(&self.seen).len()
+    /// Waits until so many pods are bound.
+    pub(crate) async fn reach(&self, pods: usize) -> Result<()> {
+        let mut seen = self.seen.clone();
+        let reached = seen.wait_for(|seen| seen.len() >= pods).await;
+        reached.map(drop).context("the watch of bound pods ended")
     }
 
-    /// All of them.
-    pub(crate) fn take(&self) -> HashMap<String, Instant> {
-        std::mem::take(&mut lock(&self.seen))
+    /// All that were bound so far.
+    pub(crate) fn all(&self) -> HashMap<String, Instant> {
+        self.seen.borrow().clone()
     }
-}
-
-fn lock(seen: &Mutex<HashMap<String, Instant>>) -> MutexGuard<'_, HashMap<String, Instant>> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
