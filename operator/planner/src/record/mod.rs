@@ -97,19 +97,25 @@ impl Cycle {
     }
 }
 
-/// Digest of decisions: FNV-1a of 128 bits over their JSON, in hex. It finds differences, not forgeries.
+/// Where FNV-1a of 128 bits begins, by its authors.
+const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+
+/// FNV-1a of 128 bits, going on from a hash.
+fn fnv(hash: u128, bytes: &[u8]) -> u128 {
+    const PRIME: u128 = (1 << 88) + 0x13b;
+    bytes
+        .iter()
+        .fold(hash, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
+}
+
+/// Digest of decisions: FNV-1a over their JSON, a line each, in hex. It finds differences, not forgeries.
 #[must_use]
 pub fn digest(decisions: &[Decision]) -> String {
-    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = (1 << 88) + 0x13b;
-    let mut hash = BASIS;
-    for decision in decisions {
+    let hash = decisions.iter().fold(BASIS, |hash, decision| {
         // A decision is plain data and always has a JSON form.
         let text = serde_json::to_vec(decision).unwrap_or_default();
-        for byte in text.into_iter().chain([b'\n']) {
-            hash = (hash ^ u128::from(byte)).wrapping_mul(PRIME);
-        }
-    }
+        fnv(fnv(hash, &text), b"\n")
+    });
     format!("{hash:032x}")
 }
 

@@ -243,7 +243,27 @@ fn what_is_no_record_and_what_is_one_of_another_format_say_so() {
 }
 
 #[test]
+fn a_full_block_is_written_without_being_asked() {
+    let mut file = Vec::new();
+    let mut writer = Writer::new(&mut file, &Header::new("duosuan")).unwrap();
+    let entry = Entry::End {
+        reason: "x".repeat(1000),
+    };
+    for _ in 0..300 {
+        writer.push(&entry).unwrap();
+    }
+    drop(writer);
+    let mut reader = Reader::new(&file[..]).unwrap();
+    let mut read = 0;
+    while reader.next().unwrap().is_some() {
+        read += 1;
+    }
+    // Lines of 1,023 bytes: the 257th is beyond 256 KiB.
+    assert_eq!((read, reader.tail()), (257, Some(Tail::Whole)));
+}
+
+#[test]
 fn the_digest_is_that_of_fnv() {
-    // Of nothing, its basis.
-    assert_eq!(digest(&[]), "6c62272e07bb014262b821756295c58d");
+    assert_eq!(digest(&[]), "6c62272e07bb014262b821756295c58d", "of nothing, its basis");
+    assert_eq!(fnv(BASIS, b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
 }

@@ -169,6 +169,37 @@ fn a_pod_that_runs_is_charged_for_what_it_holds_whatever_its_label_becomes() {
     ));
 }
 
+#[test]
+fn a_seat_that_is_kept_for_a_member_is_given_up_when_the_member_is_refused() {
+    let mut world = World::with([
+        node("n", 4).into(),
+        queue("a", None, &[("cpu", 4000)], &[]).into(),
+        queue("b", None, &[], &[]).into(),
+        claim("c", "a", &[("worker", 1, 1, 1)]).into(),
+    ]);
+    let borrows = |uid: &str| Pod {
+        queue: "b".into(),
+        ..pod(uid, 4000)
+    };
+    world.tell(borrows("first"));
+    assert_eq!(binds(&world.run()), [("first", "n")]);
+    world.tell(member("waits", "c", "worker", 4000));
+    assert_eq!(evictions(&world.cycle()), ["first"]);
+    // It asks for another tier's capacity too now.
+    world.tell(Pod {
+        requests: amounts(&[("cpu", 4000), (BATCH_CPU, 1)]),
+        ..member("waits", "c", "worker", 0)
+    });
+    world.tell(Event::PodGone("first".into()));
+    world.tell(borrows("next"));
+    let decisions = world.run();
+    assert_eq!(binds(&decisions), [("next", "n")], "{decisions:?}");
+    assert!(matches!(
+        world.reason(&decisions, "waits"),
+        Some(Reason::Refused { .. })
+    ));
+}
+
 /// A queue of four cores in each tier.
 fn limited() -> Queue {
     let quota = |tier| Quota {
