@@ -52,7 +52,7 @@ struct Candidates {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     /// `NodeSlot::epoch` at which `ever` was found.
-    epoch: u32,
+    epoch: u64,
     ever: Result<u32, Constraint>,
     now: Result<(i64, u64), Constraint>,
 }

@@ -57,6 +57,8 @@ pub(crate) struct Model {
     pub(crate) dirty: BTreeSet<ClaimOrd>,
     /// The pods that are expected, for the policy that was told.
     pub(crate) typical: Typical,
+    /// The last epoch that a node was given.
+    pub(crate) epochs: u64,
     /// Nodes that changed, for the shape index.
     pub(crate) changes: ChangeLog,
     /// Claims that have had some of their pods, and not all, since `broken_since`.
@@ -107,6 +109,7 @@ impl Default for Model {
             capacity: Default::default(),
             dirty: BTreeSet::new(),
             typical: Typical::default(),
+            epochs: 0,
             changes: ChangeLog::default(),
             broken: BTreeSet::new(),
             going: BTreeSet::new(),

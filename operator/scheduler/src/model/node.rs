@@ -28,8 +28,8 @@ pub(crate) struct NodeSlot {
     pub(crate) rank: u64,
     /// False for a mere name.
     pub(crate) present: bool,
-    /// Counts changes of what placement sees besides use.
-    pub(crate) epoch: u32,
+    /// Another one after each change of what placement sees besides use, and never that of another node.
+    pub(crate) epoch: u64,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) taints: Vec<TaintOrd>,
     pub(crate) unschedulable: bool,
@@ -188,10 +188,11 @@ impl Model {
             return false;
         }
         self.count_capacity(ord, false);
+        self.epochs += 1;
         let node = &mut self.nodes[ord];
         let recount = node.devices != devices;
         node.present = true;
-        node.epoch = node.epoch.wrapping_add(1);
+        node.epoch = self.epochs;
         node.allocatable = allocatable;
         node.devices = devices;
         node.taints = taints;
@@ -217,12 +218,11 @@ impl Model {
         }
         self.count_capacity(ord, false);
         let node = &mut self.nodes[ord];
-        let (name, rank, epoch) = (node.name.clone(), node.rank, node.epoch.wrapping_add(1));
+        let (name, rank) = (node.name.clone(), node.rank);
         let pods = std::mem::take(&mut node.pods);
         *node = NodeSlot {
             name,
             rank,
-            epoch,
             pods,
             ..Default::default()
         };

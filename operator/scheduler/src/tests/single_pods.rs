@@ -268,3 +268,21 @@ fn the_budget_bounds_a_cycle_and_the_next_goes_on() {
     assert_eq!(binds(&world.cycle_of(2)).len(), 1);
     assert_eq!(world.cycle_of(2), []);
 }
+
+/// The new node took the place of the gone one in the model, with the same count of changes, and the index took it for it.
+#[test]
+fn a_node_that_takes_the_place_of_a_gone_one_is_looked_at_as_a_new_one() {
+    let mut asks = pod("p", 1000);
+    asks.node_terms = vec![vec![Requirement {
+        key: "zone".into(),
+        operator: Operator::In,
+        values: vec!["b".into()],
+    }]];
+    let mut world = World::with([node("old", 4).into(), asks.into()]);
+    assert_eq!(binds(&world.cycle()), []);
+    world.tell(Event::NodeGone("old".into()));
+    let mut new = node("new", 4);
+    new.labels.insert("zone".into(), "b".into());
+    world.tell(new);
+    assert_eq!(binds(&world.cycle()), [("p", "new")]);
+}
