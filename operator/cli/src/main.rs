@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 
 /// One Kubernetes cluster for online services, big data, AI training and inference.
 #[derive(Debug, Parser)]
-#[command(name = "duosuan", version, about)]
+#[command(name = "duosuan", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -49,7 +49,7 @@ impl Default for Options {
 /// Duosuan's operator: places the pods that name its scheduler, by claims and queues, and evicts and reports what that
 /// takes.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "duosuan-operator", version, about)]
+#[command(name = "duosuan-operator", version)]
 pub struct Arguments {
     /// File with the way to the API server; without it, what kubectl would use, or the pod's own service account
     #[arg(long, value_name = "FILE")]
