@@ -12,11 +12,14 @@ use duosuan_tests::{
     access::{forbidden, pod, ready},
     cluster::{account, account_config, apply, cluster_with_controllers, eventually, objects},
 };
-use k8s_openapi::api::{
-    authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
-    coordination::v1::Lease,
-    core::v1::{Pod, Secret},
-    events::v1::Event,
+use k8s_openapi::{
+    api::{
+        authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
+        coordination::v1::Lease,
+        core::v1::{Pod, Secret},
+        events::v1::Event,
+    },
+    apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{
     Api, Client, ResourceExt,
@@ -227,6 +230,7 @@ metadata: {name: rights}
 apiVersion: duosuan.io/v1alpha1
 kind: ColocationPolicy
 metadata: {name: rights}
+spec: {guards: {llc: {cachePercent: 20}}}
 ---
 apiVersion: duosuan.io/v1alpha1
 kind: CapacityClaim
@@ -298,7 +302,28 @@ spec: {containers: [{name: main, image: none, resources: {requests: {cpu: 1000}}
     .await
     .unwrap();
     let counted = async || Ok(policies.get("rights").await?.status.filter(|s| s.nodes == 1));
-    eventually("the policy counts its node", counted).await.unwrap();
+    let status = eventually("the policy counts its node", counted).await.unwrap();
+    let said = |conditions: &[Condition]| {
+        conditions
+            .iter()
+            .find(|c| c.type_ == "Honoured")
+            .map(|c| c.message.clone())
+    };
+    assert_eq!(
+        said(&status.conditions).as_deref(),
+        Some("nothing is done about spec.guards.llc yet")
+    );
+    let without = Patch::Merge(json!({"spec": {"guards": {"llc": null}}}));
+    policies
+        .patch("rights", &PatchParams::default(), &without)
+        .await
+        .unwrap();
+    eventually("the policy takes its word back", async || {
+        let status = policies.get("rights").await?.status.unwrap_or_default();
+        Ok(said(&status.conditions).is_none().then_some(()))
+    })
+    .await
+    .unwrap();
     let scheduled = async || {
         let list = events.list(&ListParams::default()).await?;
         Ok(list

@@ -52,7 +52,15 @@ fairnessHalfLife: 1h
         "
 nodeSelector: {a: b}
 reclaim: {quantilePercent: 98, cpuMarginPercent: 10, memoryMarginPercent: 10, growthPercent: 10, hold: 60s, expire: 5m}
-guards: {cpu: {stallMilli: 100, floor: 1}}
+guards:
+  cpu: {stallMilli: 100, floor: 1}
+  memory: {stallMilli: 50, availablePercent: 5}
+  io: {stallMilli: 100}
+  llc: {cachePercent: 20, bandwidthPercent: 50}
+  network: {rate: 2G}
+  gpu: {busyPercent: 60}
+  latency: {budgetPercent: 80}
+eviction: {availablePercent: 50, killPercent: 1, suppressedFor: 5m}
 ",
     ),
 ];

@@ -10,6 +10,7 @@
 
 pub mod claim;
 pub mod duration;
+pub mod guards;
 pub mod policy;
 pub mod queue;
 pub mod report;

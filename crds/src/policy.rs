@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Condition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Duration;
+use crate::{
+    Duration,
+    guards::{Eviction, Guards},
+};
 
 /// How far the selected nodes go in sharing.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,6 +50,30 @@ pub struct ColocationPolicySpec {
     /// How prod is protected from them.
     #[serde(default)]
     pub guards: Guards,
+    /// When batch and mid pods have to leave a node that cannot be relieved otherwise. Not acted on yet: the condition
+    /// `Honoured` says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eviction: Option<Eviction>,
+}
+
+impl ColocationPolicySpec {
+    /// Paths of the fields that are given and that neither agent nor operator acts on yet. Their descriptions say so too.
+    #[must_use]
+    pub fn not_acted_on(&self) -> Vec<&'static str> {
+        let guards = &self.guards;
+        [
+            ("spec.guards.memory", guards.memory.is_some()),
+            ("spec.guards.io", guards.io.is_some()),
+            ("spec.guards.llc", guards.llc.is_some()),
+            ("spec.guards.network", guards.network.is_some()),
+            ("spec.guards.gpu", guards.gpu.is_some()),
+            ("spec.guards.latency", guards.latency.is_some()),
+            ("spec.eviction", self.eviction.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(field, given)| given.then_some(field))
+        .collect()
+    }
 }
 
 /// Whether the agent acts.
@@ -88,32 +115,6 @@ pub struct Reclaim {
     /// Age of a measurement at which the offer has shrunk to what is bound, so that nothing new is placed. Default: `5m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expire: Option<Duration>,
-}
-
-/// Guards, each of which may be switched off.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Guards {
-    /// CPU guard: when prod waits for CPU, batch is cut at once and given back slowly.
-    #[serde(default)]
-    pub cpu: CpuGuard,
-}
-
-/// CPU guard: prod's CPU stall cuts batch.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct CpuGuard {
-    /// True switches the guard off: batch is not touched, whatever prod suffers.
-    #[serde(default)]
-    pub disabled: bool,
-    /// Prod's CPU stall (PSI `some`) over which batch is cut, in thousandths of wall time, 1 to 1000. Default: 100.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
-    pub stall_milli: Option<u32>,
-    /// CPU below which batch is never cut, so that it keeps moving; a quantity of cores. Default: a
-    /// twentieth of the node. Example: `500m`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub floor: Option<Quantity>,
 }
 
 /// Where a policy holds; written by the operator alone.

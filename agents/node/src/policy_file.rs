@@ -100,6 +100,14 @@ fn read(path: &Path) -> anyhow::Result<PolicyFile> {
             );
         }
     }
+    let ignored = file.spec.not_acted_on();
+    if !ignored.is_empty() {
+        tracing::warn!(
+            "--policy {}: nothing is done about {} yet",
+            path.display(),
+            ignored.join(", ")
+        );
+    }
     if let Err(problems) = translate(&file.spec, Resources::default()) {
         bail!(
             "--policy {} cannot be honoured: {}",

@@ -87,6 +87,10 @@ pub struct QueueEntry {
 pub struct PolicyEntry {
     /// Status as the API server has it.
     pub says: Option<ColocationPolicyStatus>,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Fields that nothing is done about yet.
+    pub ignored: Vec<&'static str>,
 }
 
 /// Why a claim, or a pod without one, waits.
@@ -168,8 +172,18 @@ impl Index {
                 events.push(Event::QueueGone(name));
             }
             Fact::Policy(name, policy) => {
-                let policy::Policy { expire, status } = *policy;
-                self.policies.insert(name.clone(), PolicyEntry { says: status });
+                let policy::Policy {
+                    expire,
+                    status,
+                    generation,
+                    ignored,
+                } = *policy;
+                let entry = PolicyEntry {
+                    says: status,
+                    generation,
+                    ignored,
+                };
+                self.policies.insert(name.clone(), entry);
                 self.nodes.policy(name, expire);
             }
             Fact::PolicyGone(name) => {

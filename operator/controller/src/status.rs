@@ -12,7 +12,7 @@ use crate::index::{ClaimEntry, Index, Namespaced, PodEntry};
 
 /// Condition of a claim: each group has at least its minimum of bound pods.
 pub const ADMITTED: &str = "Admitted";
-/// Condition of a claim or queue, only where it is false: some fields state wishes that nothing is done about yet.
+/// Condition of a claim, queue or policy, only where it is false: some fields state wishes that nothing is done about yet.
 pub const HONOURED: &str = "Honoured";
 /// Reason of a claim or pod with a field that cannot be understood.
 pub const BROKEN: &str = "Invalid";
@@ -164,16 +164,14 @@ pub fn pod(index: &Index, uid: &str) -> Option<String> {
 }
 
 /// The status that a policy shall have, if it is not what it has.
-pub fn policy(index: &Index, name: &str) -> Option<ColocationPolicyStatus> {
-    let says = index.policies.get(name)?.says.clone();
-    let nodes = index.nodes.followers(name);
-    if says.as_ref().is_some_and(|s| s.nodes == nodes) {
-        return None;
-    }
-    Some(ColocationPolicyStatus {
-        nodes,
-        ..says.unwrap_or_default()
-    })
+pub fn policy(index: &Index, name: &str, now: Timestamp) -> Option<ColocationPolicyStatus> {
+    let entry = index.policies.get(name)?;
+    let says = entry.says.clone().unwrap_or_default();
+    let wanted = ColocationPolicyStatus {
+        nodes: index.nodes.followers(name),
+        conditions: honoured(says.conditions, &entry.ignored, entry.generation, now),
+    };
+    (entry.says.as_ref() != Some(&wanted)).then_some(wanted)
 }
 
 #[cfg(test)]

@@ -41,7 +41,10 @@ impl Session {
     pub(super) fn publish_shared(&mut self) {
         for name in self.index.policies.keys().cloned().collect::<Vec<_>>() {
             let target = Target::Policy(name.clone());
-            if let Some(status) = status::policy(&self.index, &name).filter(|_| !self.awaited.contains_key(&target)) {
+            if self.awaited.contains_key(&target) {
+                continue;
+            }
+            if let Some(status) = status::policy(&self.index, &name, Timestamp::now()) {
                 let patch = target.apply(&status);
                 self.hand_on(target, patch);
             }

@@ -12,6 +12,10 @@ pub struct Policy {
     pub expire: Option<i64>,
     /// Status, as it was read; `None` if it cannot be understood.
     pub status: Option<ColocationPolicyStatus>,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Fields that nothing is done about yet.
+    pub ignored: Vec<&'static str>,
 }
 
 /// Reads a policy.
@@ -21,6 +25,7 @@ pub struct Policy {
 /// If a field is not what it should be.
 pub fn read(object: Object<lean::Policy>) -> Result<Policy, FieldError> {
     let spec: ColocationPolicySpec = object.spec.read().map_err(|e| FieldError::new("spec", e))?;
+    let ignored = spec.not_acted_on();
     let expire = spec
         .reclaim
         .expire
@@ -34,6 +39,8 @@ pub fn read(object: Object<lean::Policy>) -> Result<Policy, FieldError> {
     Ok(Policy {
         expire: expire.map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)),
         status,
+        generation: object.metadata.generation.unwrap_or_default(),
+        ignored,
     })
 }
 

@@ -1,0 +1,171 @@
+//! The part of a `ColocationPolicy` that protects prod: guards, and eviction where they do not suffice.
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Duration;
+
+/// Guards, each of which may be switched off.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Guards {
+    /// CPU guard: when prod waits for CPU, batch is cut at once and given back slowly.
+    #[serde(default)]
+    pub cpu: CpuGuard,
+    /// Memory guard: when memory runs short, batch gives its page cache and then its growth back before prod loses any.
+    /// Not acted on yet: the condition `Honoured` says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryGuard>,
+    /// IO guard: when prod waits for its disks, batch's share of them is cut at once and given back slowly. Not acted on
+    /// yet: the condition `Honoured` says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io: Option<IoGuard>,
+    /// Guard of the last-level cache and of memory bandwidth, by the kernel's resctrl: batch is held to a part of both.
+    /// Not acted on yet: the condition `Honoured` says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub llc: Option<LlcGuard>,
+    /// Network guard: what batch sends goes behind what prod sends. Not acted on yet: the condition `Honoured` says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkGuard>,
+    /// GPU guard: batch on a card that it shares with prod computes in prod's gaps and gives memory back when prod asks
+    /// for it. Not acted on yet: the condition `Honoured` says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuGuard>,
+    /// Latency guard: an online service's own latency histogram cuts batch before its objective is missed. Not acted on
+    /// yet: the condition `Honoured` says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<LatencyGuard>,
+}
+
+/// CPU guard: prod's CPU stall cuts batch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CpuGuard {
+    /// True switches the guard off: batch is not touched, whatever prod suffers.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Prod's CPU stall (PSI `some`) over which batch is cut, in thousandths of wall time, 1 to 1000. Default: 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub stall_milli: Option<u32>,
+    /// CPU below which batch is never cut, so that it keeps moving; a quantity of cores. Default: a
+    /// twentieth of the node. Example: `500m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Quantity>,
+}
+
+/// Memory guard: shortage of memory takes batch's first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryGuard {
+    /// True switches the guard off: batch's memory is not touched, whatever prod suffers.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Prod's memory stall (PSI `some`) over which batch's memory is taken back, in thousandths of wall time, 1 to 1000.
+    /// Default: 50.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub stall_milli: Option<u32>,
+    /// Available memory of the node under which batch's is taken back, whatever the stall, in percent of its capacity,
+    /// 1 to 50. Default: 5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 50))]
+    pub available_percent: Option<u32>,
+}
+
+/// IO guard: prod's IO stall cuts batch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IoGuard {
+    /// True switches the guard off: batch's IO is not touched, whatever prod suffers.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Prod's IO stall (PSI `some`) over which batch is cut, in thousandths of wall time, 1 to 1000. Default: 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub stall_milli: Option<u32>,
+}
+
+/// Guard of the last-level cache and of memory bandwidth.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LlcGuard {
+    /// True switches the guard off: batch uses the whole cache and bandwidth.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Part of the last-level cache that batch may fill, in percent, 1 to 100, rounded up to whole ways. Default: 20.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub cache_percent: Option<u32>,
+    /// Part of the memory bandwidth that batch may use, in percent, 1 to 100, rounded up to what the processor can
+    /// enforce. Default: 50.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub bandwidth_percent: Option<u32>,
+}
+
+/// Network guard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkGuard {
+    /// True switches the guard off: batch sends as prod does.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Most that the batch pods of a node send together, in bits per second. Absent: what prod leaves of the link.
+    /// Example: `2G`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Quantity>,
+}
+
+/// GPU guard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuGuard {
+    /// True switches the guard off: batch and prod share the card as its driver does.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Prod's use of a card over which batch on it is held back, in percent of the card's time, 1 to 100. Default: 60.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub busy_percent: Option<u32>,
+}
+
+/// Latency guard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LatencyGuard {
+    /// True switches the guard off: no service's latency cuts batch.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Part of a service's latency objective at which batch is cut, in percent, 10 to 100: 80 cuts at 80 ms where 100 ms
+    /// are promised. Default: 80.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 100))]
+    pub budget_percent: Option<u32>,
+}
+
+/// Eviction of batch and mid pods from a node, lowest lost work first and never more than needed.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("(has(self.killPercent) ? self.killPercent : 1) < (has(self.availablePercent) ? self.availablePercent : 3)")
+    .message("killPercent (1 if absent) must be less than availablePercent (3 if absent)").field_path(".killPercent"))]
+#[serde(rename_all = "camelCase")]
+pub struct Eviction {
+    /// True switches eviction off: what is suppressed stays suppressed, and the kernel's OOM killer decides.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Available memory under which pods are evicted through the API, with their disruption budgets and grace, in percent
+    /// of the node's capacity, 2 to 50. Default: 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 50))]
+    pub available_percent: Option<u32>,
+    /// Available memory under which a pod is killed at once, because the kernel would soon choose one itself, in percent
+    /// of the node's capacity, 1 to 49. Must be less than availablePercent. Default: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 49))]
+    pub kill_percent: Option<u32>,
+    /// How long a guard may hold batch at its floor before pods that cannot use what is left are evicted. Default: `5m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suppressed_for: Option<Duration>,
+}
