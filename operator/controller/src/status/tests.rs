@@ -168,7 +168,7 @@ fn a_claim_says_which_of_its_wishes_nothing_is_done_about_until_they_are_gone() 
 #[test]
 fn a_policy_says_which_of_its_wishes_nothing_is_done_about_until_they_are_gone() {
     let mut world = World::default();
-    let mut tell = |world: &mut World, status: serde_json::Value, spec: serde_json::Value| {
+    let tell = |world: &mut World, status: serde_json::Value, spec: serde_json::Value| {
         let object = serde_json::json!({"metadata": {"name": "p", "generation": 7}, "spec": spec, "status": status});
         let policy = crate::translate::policy::read(serde_json::from_value(object).unwrap()).unwrap();
         world.tell(Fact::Policy("p".into(), Box::new(policy)));
@@ -177,7 +177,7 @@ fn a_policy_says_which_of_its_wishes_nothing_is_done_about_until_they_are_gone()
     let wish = serde_json::json!({"guards": {"llc": {}}, "eviction": {"disabled": true}});
     tell(&mut world, serde_json::Value::Null, wish.clone());
     let status = policy(&world.index, "p", at(1)).unwrap();
-    let told = &status.conditions[0];
+    let told = status.conditions.first().unwrap();
     assert_eq!(
         (
             told.type_.as_str(),
