@@ -27,6 +27,7 @@ use crate::{
     doc = "How far the nodes it selects go in sharing: what they offer to mid and batch, and how they protect prod.",
     printcolumn = r#"{"name": "Mode", "type": "string", "jsonPath": ".spec.mode", "description": "act, or observe only"}"#,
     printcolumn = r#"{"name": "Suspended", "type": "boolean", "jsonPath": ".spec.suspended", "description": "Kill switch"}"#,
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status", "description": "No node refuses it"}"#,
     printcolumn = r#"{"name": "Nodes", "type": "integer", "jsonPath": ".status.nodes", "description": "Nodes that follow it"}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
@@ -38,7 +39,7 @@ pub struct ColocationPolicySpec {
     #[schemars(extend("maxProperties" = 16), inner(length(max = 63)))]
     pub node_selector: BTreeMap<String, String>,
     /// Kill switch: true returns every selected node to its untouched state within seconds: nothing is offered, no limit stays,
-    /// and batch pods that run are left to run.
+    /// and batch pods that run are left to run. The condition `Untouched` is true when every node has said so.
     #[serde(default)]
     pub suspended: bool,
     /// `act`: the agent offers capacity and enforces the guards. `observe`: it only reports what it would do.

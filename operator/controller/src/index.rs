@@ -89,6 +89,8 @@ pub struct PolicyEntry {
     pub says: Option<ColocationPolicyStatus>,
     /// `metadata.generation`.
     pub generation: i64,
+    /// Its kill switch is thrown.
+    pub suspended: bool,
     /// Fields that nothing is done about yet.
     pub ignored: Vec<&'static str>,
 }
@@ -176,11 +178,13 @@ impl Index {
                     expire,
                     status,
                     generation,
+                    suspended,
                     ignored,
                 } = *policy;
                 let entry = PolicyEntry {
                     says: status,
                     generation,
+                    suspended,
                     ignored,
                 };
                 self.policies.insert(name.clone(), entry);

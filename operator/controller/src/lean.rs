@@ -383,4 +383,19 @@ pub struct ReportStatus {
     pub policy: Option<String>,
     /// GPUs: a list of `GpuReport`.
     pub gpus: Unread,
+    /// What the agent says of itself.
+    pub conditions: Vec<ReportCondition>,
+}
+
+/// A condition of a node's report.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ReportCondition {
+    /// Type.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// Reason.
+    pub reason: String,
+    /// Message.
+    pub message: String,
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use duosuan_crds::{RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY};
 use duosuan_scheduler::{Event, Time, event};
 
-use crate::translate::node::Report;
+use crate::translate::node::{Answer, Report};
 
 use settling::Settling;
 
@@ -130,15 +130,18 @@ impl Nodes {
         names.iter().filter_map(|name| self.event(name, now)).collect()
     }
 
-    /// Nodes that follow a policy, by their own word.
-    pub fn followers(&self, policy: &str) -> u32 {
-        let follows = |e: &&Entry| {
-            e.node.is_some()
-                && e.report
-                    .as_ref()
-                    .is_some_and(|(r, _)| r.policy.as_deref() == Some(policy))
-        };
-        u32::try_from(self.entries.values().filter(follows).count()).unwrap_or(u32::MAX)
+    /// Nodes that a policy holds for and what their agents make of it, by their own word, in the order of their names.
+    pub fn followers(&self, policy: &str) -> Vec<(&str, &Answer)> {
+        let mut found: Vec<(&str, &Answer)> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.node.is_some())
+            .filter_map(|(name, entry)| Some((name.as_str(), &entry.report.as_ref()?.0)))
+            .filter(|(_, report)| report.policy.as_deref() == Some(policy))
+            .map(|(name, report)| (name, &report.answer))
+            .collect();
+        found.sort_unstable_by_key(|(name, _)| *name);
+        found
     }
 
     /// Number of nodes.
@@ -216,6 +219,7 @@ mod tests {
         Report {
             time: Some(Timestamp::from_millisecond(millis).unwrap()),
             policy: Some("p".into()),
+            answer: Answer::Follows,
             gpus: vec![],
         }
     }
@@ -320,6 +324,6 @@ mod tests {
         };
         assert_eq!(seen.gpus, [gpu]);
         assert_eq!(nodes.report("n".into(), Some(with_gpu), Time(3)), None);
-        assert_eq!(nodes.followers("p"), 1);
+        assert_eq!(nodes.followers("p"), [("n", &Answer::Follows)]);
     }
 }

@@ -1,7 +1,7 @@
 //! What claims, queues, policies and pods say of themselves: decided here, compared with what they say already, and
 //! written only if it differs in more than a time. Pure.
 
-use duosuan_crds::{CapacityClaimStatus, ColocationPolicyStatus, claim::Phase, claim::Placed};
+use duosuan_crds::{CapacityClaimStatus, claim::Phase, claim::Placed};
 use duosuan_scheduler::Cluster;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -9,6 +9,10 @@ use k8s_openapi::{
 };
 
 use crate::index::{ClaimEntry, Index, Namespaced, PodEntry};
+
+mod policy;
+
+pub use policy::policy;
 
 /// Condition of a claim: each group has at least its minimum of bound pods.
 pub const ADMITTED: &str = "Admitted";
@@ -161,17 +165,6 @@ pub fn pod(index: &Index, uid: &str) -> Option<String> {
         None => &index.why(uid, pod)?.message,
     };
     (pod.says.as_ref() != Some(wanted)).then(|| wanted.clone())
-}
-
-/// The status that a policy shall have, if it is not what it has.
-pub fn policy(index: &Index, name: &str, now: Timestamp) -> Option<ColocationPolicyStatus> {
-    let entry = index.policies.get(name)?;
-    let says = entry.says.clone().unwrap_or_default();
-    let wanted = ColocationPolicyStatus {
-        nodes: index.nodes.followers(name),
-        conditions: honoured(says.conditions, &entry.ignored, entry.generation, now),
-    };
-    (entry.says.as_ref() != Some(&wanted)).then_some(wanted)
 }
 
 #[cfg(test)]

@@ -166,43 +166,6 @@ fn a_claim_says_which_of_its_wishes_nothing_is_done_about_until_they_are_gone() 
 }
 
 #[test]
-fn a_policy_says_which_of_its_wishes_nothing_is_done_about_until_they_are_gone() {
-    let mut world = World::default();
-    let tell = |world: &mut World, status: serde_json::Value, spec: serde_json::Value| {
-        let object = serde_json::json!({"metadata": {"name": "p", "generation": 7}, "spec": spec, "status": status});
-        let policy = crate::translate::policy::read(serde_json::from_value(object).unwrap()).unwrap();
-        world.tell(Fact::Policy("p".into(), Box::new(policy)));
-    };
-    let at = |second| Timestamp::from_second(second).unwrap();
-    let wish = serde_json::json!({"guards": {"llc": {}}, "eviction": {"disabled": true}});
-    tell(&mut world, serde_json::Value::Null, wish.clone());
-    let status = policy(&world.index, "p", at(1)).unwrap();
-    let told = status.conditions.first().unwrap();
-    assert_eq!(
-        (
-            told.type_.as_str(),
-            told.status.as_str(),
-            told.message.as_str(),
-            told.observed_generation
-        ),
-        (
-            HONOURED,
-            "False",
-            "nothing is done about spec.guards.llc, spec.eviction yet",
-            Some(7)
-        )
-    );
-    let status = serde_json::to_value(status).unwrap();
-    tell(&mut world, status.clone(), wish);
-    assert_eq!(policy(&world.index, "p", at(2)), None, "told once, with its first time");
-    tell(&mut world, status, serde_json::json!({}));
-    assert_eq!(
-        policy(&world.index, "p", at(3)),
-        Some(ColocationPolicyStatus::default())
-    );
-}
-
-#[test]
 fn a_claim_that_cannot_be_understood_says_which_field() {
     let mut world = World::default();
     world.claim(

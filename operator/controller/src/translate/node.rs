@@ -61,8 +61,22 @@ pub struct Report {
     pub time: Option<Timestamp>,
     /// Policy that the node follows.
     pub policy: Option<String>,
+    /// What the agent makes of that policy.
+    pub answer: Answer,
     /// GPUs by index; an index that the report leaves out is a device that cannot be used.
     pub gpus: Vec<Gpu>,
+}
+
+/// What an agent makes of the policy that its node follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// It follows it, or has not said yet.
+    #[default]
+    Follows,
+    /// The node is as without the agent, because the policy is suspended.
+    Suspended,
+    /// The policy asks this node for the impossible, in the agent's words.
+    Refuses(String),
 }
 
 /// Reads a node's report.
@@ -72,6 +86,11 @@ pub struct Report {
 /// If a field is not what it should be.
 pub fn report(object: Object<lean::Report>) -> Result<Report, FieldError> {
     let status = object.status;
+    let answer = match status.conditions.into_iter().find(|c| c.type_ == "PolicyAccepted") {
+        Some(said) if said.reason == "Suspended" => Answer::Suspended,
+        Some(said) if said.reason == "Refused" => Answer::Refuses(said.message),
+        _ => Answer::Follows,
+    };
     let time = status
         .time
         .map(|text| {
@@ -109,6 +128,7 @@ pub fn report(object: Object<lean::Report>) -> Result<Report, FieldError> {
     }
     Ok(Report {
         time,
+        answer,
         policy: status.policy,
         gpus,
     })

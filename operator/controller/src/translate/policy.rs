@@ -14,6 +14,8 @@ pub struct Policy {
     pub status: Option<ColocationPolicyStatus>,
     /// `metadata.generation`.
     pub generation: i64,
+    /// Its kill switch is thrown.
+    pub suspended: bool,
     /// Fields that nothing is done about yet.
     pub ignored: Vec<&'static str>,
 }
@@ -40,6 +42,7 @@ pub fn read(object: Object<lean::Policy>) -> Result<Policy, FieldError> {
         expire: expire.map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)),
         status,
         generation: object.metadata.generation.unwrap_or_default(),
+        suspended: spec.suspended,
         ignored,
     })
 }

@@ -1,0 +1,188 @@
+//! What a co-location policy says of the nodes that it holds for.
+
+use duosuan_crds::ColocationPolicyStatus;
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+
+use super::{honoured, with_condition};
+use crate::{index::Index, translate::node::Answer};
+
+/// Condition of a policy: every node that it holds for can do what it asks.
+const ACCEPTED: &str = "Accepted";
+/// Condition of a policy, only while its kill switch is thrown: every node that it holds for is as without the agent.
+const UNTOUCHED: &str = "Untouched";
+
+/// The status that a policy shall have, if it is not what it has.
+pub fn policy(index: &Index, name: &str, now: Timestamp) -> Option<ColocationPolicyStatus> {
+    let entry = index.policies.get(name)?;
+    let followers = index.nodes.followers(name);
+    let said = |type_: &str, problem: Option<String>, reasons: (&str, &str), good: &str| Condition {
+        type_: type_.to_owned(),
+        status: if problem.is_none() { "True" } else { "False" }.to_owned(),
+        reason: if problem.is_none() { reasons.0 } else { reasons.1 }.to_owned(),
+        message: problem.unwrap_or_else(|| good.to_owned()),
+        observed_generation: Some(entry.generation),
+        last_transition_time: Time(now),
+    };
+    let refuse: Vec<(&str, &str)> = followers
+        .iter()
+        .filter_map(|(node, answer)| match answer {
+            Answer::Refuses(why) => Some((*node, why.as_str())),
+            Answer::Follows | Answer::Suspended => None,
+        })
+        .collect();
+    let refused = refuse.first().map(|(node, why)| {
+        format!(
+            "{} of {} nodes offer nothing, such as {node}: {why}",
+            refuse.len(),
+            followers.len()
+        )
+    });
+    let says = entry.says.clone().unwrap_or_default();
+    let mut conditions = with_condition(
+        says.conditions,
+        said(ACCEPTED, refused, ("Followed", "Refused"), "no node refuses it"),
+    );
+    conditions.retain(|c| entry.suspended || c.type_ != UNTOUCHED);
+    if entry.suspended {
+        let touched: Vec<&str> = followers
+            .iter()
+            .filter_map(|(node, answer)| (**answer != Answer::Suspended).then_some(*node))
+            .collect();
+        let touched = touched.first().map(|node| {
+            format!(
+                "{} of {} nodes have not said yet that they are as without the agent, such as {node}",
+                touched.len(),
+                followers.len()
+            )
+        });
+        let condition = said(
+            UNTOUCHED,
+            touched,
+            ("Suspended", "Returning"),
+            "every node is as without the agent; what batch pods run is left to run",
+        );
+        conditions = with_condition(conditions, condition);
+    }
+    let wanted = ColocationPolicyStatus {
+        nodes: u32::try_from(followers.len()).unwrap_or(u32::MAX),
+        conditions: honoured(conditions, &entry.ignored, entry.generation, now),
+    };
+    (entry.says.as_ref() != Some(&wanted)).then_some(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{status::HONOURED, translate, watch::Fact};
+
+    #[derive(Default)]
+    struct World(Index);
+
+    impl World {
+        fn tell(&mut self, fact: Fact) {
+            self.0.apply(fact, duosuan_scheduler::Time(0), &mut Vec::new());
+        }
+
+        fn policy(&mut self, spec: &Value, status: Option<&ColocationPolicyStatus>) {
+            let object = json!({"metadata": {"name": "p", "generation": 7}, "spec": spec, "status": status.unwrap_or(&Default::default())});
+            let policy = translate::policy::read(serde_json::from_value(object).unwrap()).unwrap();
+            self.tell(Fact::Policy("p".into(), Box::new(policy)));
+        }
+
+        /// A node, and what its agent says: reason and message.
+        fn node(&mut self, name: &str, reason: &str, message: &str) {
+            let node = json!({"metadata": {"name": name}, "status": {"allocatable": {"cpu": "4"}}});
+            let (node, _) = translate::node::read(&serde_json::from_value(node).unwrap());
+            self.tell(Fact::Node(Box::new(node)));
+            let report = json!({"metadata": {"name": name}, "status": {"policy": "p",
+                "conditions": [{"type": "ForecastReady", "reason": "Suspended", "message": ""},
+                    {"type": "PolicyAccepted", "reason": reason, "message": message}]}});
+            let report = translate::node::report(serde_json::from_value(report).unwrap()).unwrap();
+            self.tell(Fact::Report(name.into(), Box::new(report)));
+        }
+
+        fn wanted(&self, second: i64) -> Option<ColocationPolicyStatus> {
+            policy(&self.0, "p", Timestamp::from_second(second).unwrap())
+        }
+    }
+
+    /// Status, reason, message and second of a condition.
+    fn said<'s>(status: &'s ColocationPolicyStatus, type_: &str) -> Option<(&'s str, &'s str, &'s str, i64)> {
+        let condition = status.conditions.iter().find(|c| c.type_ == type_)?;
+        assert_eq!(condition.observed_generation, Some(7));
+        let since = condition.last_transition_time.0.as_second();
+        Some((&condition.status, &condition.reason, &condition.message, since))
+    }
+
+    #[test]
+    fn a_policy_says_which_of_its_wishes_nothing_is_done_about_until_they_are_gone() {
+        let mut world = World::default();
+        let wish = json!({"guards": {"llc": {}}, "eviction": {"disabled": true}});
+        world.policy(&wish, None);
+        let status = world.wanted(1).unwrap();
+        assert_eq!(
+            said(&status, HONOURED),
+            Some((
+                "False",
+                "FieldsIgnored",
+                "nothing is done about spec.guards.llc, spec.eviction yet",
+                1
+            ))
+        );
+        world.policy(&wish, Some(&status));
+        assert_eq!(world.wanted(2), None, "told once, with its first time");
+        world.policy(&json!({}), Some(&status));
+        let status = world.wanted(3).unwrap();
+        assert_eq!(said(&status, HONOURED), None);
+        assert_eq!(
+            said(&status, ACCEPTED),
+            Some(("True", "Followed", "no node refuses it", 1))
+        );
+    }
+
+    #[test]
+    fn a_policy_that_some_nodes_refuse_says_how_many_and_what_the_first_says() {
+        let mut world = World::default();
+        world.policy(&json!({}), None);
+        world.node("c", "Refused", "cannot");
+        world.node("b", "Refused", "guards.cpu.floor is 17000m: give at most 16000m");
+        world.node("a", "Following", "");
+        let status = world.wanted(1).unwrap();
+        assert_eq!(status.nodes, 3);
+        let message = "2 of 3 nodes offer nothing, such as b: guards.cpu.floor is 17000m: give at most 16000m";
+        assert_eq!(said(&status, ACCEPTED), Some(("False", "Refused", message, 1)));
+        world.policy(&json!({}), Some(&status));
+        world.node("b", "Following", "");
+        world.node("c", "Following", "");
+        assert_eq!(
+            said(&world.wanted(2).unwrap(), ACCEPTED),
+            Some(("True", "Followed", "no node refuses it", 2))
+        );
+    }
+
+    #[test]
+    fn a_thrown_kill_switch_is_done_when_every_node_says_that_it_is_as_without_the_agent() {
+        let mut world = World::default();
+        let spec = json!({"suspended": true});
+        world.node("a", "Suspended", "");
+        world.node("b", "Following", "");
+        world.policy(&spec, None);
+        let status = world.wanted(1).unwrap();
+        let message = "1 of 2 nodes have not said yet that they are as without the agent, such as b";
+        assert_eq!(said(&status, UNTOUCHED), Some(("False", "Returning", message, 1)));
+        world.policy(&spec, Some(&status));
+        world.node("b", "Suspended", "");
+        let status = world.wanted(2).unwrap();
+        let (done, reason, _, since) = said(&status, UNTOUCHED).unwrap();
+        assert_eq!((done, reason, since), ("True", "Suspended", 2));
+        world.policy(&json!({}), Some(&status));
+        assert_eq!(said(&world.wanted(3).unwrap(), UNTOUCHED), None);
+    }
+}
