@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Cluster,
     amount::Totals,
-    model::{ClaimKey, Model, NodeSlot, Place, tier_index},
-    slab::{ClaimOrd, PodOrd},
+    model::{ClaimKey, Model, NodeSlot, Place, Users, tier_index},
+    slab::{ClaimOrd, PodOrd, QueueOrd},
 };
 
 /// An invariant that does not hold, in words.
@@ -118,10 +118,57 @@ impl Model {
                 }
             }
         }
+        self.namespaces_use_what_their_pods_hold(violations);
         for (ord, queue) in self.queues.iter() {
             if sums.get(ord.index()) != Some(&queue.used) {
                 violations.push(Violation(format!(
                     "what queue {} uses is not the sum over its pods",
+                    queue.name
+                )));
+            }
+        }
+    }
+
+    fn namespaces_use_what_their_pods_hold(&self, violations: &mut Vec<Violation>) {
+        let mut users: Vec<Users> = vec![Users::default(); self.queues.bound()];
+        let mut references: Vec<u32> = vec![0; self.queues.bound()];
+        let mut refer = |queue: QueueOrd| {
+            if let Some(count) = references.get_mut(queue.index()) {
+                *count += 1;
+            }
+        };
+        for (_, claim) in self.claims.iter() {
+            refer(claim.queue);
+        }
+        for (_, queue) in self.queues.iter() {
+            queue.parent.into_iter().for_each(&mut refer);
+        }
+        for (_, pod) in self.pods.iter().filter(|(_, p)| p.place != Place::Nowhere) {
+            let Some(claim) = pod.claim.map(|c| &self.claims[c]) else {
+                continue;
+            };
+            let shape = self.shapes.value(pod.shape);
+            if let Some(users) = users.get_mut(claim.queue.index()) {
+                let user = users.entry(claim.namespace.clone()).or_default();
+                user.pods += 1;
+                if let Some(used) = user.used.get_mut(tier_index(shape.tier)) {
+                    used.add(&shape.ask);
+                }
+            }
+        }
+        for (ord, queue) in self.queues.iter() {
+            if users.get(ord.index()) != Some(&queue.users) {
+                violations.push(Violation(format!(
+                    "what the namespaces in queue {} use is not the sum over their pods",
+                    queue.name
+                )));
+            }
+            if references.get(ord.index()) != Some(&queue.references) {
+                violations.push(Violation(format!("queue {} miscounts those that name it", queue.name)));
+            }
+            if !queue.present && queue.references == 0 {
+                violations.push(Violation(format!(
+                    "the name {} of a queue is kept for nobody",
                     queue.name
                 )));
             }
@@ -201,14 +248,14 @@ impl Model {
         resource: crate::slab::ResourceOrd,
     ) -> crate::amount::Amount {
         let mut held = queue.used(tier, resource);
-        for key in queue
+        for claim in queue
             .pending
-            .iter()
-            .chain(&queue.parked)
-            .filter(|k| !self.claims[k.claim].awaiting.is_empty())
+            .claims()
+            .chain(queue.parked.claims())
+            .filter(|&c| !self.claims[c].awaiting.is_empty())
         {
             for pod in self
-                .members(key.claim)
+                .members(claim)
                 .filter(|&p| matches!(self.pods[p].place, Place::Nominated(_)))
             {
                 let shape = self.shapes.value(self.pods[pod].shape);

@@ -93,8 +93,8 @@ pub enum Reason {
     QueueCycle {
         /// Name of the queue.
         queue: String,
-        /// The queue to which the way leads back.
-        parent: String,
+        /// The queues of the circle, each below the next, and the last below the first.
+        circle: Vec<String>,
     },
     /// The queue does not admit this namespace.
     NamespaceNotAllowed {

@@ -11,7 +11,10 @@ pub(crate) mod ports;
 pub(crate) mod queue;
 pub(crate) mod resources;
 pub(crate) mod shape;
+pub(crate) mod share;
 pub(crate) mod tiers;
+pub(crate) mod tree;
+pub(crate) mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -21,9 +24,11 @@ pub(crate) use claim::{ClaimKey, ClaimSlot, Tally};
 pub(crate) use device::DeviceUse;
 pub(crate) use node::NodeSlot;
 pub(crate) use pod::{Place, PodSlot, Seat};
-pub(crate) use queue::{PendingKey, QueueSlot};
+pub(crate) use queue::QueueSlot;
 pub(crate) use resources::Resources;
 pub(crate) use shape::{GpuNeed, Shape, Template};
+pub(crate) use share::{Share, Users};
+pub(crate) use waiting::{Age, Group, Waiting};
 
 use crate::{
     amount::Totals,
@@ -145,6 +150,7 @@ impl Model {
         if let Some(claim) = pod.claim {
             let claim = &self.claims[claim];
             let tier = tier_index(shape.tier);
+            self.queues[claim.queue].count_user(&claim.namespace, tier, &shape.ask, hold);
             for queue in self.queues[claim.queue].path.clone().iter() {
                 let Some(used) = self.queues[*queue].used.get_mut(tier) else {
                     continue;

@@ -297,7 +297,7 @@ impl Model {
             tiers,
             pending: count(queue.pending.len() + queue.parked.len()),
             running: count(queue.running.iter().map(std::collections::BTreeSet::len).sum()),
-            share_milli: self.dominant_share(ord),
+            share_milli: self.dominant_share(ord).milli(),
         }
     }
 }

@@ -74,10 +74,12 @@ impl fmt::Display for Reason {
             Reason::NoSuchParentQueue { queue, parent } => {
                 write!(f, "queue {queue} is below queue {parent}, which does not exist")
             }
-            Reason::QueueCycle { queue, parent } => {
+            Reason::QueueCycle { queue, circle } => {
+                let back = circle.first().map_or("", String::as_str);
                 write!(
                     f,
-                    "the parents of queue {queue} lead in a circle, back to queue {parent}"
+                    "the parents of queue {queue} lead in a circle: {} is below {back}",
+                    circle.join(" is below ")
                 )
             }
             Reason::NamespaceNotAllowed { queue, namespace } => {

@@ -143,11 +143,11 @@ impl Model {
             claim.uid = pod.uid.as_str().into();
             claim.created = pod.created;
             claim.priority = pod.priority;
-            claim.queue = queue;
             claim.tier = pod.tier;
             if claim.groups.is_empty() {
                 claim.groups.push(GroupSlot::new(ALONE.clone()));
             }
+            self.set_queue(ord, queue);
         }
         ord
     }
@@ -179,6 +179,7 @@ impl Model {
             reported: None,
             blocked_by: None,
         });
+        self.queues[queue].references += 1;
         self.claims_by_key.insert(key, ord);
         ord
     }
@@ -228,7 +229,6 @@ impl Model {
         claim.uid = event.uid.as_str().into();
         claim.created = event.created;
         claim.priority = event.priority;
-        claim.queue = queue;
         claim.tier = event.tier;
         claim.min_runtime = event.min_runtime;
         claim.refused = refused;
@@ -247,6 +247,7 @@ impl Model {
             group.done_and_gone = if replaces { 0 } else { done };
             claim.groups.push(group);
         }
+        self.set_queue(ord, queue);
         self.gather(ord, members);
         self.freed += 1;
     }
@@ -372,6 +373,7 @@ impl Model {
         self.broken.remove(&ord);
         if let Some(claim) = self.claims.remove(ord) {
             self.claims_by_key.remove(&claim.key);
+            self.drop_reference(claim.queue);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use crate::{
-    model::{Model, PendingKey, queue::VictimKey, tier_index},
+    model::{Age, Group, Model, queue::VictimKey, tier_index},
     slab::{ClaimOrd, QueueOrd},
 };
 
@@ -13,36 +13,36 @@ impl Model {
         self.list(ord, false, false);
     }
 
-    fn pending_key(&self, ord: ClaimOrd) -> PendingKey {
+    fn pending_key(&self, ord: ClaimOrd) -> (Group, Age) {
         let claim = &self.claims[ord];
-        PendingKey {
-            priority: Reverse(claim.priority),
+        let age = Age {
             created: claim.created,
             uid: claim.uid.clone(),
             claim: ord,
-        }
+        };
+        ((Reverse(claim.priority), claim.namespace.clone()), age)
     }
 
     /// A claim was tried in vain: it is not tried again until something is freed, or it changes.
     pub(crate) fn park(&mut self, ord: ClaimOrd) {
-        let key = self.pending_key(ord);
+        let (group, age) = self.pending_key(ord);
         let queue = self.claims[ord].queue;
         self.unpark_all(queue);
         let freed = self.freed;
         let queue = &mut self.queues[queue];
-        if queue.pending.remove(&key) {
-            queue.parked.insert(key);
+        if queue.pending.remove(&group, &age) {
+            queue.parked.insert(group, age);
             queue.parked_at = freed;
         }
     }
 
     /// A claim is to be tried again.
     pub(crate) fn unpark(&mut self, ord: ClaimOrd) {
-        let key = self.pending_key(ord);
+        let (group, age) = self.pending_key(ord);
         let queue = self.claims[ord].queue;
         let queue = &mut self.queues[queue];
-        if queue.parked.remove(&key) {
-            queue.pending.insert(key);
+        if queue.parked.remove(&group, &age) {
+            queue.pending.insert(group, age);
         }
     }
 
@@ -61,7 +61,7 @@ impl Model {
         if claim.listed_pending == pending && claim.listed_running == running {
             return;
         }
-        let waits = self.pending_key(ord);
+        let (group, age) = self.pending_key(ord);
         let runs = VictimKey {
             priority: claim.priority,
             created: Reverse(claim.created),
@@ -71,11 +71,11 @@ impl Model {
         let queue = &mut self.queues[claim.queue];
         match (pending, claim.listed_pending) {
             (true, false) => {
-                queue.pending.insert(waits);
+                queue.pending.insert(group, age);
             }
             (false, true) => {
-                queue.pending.remove(&waits);
-                queue.parked.remove(&waits);
+                queue.pending.remove(&group, &age);
+                queue.parked.remove(&group, &age);
             }
             _ => {}
         }

@@ -10,7 +10,7 @@ use crate::{
     amount::{Amount, Amounts, Totals},
     decision::Reason,
     event::{self, Tier, Time},
-    model::{Model, tier_index},
+    model::{Model, Users, Waiting, tier_index, tree::Fault},
     slab::{ClaimOrd, PodOrd, QueueOrd, ResourceOrd},
 };
 
@@ -20,24 +20,6 @@ pub(crate) const DEFAULT: &str = "default";
 /// The name of a queue, or that of the default one.
 pub(crate) fn or_default(name: &str) -> &str {
     if name.is_empty() { DEFAULT } else { name }
-}
-
-/// What is wrong with the way from a queue to the top.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// This parent does not exist.
-    NoParent(QueueOrd),
-    /// The way leads back to this queue.
-    Cycle(QueueOrd),
-}
-
-/// Order of those that wait in a queue: priority, then age, then UID.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PendingKey {
-    pub(crate) priority: Reverse<i32>,
-    pub(crate) created: Time,
-    pub(crate) uid: Arc<str>,
-    pub(crate) claim: ClaimOrd,
 }
 
 /// Order of those that may have to go: lowest priority, then newest, then UID.
@@ -56,7 +38,7 @@ pub(crate) struct TierQuota {
     pub(crate) limit: Amounts,
 }
 
-/// A queue, or the name of one that claims or queues refer to and that is not there. Names stay.
+/// A queue, or the name of one that claims or queues refer to and that is not there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct QueueSlot {
     pub(crate) name: Arc<str>,
@@ -73,10 +55,16 @@ pub(crate) struct QueueSlot {
     /// Itself and those above it, up to the top or to the fault.
     pub(crate) path: Arc<[QueueOrd]>,
     pub(crate) fault: Option<Fault>,
+    /// The queues right below it, by name; those whose way to the top is broken are left out.
+    pub(crate) children: Vec<QueueOrd>,
+    /// Claims that are in it and queues that name it as their parent: while there are any, its name is kept.
+    pub(crate) references: u32,
+    /// What its own claims hold, by namespace.
+    pub(crate) users: Users,
     /// Claims that wait and are to be tried.
-    pub(crate) pending: BTreeSet<PendingKey>,
+    pub(crate) pending: Waiting,
     /// Claims that wait and were tried in vain: thousands of them cost a cycle nothing while nothing is freed.
-    pub(crate) parked: BTreeSet<PendingKey>,
+    pub(crate) parked: Waiting,
     /// `Model::freed` when they were.
     pub(crate) parked_at: u64,
     pub(crate) running: [BTreeSet<VictimKey>; 3],
@@ -194,6 +182,14 @@ impl Model {
         queue.quotas = quotas;
         queue.namespaces = namespaces;
         queue.never_reclaims = event.never_reclaims;
+        if was_parent != parent {
+            if let Some(parent) = parent {
+                self.queues[parent].references += 1;
+            }
+            if let Some(was) = was_parent {
+                self.drop_reference(was);
+            }
+        }
         if !was_present || was_parent != parent {
             self.find_paths();
         }
@@ -223,73 +219,24 @@ impl Model {
         queue.quotas = Default::default();
         queue.namespaces = BTreeSet::new();
         queue.never_reclaims = false;
+        if let Some(parent) = was.1 {
+            self.drop_reference(parent);
+        }
+        self.forget_queue_if_unused(ord);
         self.find_paths();
         self.freed += 1;
-    }
-
-    /// Finds each queue's way to the top anew, and counts what is used along these ways.
-    fn find_paths(&mut self) {
-        let all: Vec<QueueOrd> = self.queues_by_name.values().copied().collect();
-        for &ord in &all {
-            let (path, fault) = self.path_of(ord);
-            let queue = &mut self.queues[ord];
-            queue.path = path.into();
-            queue.fault = fault;
-            queue.used = Default::default();
-        }
-        let held: Vec<PodOrd> = self
-            .pods
-            .iter()
-            .filter(|(_, p)| p.held_seat().is_some())
-            .map(|(o, _)| o)
-            .collect();
-        for pod in held {
-            let pod = &self.pods[pod];
-            let Some(claim) = pod.claim else { continue };
-            let shape = self.shapes.value(pod.shape).clone();
-            let (tier, queue) = (tier_index(shape.tier), self.claims[claim].queue);
-            for &queue in self.queues[queue].path.clone().iter() {
-                if let Some(used) = self.queues[queue].used.get_mut(tier) {
-                    used.add(&shape.ask);
-                }
-            }
-        }
-    }
-
-    fn path_of(&self, ord: QueueOrd) -> (Vec<QueueOrd>, Option<Fault>) {
-        let mut path = vec![ord];
-        let mut at = ord;
-        while let Some(parent) = self.queues[at].parent {
-            if path.contains(&parent) {
-                return (path, Some(Fault::Cycle(parent)));
-            }
-            if !self.queues[parent].present {
-                return (path, Some(Fault::NoParent(parent)));
-            }
-            path.push(parent);
-            at = parent;
-        }
-        (path, None)
     }
 
     /// Why nothing of a claim may be placed at all, if so: its queue is not there, is broken, or not for it.
     pub(crate) fn queue_refuses(&self, claim: ClaimOrd) -> Option<Reason> {
         let claim = &self.claims[claim];
         let queue = &self.queues[claim.queue];
-        let name = || queue.name.to_string();
         if !queue.present {
-            return Some(Reason::NoSuchQueue { queue: name() });
+            let queue = queue.name.to_string();
+            return Some(Reason::NoSuchQueue { queue });
         }
-        match queue.fault {
-            Some(Fault::NoParent(parent)) => {
-                let parent = self.queues[parent].name.to_string();
-                return Some(Reason::NoSuchParentQueue { queue: name(), parent });
-            }
-            Some(Fault::Cycle(at)) => {
-                let parent = self.queues[at].name.to_string();
-                return Some(Reason::QueueCycle { queue: name(), parent });
-            }
-            None => {}
+        if let Some(fault) = self.fault_of_queue(claim.queue) {
+            return Some(fault);
         }
         for &ord in queue.path.iter() {
             let queue = &self.queues[ord];
@@ -354,27 +301,5 @@ impl Model {
         }
         sum.sort_by(|a, b| self.resources.name(a.0).cmp(self.resources.name(b.0)));
         sum
-    }
-
-    /// The largest share of the cluster's capacity that a queue holds of any resource, in thousandths, by its weight. CPU
-    /// and memory are each tier's own; whatever else there is, all tiers take from the same.
-    pub(crate) fn dominant_share(&self, queue: QueueOrd) -> u64 {
-        let queue = &self.queues[queue];
-        let mut largest: i128 = 0;
-        for (used, capacity) in queue.used.iter().zip(&self.capacity) {
-            for (resource, amount) in used.iter() {
-                let own = self.resources.reserved_for(resource).is_some();
-                let (held, all) = if own {
-                    (amount, capacity.of(resource))
-                } else {
-                    // Nodes have it under prod.
-                    let [firm, ..] = &self.capacity;
-                    let held = queue.used.iter().map(|used| used.of(resource));
-                    (held.fold(Amount::ZERO, |sum, amount| sum + amount), firm.of(resource))
-                };
-                largest = largest.max(i128::from(held.get()) * 1000 / i128::from(all.get().max(1)));
-            }
-        }
-        u64::try_from(largest / i128::from(queue.weight.max(1))).unwrap_or(u64::MAX)
     }
 }

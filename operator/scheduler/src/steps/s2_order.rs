@@ -1,44 +1,87 @@
-//! Step 2: whose turn it is. Queues below their guarantee go first, then those with the smaller dominant share; within
-//! a queue it is priority, then age. The order is found as places are given, since each place changes the shares.
+//! Step 2: whose turn it is, over the tree of queues. At each level the queues side by side are compared: those below their
+//! guarantee go first, then those with the smaller share of the cluster by their weight. Within a queue it is priority, then
+//! the share of the namespace, then age. What a queue with others below it holds itself counts as one more beside these, of
+//! weight 1.
+//!
+//! The order is found as places are given, since each place changes the shares: but only those on the way from its queue to
+//! the top, so that a turn costs a logarithm at each level and nothing is looked at again elsewhere.
 
-use std::{cmp::Reverse, collections::BinaryHeap, ops::Bound};
+use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use super::Round;
 use crate::{
-    model::{Model, PendingKey, tier_index},
+    model::{Age, Model, Share, tier_index},
     slab::{ClaimOrd, QueueOrd},
 };
 
 /// The queues that have something waiting, the next first.
 pub(super) struct Order {
-    turns: BinaryHeap<Reverse<Turn>>,
-    /// Queue and head of the turn that was given last.
-    last: Option<(QueueOrd, PendingKey)>,
+    /// What is known of each queue, by its ordinal.
+    branches: Vec<Branch>,
+    /// The queues at the top that have something waiting in or below them.
+    top: BTreeSet<Turn>,
+    /// Queue of the turn that was given last.
+    last: Option<QueueOrd>,
 }
 
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+/// A queue, and what waits in it and below it.
+#[derive(Clone, Default)]
+struct Branch {
+    line: Line,
+    /// The queue's own line, and the queues right below it that have something waiting.
+    turns: BTreeSet<Turn>,
+    /// The turn of its own line, as it stands in `turns`.
+    own: Option<Turn>,
+    /// Its turn, as it stands among those beside it.
+    turn: Option<Turn>,
+}
+
+/// The own claims of a queue that wait: the first of each namespace of the highest priority.
+#[derive(Clone, Default)]
+struct Line {
+    level: Option<Reverse<i32>>,
+    heads: BTreeSet<Head>,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Head {
+    share: Share,
+    age: Age,
+    namespace: Arc<str>,
+}
+
+/// When a queue's turn comes, against those beside it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
     /// False goes first.
     has_its_guarantee: bool,
-    share: u64,
-    head: PendingKey,
-    queue: QueueOrd,
+    share: Share,
+    /// Of the claim that would be next.
+    priority: Reverse<i32>,
+    /// Of the claim that would be next.
+    age: Age,
 }
 
 impl Order {
     /// The order in which things stand at first.
     pub(super) fn of(model: &mut Model) -> Order {
         let queues: Vec<QueueOrd> = model.queues.iter().map(|(queue, _)| queue).collect();
+        let mut order = Order {
+            branches: vec![Branch::default(); model.queues.bound()],
+            top: BTreeSet::new(),
+            last: None,
+        };
         for queue in queues {
             model.unpark_all(queue);
+            if model.queues[queue].pending.len() == 0 {
+                continue;
+            }
+            if let Some(branch) = order.branches.get_mut(queue.index()) {
+                branch.line.descend(model, queue);
+            }
+            order.find_turns(model, queue);
         }
-        let turns = model
-            .queues
-            .iter()
-            .filter_map(|(queue, _)| Turn::of(model, queue, None))
-            .map(Reverse)
-            .collect();
-        Order { turns, last: None }
+        order
     }
 
     /// The claim whose turn it is, until the budget is used up.
@@ -46,32 +89,173 @@ impl Order {
         if round.pods_left == 0 {
             return None;
         }
-        if let Some((queue, head)) = self.last.take()
-            && let Some(turn) = Turn::of(round.model, queue, Some(&head))
-        {
-            self.turns.push(Reverse(turn));
+        if let Some(queue) = self.last.take() {
+            if let Some(branch) = self.branches.get_mut(queue.index()) {
+                branch.line.advance(round.model, queue);
+            }
+            self.find_turns(round.model, queue);
         }
-        let Reverse(turn) = self.turns.pop()?;
-        let claim = turn.head.claim;
-        self.last = Some((turn.queue, turn.head));
+        let claim = self.top.first()?.age.claim;
+        self.last = Some(round.model.claims[claim].queue);
         Some(claim)
+    }
+
+    /// Finds anew the turn of a queue and of each above it.
+    fn find_turns(&mut self, model: &Model, queue: QueueOrd) {
+        let Some(branch) = self.branches.get_mut(queue.index()) else {
+            return;
+        };
+        let own = branch.line.turn(model, queue);
+        replace(&mut branch.turns, &mut branch.own, own);
+        // A queue whose way to the top is broken stands alone: its claims are only told so.
+        let slot = &model.queues[queue];
+        let way: &[QueueOrd] = if slot.fault.is_some() { &[queue] } else { &slot.path };
+        for (step, &at) in way.iter().enumerate() {
+            let Some(branch) = self.branches.get_mut(at.index()) else {
+                return;
+            };
+            let turn = branch.turns.first().map(|next| Turn {
+                has_its_guarantee: !model.queues[at].below_guarantee(tier_index(model.claims[next.age.claim].tier)),
+                share: model.dominant_share(at),
+                priority: next.priority,
+                age: next.age.clone(),
+            });
+            let mut was = std::mem::replace(&mut branch.turn, turn.clone());
+            let beside = match way.get(step + 1) {
+                None => Some(&mut self.top),
+                Some(above) => self.branches.get_mut(above.index()).map(|above| &mut above.turns),
+            };
+            if let Some(beside) = beside {
+                replace(beside, &mut was, turn);
+            }
+        }
     }
 }
 
-impl Turn {
-    /// The next turn of a queue.
-    fn of(model: &Model, ord: QueueOrd, after: Option<&PendingKey>) -> Option<Turn> {
-        let queue = &model.queues[ord];
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut waiting = queue.pending.range::<PendingKey, _>((from, Bound::Unbounded));
-        let head = waiting.next()?.clone();
-        let tier = tier_index(model.claims[head.claim].tier);
-        let has_its_guarantee = !queue.below_guarantee(tier);
+/// Puts a turn in the place of an earlier one.
+fn replace(turns: &mut BTreeSet<Turn>, was: &mut Option<Turn>, is: Option<Turn>) {
+    if let Some(was) = was.take() {
+        turns.remove(&was);
+    }
+    if let Some(is) = &is {
+        turns.insert(is.clone());
+    }
+    *was = is;
+}
+
+impl Line {
+    /// Goes on to the next lower priority.
+    fn descend(&mut self, model: &Model, queue: QueueOrd) {
+        let waiting = &model.queues[queue].pending;
+        let Some(level) = waiting.level(self.level) else {
+            return;
+        };
+        self.level = Some(level);
+        let head = |(namespace, age): (&Arc<str>, &Age)| Head {
+            share: model.share_of_namespace(queue, namespace),
+            age: age.clone(),
+            namespace: namespace.clone(),
+        };
+        self.heads = waiting.firsts(level).map(head).collect();
+    }
+
+    /// Goes on to the next claim, after the first one had its turn.
+    fn advance(&mut self, model: &Model, queue: QueueOrd) {
+        let (Some(gone), Some(level)) = (self.heads.pop_first(), self.level) else {
+            return;
+        };
+        let group = (level, gone.namespace);
+        if let Some(age) = model.queues[queue].pending.after(&group, &gone.age) {
+            self.heads.insert(Head {
+                share: model.share_of_namespace(queue, &group.1),
+                age: age.clone(),
+                namespace: group.1,
+            });
+        }
+        if self.heads.is_empty() {
+            self.descend(model, queue);
+        }
+    }
+
+    /// Its turn against the queues right below its queue.
+    fn turn(&self, model: &Model, queue: QueueOrd) -> Option<Turn> {
+        let head = self.heads.first()?;
+        let alone = model.queues[queue].children.is_empty();
         Some(Turn {
-            has_its_guarantee,
-            share: model.dominant_share(ord),
-            head,
-            queue: ord,
+            has_its_guarantee: true,
+            share: if alone {
+                Share::default()
+            } else {
+                model.share_of_own(queue)
+            },
+            priority: self.level?,
+            age: head.age.clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        Budget, Event, Time,
+        event::{Pod, Queue},
+        steps::s3_place,
+        tests::fixtures::{node, pod, queue},
+    };
+
+    const QUEUES: usize = 6;
+
+    fn any_queue() -> impl Strategy<Value = Queue> {
+        (0..QUEUES, 0..=QUEUES, 1..4_u32, 0..4_i64).prop_map(|(i, parent, weight, guaranteed)| {
+            let parent = (parent < QUEUES).then(|| format!("q{parent}"));
+            let guaranteed = [("cpu", guaranteed * 1000)];
+            Queue {
+                weight,
+                ..queue(&format!("q{i}"), parent.as_deref(), &guaranteed, &[("cpu", 9000)])
+            }
+        })
+    }
+
+    fn any_pod() -> impl Strategy<Value = Pod> {
+        (0..40_usize, 0..QUEUES, 0..3_i32, 0..3_u8, 0..4_i64, 1..3_i64).prop_map(
+            |(i, queue, priority, namespace, created, cores)| Pod {
+                queue: format!("q{queue}"),
+                namespace: format!("n{namespace}"),
+                priority,
+                created: Time(created),
+                ..pod(&format!("p{i}"), cores * 1000)
+            },
+        )
+    }
+
+    proptest! {
+        /// What is kept from turn to turn is what would be found by looking at everything again.
+        #[test]
+        fn each_turn_is_the_one_that_a_fresh_look_would_find(
+            queues in prop::collection::vec(any_queue(), 1..8),
+            pods in prop::collection::vec(any_pod(), 1..40),
+        ) {
+            let mut cluster = crate::Cluster::default();
+            cluster.apply(Event::Node(Box::new(node("n", 12))));
+            for queue in queues {
+                cluster.apply(Event::Queue(Box::new(queue)));
+            }
+            for pod in pods {
+                cluster.apply(Event::Pod(Box::new(pod)));
+            }
+            let mut round = Round::begin(&mut cluster, Time(0), Budget::default());
+            super::super::s1_heads::look_again(&mut round);
+            let mut order = Order::of(round.model);
+            loop {
+                let fresh = Order::of(&mut round.model.clone()).next(&round);
+                let next = order.next(&round);
+                prop_assert_eq!(next, fresh);
+                let Some(claim) = next else { break };
+                s3_place::place(&mut round, claim);
+            }
+        }
     }
 }

@@ -166,8 +166,9 @@ pub(super) fn counterfactual_of_queue(reason: &Reason) -> Option<String> {
         Reason::NoSuchParentQueue { queue, parent } => Some(format!(
             "create queue {parent}, or give queue {queue} a parent that exists"
         )),
-        Reason::QueueCycle { queue, parent } => Some(format!(
-            "change the parent of queue {queue} or of queue {parent} so that the tree has a top"
+        Reason::QueueCycle { circle, .. } => Some(format!(
+            "give one of the queues {} another parent, or none",
+            circle.join(", ")
         )),
         Reason::NamespaceNotAllowed { queue, namespace } => Some(format!(
             "add namespace {namespace} to queue {queue}, or name another queue"

@@ -262,7 +262,7 @@ proptest! {
             world.tell(Event::ClaimGone(format!("c{i}-uid-again")));
         }
         let model = &world.cluster.model;
-        prop_assert!(model.queues.iter().all(|(_, q)| q.used == <[_; 3]>::default() && q.pending.is_empty() && q.parked.is_empty()));
+        prop_assert!(model.queues.iter().all(|(_, q)| q.used == <[_; 3]>::default() && q.users.is_empty() && q.pending.len() + q.parked.len() == 0));
         prop_assert_eq!((model.pods.len(), model.claims.len(), model.shapes.len(), model.templates.len()), (0, 0, 0, 0));
         prop_assert!(model.nodes.iter().all(|(_, n)| n.present && n.used == crate::amount::Totals::default()));
         for i in 0..NODES {

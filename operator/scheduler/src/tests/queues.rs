@@ -109,7 +109,7 @@ fn a_queue_in_a_circle_or_without_its_parent_is_harmless_and_says_so() {
         world.reason(&decisions, "px"),
         Some(Reason::QueueCycle {
             queue: "x".into(),
-            parent: "x".into()
+            circle: vec!["x".into(), "y".into()],
         })
     );
     assert_eq!(
