@@ -45,8 +45,8 @@ pub enum Decision {
     },
     /// The claim (or pod without one) stays pending. Given once, and again only when the reason changes.
     Pending {
-        /// UID of the claim, or of the pod without one. `NoSuchClaim`, `NoSuchGroup`, `GroupFull` and
-        /// `PodExceedsGroup` are said of single pods of a claim, by the UID of the pod.
+        /// UID of the claim, or of the pod without one. `NoSuchClaim`, `NoSuchGroup`, `GroupFull`,
+        /// `PodExceedsGroup` and `BindingFailed` are said of single pods of a claim, by the UID of the pod.
         claim: String,
         /// Why.
         reason: Reason,
@@ -180,6 +180,15 @@ pub enum Reason {
     },
     /// Its pods have scheduling gates.
     Gated,
+    /// The API server did not bind a pod of it, though its place was there.
+    BindingFailed {
+        /// Name of the pod.
+        pod: String,
+        /// What the API server answered.
+        message: String,
+        /// Trying again changes nothing: somebody has to see to it.
+        refused: bool,
+    },
     /// It asks for what cannot be had, or cannot be understood.
     Refused {
         /// The field, and what is wrong with it.

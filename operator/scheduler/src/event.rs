@@ -48,12 +48,24 @@ pub enum Event {
     Queue(Box<Queue>),
     /// A queue, by name, is gone.
     QueueGone(String),
-    /// The API server refused a binding that `cycle()` decided; the pod is pending again.
+    /// A binding that `cycle()` decided was certainly not carried out; the pod is pending again. Of one whose outcome is
+    /// not known nothing is said.
     BindFailed {
         /// UID of the pod.
         pod: String,
+        /// Node that it was to be bound to; empty where a record does not have it.
+        #[serde(default)]
+        node: String,
         /// What the API server answered.
         message: String,
+        /// The API server refuses it, and trying again changes nothing: the pod waits for `BindAllowed`.
+        #[serde(default)]
+        lasting: bool,
+    },
+    /// A binding that the API server lastingly refused would be carried out now.
+    BindAllowed {
+        /// UID of the pod.
+        pod: String,
     },
     /// The API server refused an eviction that `cycle()` decided (a disruption budget, for example).
     EvictFailed {

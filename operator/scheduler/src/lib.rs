@@ -97,7 +97,13 @@ impl Cluster {
             Event::ClaimGone(uid) => model.apply_claim_gone(&uid),
             Event::Queue(queue) => model.apply_queue(&queue),
             Event::QueueGone(name) => model.apply_queue_gone(&name),
-            Event::BindFailed { pod, .. } => model.apply_bind_failed(&pod),
+            Event::BindFailed {
+                pod,
+                node,
+                message,
+                lasting,
+            } => model.apply_bind_failed(&pod, &node, &message, lasting),
+            Event::BindAllowed { pod } => model.apply_bind_allowed(&pod),
             Event::EvictFailed { pod, .. } => model.apply_evict_failed(&pod),
         }
         for shape in self.model.dead_shapes.drain(..) {

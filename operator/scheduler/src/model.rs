@@ -14,6 +14,7 @@ pub(crate) mod shape;
 pub(crate) mod share;
 pub(crate) mod tiers;
 pub(crate) mod tree;
+pub(crate) mod trouble;
 pub(crate) mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -70,6 +71,8 @@ pub(crate) struct Model {
     pub(crate) broken: BTreeSet<ClaimOrd>,
     /// Pods that hold a seat and are on their way out: evicted by us, or being deleted.
     pub(crate) going: BTreeSet<PodOrd>,
+    /// Pods that are not to be placed before some time, since binding them failed.
+    pub(crate) held_back: BTreeSet<(Time, PodOrd)>,
     /// Shapes that are no more, for the shape index to forget.
     pub(crate) dead_shapes: Vec<ShapeOrd>,
     /// When a victim that was spared by time alone may go: everything is tried anew then.
@@ -118,6 +121,7 @@ impl Default for Model {
             changes: ChangeLog::default(),
             broken: BTreeSet::new(),
             going: BTreeSet::new(),
+            held_back: BTreeSet::new(),
             dead_shapes: Vec::new(),
             retry_at: None,
             freed: 1,
@@ -215,6 +219,7 @@ impl PartialEq for Model {
             && self.dirty == other.dirty
             && self.broken == other.broken
             && self.going == other.going
+            && self.held_back == other.held_back
             && self.retry_at == other.retry_at
             && self.freed == other.freed
             && self.now == other.now

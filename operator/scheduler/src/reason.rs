@@ -23,6 +23,7 @@ impl Reason {
             Reason::NoNodeFits { .. } => "NoNodeFits",
             Reason::WaitingForEviction { .. } => "WaitingForEviction",
             Reason::Gated => "Gated",
+            Reason::BindingFailed { .. } => "BindingFailed",
             Reason::Refused { .. } => "Refused",
             Reason::StaleReports { .. } => "StaleReports",
         }
@@ -148,6 +149,19 @@ impl fmt::Display for Reason {
                 )
             }
             Reason::Gated => f.write_str("its pods have scheduling gates"),
+            Reason::BindingFailed {
+                pod,
+                message,
+                refused: true,
+            } => write!(
+                f,
+                "the API server refuses to bind pod {pod}, and nothing more is bound until it allows it, which is asked \
+                 every minute: {message}"
+            ),
+            Reason::BindingFailed { pod, message, .. } => write!(
+                f,
+                "pod {pod} has a place and could not be bound, which is tried again within a minute: {message}"
+            ),
             Reason::Refused { message } => f.write_str(message),
             Reason::StaleReports { nodes } => {
                 write!(

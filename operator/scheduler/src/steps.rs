@@ -75,6 +75,7 @@ impl<'a> Round<'a> {
         let Cluster { model, index, policy } = cluster;
         model.now = model.now.max(now);
         model.just_placed.clear();
+        model.try_held_back();
         if model.retry_at.is_some_and(|at| at <= model.now) {
             model.retry_at = None;
             model.freed += 1;

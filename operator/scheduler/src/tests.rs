@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod binding;
 mod fairness;
 pub(crate) mod fixtures;
 mod gangs;

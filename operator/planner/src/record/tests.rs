@@ -56,7 +56,9 @@ fn any_event() -> impl Strategy<Value = Event> {
         name("c").prop_map(|name| Event::ClaimGone(format!("{name}-uid"))),
         name("p").prop_map(|pod| Event::BindFailed {
             pod,
-            message: "no\u{7f}".into()
+            node: "n".into(),
+            message: "no\u{7f}".into(),
+            lasting: true,
         }),
     ];
     prop_oneof![2 => node, 5 => pod, 2 => claim, 1 => end]

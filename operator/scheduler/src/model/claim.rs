@@ -89,6 +89,8 @@ pub(crate) struct Tally {
     pub(crate) nominated: u32,
     /// Pods with scheduling gates.
     pub(crate) gated: u32,
+    /// Pods that are left alone for a while, since binding them failed.
+    pub(crate) held: Vec<PodOrd>,
     /// First pod that asks for more than the group states.
     pub(crate) exceeding: Option<PodOrd>,
     /// Pods that can be placed, by creation time, then UID.
@@ -396,6 +398,8 @@ impl Model {
                     tally.gated += 1;
                 } else if pod.exceeds.is_some() {
                     tally.exceeding = tally.exceeding.or(Some(ord));
+                } else if pod.trouble.as_ref().is_some_and(|t| t.holds(self.now)) {
+                    tally.held.push(ord);
                 } else {
                     tally.waiting.push(ord);
                 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use crate::{
     decision::Reason,
     event::{self, Tier, Time},
-    model::{ClaimKey, Model},
+    model::{ClaimKey, Model, trouble::Trouble},
     slab::{ClaimOrd, NodeOrd, PodOrd, ShapeOrd, TemplateOrd},
 };
 
-/// Milliseconds for which a pod is left alone after its eviction was refused: a disruption budget that is used up
-/// seldom recovers faster than a pod starts.
-pub(crate) const REFUSED: i64 = 60_000;
+/// Milliseconds for which a pod is left alone after its eviction was refused, each time twice as long: a disruption
+/// budget that is used up recovers when a pod has started, which takes seconds, or when somebody sees to it.
+const REFUSED: [i64; 5] = [5_000, 10_000, 20_000, 40_000, 60_000];
 
 /// Where a pod sits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +77,10 @@ pub(crate) struct PodSlot {
     pub(crate) leaving_for: Option<ClaimOrd>,
     /// Not to be evicted before.
     pub(crate) refused_until: Time,
+    /// How often its eviction was refused.
+    pub(crate) refusals: u32,
+    /// What came of the attempts to bind it, until one is confirmed.
+    pub(crate) trouble: Option<Box<Trouble>>,
     /// Why it is not placed as it is: it is refused, or asks for more than its group states.
     pub(crate) exceeds: Option<Box<Reason>>,
     /// What was last said of this pod by itself (not of its claim).
@@ -135,6 +139,8 @@ impl Model {
             leaving: false,
             leaving_for: None,
             refused_until: Time::default(),
+            refusals: 0,
+            trouble: None,
             exceeds: None,
             reported: None,
         };
@@ -145,9 +151,14 @@ impl Model {
             slot.leaving = old.leaving;
             slot.leaving_for = old.leaving_for;
             slot.refused_until = old.refused_until;
+            slot.refusals = old.refusals;
+            slot.trouble.clone_from(&old.trouble);
             slot.reported = old.reported.clone();
         }
         slot.place = self.place_of(event, previous.as_ref().map(|(_, old)| &old.place), &slot);
+        if matches!(slot.place, Place::Bound(_)) {
+            slot.trouble = None;
+        }
         let ord = match previous {
             Some((ord, ref old)) => {
                 self.pods[ord] = slot;
@@ -198,10 +209,17 @@ impl Model {
         }
         if event.node.as_deref().is_some_and(|n| !n.is_empty()) {
             let place = std::mem::take(&mut self.pods[ord].place);
+            let first = matches!(place, Place::Assumed(_));
             self.pods[ord].place = match place {
                 Place::Assumed(seat) => Place::Bound(seat),
                 other => other,
             };
+            let had_trouble = self.pods[ord].trouble.take().is_some();
+            // From now on it counts that others of its gang are not there.
+            let waits = self.pods[ord].claim.is_some_and(|c| self.claims[c].listed_pending);
+            if first && (had_trouble || waits) {
+                self.mark_claim_of(ord);
+            }
         }
         true
     }
@@ -280,21 +298,6 @@ impl Model {
         self.let_go(ord, &old);
     }
 
-    /// The API server refused a binding.
-    pub(crate) fn apply_bind_failed(&mut self, uid: &str) {
-        let Some(ord) = self.pods_by_uid.get(uid).copied() else {
-            return;
-        };
-        if let Place::Assumed(seat) = &self.pods[ord].place {
-            let node = seat.node;
-            self.unseat(ord);
-            self.note_going(ord);
-            self.forget_node_if_unused(node);
-            self.freed += 1;
-            self.mark_claim_of(ord);
-        }
-    }
-
     /// The API server refused an eviction.
     pub(crate) fn apply_evict_failed(&mut self, uid: &str) {
         let Some(ord) = self.pods_by_uid.get(uid).copied() else {
@@ -302,16 +305,19 @@ impl Model {
         };
         if self.pods[ord].leaving {
             self.no_longer_awaited(ord);
-            let until = Time(self.now.0.saturating_add(REFUSED));
+            let now = self.now;
             let pod = &mut self.pods[ord];
+            let [.., longest] = REFUSED;
+            let pause = REFUSED.get(pod.refusals as usize).copied().unwrap_or(longest);
             pod.leaving = false;
-            pod.refused_until = until;
+            pod.refused_until = Time(now.0.saturating_add(pause));
+            pod.refusals = pod.refusals.saturating_add(1);
             self.note_going(ord);
             self.mark_claim_of(ord);
         }
     }
 
-    fn mark_claim_of(&mut self, ord: PodOrd) {
+    pub(crate) fn mark_claim_of(&mut self, ord: PodOrd) {
         if let Some(claim) = self.pods[ord].claim {
             self.mark(claim);
         }

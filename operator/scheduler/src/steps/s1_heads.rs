@@ -6,7 +6,7 @@ use super::Round;
 use crate::{
     decision::Reason,
     event::Time,
-    model::{ClaimKey, Model},
+    model::{ClaimKey, Model, Place},
     slab::{ClaimOrd, PodOrd},
 };
 
@@ -47,6 +47,12 @@ pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
         ClaimKey::Alone(_) => model.members(ord).any(|p| model.pods[p].waits()),
     };
     let pending = claim.known && !over && (misses || more || nominated > 0);
+    // A place that is decided mends nothing while binding its pod keeps failing; and what has no pod that is bound has
+    // nothing to be released.
+    // One whose eviction is ordered still is, until it goes: it may be refused.
+    let is_bound = |p: PodOrd| matches!(model.pods[p].place, Place::Bound(_)) && !model.pods[p].terminating;
+    let unproven = || matches!(claim.key, ClaimKey::Named(..)) && model.members(ord).any(|p| model.is_unproven(p));
+    let is_broken = (misses || unproven()) && model.members(ord).any(is_bound);
     model.list(ord, pending, live > 0);
     let claim = &mut model.claims[ord];
     if claim.known && live > 0 && !short && claim.started.is_none() {
@@ -55,7 +61,7 @@ pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
     if live == 0 {
         claim.started = None;
     }
-    if claim.known && live > 0 && misses {
+    if claim.known && is_broken {
         claim.broken_since.get_or_insert(now);
         model.broken.insert(ord);
     } else {
@@ -84,6 +90,12 @@ fn look_at_pods(round: &mut Round<'_>, ord: ClaimOrd) {
         for group in claim.groups.iter().filter(|_| joined) {
             let exceeding = group.members.iter().filter(|&&p| model.pods[p].waits());
             about.extend(exceeding.filter_map(|&p| Some((p, model.pods[p].exceeds.as_deref()?.clone()))));
+            let held = group.members.iter().map(|&p| (p, &model.pods[p]));
+            let held = held.filter(|(_, pod)| pod.waits() && !pod.gated && pod.exceeds.is_none());
+            about.extend(held.filter_map(|(p, pod)| {
+                let trouble = pod.trouble.as_ref().filter(|t| t.holds(model.now))?;
+                Some((p, trouble.reason(&pod.name)))
+            }));
             if group.members.len() > group.max() as usize {
                 let tally = model.tally(group);
                 let room = group.max().saturating_sub(tally.live + tally.done + tally.nominated) as usize;

@@ -66,14 +66,21 @@ fn incomplete(model: &Model, group: &str, tally: &Tally, waiting: u32, need: u32
     if let Some(reason) = tally.exceeding.and_then(|p| model.pods[p].exceeds.as_deref()) {
         return reason.clone();
     }
-    if waiting + tally.gated >= need {
-        return Reason::Gated;
+    let held = u32::try_from(tally.held.len()).unwrap_or(u32::MAX);
+    if waiting.saturating_add(tally.gated).saturating_add(held) >= need {
+        return binding_failed(model, tally).unwrap_or(Reason::Gated);
     }
     Reason::GangIncomplete {
         group: group.into(),
         have: tally.live + tally.done + waiting,
         need: min,
     }
+}
+
+/// What the API server has against the first pod of a group that it does not bind.
+fn binding_failed(model: &Model, tally: &Tally) -> Option<Reason> {
+    let pod = &model.pods[*tally.held.first()?];
+    Some(pod.trouble.as_ref()?.reason(&pod.name))
 }
 
 /// Places a claim's minimum. True if it waits.

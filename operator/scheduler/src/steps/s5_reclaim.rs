@@ -350,7 +350,12 @@ pub(super) fn release_broken(round: &mut Round<'_>) {
         if !super::s1_heads::judge(model, claim, round.now) || model.claims[claim].broken_since.is_none() {
             continue;
         }
-        let live: Vec<PodOrd> = model.members(claim).filter(|&p| model.pods[p].is_live()).collect();
+        // One that is being bound right now is not torn from the hands of who does it: it follows when it is bound.
+        let is_bound = |p: &PodOrd| model.pods[*p].is_live() && matches!(model.pods[*p].place, Place::Bound(_));
+        let live: Vec<PodOrd> = model.members(claim).filter(is_bound).collect();
+        if live.is_empty() {
+            continue;
+        }
         for pod in live {
             // One whose eviction was refused is asked again when its time has come.
             if model.pods[pod].refused_until <= round.now {

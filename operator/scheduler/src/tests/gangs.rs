@@ -255,6 +255,8 @@ fn a_member_that_failed_to_bind_is_placed_again() {
     assert_eq!(binds(&world.cycle()).len(), 2);
     world.tell(Event::BindFailed {
         pod: "g-1".into(),
+        node: String::new(),
+        lasting: false,
         message: "timeout".into(),
     });
     assert_eq!(binds(&world.cycle()), [("g-1", "b")]);
@@ -310,6 +312,8 @@ fn a_claim_that_is_deleted_while_half_of_it_is_bound_leaves_no_quota_behind() {
     world.tell(Event::ClaimGone("g-uid".into()));
     world.tell(Event::BindFailed {
         pod: "g-1".into(),
+        node: String::new(),
+        lasting: false,
         message: "not found".into(),
     });
     world.cycle();

@@ -135,15 +135,22 @@ fn any_queue() -> impl Strategy<Value = Event> {
 }
 
 fn any_end() -> impl Strategy<Value = Event> {
-    (0..6_u8, 0..PODS).prop_map(|(kind, i)| match kind {
+    (0..7_u8, 0..PODS).prop_map(|(kind, i)| match kind {
         0 => Event::NodeGone(format!("n{}", i % NODES)),
         1 => Event::PodGone(format!("p{i}")),
         2 => Event::ClaimGone(format!("c{}-uid", i % CLAIMS)),
         3 => Event::QueueGone(format!("q{}", i % QUEUES)),
         4 => Event::BindFailed {
             pod: format!("p{i}"),
+            node: if i % 3 == 0 {
+                String::new()
+            } else {
+                format!("n{}", i % NODES)
+            },
+            lasting: i % 2 == 0,
             message: String::new(),
         },
+        5 => Event::BindAllowed { pod: format!("p{i}") },
         _ => Event::EvictFailed {
             pod: format!("p{i}"),
             message: String::new(),
@@ -187,9 +194,11 @@ fn answers(world: &World, decisions: &[Decision], does: u8) -> Vec<Event> {
                 };
                 events.push(bound.into());
             }
-            Decision::Bind { pod, .. } if does == 1 => {
+            Decision::Bind { pod, node, .. } if does == 1 => {
                 events.push(Event::BindFailed {
                     pod: pod.clone(),
+                    node: node.clone(),
+                    lasting: i % 3 == 0,
                     message: "no".into(),
                 });
             }

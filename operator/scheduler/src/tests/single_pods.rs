@@ -212,6 +212,8 @@ fn a_binding_that_fails_is_tried_again() {
     assert_eq!(binds(&world.cycle()), [("p", "a")]);
     world.tell(Event::BindFailed {
         pod: "p".into(),
+        node: String::new(),
+        lasting: false,
         message: "conflict".into(),
     });
     assert_eq!(binds(&world.cycle()), [("p", "a")]);
