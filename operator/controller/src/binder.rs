@@ -1,6 +1,9 @@
 //! Carries out bindings and evictions, many at a time, and says what came of each.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use duosuan_crds::ANNOTATION_GPUS;
 use duosuan_scheduler::EvictCause;
@@ -41,6 +44,20 @@ pub enum Order {
         /// Devices on that node.
         devices: Vec<u16>,
     },
+    /// See what became of a binding whose outcome is not known.
+    Find {
+        /// The pod.
+        pod: PodName,
+        /// The node.
+        node: String,
+    },
+    /// See whether a binding that was refused would be carried out now, without doing it.
+    Probe {
+        /// The pod.
+        pod: PodName,
+        /// The node.
+        node: String,
+    },
     /// Evict a pod.
     Evict {
         /// The pod.
@@ -50,6 +67,15 @@ pub enum Order {
     },
 }
 
+impl Order {
+    /// The pod that it is about.
+    pub fn pod(&self) -> &PodName {
+        match self {
+            Self::Bind { pod, .. } | Self::Find { pod, .. } | Self::Probe { pod, .. } | Self::Evict { pod, .. } => pod,
+        }
+    }
+}
+
 /// What came of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -57,8 +83,24 @@ pub enum Outcome {
     Done,
     /// The pod is gone.
     Gone,
-    /// It is not done; what the server said.
+    /// It is certainly not done, and may be tried again; what the server said.
     Failed(String),
+    /// It is certainly not done, and trying again changes nothing; what the server said.
+    Refused(String),
+    /// It may be done or not, or be done yet; why that cannot be told.
+    Unknown(String),
+}
+
+impl Outcome {
+    fn label(&self, done: &'static str) -> &'static str {
+        match self {
+            Self::Done => done,
+            Self::Gone => "gone",
+            Self::Failed(_) => "failed",
+            Self::Refused(_) => "refused",
+            Self::Unknown(_) => "unknown",
+        }
+    }
 }
 
 /// Requests in flight at most.
@@ -117,14 +159,18 @@ impl Binder {
         let outcome = match &order {
             Order::Bind { pod, node, devices } => {
                 let outcome = self.bind(pod, node, devices).await;
-                let result = match outcome {
-                    Outcome::Done => "bound",
-                    Outcome::Gone => "gone",
-                    Outcome::Failed(_) => "failed",
-                };
+                let result = outcome.label("bound");
                 self.metrics.binds.get_or_create(&ResultLabel { result }).inc();
                 outcome
             }
+            Order::Find { pod, node } => {
+                let lost = "the API server did not carry it out".to_owned();
+                let outcome = self.look(pod, node, Outcome::Failed(lost)).await;
+                let result = outcome.label("bound");
+                self.metrics.binds.get_or_create(&ResultLabel { result }).inc();
+                outcome
+            }
+            Order::Probe { pod, node } => self.probe(pod, node).await,
             Order::Evict { pod, cause } => {
                 let (outcome, result) = self.evict(pod).await;
                 self.metrics
@@ -141,30 +187,55 @@ impl Binder {
     }
 
     async fn bind(&self, pod: &PodName, node: &str, devices: &[u16]) -> Outcome {
-        // The API server copies the annotations of a binding into the pod.
-        let annotations = (!devices.is_empty()).then(|| json!({ANNOTATION_GPUS: devices_text(devices)}));
-        let metadata =
-            json!({"name": pod.name, "namespace": pod.namespace, "uid": pod.uid, "annotations": annotations});
-        let target = json!({"apiVersion": "v1", "kind": "Node", "name": node});
-        let body = json!({"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target});
-        match self.post(pod, "binding", &body).await {
-            Ok(()) => Outcome::Done,
-            Err(Failure::Gone) => Outcome::Gone,
+        let unanswered = Unanswered::default();
+        let failure = match self
+            .post(pod, "binding", &binding(pod, node, devices), &unanswered)
+            .await
+        {
+            Ok(()) => return Outcome::Done,
+            Err(failure) => failure,
+        };
+        let not_done = match failure {
+            Failure::Gone => return Outcome::Gone,
             // Also the answer to a second try whose first was carried out but not answered.
-            Err(Failure::Conflict(message)) => self.look(pod, node, message).await,
-            Err(other) => Outcome::Failed(other.message()),
+            Failure::Conflict(message) => return self.look(pod, node, Outcome::Failed(message)).await,
+            Failure::Refused(message) => Outcome::Refused(message),
+            Failure::Budget(message) | Failure::Transient(message) => Outcome::Failed(message),
+        };
+        if unanswered.any() {
+            self.look(pod, node, not_done).await
+        } else {
+            not_done
         }
     }
 
-    /// Looks where a pod is that could not be bound since it was not as expected.
-    async fn look(&self, pod: &PodName, node: &str, message: String) -> Outcome {
-        let api: Api<Object<lean::Pod>> = self.pods(&pod.namespace);
-        match self.retry.run(|| api.get(&pod.name)).await {
+    /// Looks where a pod is, and says that it is `not_done` only if it has no node, or another one.
+    async fn look(&self, pod: &PodName, node: &str, not_done: Outcome) -> Outcome {
+        match self.get(pod).await {
             Err(Failure::Gone) => Outcome::Gone,
-            Err(other) => Outcome::Failed(other.message()),
+            Err(other) => Outcome::Unknown(other.message()),
             Ok(found) if found.metadata.uid.as_deref() != Some(&pod.uid) => Outcome::Gone,
             Ok(found) if found.spec.node_name.as_deref() == Some(node) => Outcome::Done,
-            Ok(_) => Outcome::Failed(message),
+            Ok(_) => not_done,
+        }
+    }
+
+    /// Asks for a binding without having it carried out.
+    async fn probe(&self, pod: &PodName, node: &str) -> Outcome {
+        let answer = self
+            .post(
+                pod,
+                "binding?dryRun=All",
+                &binding(pod, node, &[]),
+                &Unanswered::default(),
+            )
+            .await;
+        match answer {
+            // It would be carried out, or has been by now: the watch says so.
+            Ok(()) | Err(Failure::Conflict(_)) => Outcome::Done,
+            Err(Failure::Gone) => Outcome::Gone,
+            Err(Failure::Refused(message)) => Outcome::Refused(message),
+            Err(other) => Outcome::Unknown(other.message()),
         }
     }
 
@@ -176,28 +247,88 @@ impl Binder {
             // Never its successor of the same name.
             "deleteOptions": {"preconditions": {"uid": pod.uid}},
         });
-        match self.post(pod, "eviction", &body).await {
+        match self.post(pod, "eviction", &body, &Unanswered::default()).await {
             Ok(()) => (Outcome::Done, "evicted"),
-            Err(Failure::Gone | Failure::Conflict(_)) => (Outcome::Gone, "gone"),
+            Err(Failure::Gone) => (Outcome::Gone, "gone"),
+            // Its name has another owner by now, or somebody changed it at the same moment.
+            Err(Failure::Conflict(message)) => match self.get(pod).await {
+                Err(Failure::Gone) => (Outcome::Gone, "gone"),
+                Ok(found) if found.metadata.uid.as_deref() != Some(&pod.uid) => (Outcome::Gone, "gone"),
+                Ok(found) if found.metadata.deletion_timestamp.is_some() => (Outcome::Done, "evicted"),
+                Ok(_) | Err(_) => (Outcome::Failed(message), "failed"),
+            },
             Err(Failure::Budget(message)) => (Outcome::Failed(message), "budget"),
+            Err(Failure::Refused(message)) => (Outcome::Refused(message), "refused"),
+            // Whether it was carried out does not matter: to ask for it twice does no harm.
             Err(other) => (Outcome::Failed(other.message()), "failed"),
         }
     }
 
-    fn pods(&self, namespace: &str) -> Api<Object<lean::Pod>> {
-        Api::namespaced_with(self.client.clone(), namespace, &())
+    async fn get(&self, pod: &PodName) -> Result<Object<lean::Pod>, Failure> {
+        let api: Api<Object<lean::Pod>> = Api::namespaced_with(self.client.clone(), &pod.namespace, &());
+        self.retry.run(|| api.get(&pod.name)).await
     }
 
-    async fn post(&self, pod: &PodName, subresource: &str, body: &Value) -> Result<(), Failure> {
+    async fn post(
+        &self,
+        pod: &PodName,
+        subresource: &str,
+        body: &Value,
+        unanswered: &Unanswered,
+    ) -> Result<(), Failure> {
         let path = format!("/api/v1/namespaces/{}/pods/{}/{subresource}", pod.namespace, pod.name);
         let body = body.to_string().into_bytes();
         let request = || {
             let request = Request::post(&path)
                 .header(http::header::CONTENT_TYPE, "application/json")
                 .body(body.clone());
-            async { self.client.request_text(request.map_err(kube::Error::HttpError)?).await }
+            async {
+                let request = request.map_err(kube::Error::HttpError)?;
+                unanswered.asked();
+                let answer = self.client.request_text(request).await;
+                if !matches!(&answer, Err(error) if leaves_it_open(error)) {
+                    unanswered.answered();
+                }
+                answer
+            }
         };
         self.retry.run(request).await.map(|_| ())
+    }
+}
+
+fn binding(pod: &PodName, node: &str, devices: &[u16]) -> Value {
+    // The API server copies the annotations of a binding into the pod.
+    let annotations = (!devices.is_empty()).then(|| json!({ANNOTATION_GPUS: devices_text(devices)}));
+    let metadata = json!({"name": pod.name, "namespace": pod.namespace, "uid": pod.uid, "annotations": annotations});
+    let target = json!({"apiVersion": "v1", "kind": "Node", "name": node});
+    json!({"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target})
+}
+
+/// Counts the tries of a request that may have been carried out though nothing says so.
+#[derive(Debug, Default)]
+struct Unanswered(AtomicU32);
+
+impl Unanswered {
+    fn asked(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn answered(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// True if a request that failed so may have been carried out all the same: the connection was lost, or the server
+/// itself does not know.
+fn leaves_it_open(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code >= 500,
+        kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => false,
+        _ => true,
     }
 }
 

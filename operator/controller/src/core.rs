@@ -6,26 +6,34 @@ use std::ops::Deref;
 use duosuan_planner::record::Entry;
 use duosuan_scheduler::{Budget, Cluster, Decision, Event, Policy, Time, cycle};
 
-use crate::{record::Recorder, session::now};
+use crate::{clock::Clock, record::Recorder};
 
 /// The core of one session. Reads as a [`Cluster`].
 #[derive(Debug, Default)]
 pub struct Core {
     cluster: Cluster,
     record: Recorder,
+    clock: Clock,
 }
 
 impl Core {
     /// An empty core, which is recorded from now on.
-    pub fn new(record: Recorder) -> Self {
+    pub fn new(record: Recorder, clock: Clock) -> Self {
         let policy = Policy::default();
         if record.is_on() {
-            record.entry(Entry::Start { now: now(), policy });
+            let now = clock.now();
+            record.entry(Entry::Start { now, policy });
         }
         Self {
             cluster: Cluster::with_policy(policy),
             record,
+            clock,
         }
+    }
+
+    /// What time it is for the core.
+    pub fn now(&self) -> Time {
+        self.clock.now()
     }
 
     /// Takes in one fact.

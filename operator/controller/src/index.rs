@@ -122,6 +122,8 @@ pub struct Index {
     pub nodes: Nodes,
     /// Why what waits waits, by UID of the claim or pod.
     pub waiting: HashMap<String, Waiting>,
+    /// Pods, by UID, of which it is not known whether they are bound, and what is said of that.
+    pub unsure: HashMap<String, Waiting>,
     /// When what waits is expected to start, by UID of the claim or pod.
     pub estimates: HashMap<String, Time>,
     /// Claims of which something changed that their status says.
@@ -138,6 +140,7 @@ impl Index {
             Fact::PodGone(uid) => {
                 self.remove_pod(&uid);
                 self.forget(&uid);
+                self.unsure.remove(&uid);
                 events.push(Event::PodGone(uid));
             }
             Fact::Claim(claim) => self.claim(*claim, events),
@@ -215,6 +218,9 @@ impl Index {
             unschedulable,
             broken,
         } = read;
+        if pod.node.is_some() {
+            self.unsure.remove(&pod.uid);
+        }
         let known = self.pods.get(&pod.uid);
         // A pod never loses its node: this is an answer from before it was bound.
         if pod.node.is_none() && known.is_some_and(|k| k.bound) {
@@ -332,6 +338,19 @@ impl Index {
         self.touch(uid);
     }
 
+    /// Notes that it is not known whether a pod is bound; `None` if it is.
+    pub fn set_unsure(&mut self, uid: &str, waiting: Option<Waiting>) {
+        let changed = match waiting {
+            Some(waiting) => self.unsure.insert(uid.to_owned(), waiting.clone()).as_ref() != Some(&waiting),
+            None => self.unsure.remove(uid).is_some(),
+        };
+        if changed && let Some(pod) = self.pods.get(uid) {
+            let claim = pod.claim.clone().map(|claim| (pod.namespace.clone(), claim));
+            self.changed_claims.extend(claim);
+            self.changed_pods.insert(uid.to_owned());
+        }
+    }
+
     /// Notes when a claim, or a pod without one, is expected to start.
     pub fn set_estimate(&mut self, uid: &str, start: Time) {
         self.estimates.insert(uid.to_owned(), start);
@@ -370,7 +389,7 @@ impl Index {
             let claim = self.claims.get(&(pod.namespace.clone(), pod.claim.clone()?))?;
             self.waiting.get(&claim.uid)
         };
-        self.waiting.get(uid).or_else(of_claim)
+        self.unsure.get(uid).or_else(|| self.waiting.get(uid)).or_else(of_claim)
     }
 }
 

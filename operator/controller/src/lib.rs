@@ -11,6 +11,7 @@
 //! state besides the API server: a session that ends is forgotten, and the next one starts from its watches.
 
 pub mod binder;
+pub mod clock;
 pub mod connect;
 pub mod core;
 pub mod events;

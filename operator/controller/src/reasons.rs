@@ -4,6 +4,9 @@ use duosuan_scheduler::{Decision, EvictCause, Reason};
 
 use crate::index::Index;
 
+/// Reason of a pod of which it is not known whether it is bound.
+pub const BINDING_UNANSWERED: &str = "BindingUnanswered";
+
 /// Kind of a decision, for labels.
 pub fn decision_name(decision: &Decision) -> &'static str {
     match decision {

@@ -180,6 +180,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::clock::Clock;
     use crate::core::Core;
 
     fn node(name: &str) -> Event {
@@ -219,7 +220,7 @@ mod tests {
         };
         fs::write(&recording.file, "the last one").unwrap();
         let recorder = Recorder::create(&recording, "duosuan").unwrap();
-        let mut core = Core::new(recorder.clone());
+        let mut core = Core::new(recorder.clone(), Clock::default());
         core.apply(node("a"));
         core.apply(pod("p"));
         let first = core.cycle(Time(5), Budget::default());

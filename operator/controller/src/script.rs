@@ -51,6 +51,7 @@ struct State {
     answers: BTreeMap<String, VecDeque<Answer>>,
     unexpected: Vec<String>,
     bodies: Vec<(String, Value)>,
+    queries: Vec<(String, String)>,
 }
 
 /// A script that is being played.
@@ -77,9 +78,11 @@ impl Script {
             let state = state.clone();
             async move {
                 let key = format!("{} {}", request.method(), request.uri().path());
+                let query = request.uri().query().unwrap_or_default().to_owned();
                 let body = request.into_body().collect_bytes().await.unwrap();
                 let answer = {
                     let mut state = state.lock().unwrap();
+                    state.queries.push((key.clone(), query));
                     state
                         .bodies
                         .push((key.clone(), serde_json::from_slice(&body).unwrap_or_default()));
@@ -115,6 +118,13 @@ impl Script {
             .filter(|(key, _)| key == request)
             .map(|(_, body)| body.clone())
             .collect()
+    }
+
+    /// Query strings of the requests of one kind so far.
+    pub(crate) fn queries(&self, request: &str) -> Vec<String> {
+        let state = self.0.lock().unwrap();
+        let of_it = state.queries.iter().filter(|(key, _)| key == request);
+        of_it.map(|(_, query)| query.clone()).collect()
     }
 
     /// The script must have been played to its end.

@@ -4,31 +4,32 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use duosuan_scheduler::{Budget, Decision, Event, Time};
+use duosuan_scheduler::{Event, Time};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::{sync::CancellationToken, time::DelayQueue};
-use tracing::{debug, error, info};
+use tracing::{error, info};
 
 use crate::{
-    binder::{Order, Outcome, cause_name},
+    binder::{Order, Outcome},
     core::Core,
-    events::{Note, Recorder, Regarding},
+    events::Recorder,
     health::Readiness,
-    index::{Index, Waiting},
+    index::Index,
     measure::Gauges,
-    metrics::{self, Metrics},
+    metrics::Metrics,
     publish::{Patch, Target},
-    reasons,
     watch::{Fact, KINDS},
 };
 
+mod orders;
 mod statuses;
+mod telling;
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +83,6 @@ const SLOW: u64 = 10;
 const RESYNC: u64 = 600;
 /// A status that was handed on is not written again before its echo or so long after.
 const ECHO: Duration = Duration::from_secs(10);
-/// A pod whose binding or eviction keeps failing is tried again after 1, 2, 4 ... 64 s.
-const LONGEST_DELAY: u32 = 6;
 
 /// The state of a session.
 #[derive(Debug)]
@@ -97,8 +96,10 @@ pub struct Session {
     /// Something changed since the last cycle.
     due: Option<Instant>,
     outstanding: usize,
-    failures: HashMap<String, u32>,
-    delayed: DelayQueue<Event>,
+    /// How often it was looked, by UID of the pod, what became of its binding or whether it would be made.
+    tries: HashMap<String, u32>,
+    /// Orders that are given when their time has come.
+    later: DelayQueue<Order>,
     awaited: HashMap<Target, Instant>,
     gauges: Gauges,
     ticks: u64,
@@ -115,8 +116,8 @@ impl Session {
             leading: None,
             due: None,
             outstanding: 0,
-            failures: HashMap::new(),
-            delayed: DelayQueue::new(),
+            tries: HashMap::new(),
+            later: DelayQueue::new(),
             awaited: HashMap::new(),
             gauges: Gauges::default(),
             ticks: 0,
@@ -147,13 +148,13 @@ impl Session {
                     }
                 }
                 Some(facts) = self.links.caught_up.recv() => self.caught_up(facts),
-                Some(event) = std::future::poll_fn(|cx| self.delayed.poll_expired(cx)) => self.apply(event.into_inner()),
+                Some(order) = std::future::poll_fn(|cx| self.later.poll_expired(cx)) => self.order_now(order.into_inner()),
                 _ = tick.tick() => self.tick(),
                 taken = self.links.facts.recv_many(&mut facts, BATCH) => {
                     if taken == 0 {
                         break Ended::Broken;
                     }
-                    let now = now();
+                    let now = self.cluster.now();
                     for fact in facts.drain(..) {
                         self.take(fact, now);
                     }
@@ -190,7 +191,7 @@ impl Session {
 
     /// The pods that the last leader bound are known now: decisions may begin.
     fn caught_up(&mut self, facts: Vec<Fact>) {
-        let now = now();
+        let now = self.cluster.now();
         for fact in facts {
             self.take(fact, now);
         }
@@ -223,7 +224,7 @@ impl Session {
             )))),
             Fact::Queue(queue) => drop(self.awaited.remove(&Target::Queue(queue.queue.name.clone()))),
             Fact::Policy(name, _) => drop(self.awaited.remove(&Target::Policy(name.clone()))),
-            Fact::PodGone(uid) => drop(self.failures.remove(uid)),
+            Fact::PodGone(uid) => drop(self.tries.remove(uid)),
             _ => {}
         }
         let mut events = Vec::new();
@@ -236,178 +237,6 @@ impl Session {
     fn apply(&mut self, event: Event) {
         self.cluster.apply(event);
         self.due.get_or_insert_with(Instant::now);
-    }
-
-    fn answered(&mut self, order: Order, outcome: Outcome) {
-        self.outstanding = self.outstanding.saturating_sub(1);
-        if self.outstanding == 0 {
-            self.links.binding.send_replace(false);
-        }
-        let (pod, failed): (_, fn(String, String) -> Event) = match &order {
-            Order::Bind { pod, .. } => (pod, |pod, message| Event::BindFailed { pod, message }),
-            Order::Evict { pod, .. } => (pod, |pod, message| Event::EvictFailed { pod, message }),
-        };
-        match outcome {
-            Outcome::Done => {
-                self.failures.remove(&pod.uid);
-                self.tell(&order);
-            }
-            // The watch says so too.
-            Outcome::Gone => {}
-            Outcome::Failed(message) => {
-                info!(
-                    pod = pod.name,
-                    namespace = pod.namespace,
-                    error = message,
-                    evicting = matches!(order, Order::Evict { .. }),
-                    "an order failed"
-                );
-                let event = failed(pod.uid.clone(), message);
-                let times = self.failures.entry(pod.uid.clone()).or_default();
-                let before = *times;
-                *times = times.saturating_add(1);
-                // The first failure is told at once; a pod that keeps failing holds what was decided for it a while,
-                // so that it is not decided anew at full speed.
-                match before {
-                    0 => self.apply(event),
-                    n => drop(
-                        self.delayed
-                            .insert(event, Duration::from_secs(1 << n.saturating_sub(1).min(LONGEST_DELAY))),
-                    ),
-                }
-            }
-        }
-    }
-
-    /// Tells people of what is done.
-    fn tell(&mut self, order: &Order) {
-        let (pod, warning, reason, action, note) = match order {
-            Order::Bind { pod, node, .. } => (
-                pod,
-                false,
-                "Scheduled",
-                "Binding",
-                format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name),
-            ),
-            Order::Evict { pod, cause } => (
-                pod,
-                true,
-                cause_name(cause),
-                "Evicting",
-                reasons::evicted(cause, &self.index),
-            ),
-        };
-        let regarding = Regarding {
-            api_version: "v1",
-            kind: "Pod",
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-        };
-        self.links.events.record(Note {
-            regarding,
-            warning,
-            reason,
-            action,
-            note,
-        });
-    }
-
-    /// One cycle of the core.
-    fn decide(&mut self) {
-        self.due = None;
-        let room = OUTSTANDING.saturating_sub(self.outstanding);
-        let pods = u32::try_from(room).unwrap_or(u32::MAX);
-        let began = Instant::now();
-        let decisions = self.cluster.cycle(now(), Budget { pods });
-        self.links.metrics.cycle_seconds.observe(began.elapsed().as_secs_f64());
-        let binds = decisions.iter().filter(|d| matches!(d, Decision::Bind { .. })).count();
-        if binds >= room {
-            self.due = Some(Instant::now());
-        }
-        for decision in decisions {
-            self.carry_out(decision);
-        }
-    }
-
-    fn carry_out(&mut self, decision: Decision) {
-        let kind = reasons::decision_name(&decision);
-        self.links
-            .metrics
-            .decisions
-            .get_or_create(&metrics::Kind { kind })
-            .inc();
-        match decision {
-            Decision::Bind { pod, node, devices, .. } => match self.index.pod_name(&pod) {
-                Some(pod) => self.order(Order::Bind { pod, node, devices }),
-                None => self.apply(Event::BindFailed {
-                    pod,
-                    message: "the pod is not known to the operator".to_owned(),
-                }),
-            },
-            Decision::Evict { pod, cause } => match self.index.pod_name(&pod) {
-                Some(pod) => self.order(Order::Evict { pod, cause }),
-                None => self.apply(Event::EvictFailed {
-                    pod,
-                    message: "the pod is not known to the operator".to_owned(),
-                }),
-            },
-            Decision::Resize { claim, group, count } => debug!(claim, group, count, "a group shall have another size"),
-            Decision::Reserve { claim, start } => self.index.set_estimate(&claim, start),
-            Decision::Placed { claim } => self.index.set_waiting(&claim, None),
-            Decision::Pending {
-                claim,
-                reason,
-                counterfactual,
-            } => {
-                let waiting = Waiting {
-                    reason: reason.name(),
-                    message: reasons::message(&reason, counterfactual.as_deref()),
-                };
-                self.tell_waiting(&claim, &waiting);
-                self.index.set_waiting(&claim, Some(waiting));
-            }
-        }
-    }
-
-    fn order(&mut self, order: Order) {
-        self.outstanding = self.outstanding.saturating_add(1);
-        self.links
-            .binding
-            .send_if_modified(|binding| !std::mem::replace(binding, true));
-        // If the binder is gone, so is this session.
-        let _ = self.links.orders.send(order);
-    }
-
-    fn tell_waiting(&mut self, uid: &str, waiting: &Waiting) {
-        let regarding = if let Some((namespace, name)) = self.index.claim_name(uid) {
-            let api_version = "duosuan.io/v1alpha1";
-            Regarding {
-                api_version,
-                kind: "CapacityClaim",
-                namespace: namespace.clone(),
-                name: name.clone(),
-                uid: uid.to_owned(),
-            }
-        } else if let Some(pod) = self.index.pod_name(uid) {
-            Regarding {
-                api_version: "v1",
-                kind: "Pod",
-                namespace: pod.namespace,
-                name: pod.name,
-                uid: pod.uid,
-            }
-        } else {
-            return;
-        };
-        let note = waiting.message.clone();
-        self.links.events.record(Note {
-            regarding,
-            warning: true,
-            reason: "FailedScheduling",
-            action: "Scheduling",
-            note,
-        });
     }
 
     /// What stood against a single pod of a claim ends without a word of the core: the claim that was missing is there,
@@ -444,7 +273,7 @@ impl Session {
         self.ticks = self.ticks.wrapping_add(1);
         let slow = self.ticks.is_multiple_of(SLOW);
         if slow {
-            for event in self.index.nodes.aged(now()) {
+            for event in self.index.nodes.aged(self.cluster.now()) {
                 self.apply(event);
             }
             self.check();
@@ -464,12 +293,6 @@ impl Session {
         }
         self.publish();
     }
-}
-
-/// The time.
-pub fn now() -> Time {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Time(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -73,7 +73,8 @@ fn wanted_claim(
         } else {
             Phase::Pending
         };
-    let waiting = index.waiting.get(&entry.uid);
+    let unsure = || index.members.get(name)?.iter().find_map(|uid| index.unsure.get(uid));
+    let waiting = index.waiting.get(&entry.uid).or_else(unsure);
     let (reason, message) = match (phase, &entry.broken, waiting) {
         (Phase::Running | Phase::Finished, ..) => (None, None),
         (Phase::Pending, Some(broken), _) => (Some(BROKEN.to_owned()), Some(broken.clone())),

@@ -114,7 +114,67 @@ async fn tries_end() {
     for _ in 0..Retry::default().tries {
         script = script.on(BINDING, Answer::fails(503, "ill"));
     }
+    script = script.on(GET, seen("u", ""));
     assert_eq!(bind(&script).await, Outcome::Failed("ill".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_binding_of_which_nobody_says_what_became_is_not_taken_for_undone() {
+    let mut script = Script::default();
+    for _ in 0..Retry::default().tries {
+        script = script.on(BINDING, Answer::Hangs).on(GET, Answer::fails(503, "ill"));
+    }
+    assert_eq!(bind(&script).await, Outcome::Unknown("ill".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_binding_that_was_carried_out_by_a_try_without_an_answer_is_done_whatever_comes_after() {
+    let mut script = Script::default().on(BINDING, Answer::Hangs);
+    script = script
+        .on(BINDING, Answer::fails(403, "no more"))
+        .on(GET, seen("u", "n"));
+    assert_eq!(bind(&script).await, Outcome::Done);
+    script = Script::default().on(BINDING, Answer::fails(500, "timeout"));
+    script = script.on(BINDING, Answer::fails(403, "no more")).on(GET, seen("u", ""));
+    assert_eq!(bind(&script).await, Outcome::Refused("no more".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_only_busy_has_done_nothing() {
+    let mut script = Script::default();
+    for _ in 0..Retry::default().tries {
+        script = script.on(BINDING, Answer::fails(429, "busy"));
+    }
+    assert_eq!(bind(&script).await, Outcome::Failed("busy".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_found_out_later_what_became_of_a_binding() {
+    let find = async |answer: Answer| {
+        let script = Script::default().on(GET, answer);
+        let node = "n".into();
+        carry_out(&script, Order::Find { pod: pod(), node }).await.0
+    };
+    assert_eq!(find(seen("u", "n")).await, Outcome::Done);
+    assert!(matches!(find(seen("u", "")).await, Outcome::Failed(_)));
+    assert!(matches!(find(seen("u", "other")).await, Outcome::Failed(_)));
+    assert_eq!(find(seen("v", "n")).await, Outcome::Gone);
+    assert_eq!(find(Answer::fails(404, "no")).await, Outcome::Gone);
+    assert_eq!(find(Answer::fails(401, "who")).await, Outcome::Unknown("who".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_binding_is_asked_for_again_without_being_made() {
+    let probe = async |answer: Answer| {
+        let script = Script::default().on(BINDING, answer);
+        let node = "n".into();
+        let outcome = carry_out(&script, Order::Probe { pod: pod(), node }).await.0;
+        assert_eq!(script.queries(BINDING), ["dryRun=All"]);
+        outcome
+    };
+    assert_eq!(probe(Answer::ok()).await, Outcome::Done);
+    assert_eq!(probe(Answer::fails(422, "no")).await, Outcome::Refused("no".into()));
+    assert_eq!(probe(Answer::fails(404, "no")).await, Outcome::Gone);
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,7 +189,7 @@ async fn a_binding_that_was_carried_out_and_not_answered_is_found_out() {
 #[tokio::test]
 async fn a_refusal_is_not_tried_again() {
     let script = Script::default().on(BINDING, Answer::fails(403, "not allowed"));
-    assert_eq!(bind(&script).await, Outcome::Failed("not allowed".into()));
+    assert_eq!(bind(&script).await, Outcome::Refused("not allowed".into()));
 }
 
 #[tokio::test]
@@ -138,8 +198,16 @@ async fn an_eviction_never_meets_a_successor_of_the_same_name() {
     assert_eq!(evict(&script).await.0, Outcome::Done);
     let body = script.bodies(EVICTION).pop().unwrap();
     assert_eq!(body.pointer("/deleteOptions/preconditions/uid"), Some(&json!("u")));
-    let other = Script::default().on(EVICTION, Answer::fails(409, "precondition"));
-    assert_eq!(evict(&other).await.0, Outcome::Gone);
+    let conflict = async |found: Answer| {
+        let script = Script::default()
+            .on(EVICTION, Answer::fails(409, "precondition"))
+            .on(GET, found);
+        evict(&script).await.0
+    };
+    assert_eq!(conflict(seen("v", "n")).await, Outcome::Gone);
+    assert_eq!(conflict(Answer::fails(404, "no")).await, Outcome::Gone);
+    // Somebody changed it at the same moment.
+    assert_eq!(conflict(seen("u", "n")).await, Outcome::Failed("precondition".into()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,10 +6,13 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{
     binder::{Binder, PodName},
+    clock::Clock,
     failure::Retry,
     script::{Answer, Script},
     translate::{claim, pod},
 };
+
+mod failing;
 
 /// A session without an API server: what it is told, and what it wants done.
 struct Stage {
@@ -51,7 +54,13 @@ impl Stage {
             metrics,
             ready: Readiness::default(),
         };
-        let session = tokio::spawn(Session::new(links, Core::default()).run(end.clone()));
+        let session = tokio::spawn(
+            Session::new(
+                links,
+                Core::new(crate::record::Recorder::default(), Clock::of_the_runtime()),
+            )
+            .run(end.clone()),
+        );
         for fact in facts {
             facts_out.send(fact).await.unwrap();
         }
@@ -289,11 +298,12 @@ async fn a_pod_that_keeps_failing_is_not_tried_at_full_speed() {
 #[tokio::test(start_paused = true)]
 async fn a_gang_ends_whole_whatever_the_server_answers_in_the_middle_of_it() {
     let path = |name: &str| format!("POST /api/v1/namespaces/ns/pods/{name}/binding");
-    let on_our_node = |name: &str| {
+    let seen = |name: &str, node: &str| {
         let metadata = serde_json::json!({"name": name, "uid": format!("uid-{name}")});
+        let spec = serde_json::json!({"nodeName": node});
         Answer::Is(
             200,
-            serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"nodeName": "n"}}),
+            serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}),
         )
     };
     let mut script = Script::default()
@@ -303,12 +313,19 @@ async fn a_gang_ends_whole_whatever_the_server_answers_in_the_middle_of_it() {
         // Carried out, not answered.
         .on(&path("b"), Answer::Hangs)
         .on(&path("b"), Answer::fails(409, "already assigned"))
-        .on("GET /api/v1/namespaces/ns/pods/b", on_our_node("b"));
+        .on("GET /api/v1/namespaces/ns/pods/b", seen("b", "n"));
     // Fails for long, then not.
     for _ in 0..Retry::default().tries {
         script = script.on(&path("c"), Answer::fails(503, "ill"));
     }
-    script = script.on(&path("c"), Answer::ok());
+    script = script.on("GET /api/v1/namespaces/ns/pods/c", seen("c", ""));
+    // Then nothing at all, and at last it turns out to have been carried out.
+    for _ in 0..Retry::default().tries {
+        script = script
+            .on(&path("c"), Answer::Hangs)
+            .on("GET /api/v1/namespaces/ns/pods/c", Answer::Hangs);
+    }
+    script = script.on("GET /api/v1/namespaces/ns/pods/c", seen("c", "n"));
 
     let mut stage = Stage::start(gang()).await;
     stage.lead().await;
@@ -319,6 +336,10 @@ async fn a_gang_ends_whole_whatever_the_server_answers_in_the_middle_of_it() {
         let (order, outcome) = binder.carry_out(order).await;
         if let (
             Order::Bind {
+                pod: PodName { name, .. },
+                ..
+            }
+            | Order::Find {
                 pod: PodName { name, .. },
                 ..
             },

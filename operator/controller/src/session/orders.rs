@@ -1,0 +1,199 @@
+//! What a session has carried out, and what it makes of what came of it.
+
+use std::time::Duration;
+
+use duosuan_scheduler::{Budget, Decision, Event};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{OUTSTANDING, Session};
+use crate::{
+    binder::{Order, Outcome},
+    index::Waiting,
+    metrics, reasons,
+};
+
+/// What became of a pod's binding is asked for again after 1, 2, 4 ... 64 s.
+const LONGEST_DELAY: u32 = 6;
+
+impl Session {
+    /// One cycle of the core.
+    pub(super) fn decide(&mut self) {
+        self.due = None;
+        let room = OUTSTANDING.saturating_sub(self.outstanding);
+        let pods = u32::try_from(room).unwrap_or(u32::MAX);
+        let began = Instant::now();
+        let decisions = self.cluster.cycle(self.cluster.now(), Budget { pods });
+        self.links.metrics.cycle_seconds.observe(began.elapsed().as_secs_f64());
+        let binds = decisions.iter().filter(|d| matches!(d, Decision::Bind { .. })).count();
+        if binds >= room {
+            self.due = Some(Instant::now());
+        }
+        for decision in decisions {
+            self.carry_out(decision);
+        }
+    }
+
+    fn carry_out(&mut self, decision: Decision) {
+        let kind = reasons::decision_name(&decision);
+        self.links
+            .metrics
+            .decisions
+            .get_or_create(&metrics::Kind { kind })
+            .inc();
+        match decision {
+            // The core waits longer after each failure, so that a pod that only it knows costs little.
+            Decision::Bind { pod, node, devices, .. } => match self.index.pod_name(&pod) {
+                Some(pod) => self.order(Order::Bind { pod, node, devices }),
+                None => self.apply(Event::BindFailed {
+                    pod,
+                    node,
+                    message: "the pod is not known to the operator".to_owned(),
+                    lasting: false,
+                }),
+            },
+            Decision::Evict { pod, cause } => match self.index.pod_name(&pod) {
+                Some(pod) => self.order(Order::Evict { pod, cause }),
+                None => self.apply(Event::EvictFailed {
+                    pod,
+                    message: "the pod is not known to the operator".to_owned(),
+                }),
+            },
+            Decision::Resize { claim, group, count } => debug!(claim, group, count, "a group shall have another size"),
+            Decision::Reserve { claim, start } => self.index.set_estimate(&claim, start),
+            Decision::Placed { claim } => self.index.set_waiting(&claim, None),
+            Decision::Pending {
+                claim,
+                reason,
+                counterfactual,
+            } => {
+                let waiting = Waiting {
+                    reason: reason.name(),
+                    message: reasons::message(&reason, counterfactual.as_deref()),
+                };
+                self.tell_waiting(&claim, &waiting);
+                self.index.set_waiting(&claim, Some(waiting));
+            }
+        }
+    }
+
+    fn order(&mut self, order: Order) {
+        self.outstanding = self.outstanding.saturating_add(1);
+        self.links
+            .binding
+            .send_if_modified(|binding| !std::mem::replace(binding, true));
+        // If the binder is gone, so is this session.
+        let _ = self.links.orders.send(order);
+    }
+
+    /// Gives an order after a while, longer each time for the same pod.
+    fn order_later(&mut self, order: Order) {
+        let times = self.tries.entry(order.pod().uid.clone()).or_default();
+        let delay = Duration::from_secs(1 << (*times).min(LONGEST_DELAY));
+        *times = times.saturating_add(1);
+        self.later.insert(order, delay);
+    }
+
+    /// The time of an order has come. What the watch has said meanwhile need not be asked for.
+    pub(super) fn order_now(&mut self, order: Order) {
+        let uid = order.pod().uid.clone();
+        if self.index.pods.get(&uid).is_some_and(|pod| !pod.bound && !pod.finished) {
+            return self.order(order);
+        }
+        self.tries.remove(&uid);
+        if let Order::Find { node, .. } = &order
+            && self.cluster.seat_of_pod(&uid).is_some_and(|(seat, _)| seat == node)
+        {
+            self.tell(&order);
+        }
+    }
+
+    /// Takes in what came of an order.
+    pub(super) fn answered(&mut self, order: Order, outcome: Outcome) {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        if self.outstanding == 0 {
+            self.links.binding.send_replace(false);
+        }
+        if let Outcome::Failed(error) | Outcome::Refused(error) | Outcome::Unknown(error) = &outcome {
+            let pod = order.pod();
+            info!(
+                pod = pod.name,
+                namespace = pod.namespace,
+                error,
+                ?order,
+                "an order failed"
+            );
+        }
+        match (order, outcome) {
+            (order @ (Order::Bind { .. } | Order::Find { .. }), outcome) => self.bound_or_not(order, outcome),
+            (Order::Probe { pod, .. }, Outcome::Done) => {
+                self.tries.remove(&pod.uid);
+                self.apply(Event::BindAllowed { pod: pod.uid });
+            }
+            // The watch says so too.
+            (_, Outcome::Gone) => {}
+            (order @ Order::Probe { .. }, _) => self.order_later(order),
+            (order @ Order::Evict { .. }, Outcome::Done) => self.tell(&order),
+            (
+                Order::Evict { pod, cause },
+                Outcome::Failed(message) | Outcome::Refused(message) | Outcome::Unknown(message),
+            ) => {
+                self.tell_not_evicted(&pod, &cause, &message);
+                self.apply(Event::EvictFailed { pod: pod.uid, message });
+            }
+        }
+    }
+
+    fn bound_or_not(&mut self, order: Order, outcome: Outcome) {
+        let (Order::Bind { pod, node, .. } | Order::Find { pod, node }) = &order else {
+            return;
+        };
+        let (pod, node) = (pod.clone(), node.clone());
+        match outcome {
+            Outcome::Done => {
+                self.index.set_unsure(&pod.uid, None);
+                self.tries.remove(&pod.uid);
+                self.tell(&order);
+            }
+            // The watch says so too.
+            Outcome::Gone => {}
+            Outcome::Failed(message) => {
+                self.index.set_unsure(&pod.uid, None);
+                self.tries.remove(&pod.uid);
+                self.apply(Event::BindFailed {
+                    pod: pod.uid,
+                    node,
+                    message,
+                    lasting: false,
+                });
+            }
+            Outcome::Refused(message) => {
+                self.index.set_unsure(&pod.uid, None);
+                self.apply(Event::BindFailed {
+                    pod: pod.uid.clone(),
+                    node: node.clone(),
+                    message,
+                    lasting: true,
+                });
+                self.order_later(Order::Probe { pod, node });
+            }
+            // It may sit there by now. Until it is known that it does not, nobody else may.
+            Outcome::Unknown(error) => {
+                warn!(
+                    pod = pod.name,
+                    namespace = pod.namespace,
+                    node,
+                    error,
+                    "it is not known whether a pod is bound; its place is kept until that is found out"
+                );
+                let message = format!(
+                    "the API server has not answered whether the pod is bound to node {node}; its place there is kept \
+                     until it does: {error}"
+                );
+                let reason = reasons::BINDING_UNANSWERED;
+                self.index.set_unsure(&pod.uid, Some(Waiting { reason, message }));
+                self.order_later(Order::Find { pod, node });
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What a session tells people of in events.
+
+use duosuan_scheduler::EvictCause;
+
+use super::Session;
+use crate::{
+    binder::{Order, PodName, cause_name},
+    events::{Note, Regarding},
+    index::Waiting,
+    reasons,
+};
+
+impl Session {
+    /// Tells of what is done.
+    pub(super) fn tell(&mut self, order: &Order) {
+        let (pod, warning, reason, action, note) = match order {
+            Order::Bind { pod, node, .. } | Order::Find { pod, node } => (
+                pod,
+                false,
+                "Scheduled",
+                "Binding",
+                format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name),
+            ),
+            Order::Evict { pod, cause } => (
+                pod,
+                true,
+                cause_name(cause),
+                "Evicting",
+                reasons::evicted(cause, &self.index),
+            ),
+            Order::Probe { .. } => return,
+        };
+        self.links.events.record(Note {
+            regarding: about_pod(pod.clone()),
+            warning,
+            reason,
+            action,
+            note,
+        });
+    }
+
+    /// Tells the pod that it was to go and stays, and whoever waits for its place.
+    pub(super) fn tell_not_evicted(&mut self, pod: &PodName, cause: &EvictCause, message: &str) {
+        let again = "this is tried again within a minute";
+        let note = format!("The pod shall be evicted and could not be; {again}: {message}");
+        let mut notes = vec![(about_pod(pod.clone()), note)];
+        if let EvictCause::Reclaimed { by } = cause
+            && let Some(regarding) = self.about(by)
+        {
+            let PodName { namespace, name, .. } = pod;
+            let note = format!("Pod {namespace}/{name} shall make room and could not be evicted; {again}: {message}");
+            notes.push((regarding, note));
+        }
+        for (regarding, note) in notes {
+            self.links.events.record(Note {
+                regarding,
+                warning: true,
+                reason: "EvictionFailed",
+                action: "Evicting",
+                note,
+            });
+        }
+    }
+
+    /// Tells why a claim, or a pod, waits.
+    pub(super) fn tell_waiting(&mut self, uid: &str, waiting: &Waiting) {
+        let Some(regarding) = self.about(uid) else { return };
+        let note = waiting.message.clone();
+        self.links.events.record(Note {
+            regarding,
+            warning: true,
+            reason: "FailedScheduling",
+            action: "Scheduling",
+            note,
+        });
+    }
+
+    /// The claim or pod of a UID.
+    fn about(&self, uid: &str) -> Option<Regarding> {
+        let Some((namespace, name)) = self.index.claim_name(uid) else {
+            return self.index.pod_name(uid).map(about_pod);
+        };
+        Some(Regarding {
+            api_version: "duosuan.io/v1alpha1",
+            kind: "CapacityClaim",
+            namespace: namespace.clone(),
+            name: name.clone(),
+            uid: uid.to_owned(),
+        })
+    }
+}
+
+fn about_pod(pod: PodName) -> Regarding {
+    Regarding {
+        api_version: "v1",
+        kind: "Pod",
+        namespace: pod.namespace,
+        name: pod.name,
+        uid: pod.uid,
+    }
+}

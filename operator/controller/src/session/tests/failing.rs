@@ -1,0 +1,148 @@
+//! Orders that fail, alone and in the middle of a gang.
+
+use super::*;
+
+impl Stage {
+    /// The next order, which must be to bind this pod.
+    async fn bind(&mut self, name: &str) -> Order {
+        let order = self.order().await;
+        assert!(
+            matches!(&order, Order::Bind { pod, .. } if pod.name == name),
+            "{order:?}"
+        );
+        order
+    }
+
+    fn answer(&self, order: Order, outcome: Outcome) {
+        self.answers.send((order, outcome)).unwrap();
+    }
+
+    /// The first thing written about an object that holds these words.
+    async fn says(&mut self, words: &str) -> Target {
+        loop {
+            let (target, patch) = self.patch().await;
+            if patch.body().contains(words) {
+                return target;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_place_of_a_pod_of_which_nobody_says_whether_it_is_bound_is_given_to_nobody_else() {
+    let mut stage = Stage::start(vec![node("n", 1), a_pod("a", None, None)]).await;
+    stage.lead().await;
+    let order = stage.bind("a").await;
+    stage.answer(order, Outcome::Unknown("no answer within 10 s".into()));
+    stage.facts.send(a_pod("b", None, None)).await.unwrap();
+    let target = stage.says("has not answered whether the pod is bound to node n").await;
+    assert!(matches!(target, Target::Pod(pod) if pod.name == "a"));
+    let mut seconds = Vec::new();
+    let began = Instant::now();
+    for _ in 0..4 {
+        let order = stage.order().await;
+        assert!(
+            matches!(&order, Order::Find { pod, node } if pod.name == "a" && node == "n"),
+            "{order:?}"
+        );
+        seconds.push(began.elapsed().as_secs());
+        stage.answer(order, Outcome::Unknown("no answer within 10 s".into()));
+    }
+    assert_eq!(seconds, [0, 2, 6, 14]);
+    let order = stage.order().await;
+    assert!(matches!(order, Order::Find { .. }), "{order:?}");
+    stage.answer(order, Outcome::Failed("not carried out".into()));
+    stage.bind("a").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_watch_says_of_a_binding_without_an_answer_is_not_asked_for() {
+    let mut stage = Stage::start(vec![node("n", 1), a_pod("a", None, None)]).await;
+    stage.lead().await;
+    let order = stage.bind("a").await;
+    stage.answer(order, Outcome::Unknown("lost".into()));
+    stage.facts.send(a_pod("a", None, Some("n"))).await.unwrap();
+    stage.facts.send(a_pod("b", None, None)).await.unwrap();
+    stage.no_order().await;
+    stage.facts.send(Fact::PodGone("uid-a".into())).await.unwrap();
+    stage.bind("b").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gang_of_which_one_pod_is_refused_for_good_ends_undone_and_says_why() {
+    let mut stage = Stage::start(gang()).await;
+    stage.lead().await;
+    for name in ["a", "b", "c"] {
+        let order = stage.bind(name).await;
+        if name == "b" {
+            stage.answer(order, Outcome::Refused("a policy forbids it".into()));
+        } else {
+            stage.facts.send(a_pod(name, Some("c"), Some("n"))).await.unwrap();
+            stage.answer(order, Outcome::Done);
+        }
+    }
+    // It is asked whether it would be bound, and never bound, and after a minute the others go.
+    let mut evicted = Vec::new();
+    while evicted.len() < 2 {
+        let order = stage.order().await;
+        match &order {
+            Order::Probe { pod, .. } if pod.name == "b" => {
+                stage.answer(order, Outcome::Refused("a policy forbids it".into()));
+            }
+            Order::Evict { pod, .. } => {
+                evicted.push(pod.name.clone());
+                stage.facts.send(Fact::PodGone(pod.uid.clone())).await.unwrap();
+                stage.answer(order, Outcome::Done);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    evicted.sort();
+    assert_eq!(evicted, ["a", "c"]);
+    for name in ["a2", "c2"] {
+        stage.facts.send(a_pod(name, Some("c"), None)).await.unwrap();
+    }
+    let said = "refuses to bind pod b, and nothing more is bound until it allows it, which is asked every minute: \
+                a policy forbids it";
+    while !matches!(stage.says(said).await, Target::Claim(_)) {}
+    // The policy is mended.
+    let probe = stage.order().await;
+    assert!(matches!(probe, Order::Probe { .. }), "{probe:?}");
+    stage.answer(probe, Outcome::Done);
+    assert_eq!(stage.pods_ordered(3).await, ["a2", "b", "c2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_eviction_that_a_budget_forbids_is_ordered_again_later_and_binds_go_on() {
+    let mut stage = Stage::start(gang()).await;
+    stage.lead().await;
+    for name in ["a", "b", "c"] {
+        let order = stage.bind(name).await;
+        stage.facts.send(a_pod(name, Some("c"), Some("n"))).await.unwrap();
+        stage.answer(order, Outcome::Done);
+    }
+    stage.facts.send(Fact::PodGone("uid-b".into())).await.unwrap();
+    let mut seconds = Vec::new();
+    let mut began = None;
+    while seconds.len() < 3 {
+        let order = stage.order().await;
+        let Order::Evict { pod, .. } = &order else {
+            panic!("{order:?}")
+        };
+        if pod.name == "a" {
+            let began = *began.get_or_insert_with(Instant::now);
+            seconds.push(began.elapsed().as_secs());
+        }
+        stage.answer(order, Outcome::Failed("disruption budget".into()));
+    }
+    assert_eq!(seconds, [0, 5, 15]);
+    let other = stage.order().await;
+    assert!(
+        matches!(&other, Order::Evict { pod, .. } if pod.name == "c"),
+        "{other:?}"
+    );
+    stage.answer(other, Outcome::Failed("disruption budget".into()));
+    // Nothing that was refused counts against a binding.
+    stage.facts.send(a_pod("b2", Some("c"), None)).await.unwrap();
+    stage.bind("b2").await;
+}
