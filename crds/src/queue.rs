@@ -95,7 +95,7 @@ pub struct Quota {
         .message("a resource must be cpu, memory, gpu, pods, ephemeral-storage, or an extended resource with a domain, such as example.com/fpga"))]
     pub limit: BTreeMap<String, Quantity>,
     /// How much of the guarantee others may use while it is idle, by resource. A resource that is not named is lent as a whole;
-    /// 0 keeps it free. Not acted on yet: the condition `Honoured` says so.
+    /// 0 keeps it free. Who waits for what is kept has the reason `KeptForOthers`. Example: `{cpu: "100"}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub lend_limit: BTreeMap<String, Quantity>,

@@ -68,6 +68,7 @@ fn cluster() -> Cluster {
         tier,
         guaranteed: amounts(&[("cpu", 1_000), ("gpu", 1_000), ("memory", 1 << 30)]),
         limit: amounts(&[("cpu", 9_000), ("gpu", 1_000), ("memory", 1 << 35)]),
+        ..Quota::default()
     };
     use duosuan_scheduler::{Tier, event::Queue};
     let queue = Queue {

@@ -24,6 +24,7 @@ impl Cluster {
         let model = &self.model;
         model.use_is_the_sum_over_pods(&mut violations);
         model.queues_use_what_their_claims_hold(&mut violations);
+        model.queues_keep_what_they_do_not_lend(&mut violations);
         model.what_was_just_placed_fits(&mut violations);
         model.gangs_are_whole(&mut violations);
         model.references_meet(&mut violations);
@@ -126,6 +127,32 @@ impl Model {
                     queue.name
                 )));
             }
+        }
+    }
+
+    fn queues_keep_what_they_do_not_lend(&self, violations: &mut Vec<Violation>) {
+        let mut again = self.clone();
+        again.count_all_kept();
+        let same = again.kept == self.kept
+            && again.keeps_something == self.keeps_something
+            && self
+                .queues
+                .iter()
+                .all(|(ord, queue)| again.queues[ord].keeps == queue.keeps);
+        if !same {
+            violations.push(Violation(
+                "what queues keep is not what they do not lend and do not use".into(),
+            ));
+        }
+        let mut held: [Totals; 3] = Default::default();
+        for (_, pod) in self.pods.iter().filter(|(_, p)| p.place != Place::Nowhere) {
+            let shape = self.shapes.value(pod.shape);
+            if let Some(held) = held.get_mut(if pod.ours { tier_index(shape.tier) } else { 0 }) {
+                held.add(&shape.ask);
+            }
+        }
+        if held != self.held {
+            violations.push(Violation("what is held in all is not the sum over the pods".into()));
         }
     }
 

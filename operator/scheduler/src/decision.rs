@@ -162,6 +162,19 @@ pub enum Reason {
         /// What is left below the limit.
         left: i64,
     },
+    /// What is free is kept for queues that do not lend it.
+    KeptForOthers {
+        /// The queue that keeps most of it.
+        queue: String,
+        /// Resource.
+        resource: String,
+        /// What it asks for.
+        asked: i64,
+        /// What is free, below the limits and in the cluster.
+        free: i64,
+        /// What of that is kept.
+        kept: i64,
+    },
     /// No node, or no set of nodes, can take it now.
     NoNodeFits {
         /// The constraint that turned most nodes away.

@@ -312,4 +312,6 @@ pub struct Quota {
     pub guaranteed: Amounts,
     /// What it never exceeds; a resource that is not named has no limit.
     pub limit: Amounts,
+    /// How much of the guarantee others may use while it is idle; a resource that is not named is lent as a whole.
+    pub lend_limit: Amounts,
 }

@@ -4,6 +4,7 @@
 pub(crate) mod changes;
 pub(crate) mod claim;
 pub(crate) mod device;
+pub(crate) mod lending;
 mod listing;
 pub(crate) mod node;
 pub(crate) mod pod;
@@ -59,6 +60,12 @@ pub(crate) struct Model {
     pub(crate) taints: Names<TaintOrd, Taint>,
     /// Sum of what the present nodes have, by tier, in the names that quotas use.
     pub(crate) capacity: [Totals; 3],
+    /// What all pods hold, by tier; those of other schedulers count as prod.
+    pub(crate) held: [Totals; 3],
+    /// What the queues at the top keep free for themselves.
+    pub(crate) kept: [Totals; 3],
+    /// Some queue does not lend all of its guarantee.
+    pub(crate) keeps_something: bool,
     /// Claims whose standing has to be looked at again. Each is judged by itself, so their order reaches nothing.
     pub(crate) dirty: BTreeSet<ClaimOrd>,
     /// The pods that are expected, for the policy that was told.
@@ -115,6 +122,9 @@ impl Default for Model {
             models: Names::default(),
             taints: Names::default(),
             capacity: Default::default(),
+            held: Default::default(),
+            kept: Default::default(),
+            keeps_something: false,
             dirty: BTreeSet::new(),
             typical: Typical::default(),
             epochs: 0,
@@ -151,11 +161,18 @@ impl Model {
         let node = &mut self.nodes[seat.node];
         node.count(ord, &shape, &seat.devices, hold);
         self.changes.touch(seat.node);
+        let held = self.held.get_mut(if pod.ours { tier_index(shape.tier) } else { 0 });
+        match held {
+            Some(held) if hold => held.add(&shape.ask),
+            Some(held) => held.sub(&shape.ask),
+            None => {}
+        }
         if let Some(claim) = pod.claim {
             let claim = &self.claims[claim];
             let tier = tier_index(shape.tier);
             self.queues[claim.queue].count_user(&claim.namespace, tier, &shape.ask, hold);
-            for queue in self.queues[claim.queue].path.clone().iter() {
+            let path = self.queues[claim.queue].path.clone();
+            for queue in path.iter() {
                 let Some(used) = self.queues[*queue].used.get_mut(tier) else {
                     continue;
                 };
@@ -164,6 +181,9 @@ impl Model {
                 } else {
                     used.sub(&shape.ask)
                 }
+            }
+            if self.keeps_something {
+                self.count_kept(&path, tier, shape.ask.iter().map(|(resource, _)| *resource));
             }
         }
     }

@@ -8,8 +8,8 @@ use crate::{
     Cluster, Tier,
     amount::{Amount, Totals},
     decision::Reason,
-    model::{Model, TIERS, tier_index},
-    slab::QueueOrd,
+    model::{Model, QueueSlot, TIERS, tier_index},
+    slab::{QueueOrd, ResourceOrd},
 };
 
 /// Amounts by the names that quotas use: `cpu` in milli-cores, `memory` in bytes, `gpu` in thousandths of devices,
@@ -42,7 +42,8 @@ pub struct QueueTierView {
     pub used: ByResource,
     /// Held beyond what is guaranteed, of resources that the guarantee names, and of all if it names none.
     pub borrowed: ByResource,
-    /// Of its guarantee, what others hold: as much of its unused guarantee as the tier has no free capacity for.
+    /// Of its guarantee, what others hold. What the queues beside each other leave of their guarantees and the cluster has
+    /// no free capacity for is lent; each has lent as much of it as it lends of the whole.
     pub lent: ByResource,
     /// What is guaranteed.
     pub guaranteed: ByResource,
@@ -122,10 +123,10 @@ impl Cluster {
     /// All queues that exist, by name.
     #[must_use]
     pub fn queues(&self) -> Vec<QueueView> {
-        let allocated = self.allocated();
+        let lending = self.model.lending(&self.allocated());
         let ords = self.model.queues_by_name.values().copied();
         ords.filter(|&q| self.model.queues[q].present)
-            .map(|q| self.model.queue_view(q, &allocated))
+            .map(|q| self.model.queue_view(q, &lending))
             .collect()
     }
 
@@ -255,33 +256,26 @@ impl Cluster {
 }
 
 impl Model {
-    fn by_name(&self, amounts: impl Iterator<Item = (crate::slab::ResourceOrd, Amount)>) -> ByResource {
+    fn by_name(&self, amounts: impl Iterator<Item = (ResourceOrd, Amount)>) -> ByResource {
         amounts
             .map(|(r, a)| (self.resources.name(r).to_string(), a.get()))
             .collect()
     }
 
-    fn queue_view(&self, ord: QueueOrd, allocated: &[Totals; 3]) -> QueueView {
+    fn queue_view(&self, ord: QueueOrd, lending: &Lending) -> QueueView {
         let queue = &self.queues[ord];
         let mut tiers = Vec::new();
         for tier in TIERS {
             let index = tier_index(tier);
-            let (Some(used), Some(quota), Some(all), Some(capacity)) = (
-                queue.used.get(index),
-                queue.quotas.get(index),
-                allocated.get(index),
-                self.capacity.get(index),
-            ) else {
+            let (Some(used), Some(quota)) = (queue.used.get(index), queue.quotas.get(index)) else {
                 continue;
             };
             let view = QueueTierView {
                 tier,
                 used: self.by_name(used.iter()),
                 borrowed: self.by_name(borrowed(used, &quota.guaranteed).into_iter()),
-                lent: self.by_name(quota.guaranteed.iter().filter_map(|&(r, g)| {
-                    let idle = (g - used.of(r)).max(Amount::ZERO);
-                    let free = (capacity.of(r) - all.of(r)).max(Amount::ZERO);
-                    let lent = idle - free;
+                lent: self.by_name(quota.guaranteed.iter().filter_map(|&(r, _)| {
+                    let lent = self.lent(ord, index, r, lending);
                     (lent > Amount::ZERO).then_some((r, lent))
                 })),
                 guaranteed: self.by_name(quota.guaranteed.iter().copied()),
@@ -302,10 +296,50 @@ impl Model {
     }
 }
 
-fn borrowed(
-    used: &Totals,
-    guaranteed: &[(crate::slab::ResourceOrd, Amount)],
-) -> Vec<(crate::slab::ResourceOrd, Amount)> {
+/// What the queues right below each queue (or at the top: `None`) leave of their guarantees: in all, of that what they would
+/// lend, and what the cluster has free.
+type Lending = BTreeMap<(Option<QueueOrd>, usize, ResourceOrd), (Amount, Amount, Amount)>;
+
+impl Model {
+    fn lending(&self, allocated: &[Totals; 3]) -> Lending {
+        let mut lending = Lending::new();
+        for (_, queue) in self.queues.iter().filter(|(_, q)| q.fault.is_none()) {
+            for tier in TIERS.map(tier_index) {
+                for &(resource, guaranteed) in queue.guaranteed(tier) {
+                    let key = (queue.path.get(1).copied(), tier, resource);
+                    let (idle, lendable, free) = lending.entry(key).or_default();
+                    *idle += (guaranteed - queue.used(tier, resource)).max(Amount::ZERO);
+                    *lendable += lendable_of(queue, tier, resource, guaranteed);
+                    let all = self.capacity_for(tier, resource) - self.over_tiers(allocated, tier, resource);
+                    *free = all.max(Amount::ZERO);
+                }
+            }
+        }
+        lending
+    }
+
+    fn lent(&self, ord: QueueOrd, tier: usize, resource: ResourceOrd, lending: &Lending) -> Amount {
+        let queue = &self.queues[ord];
+        let guaranteed = queue.guaranteed(tier).iter().find(|(r, _)| *r == resource);
+        let key = (queue.path.get(1).copied(), tier, resource);
+        let (Some(&(_, guaranteed)), Some(&(idle, lendable, free)), None) =
+            (guaranteed, lending.get(&key), &queue.fault)
+        else {
+            return Amount::ZERO;
+        };
+        let mine = i128::from(lendable_of(queue, tier, resource, guaranteed).get());
+        let lent = i128::from((idle - free).max(Amount::ZERO).min(lendable).get());
+        Amount::taken_in(i64::try_from(lent * mine / i128::from(lendable.get().max(1))).unwrap_or(i64::MAX))
+    }
+}
+
+/// What a queue would lend now: what it leaves of its guarantee, less what it keeps.
+fn lendable_of(queue: &QueueSlot, tier: usize, resource: ResourceOrd, guaranteed: Amount) -> Amount {
+    let left = |of: Amount| (of - queue.used(tier, resource)).max(Amount::ZERO);
+    left(guaranteed) - left(queue.unlent(tier, resource))
+}
+
+fn borrowed(used: &Totals, guaranteed: &[(ResourceOrd, Amount)]) -> Vec<(ResourceOrd, Amount)> {
     if guaranteed.is_empty() {
         return used.iter().collect();
     }

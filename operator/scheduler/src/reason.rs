@@ -20,6 +20,7 @@ impl Reason {
             Reason::PodExceedsGroup { .. } => "PodExceedsGroup",
             Reason::ExceedsLimit { .. } => "ExceedsLimit",
             Reason::WaitingForQuota { .. } => "WaitingForQuota",
+            Reason::KeptForOthers { .. } => "KeptForOthers",
             Reason::NoNodeFits { .. } => "NoNodeFits",
             Reason::WaitingForEviction { .. } => "WaitingForEviction",
             Reason::Gated => "Gated",
@@ -55,6 +56,20 @@ impl Reason {
                     ..
                 },
                 Reason::WaitingForQuota {
+                    queue: b,
+                    resource: s,
+                    asked: y,
+                    ..
+                },
+            )
+            | (
+                Reason::KeptForOthers {
+                    queue: a,
+                    resource: r,
+                    asked: x,
+                    ..
+                },
+                Reason::KeptForOthers {
                     queue: b,
                     resource: s,
                     asked: y,
@@ -126,6 +141,20 @@ impl fmt::Display for Reason {
                 write!(
                     f,
                     "it asks for {asked}, and {left} are left below the limit of queue {queue}"
+                )
+            }
+            Reason::KeptForOthers {
+                queue,
+                resource,
+                asked,
+                free,
+                kept,
+            } => {
+                let [asked, free, kept] = [asked, free, kept].map(|value| amount(resource, *value));
+                write!(
+                    f,
+                    "it asks for {asked}; of the {free} that are free, {kept} are kept for queues that do not lend them, \
+                     most of it for queue {queue}"
                 )
             }
             Reason::NoNodeFits {

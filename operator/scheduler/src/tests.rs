@@ -12,6 +12,7 @@ mod fairness;
 pub(crate) mod fixtures;
 mod gangs;
 mod gpus;
+mod lending;
 mod properties;
 mod queues;
 mod single_pods;

@@ -33,15 +33,10 @@ pub fn read(object: Object<lean::Queue>) -> Result<Queue, FieldError> {
             tier: tier(quota.tier),
             guaranteed: amounts(&quota.guaranteed, &format!("spec.quotas[{i}].guaranteed"))?,
             limit: amounts(&quota.limit, &format!("spec.quotas[{i}].limit"))?,
+            lend_limit: amounts(&quota.lend_limit, &format!("spec.quotas[{i}].lendLimit"))?,
         });
     }
-    let fields = [
-        ("spec.fairnessHalfLife", spec.fairness_half_life.is_some()),
-        (
-            "spec.quotas[].lendLimit",
-            spec.quotas.iter().any(|q| !q.lend_limit.is_empty()),
-        ),
-    ];
+    let fields = [("spec.fairnessHalfLife", spec.fairness_half_life.is_some())];
     let ignored = fields
         .into_iter()
         .filter_map(|(field, given)| given.then_some(field))
@@ -101,12 +96,15 @@ mod tests {
     fn quotas_count_cores_and_devices_in_thousandths() {
         let read = queue(json!({
             "parent": "root", "weight": 3, "namespaces": ["a"],
-            "quotas": [{"tier": "batch", "guaranteed": {"cpu": "1500m"}, "limit": {"gpu": "2", "memory": "1Ki"}}],
+            "quotas": [{
+                "tier": "batch", "guaranteed": {"cpu": "1500m"}, "limit": {"gpu": "2", "memory": "1Ki"}, "lendLimit": {"cpu": 1}
+            }],
         }));
         let quota = event::Quota {
             tier: Tier::Batch,
             guaranteed: [("cpu".to_owned(), 1500)].into(),
             limit: [("gpu".to_owned(), 2000), ("memory".to_owned(), 1024)].into(),
+            lend_limit: [("cpu".to_owned(), 1000)].into(),
         };
         let expected = event::Queue {
             name: "q".into(),

@@ -36,6 +36,8 @@ pub(crate) struct VictimKey {
 pub(crate) struct TierQuota {
     pub(crate) guaranteed: Amounts,
     pub(crate) limit: Amounts,
+    /// What of the guarantee is not lent; zero ones are left out.
+    pub(crate) unlent: Amounts,
 }
 
 /// A queue, or the name of one that claims or queues refer to and that is not there.
@@ -52,6 +54,10 @@ pub(crate) struct QueueSlot {
     pub(crate) never_reclaims: bool,
     /// What is held in it and below it, by tier.
     pub(crate) used: [Totals; 3],
+    /// What it and those below it keep free for themselves, by tier.
+    pub(crate) keeps: [Totals; 3],
+    /// The sum of what the queues right below it keep.
+    pub(crate) kept_below: [Totals; 3],
     /// Itself and those above it, up to the top or to the fault.
     pub(crate) path: Arc<[QueueOrd]>,
     pub(crate) fault: Option<Fault>,
@@ -92,6 +98,17 @@ impl QueueSlot {
     /// What it is guaranteed in a tier, by the resources that it names.
     pub(crate) fn guaranteed(&self, tier: usize) -> &[(ResourceOrd, Amount)] {
         self.quota(tier).map_or(&[], |q| &q.guaranteed)
+    }
+
+    /// What of its guarantee it does not lend, by the resources of which it keeps something.
+    pub(crate) fn unlent_in(&self, tier: usize) -> &[(ResourceOrd, Amount)] {
+        self.quota(tier).map_or(&[], |q| &q.unlent)
+    }
+
+    /// What of its guarantee it does not lend.
+    pub(crate) fn unlent(&self, tier: usize, resource: ResourceOrd) -> Amount {
+        let unlent = self.unlent_in(tier).iter().find(|(r, _)| *r == resource);
+        unlent.map_or(Amount::ZERO, |(_, a)| *a)
     }
 
     /// True if it is guaranteed something in this tier and would use no more than that with `ask` more, in each
@@ -143,26 +160,7 @@ impl Model {
             .as_deref()
             .filter(|p| !p.is_empty())
             .map(|p| self.queue_named(p));
-        let mut by_tier: BTreeMap<Tier, (event::Amounts, event::Amounts)> = BTreeMap::new();
-        for quota in &event.quotas {
-            let both = by_tier.entry(quota.tier).or_default();
-            both.0.extend(quota.guaranteed.clone());
-            both.1.extend(quota.limit.clone());
-        }
-        let mut quotas: [TierQuota; 3] = Default::default();
-        for (tier, (guaranteed, limit)) in by_tier {
-            if let Some(quota) = quotas.get_mut(tier_index(tier)) {
-                // A limit of zero is a limit, other than an amount of zero.
-                let limit = limit
-                    .iter()
-                    .map(|(r, a)| (self.resources.named(r), Amount::taken_in(*a)))
-                    .collect();
-                *quota = TierQuota {
-                    guaranteed: self.resources.taken_in(&guaranteed),
-                    limit,
-                };
-            }
-        }
+        let quotas = self.quotas_of(event);
         let namespaces: BTreeSet<String> = event.namespaces.iter().cloned().collect();
         let queue = &self.queues[ord];
         let (was_present, was_parent) = (queue.present, queue.parent);
@@ -192,8 +190,41 @@ impl Model {
         }
         if !was_present || was_parent != parent {
             self.find_paths();
+        } else {
+            self.count_all_kept();
         }
         self.freed += 1;
+    }
+
+    fn quotas_of(&mut self, event: &event::Queue) -> [TierQuota; 3] {
+        let mut by_tier: BTreeMap<Tier, [event::Amounts; 3]> = BTreeMap::new();
+        for quota in &event.quotas {
+            let [guaranteed, limit, lend_limit] = by_tier.entry(quota.tier).or_default();
+            guaranteed.extend(quota.guaranteed.clone());
+            limit.extend(quota.limit.clone());
+            lend_limit.extend(quota.lend_limit.clone());
+        }
+        let mut quotas: [TierQuota; 3] = Default::default();
+        for (tier, [guaranteed, limit, lend_limit]) in by_tier {
+            // A resource without a lend limit is lent as a whole.
+            let unlent = guaranteed
+                .iter()
+                .filter_map(|(r, &g)| Some((r.clone(), (g.max(0)).saturating_sub((*lend_limit.get(r)?).max(0)))));
+            let unlent: event::Amounts = unlent.collect();
+            if let Some(quota) = quotas.get_mut(tier_index(tier)) {
+                // A limit of zero is a limit, other than an amount of zero.
+                let limit = limit
+                    .iter()
+                    .map(|(r, a)| (self.resources.named(r), Amount::taken_in(*a)))
+                    .collect();
+                *quota = TierQuota {
+                    guaranteed: self.resources.taken_in(&guaranteed),
+                    limit,
+                    unlent: self.resources.taken_in(&unlent),
+                };
+            }
+        }
+        quotas
     }
 
     /// A queue is gone. What runs in it goes on; what waits says so.
@@ -248,13 +279,13 @@ impl Model {
         None
     }
 
-    /// Why a claim may not have `ask` more, if so: a limit on the way to the top.
-    pub(crate) fn over_limit(&self, claim: ClaimOrd, ask: &[(ResourceOrd, Amount)]) -> Option<Reason> {
-        let claim = &self.claims[claim];
+    /// Why a claim may not have `ask` more, if so: a limit on the way to the top, or what others keep for themselves.
+    pub(crate) fn over_limit(&self, ord: ClaimOrd, ask: &[(ResourceOrd, Amount)]) -> Option<Reason> {
+        let claim = &self.claims[ord];
         let tier = tier_index(claim.tier);
         let mut waits = None;
-        for &ord in self.queues[claim.queue].path.iter() {
-            let queue = &self.queues[ord];
+        for &at in self.queues[claim.queue].path.iter() {
+            let queue = &self.queues[at];
             if queue.quota(tier).is_none_or(|q| q.limit.is_empty()) {
                 continue;
             }
@@ -285,7 +316,7 @@ impl Model {
                 }
             }
         }
-        waits
+        waits.or_else(|| self.kept_for_others(ord, ask))
     }
 
     /// What some pods ask of quotas together, in the order of names.

@@ -51,6 +51,7 @@ impl Model {
                 }
             }
         }
+        self.count_all_kept();
     }
 
     fn path_of(&self, ord: QueueOrd) -> (Vec<QueueOrd>, Option<Fault>) {

@@ -143,7 +143,7 @@ fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>, minim
     let ask = round.model.ask_of_pods(&pods);
     if let Some(reason) = round.model.over_limit(claim, &ask) {
         let change = s7_explain::counterfactual_of_queue(&reason);
-        if minimum && matches!(reason, Reason::WaitingForQuota { .. }) {
+        if minimum && matches!(reason, Reason::WaitingForQuota { .. } | Reason::KeptForOthers { .. }) {
             round.blocked.push(claim);
         }
         round.say(claim, reason, change);

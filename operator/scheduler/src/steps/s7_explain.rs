@@ -193,6 +193,18 @@ pub(super) fn counterfactual_of_queue(reason: &Reason) -> Option<String> {
                 "raise the limit of queue {queue} by {more}, or wait until it uses that much less"
             ))
         }
+        Reason::KeptForOthers {
+            queue,
+            resource,
+            asked,
+            free,
+            kept,
+        } => {
+            let more = reason::amount(resource, asked.saturating_add(*kept).saturating_sub(*free));
+            Some(format!(
+                "raise the lendLimit of queue {queue} by {more}, or wait until that much more is free"
+            ))
+        }
         _ => None,
     }
 }

@@ -106,6 +106,7 @@ pub(crate) fn queue(name: &str, parent: Option<&str>, guaranteed: &[(&str, i64)]
         tier: Tier::Prod,
         guaranteed: amounts(guaranteed),
         limit: amounts(limit),
+        lend_limit: amounts(&[]),
     };
     Queue {
         name: name.into(),

@@ -118,18 +118,21 @@ fn any_claim() -> impl Strategy<Value = Event> {
 }
 
 fn any_queue() -> impl Strategy<Value = Event> {
-    (0..QUEUES, 0..=QUEUES, 0..5_i64, 0..8_i64, any::<[bool; 2]>()).prop_map(
-        |(i, parent, guaranteed, limit, [has_guarantee, has_limit])| {
+    (0..QUEUES, 0..=QUEUES, 0..5_i64, 0..8_i64, any::<[bool; 3]>()).prop_map(
+        |(i, parent, guaranteed, limit, [has_guarantee, has_limit, lends_all])| {
             let parent = (parent < QUEUES).then(|| format!("q{parent}"));
             let guaranteed = [("cpu", guaranteed * 1000), ("gpu", guaranteed * 500)];
             let limit = [("cpu", limit * 1000)];
-            queue(
+            let mut queue = queue(
                 &format!("q{i}"),
                 parent.as_deref(),
                 if has_guarantee { &guaranteed } else { &[] },
                 if has_limit { &limit } else { &[] },
-            )
-            .into()
+            );
+            if has_guarantee && !lends_all {
+                queue.quotas[0].lend_limit = amounts(&[("cpu", 1000), ("gpu", 0)]);
+            }
+            queue.into()
         },
     )
 }
