@@ -106,6 +106,42 @@ async fn a_node_under_a_policy_reports_and_offers_capacity_and_allocatable_alike
     lab.end().await;
 }
 
+/// Each report began its conditions anew, so that every one of them said that the policy had been accepted just now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_keeps_its_first_time_over_reports_and_over_restarts_of_the_agent() {
+    let mut lab = Lab::start("agent-since").await;
+    lab.policy(json!({})).await;
+    let accepted = |r: &NodeReport| {
+        let conditions = &r.status.as_ref()?.conditions;
+        let condition = conditions.iter().find(|c| c.type_ == "PolicyAccepted")?;
+        (condition.status == "True").then(|| (condition.last_transition_time.clone(), condition.observed_generation))
+    };
+    // Times of conditions are whole seconds: a report of two seconds later would show another one.
+    let later = |r: &NodeReport| {
+        let (since, _) = accepted(r)?;
+        let report = r.status.as_ref()?.time.as_ref()?;
+        (report.0.as_second() - since.0.as_second() >= 2).then_some(())
+    };
+    let first = lab.report_until("the policy accepted", |r| accepted(r).is_some()).await;
+    let since = accepted(&first).unwrap();
+    assert_eq!(since.1, first.metadata.generation);
+    assert!(since.1.is_some());
+    let wanted = since.clone();
+    lab.report_until("a later report of the same condition", |r| {
+        later(r).is_some() && accepted(r).as_ref() == Some(&wanted)
+    })
+    .await;
+    lab.restart().await;
+    let ended = lab.reports().get(&lab.node).await.unwrap().status.unwrap().time;
+    let report = lab
+        .report_until("a report of the next agent", |r| {
+            r.status.as_ref().is_some_and(|s| s.time > ended) && accepted(r).is_some()
+        })
+        .await;
+    assert_eq!(accepted(&report), Some(since));
+    lab.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_policy_a_node_reports_and_offers_nothing() {
     let lab = Lab::start("agent-unasked").await;

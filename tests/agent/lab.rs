@@ -22,6 +22,7 @@ pub(crate) struct Lab {
     pub(crate) client: Client,
     /// The node's name.
     pub(crate) node: String,
+    options: FleetOptions,
     fleet: JoinHandle<anyhow::Result<()>>,
     shutdown: Option<DropGuard>,
 }
@@ -57,14 +58,22 @@ impl Lab {
         options.report_spacing = Duration::from_millis(200);
         options.step = Duration::from_millis(200);
         options.impersonate = impersonate;
-        let shutdown = CancellationToken::new();
-        let fleet = tokio::spawn(run_fleet(client.clone(), options, shutdown.clone()));
+        let (fleet, shutdown) = fleet(&client, &options);
         Self {
             client,
             node: node.to_owned(),
+            options,
             fleet,
-            shutdown: Some(shutdown.drop_guard()),
+            shutdown: Some(shutdown),
         }
+    }
+
+    /// Ends the agents and starts others in their place.
+    pub(crate) async fn restart(&mut self) {
+        drop(self.shutdown.take());
+        (&mut self.fleet).await.unwrap().unwrap();
+        let (fleet, shutdown) = fleet(&self.client, &self.options);
+        (self.fleet, self.shutdown) = (fleet, Some(shutdown));
     }
 
     pub(crate) fn nodes(&self) -> Api<Node> {
@@ -110,6 +119,12 @@ impl Lab {
         (&mut self.fleet).await.unwrap().unwrap();
         self.nodes().delete(&self.node, &DeleteParams::default()).await.unwrap();
     }
+}
+
+fn fleet(client: &Client, options: &FleetOptions) -> (JoinHandle<anyhow::Result<()>>, DropGuard) {
+    let shutdown = CancellationToken::new();
+    let fleet = tokio::spawn(run_fleet(client.clone(), options.clone(), shutdown.clone()));
+    (fleet, shutdown.drop_guard())
 }
 
 pub(crate) async fn create(pods: &Api<Pod>, pod: Value) {

@@ -6,7 +6,7 @@
 use duosuan_crds::{NodeReport, NodeReportStatus, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, report::GpuReport};
 use duosuan_policy::{Report, Resources, Tier};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
@@ -21,6 +21,8 @@ use crate::{
 
 /// Field manager of everything that an agent writes.
 pub const FIELD_MANAGER: &str = "duosuan-agent";
+/// API of the report.
+const API: &str = "duosuan.io/v1alpha1";
 /// Steps of the published numbers, so that noise is not published: 100 milli-cores and 64 MiB.
 const STEP: Resources = Resources {
     cpu: 100,
@@ -32,7 +34,7 @@ const STEP: Resources = Resources {
 pub struct Draft {
     /// The report, without conditions.
     pub status: NodeReportStatus,
-    /// Conditions so far; the publisher adds its own.
+    /// Conditions as of now; the publisher adds its own, and the times since when they hold.
     pub conditions: Conditions,
     /// Batch capacity to offer; `None` takes the resources off the node.
     pub offer: Option<Resources>,
@@ -96,6 +98,34 @@ pub struct Publisher {
     /// What stands in the node's status by our hand: outer `None` if that is not known.
     published: Option<Option<Resources>>,
     conditions: Conditions,
+    /// The report as the API server has it; `None` if that is not known.
+    standing: Option<Standing>,
+}
+
+/// What of a report that stands counts for the next one.
+#[derive(Clone, Debug, Default)]
+struct Standing {
+    generation: Option<i64>,
+    conditions: Vec<Condition>,
+}
+
+impl Standing {
+    fn of(report: NodeReport) -> Self {
+        Self {
+            generation: report.metadata.generation,
+            conditions: report.status.unwrap_or_default().conditions,
+        }
+    }
+
+    /// A condition that says what it said before has done so since then.
+    fn continued(&self, mut condition: Condition) -> Condition {
+        let before = self.conditions.iter().find(|c| c.type_ == condition.type_);
+        if let Some(before) = before.filter(|b| b.status == condition.status) {
+            condition.last_transition_time = before.last_transition_time.clone();
+        }
+        condition.observed_generation = self.generation;
+        condition
+    }
 }
 
 impl std::fmt::Debug for Publisher {
@@ -116,6 +146,7 @@ impl Publisher {
             uid: None,
             published: None,
             conditions: Conditions::default(),
+            standing: None,
         }
     }
 
@@ -124,6 +155,7 @@ impl Publisher {
         if self.uid != uid {
             self.uid = uid;
             self.published = None;
+            self.standing = None;
         }
     }
 
@@ -156,14 +188,18 @@ impl Publisher {
             self.conditions
                 .set("CapacityPublished", false, "WriteFailed", error.to_string(), draft.now);
         }
+        let standing = match self.standing.take() {
+            Some(standing) => standing,
+            None => self.read_report().await?,
+        };
         let mut conditions = draft.conditions.list();
         conditions.extend(self.conditions.list());
         conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
         let status = NodeReportStatus {
-            conditions,
+            conditions: conditions.into_iter().map(|c| standing.continued(c)).collect(),
             ..draft.status
         };
-        self.write_report(&status).await?;
+        self.standing = Some(self.write_report(&status).await?);
         capacity
     }
 
@@ -292,34 +328,50 @@ impl Publisher {
             .map(|_| ())
     }
 
-    async fn write_report(&self, status: &NodeReportStatus) -> Result<(), PublishError> {
-        let fail = |source| PublishError::Report {
+    fn report_error(&self, source: kube::Error) -> PublishError {
+        PublishError::Report {
             node: self.node.clone(),
             source,
-        };
-        let reports: Api<NodeReport> = Api::all(self.client.clone());
-        let params = PatchParams::apply(FIELD_MANAGER);
-        let api = "duosuan.io/v1alpha1";
-        let body = json!({"apiVersion": api, "kind": "NodeReport", "metadata": {"name": self.node}, "status": status});
-        match reports.patch_status(&self.node, &params, &Patch::Apply(&body)).await {
-            Err(kube::Error::Api(answer)) if answer.code == 404 => {}
-            other => return other.map(|_| ()).map_err(fail),
         }
+    }
+
+    /// The report as an agent before this one left it, or a new one.
+    async fn read_report(&self) -> Result<Standing, PublishError> {
+        let reports: Api<NodeReport> = Api::all(self.client.clone());
+        match reports.get_opt(&self.node).await {
+            Ok(Some(report)) => Ok(Standing::of(report)),
+            Ok(None) => self.create_report().await,
+            Err(error) => Err(self.report_error(error)),
+        }
+    }
+
+    async fn create_report(&self) -> Result<Standing, PublishError> {
         let mut metadata = json!({"name": self.node});
         if let (Some(uid), Some(map)) = (&self.uid, metadata.as_object_mut()) {
             let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": self.node, "uid": uid}]);
             map.insert("ownerReferences".to_owned(), owner);
         }
-        let empty = json!({"apiVersion": api, "kind": "NodeReport", "metadata": metadata, "spec": {}});
-        reports
-            .patch(&self.node, &params, &Patch::Apply(&empty))
-            .await
-            .map_err(fail)?;
-        reports
-            .patch_status(&self.node, &params, &Patch::Apply(&body))
-            .await
-            .map(|_| ())
-            .map_err(fail)
+        let empty = json!({"apiVersion": API, "kind": "NodeReport", "metadata": metadata, "spec": {}});
+        let reports: Api<NodeReport> = Api::all(self.client.clone());
+        let created = reports
+            .patch(&self.node, &PatchParams::apply(FIELD_MANAGER), &Patch::Apply(&empty))
+            .await;
+        created.map(Standing::of).map_err(|e| self.report_error(e))
+    }
+
+    async fn write_report(&self, status: &NodeReportStatus) -> Result<Standing, PublishError> {
+        let reports: Api<NodeReport> = Api::all(self.client.clone());
+        let params = PatchParams::apply(FIELD_MANAGER);
+        let body = json!({"apiVersion": API, "kind": "NodeReport", "metadata": {"name": self.node}, "status": status});
+        let written = match reports.patch_status(&self.node, &params, &Patch::Apply(&body)).await {
+            // Deleted since: what it said goes on.
+            Err(kube::Error::Api(answer)) if answer.code == 404 => {
+                self.create_report().await?;
+                reports.patch_status(&self.node, &params, &Patch::Apply(&body)).await
+            }
+            other => other,
+        };
+        written.map(Standing::of).map_err(|e| self.report_error(e))
     }
 }
 
