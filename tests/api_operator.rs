@@ -16,17 +16,19 @@
 mod binary;
 #[path = "operator/lab.rs"]
 mod lab;
+#[path = "operator/reclaim.rs"]
+mod reclaim;
 
 use std::collections::BTreeMap;
 
 use duosuan_controller::leader::{ByLease, Election};
 use duosuan_crds::{CapacityClaim, ColocationPolicy, Queue, claim::Phase};
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod, policy::v1::PodDisruptionBudget};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
-use lab::{Lab, PATIENCE, bound, condition, evicted, message, running};
+use lab::{Lab, PATIENCE, bound, condition, message, running};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -422,77 +424,8 @@ async fn a_batch_pod_stands_on_what_the_agent_offers_while_its_report_is_fresh()
     operator.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn reclaim_evicts_through_the_eviction_api_and_a_budget_that_forbids_it_is_kept() {
-    let lab = Lab::start("reclaim").await;
-    lab.node("reclaim-1", json!({"cpu": "2", "memory": "8Gi", "pods": "110"}))
-        .await;
-    lab.queue(
-        "reclaim-owner",
-        json!({"quotas": [{"tier": "prod", "guaranteed": {"cpu": "2"}}]}),
-    )
-    .await;
-    lab.queue("reclaim-guest", json!({})).await;
-    let operator = lab.operator().await;
-    for name in ["guest-0", "guest-1"] {
-        lab.pod(
-            name,
-            json!({"cpu": "1"}),
-            json!({"duosuan.io/queue": "reclaim-guest", "guest": name}),
-        )
-        .await;
-        lab.wait::<Pod>(name, bound).await;
-    }
-    let budgets: Api<PodDisruptionBudget> = lab.api();
-    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "keep"},
-        "spec": {"maxUnavailable": 0, "selector": {"matchExpressions": [{"key": "guest", "operator": "Exists"}]}}});
-    budgets
-        .patch("keep", &PatchParams::apply("test"), &Patch::Apply(budget))
-        .await
-        .unwrap();
-    let counted = |b: &PodDisruptionBudget| b.status.as_ref().is_some_and(|s| s.current_healthy == Some(2));
-    lab.wait_in(&budgets, "keep", counted).await;
-
-    lab.pod(
-        "owner",
-        json!({"cpu": "1"}),
-        json!({"duosuan.io/queue": "reclaim-owner"}),
-    )
-    .await;
-    operator
-        .until(|m| {
-            m.lines()
-                .any(|l| l.starts_with("duosuan_evictions_total{") && l.contains("result=\"budget\""))
-        })
-        .await;
-    assert_eq!(lab.bound_pods().await, ["guest-0", "guest-1"]);
-    let guests = lab
-        .api::<Pod>()
-        .list(&ListParams::default().labels("guest"))
-        .await
-        .unwrap();
-    assert!(
-        guests.iter().all(|p| p.metadata.deletion_timestamp.is_none()),
-        "a pod was deleted past its budget"
-    );
-
-    // No budget any more. The core leaves a pod alone for a while after a refusal, so it is another operator.
-    operator.end().await;
-    budgets.delete("keep", &DeleteParams::default()).await.unwrap();
-    let operator = lab.operator().await;
-    lab.wait::<Pod>("owner", bound).await;
-    let left = lab.bound_pods().await;
-    assert_eq!(left.len(), 2, "one guest went, and only one: {left:?}");
-    let gone = if left.contains(&"guest-0".to_owned()) {
-        "guest-1"
-    } else {
-        "guest-0"
-    };
-    let event = lab.event(gone, "Reclaimed").await;
-    assert!(event.note.unwrap_or_default().contains("owner"));
-    assert!(evicted(&lab, gone).await);
-    operator.end().await;
-}
+/// Flags of the API server that this test binary starts.
+pub const APISERVER_FLAGS: &[&str] = &[];
 
 fn reason(claim: &CapacityClaim) -> Option<&str> {
     let status = claim.status.as_ref().filter(|s| s.phase == Phase::Pending)?;

@@ -32,6 +32,8 @@ use crate::{Duration, Tier};
     printcolumn = r#"{"name": "Queue", "type": "string", "jsonPath": ".spec.queue", "description": "Queue that pays for it"}"#,
     printcolumn = r#"{"name": "Tier", "type": "string", "jsonPath": ".spec.tier", "description": "Promise behind its capacity"}"#,
     printcolumn = r#"{"name": "Phase", "type": "string", "jsonPath": ".status.phase", "description": "Where it stands"}"#,
+    printcolumn = r#"{"name": "Placed", "type": "integer", "jsonPath": ".status.placedPods", "description": "Pods that are bound to a node"}"#,
+    printcolumn = r#"{"name": "Desired", "type": "integer", "jsonPath": ".status.desiredPods", "description": "Pods wanted"}"#,
     printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.reason", "description": "Why it waits"}"#,
     printcolumn = r#"{"name": "Priority", "type": "integer", "jsonPath": ".spec.priority", "description": "Higher goes first", "priority": 1}"#,
     printcolumn = r#"{"name": "Start", "type": "string", "jsonPath": ".status.estimatedStart", "description": "When it is expected to start", "priority": 1}"#,
@@ -276,6 +278,12 @@ pub enum Phase {
 pub struct CapacityClaimStatus {
     /// `Pending`: waits. `Running`: each group has at least its minimum of bound pods. `Finished`: all its pods have ended.
     pub phase: Phase,
+    /// Pods of all groups that are bound to a node.
+    #[serde(default)]
+    pub placed_pods: u32,
+    /// Pods of all groups that are wanted: the sum of each group's `count` or `max`.
+    #[serde(default)]
+    pub desired_pods: u32,
     /// Placed pods, by group.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]

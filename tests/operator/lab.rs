@@ -60,6 +60,7 @@ pub fn cluster() -> &'static ControlPlane {
         let options = duosuan_embedded::Options {
             kwok: true,
             controller_manager: true,
+            apiserver_flags: crate::APISERVER_FLAGS.iter().map(ToString::to_string).collect(),
             ..Default::default()
         };
         ControlPlane::start(&options).unwrap()

@@ -70,6 +70,14 @@ pub struct Recorder {
 }
 
 impl Recorder {
+    /// A recorder, and what it takes.
+    #[cfg(test)]
+    pub(crate) fn with_notes() -> (Self, mpsc::Receiver<Note>) {
+        let (queue, notes) = mpsc::channel(1000);
+        let (metrics, said) = (Metrics::new(), HashMap::new());
+        (Self { queue, metrics, said }, notes)
+    }
+
     /// Takes an event, or drops it if there are too many, or if this object said the same only just now.
     pub fn record(&mut self, note: Note) {
         if note.reason == "FailedScheduling" && self.said_lately(&note) {

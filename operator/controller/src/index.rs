@@ -39,6 +39,8 @@ pub struct PodEntry {
     pub gated: bool,
     /// What its condition says of why it waits.
     pub says: Option<String>,
+    /// Node that its status names as the one where room is being made for it.
+    pub nominated: Option<String>,
     /// Field that cannot be understood.
     pub broken: Option<String>,
 }
@@ -124,6 +126,8 @@ pub struct Index {
     pub waiting: HashMap<String, Waiting>,
     /// Pods, by UID, of which it is not known whether they are bound, and what is said of that.
     pub unsure: HashMap<String, Waiting>,
+    /// Pods, by UID, whose status this session made name a node where room is being made.
+    pub nominated: BTreeSet<String>,
     /// When what waits is expected to start, by UID of the claim or pod.
     pub estimates: HashMap<String, Time>,
     /// Claims of which something changed that their status says.
@@ -141,6 +145,7 @@ impl Index {
                 self.remove_pod(&uid);
                 self.forget(&uid);
                 self.unsure.remove(&uid);
+                self.nominated.remove(&uid);
                 events.push(Event::PodGone(uid));
             }
             Fact::Claim(claim) => self.claim(*claim, events),
@@ -216,6 +221,7 @@ impl Index {
         let pod::Pod {
             mut pod,
             unschedulable,
+            nominated,
             broken,
         } = read;
         if pod.node.is_some() {
@@ -239,6 +245,7 @@ impl Index {
                 terminating: pod.terminating,
                 gated: pod.gated,
                 says: unschedulable,
+                nominated,
                 broken: broken.clone(),
             };
             // What cannot be understood is not placed.

@@ -316,6 +316,8 @@ pub struct Toleration {
 #[allow(missing_docs, reason = "the fields are Kubernetes' own")]
 pub struct PodStatus {
     pub phase: Option<String>,
+    #[serde(rename = "nominatedNodeName")]
+    pub nominated_node_name: Option<String>,
     #[serde(deserialize_with = "list")]
     pub conditions: Vec<Condition>,
 }

@@ -18,6 +18,7 @@ use crate::{
     failure::{Failure, Retry},
     index::Namespaced,
     lean::{self, Kind},
+    status::PodStatus,
 };
 
 /// Field manager of everything that the operator writes.
@@ -76,22 +77,30 @@ impl Target {
     }
 }
 
-/// The request that says in a pod's condition why it waits, as kube-scheduler does.
-pub fn unschedulable(pod: &PodName, message: &str, now: Timestamp) -> Patch {
-    let condition = json!({
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "Unschedulable",
-        "message": message,
-        "lastTransitionTime": seconds(now),
-    });
+/// The request that says in a pod's condition why it waits, and where room is being made for it, as kube-scheduler does.
+pub fn pod_status(pod: &PodName, says: &PodStatus, now: Timestamp) -> Patch {
+    let mut status = serde_json::Map::new();
+    if let Some(message) = &says.message {
+        let condition = json!({
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": message,
+            "lastTransitionTime": seconds(now),
+        });
+        status.insert("conditions".to_owned(), json!([condition]));
+    }
+    if let Some(nominated) = &says.nominated {
+        // `null` takes it away.
+        status.insert("nominatedNodeName".to_owned(), json!(nominated));
+    }
     Patch {
         path: format!(
             "/api/v1/namespaces/{}/pods/{}/status?fieldManager={MANAGER}",
             pod.namespace, pod.name
         ),
         content_type: "application/strategic-merge-patch+json",
-        body: json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}}).to_string(),
+        body: json!({"metadata": {"uid": pod.uid}, "status": status}).to_string(),
     }
 }
 

@@ -101,6 +101,8 @@ pub struct Session {
     /// Orders that are given when their time has come.
     later: DelayQueue<Order>,
     awaited: HashMap<Target, Instant>,
+    /// Claims and pods, by UID, of whose waiting an event is told if it lasts, and since when.
+    untold: HashMap<String, Instant>,
     gauges: Gauges,
     ticks: u64,
 }
@@ -119,6 +121,7 @@ impl Session {
             tries: HashMap::new(),
             later: DelayQueue::new(),
             awaited: HashMap::new(),
+            untold: HashMap::new(),
             gauges: Gauges::default(),
             ticks: 0,
         }
@@ -287,6 +290,7 @@ impl Session {
             // What waits for time alone to pass.
             self.due.get_or_insert_with(Instant::now);
             self.publish_shared();
+            self.tell_untold();
         }
         if self.ticks.is_multiple_of(RESYNC) {
             self.index.touch_all();

@@ -102,6 +102,8 @@ fn wanted_claim(
     let estimated_start = index.estimates.get(&entry.uid).filter(|_| phase == Phase::Pending);
     CapacityClaimStatus {
         phase,
+        placed_pods: placed.iter().map(|group| group.count).sum(),
+        desired_pods: placed.iter().map(|group| group.desired).sum(),
         placed,
         reason,
         message,
@@ -154,18 +156,43 @@ fn with_condition(mut conditions: Vec<Condition>, mut condition: Condition) -> V
     conditions
 }
 
-/// What a pod's condition shall say of why it waits, if it does not say so already.
-pub fn pod(index: &Index, uid: &str) -> Option<String> {
+/// What a pod's status shall say of how it waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodStatus {
+    /// Message of its condition `PodScheduled`, where that is to change.
+    pub message: Option<String>,
+    /// Its `nominatedNodeName`, where that is to change; `Some(None)`: it shall name no node any more.
+    pub nominated: Option<Option<String>>,
+}
+
+/// What a pod's status shall say of how it waits, if it does not say so already.
+pub fn pod(index: &Index, cluster: &Cluster, uid: &str) -> Option<PodStatus> {
     let pod = index.pods.get(uid)?;
+    let status = PodStatus {
+        message: why_it_waits(index, uid, pod).filter(|wanted| pod.says.as_ref() != Some(wanted)),
+        nominated: nominated(index, cluster, uid, pod),
+    };
+    (status != PodStatus::default()).then_some(status)
+}
+
+fn why_it_waits(index: &Index, uid: &str, pod: &PodEntry) -> Option<String> {
     // The API server itself says of a pod that it has gates.
     if !pod.waits() || pod.gated {
         return None;
     }
-    let wanted = match &pod.broken {
-        Some(broken) => broken,
-        None => &index.why(uid, pod)?.message,
-    };
-    (pod.says.as_ref() != Some(wanted)).then(|| wanted.clone())
+    match &pod.broken {
+        Some(broken) => Some(broken.clone()),
+        None => index.why(uid, pod).map(|waiting| waiting.message.clone()),
+    }
+}
+
+/// A node is named while others go from there to make room, and no longer. What somebody else nominated stays.
+fn nominated(index: &Index, cluster: &Cluster, uid: &str, pod: &PodEntry) -> Option<Option<String>> {
+    let kept = cluster.kept_seat_of_pod(uid).filter(|_| pod.waits());
+    match kept {
+        Some(node) => (pod.nominated.as_deref() != Some(node)).then(|| Some(node.to_owned())),
+        None => (pod.nominated.is_some() && index.nominated.contains(uid) && !pod.finished).then_some(None),
+    }
 }
 
 #[cfg(test)]

@@ -197,6 +197,14 @@ impl Cluster {
         self.model.pods[*self.model.pods_by_uid.get(pod)?].reported.as_deref()
     }
 
+    /// Node on which a place is kept for a pod until those who sit there are gone.
+    #[must_use]
+    pub fn kept_seat_of_pod(&self, pod: &str) -> Option<&str> {
+        let pod = &self.model.pods[*self.model.pods_by_uid.get(pod)?];
+        let seat = pod.place.seat().filter(|_| !pod.place.is_taken())?;
+        Some(&self.model.nodes[seat.node].name)
+    }
+
     /// Node and devices of a pod that is bound or about to be.
     #[must_use]
     pub fn seat_of_pod(&self, pod: &str) -> Option<(&str, &[u16])> {

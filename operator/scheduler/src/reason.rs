@@ -101,15 +101,28 @@ impl fmt::Display for Reason {
             Reason::NamespaceNotAllowed { queue, namespace } => {
                 write!(f, "queue {queue} does not admit namespace {namespace}")
             }
-            Reason::NoSuchClaim { claim } => write!(f, "claim {claim}, which the pod's label names, does not exist"),
+            Reason::NoSuchClaim { claim } => write!(
+                f,
+                "claim {claim}, which the pod's label duosuan.io/claim names, does not exist; create it in the pod's \
+                 namespace, or make the pod without that label"
+            ),
             Reason::NoSuchGroup { group } if group.is_empty() => {
                 write!(
                     f,
                     "the pod names a claim but no group of it; set the label duosuan.io/group"
                 )
             }
-            Reason::NoSuchGroup { group } => write!(f, "the claim has no group {group}, which the pod's label names"),
-            Reason::GroupFull { group, max } => write!(f, "group {group} has its {} already", pods(*max)),
+            Reason::NoSuchGroup { group } => write!(
+                f,
+                "the claim has no group {group}, which the pod's label duosuan.io/group names; add the group to the \
+                 claim, or make the pod with the name of one that is there"
+            ),
+            Reason::GroupFull { group, max } => write!(
+                f,
+                "group {group} has its {} already; the pod starts when one of them ends, or when the group's max is \
+                 raised",
+                pods(*max)
+            ),
             Reason::GangIncomplete { group, have, need } => {
                 write!(f, "group {group} has {have} of the {need} pods that it needs to start")
             }

@@ -67,12 +67,19 @@ fn a_pod_that_waits_says_so_as_under_kube_scheduler() {
         namespace: "ns".into(),
         name: "p".into(),
     };
-    let patch = unschedulable(&pod, "why", Timestamp::UNIX_EPOCH);
+    let patch = pod_status(
+        &pod,
+        &PodStatus {
+            message: Some("why".into()),
+            nominated: Some(None),
+        },
+        Timestamp::UNIX_EPOCH,
+    );
     let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "why", "lastTransitionTime": "1970-01-01T00:00:00Z"});
     let body: serde_json::Value = serde_json::from_str(&patch.body).unwrap();
     assert_eq!(
         body,
-        json!({"metadata": {"uid": "u"}, "status": {"conditions": [condition]}})
+        json!({"metadata": {"uid": "u"}, "status": {"conditions": [condition], "nominatedNodeName": null}})
     );
     assert_eq!(
         patch.path,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use duosuan_scheduler::{Budget, Decision, Event};
+use duosuan_scheduler::{Budget, Decision, Event, Reason};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -61,7 +61,10 @@ impl Session {
             },
             Decision::Resize { claim, group, count } => debug!(claim, group, count, "a group shall have another size"),
             Decision::Reserve { claim, start } => self.index.set_estimate(&claim, start),
-            Decision::Placed { claim } => self.index.set_waiting(&claim, None),
+            Decision::Placed { claim } => {
+                self.untold.remove(&claim);
+                self.index.set_waiting(&claim, None);
+            }
             Decision::Pending {
                 claim,
                 reason,
@@ -71,7 +74,8 @@ impl Session {
                     reason: reason.name(),
                     message: reasons::message(&reason, counterfactual.as_deref()),
                 };
-                self.tell_waiting(&claim, &waiting);
+                let passing = matches!(reason, Reason::GangIncomplete { .. } | Reason::NoSuchClaim { .. });
+                self.tell_waiting_when_due(&claim, &waiting, passing);
                 self.index.set_waiting(&claim, Some(waiting));
             }
         }

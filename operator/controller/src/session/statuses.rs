@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::{ECHO, Session};
 use crate::{
     measure,
-    publish::{Patch, Target, unschedulable},
+    publish::{Patch, Target, pod_status},
     status,
 };
 
@@ -24,6 +24,8 @@ impl Session {
                 self.hand_on(target, patch);
             }
         }
+        // Few, and where their place is kept may change without a word.
+        self.index.changed_pods.extend(self.index.nominated.iter().cloned());
         for uid in std::mem::take(&mut self.index.changed_pods) {
             let Some(name) = self.index.pod_name(&uid) else {
                 continue;
@@ -31,8 +33,13 @@ impl Session {
             let target = Target::Pod(name.clone());
             if self.awaited.contains_key(&target) {
                 self.index.changed_pods.insert(uid);
-            } else if let Some(message) = status::pod(&self.index, &uid) {
-                self.hand_on(target, unschedulable(&name, &message, now));
+            } else if let Some(says) = status::pod(&self.index, &self.cluster, &uid) {
+                match &says.nominated {
+                    Some(Some(_)) => drop(self.index.nominated.insert(uid)),
+                    Some(None) => drop(self.index.nominated.remove(&uid)),
+                    None => {}
+                }
+                self.hand_on(target, pod_status(&name, &says, now));
             }
         }
     }

@@ -1,6 +1,9 @@
 //! What a session tells people of in events.
 
+use std::time::Duration;
+
 use duosuan_scheduler::EvictCause;
+use tokio::time::Instant;
 
 use super::Session;
 use crate::{
@@ -9,6 +12,9 @@ use crate::{
     index::Waiting,
     reasons,
 };
+
+/// What is missing while a claim and its pods are being made, one object after the other, is not worth an event.
+const PASSING: Duration = Duration::from_secs(3);
 
 impl Session {
     /// Tells of what is done.
@@ -62,8 +68,30 @@ impl Session {
         }
     }
 
-    /// Tells why a claim, or a pod, waits.
-    pub(super) fn tell_waiting(&mut self, uid: &str, waiting: &Waiting) {
+    /// Tells why a claim, or a pod, waits: at once, or only if it still does so after a while.
+    pub(super) fn tell_waiting_when_due(&mut self, uid: &str, waiting: &Waiting, passing: bool) {
+        if passing {
+            self.untold.entry(uid.to_owned()).or_insert_with(Instant::now);
+        } else {
+            self.untold.remove(uid);
+            self.tell_waiting(uid, waiting);
+        }
+    }
+
+    /// Tells of what has waited for longer than it takes to make all objects of a gang.
+    pub(super) fn tell_untold(&mut self) {
+        let due = self
+            .untold
+            .extract_if(|_, since| since.elapsed() >= PASSING)
+            .map(|(uid, _)| uid);
+        for uid in due.collect::<Vec<_>>() {
+            if let Some(waiting) = self.index.waiting.get(&uid).cloned() {
+                self.tell_waiting(&uid, &waiting);
+            }
+        }
+    }
+
+    fn tell_waiting(&mut self, uid: &str, waiting: &Waiting) {
         let Some(regarding) = self.about(uid) else { return };
         let note = waiting.message.clone();
         self.links.events.record(Note {

@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     binder::{Binder, PodName},
     clock::Clock,
+    events::Note,
     failure::Retry,
     script::{Answer, Script},
     translate::{claim, pod},
@@ -23,6 +24,7 @@ struct Stage {
     catch_up: mpsc::UnboundedReceiver<()>,
     caught_up: mpsc::UnboundedSender<Vec<Fact>>,
     patches: mpsc::UnboundedReceiver<(Target, Patch)>,
+    notes: mpsc::Receiver<Note>,
     session: JoinHandle<Ended>,
     end: CancellationToken,
 }
@@ -33,14 +35,13 @@ impl Stage {
         let (orders, orders_in) = mpsc::unbounded_channel();
         let (answers, answers_in) = mpsc::unbounded_channel();
         let (patches, patches_in) = mpsc::unbounded_channel();
-        let (binding, binding_in) = watch::channel(false);
+        let (binding, _) = watch::channel(false);
         let (leads, leads_in) = watch::channel(false);
         let (catch_up, catch_up_in) = mpsc::unbounded_channel();
         let (caught_up, caught_up_in) = mpsc::unbounded_channel();
         let end = CancellationToken::new();
         let metrics = Metrics::new();
-        let client = Script::default().client();
-        let (events, _) = crate::events::start(client, "duosuan".into(), metrics.clone(), binding_in, end.clone());
+        let (events, notes) = Recorder::with_notes();
         let links = Links {
             facts: facts_in,
             orders,
@@ -75,6 +76,7 @@ impl Stage {
             catch_up: catch_up_in,
             caught_up,
             patches: patches_in,
+            notes,
             session,
             end,
         }
@@ -144,6 +146,7 @@ fn a_pod(name: &str, claim: Option<&str>, node: Option<&str>) -> Fact {
     Fact::Pod(Box::new(pod::Pod {
         pod,
         unschedulable: None,
+        nominated: None,
         broken: vec![],
     }))
 }
@@ -238,6 +241,24 @@ async fn a_pod_whose_claim_was_missing_says_what_its_claim_waits_for_once_that_i
     told.sort();
     assert_eq!(told, ["a", "b"]);
     stage.no_order().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_while_a_gang_is_being_made_is_an_event_only_if_it_stays_so() {
+    let mut facts = gang();
+    let last = facts.pop().unwrap();
+    let mut stage = Stage::start(facts).await;
+    stage.lead().await;
+    // Its status says so at once.
+    while !stage.patch().await.1.body().contains("2 of the 3 pods") {}
+    stage.facts.send(last).await.unwrap();
+    stage.pods_ordered(3).await;
+    stage.no_order().await;
+    assert!(stage.notes.try_recv().is_err());
+    stage.facts.send(a_claim("d", 2)).await.unwrap();
+    let note = stage.notes.recv().await.unwrap();
+    assert_eq!((note.reason, note.regarding.name.as_str()), ("FailedScheduling", "d"));
+    assert!(note.note.contains("0 of the 2 pods"), "{}", note.note);
 }
 
 #[tokio::test(start_paused = true)]

@@ -63,6 +63,7 @@ impl World {
         self.tell(Fact::Pod(Box::new(read_pod::Pod {
             pod,
             unschedulable: None,
+            nominated: None,
             broken: vec![],
         })));
     }
@@ -187,7 +188,7 @@ fn a_pod_says_why_its_claim_waits_and_only_once() {
     let mut world = World::default();
     world.claim(CapacityClaimStatus::default(), None);
     world.pod("a", None, false);
-    assert_eq!(pod(&world.index, "a"), None);
+    assert_eq!(says(&world, "a"), None);
     world.index.set_waiting(
         "c",
         Some(Waiting {
@@ -195,9 +196,9 @@ fn a_pod_says_why_its_claim_waits_and_only_once() {
             message: "why".into(),
         }),
     );
-    assert_eq!(pod(&world.index, "a").as_deref(), Some("why"));
+    assert_eq!(says(&world, "a").as_deref(), Some("why"));
     world.index.pods.get_mut("a").unwrap().says = Some("why".into());
-    assert_eq!(pod(&world.index, "a"), None);
+    assert_eq!(says(&world, "a"), None);
     // Of the pod alone, which goes before.
     world.index.set_waiting(
         "a",
@@ -206,8 +207,65 @@ fn a_pod_says_why_its_claim_waits_and_only_once() {
             message: "full".into(),
         }),
     );
-    assert_eq!(pod(&world.index, "a").as_deref(), Some("full"));
+    assert_eq!(says(&world, "a").as_deref(), Some("full"));
     world.cluster.apply(Event::PodGone("a".into()));
     world.tell(Fact::PodGone("a".into()));
-    assert_eq!(pod(&world.index, "a"), None);
+    assert_eq!(says(&world, "a"), None);
+}
+
+fn says(world: &World, uid: &str) -> Option<String> {
+    pod(&world.index, &world.cluster, uid).and_then(|status| status.message)
+}
+
+#[test]
+fn a_pod_names_the_node_where_room_is_being_made_until_it_is() {
+    let mut world = World::default();
+    let allocatable = [("cpu".to_owned(), 1000), ("pods".to_owned(), 10)].into();
+    world.tell(Fact::Node(Box::new(event::Node {
+        name: "n".into(),
+        allocatable,
+        ..event::Node::default()
+    })));
+    for (name, guaranteed) in [("owner", 1000), ("guest", 0)] {
+        let quota = event::Quota {
+            guaranteed: [("cpu".to_owned(), guaranteed)].into(),
+            ..event::Quota::default()
+        };
+        world.cluster.apply(Event::Queue(Box::new(event::Queue {
+            name: name.into(),
+            weight: 1,
+            quotas: vec![quota],
+            ..event::Queue::default()
+        })));
+    }
+    let pod_of = |queue: &str, node: Option<&str>, nominated: Option<&str>| {
+        Fact::Pod(Box::new(read_pod::Pod {
+            pod: event::Pod {
+                uid: queue.into(),
+                namespace: "ns".into(),
+                name: queue.into(),
+                queue: queue.into(),
+                requests: [("cpu".to_owned(), 1000)].into(),
+                node: node.map(str::to_owned),
+                ours: true,
+                ..event::Pod::default()
+            },
+            unschedulable: None,
+            nominated: nominated.map(str::to_owned),
+            broken: vec![],
+        }))
+    };
+    let nominated = |world: &World| pod(&world.index, &world.cluster, "owner").and_then(|status| status.nominated);
+    world.tell(pod_of("guest", Some("n"), None));
+    world.tell(pod_of("owner", None, None));
+    assert_eq!(nominated(&world), None);
+    duosuan_scheduler::cycle(&mut world.cluster, Millis(0), duosuan_scheduler::Budget::default());
+    assert_eq!(nominated(&world), Some(Some("n".to_owned())));
+    world.tell(pod_of("owner", None, Some("n")));
+    assert_eq!(nominated(&world), None, "it says so");
+    world.tell(Fact::PodGone("guest".into()));
+    duosuan_scheduler::cycle(&mut world.cluster, Millis(1), duosuan_scheduler::Budget::default());
+    assert_eq!(nominated(&world), None, "nobody takes away what another one nominated");
+    world.index.nominated.insert("owner".into());
+    assert_eq!(nominated(&world), Some(None));
 }

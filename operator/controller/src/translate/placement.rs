@@ -159,8 +159,19 @@ pub fn undecided(spec: &lean::PodSpec) -> Option<FieldError> {
         ("spec.resourceClaims", !spec.resource_claims.is_empty()),
     ];
     let (field, _) = found.into_iter().find(|(_, there)| *there)?;
-    let problem =
-        "holds a requirement that this scheduler does not support yet; make it a preference, or use another scheduler";
+    let problem = match field {
+        "spec.volumes" => {
+            "holds a volume that binds the pod to a place, which this scheduler does not look at; keep the data where \
+             every node reaches it without a claim (an object store, nfs, emptyDir), or name another scheduler"
+        }
+        "spec.resourceClaims" => {
+            "asks for devices by resource claims, which this scheduler does not allocate; ask for GPUs by \
+             nvidia.com/gpu or duosuan.io/gpu-share, or name another scheduler"
+        }
+        _ => {
+            "holds a requirement that this scheduler does not look at; make it a preference, or name another scheduler"
+        }
+    };
     Some(FieldError::new(field, problem))
 }
 

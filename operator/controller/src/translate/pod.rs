@@ -13,6 +13,8 @@ pub struct Pod {
     pub pod: event::Pod,
     /// Message of its condition `PodScheduled`, if that is false with reason `Unschedulable`.
     pub unschedulable: Option<String>,
+    /// Its `status.nominatedNodeName`, if it names a node.
+    pub nominated: Option<String>,
     /// Fields that cannot be understood. Such a pod is never placed; if it is bound, what can be understood counts.
     pub broken: Vec<FieldError>,
 }
@@ -58,6 +60,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
         unschedulable: waits
             .filter(|c| c.reason.as_deref() == Some("Unschedulable"))
             .and_then(|c| c.message.clone()),
+        nominated: status.nominated_node_name.clone().filter(|node| !node.is_empty()),
         pod: event::Pod {
             uid: meta.uid.clone().unwrap_or_default(),
             namespace: meta.namespace.clone().unwrap_or_default(),
@@ -167,6 +170,7 @@ mod tests {
             Pod {
                 pod: expected,
                 unschedulable: None,
+                nominated: None,
                 broken: vec![]
             }
         );
