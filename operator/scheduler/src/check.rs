@@ -65,6 +65,9 @@ impl Model {
                     say(format!("node {} counts a pod that is gone", node.name));
                     continue;
                 };
+                for mark in self.marks_of(slot) {
+                    again.mark(mark, true);
+                }
                 match slot.place.seat() {
                     Some(seat) if seat.node == ord => {
                         again.count(pod, self.shapes.value(slot.shape), &seat.devices, true);
@@ -78,6 +81,7 @@ impl Model {
             let same = again.used == node.used
                 && again.device_use == node.device_use
                 && again.floating == node.floating
+                && again.marks == node.marks
                 && again.ports == node.ports;
             if !same {
                 say(format!(

@@ -8,6 +8,7 @@ use crate::{
     Cluster,
     event::NODE_NAME,
     fit::Constraint,
+    index,
     model::{Model, NodeSlot, Shape},
     query::ByResource,
     reason,
@@ -83,9 +84,9 @@ impl Cluster {
         }
         let shape = self.model.shapes.value(pod.shape);
         let mut classes: BTreeMap<Key, NodeClass> = BTreeMap::new();
-        let nodes = self.model.nodes_by_name.values().map(|&node| &self.model.nodes[node]);
-        for node in nodes.filter(|node| node.present) {
-            let against = self.model.against(shape, node);
+        let said = index::verdicts(&self.model, self.policy, pod);
+        let nodes = self.model.nodes_by_name.values();
+        for (node, against) in nodes.filter_map(|node| Some((&self.model.nodes[*node], *said.get(node)?))) {
             let lacks = against.and_then(|constraint| self.model.lack(shape, node, constraint));
             let class = self.model.class_of(shape, node);
             let key = (

@@ -29,6 +29,16 @@ pub(crate) enum Constraint {
     Gpus,
     /// The node's report is too old for this tier; everything else fits.
     Stale,
+    /// The node has no label that a required topology spread divides the nodes by.
+    SpreadLabel,
+    /// Required topology spread.
+    Spread,
+    /// None of the pods is near that have to be, or the node lacks a topology label.
+    PodAffinity,
+    /// A pod is near that must not be.
+    PodAntiAffinity,
+    /// A pod is near that does not want this one.
+    ExistingAntiAffinity,
 }
 
 impl Model {
@@ -47,6 +57,11 @@ impl Model {
             Constraint::Resource(resource) => format!("insufficient {}", self.resources.name(resource)),
             Constraint::Gpus => "insufficient free GPUs".into(),
             Constraint::Stale => "stale report".into(),
+            Constraint::SpreadLabel => "topology spread (no such label)".into(),
+            Constraint::Spread => "topology spread".into(),
+            Constraint::PodAffinity => "pod affinity".into(),
+            Constraint::PodAntiAffinity => "pod anti-affinity".into(),
+            Constraint::ExistingAntiAffinity => "anti-affinity of pods that are there".into(),
         }
     }
 

@@ -106,16 +106,80 @@ impl<K: Ordinal, T: Eq + Hash> Counted<K, T> {
         &self.slots[key].0
     }
 
+    /// All ordinals and values, by ordinal.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (K, &Arc<T>)> {
+        self.slots.iter().map(|(key, (value, _))| (key, value))
+    }
+
     /// How many values there are.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
     /// References to the value of an ordinal.
-    #[cfg(test)]
     pub(crate) fn references(&self, key: K) -> u32 {
         self.slots[key].1
+    }
+}
+
+/// Values that live as long as something refers to them, and whose ordinals are never used again: what was derived from
+/// a value that is gone may lie about without harm.
+#[derive(Clone, Debug)]
+pub(crate) struct Fresh<K, T> {
+    values: HashMap<K, (Arc<T>, u32)>,
+    // Looked up, never iterated.
+    ordinals: HashMap<Arc<T>, K>,
+    next: usize,
+}
+
+impl<K, T> Default for Fresh<K, T> {
+    fn default() -> Self {
+        Fresh {
+            values: HashMap::new(),
+            ordinals: HashMap::new(),
+            next: 0,
+        }
+    }
+}
+
+impl<K: Ordinal + Eq + Hash, T: Eq + Hash> Fresh<K, T> {
+    /// One more reference to a value. True if it was not there before.
+    pub(crate) fn acquire(&mut self, value: T) -> (K, bool) {
+        if let Some(&key) = self.ordinals.get(&value) {
+            if let Some((_, references)) = self.values.get_mut(&key) {
+                *references += 1;
+            }
+            return (key, false);
+        }
+        let key = K::new(self.next);
+        self.next += 1;
+        let value = Arc::new(value);
+        self.ordinals.insert(value.clone(), key);
+        self.values.insert(key, (value, 1));
+        (key, true)
+    }
+
+    /// One reference less. The value, if that was the last one.
+    pub(crate) fn release(&mut self, key: K) -> Option<Arc<T>> {
+        let (_, references) = self.values.get_mut(&key)?;
+        *references -= 1;
+        if *references > 0 {
+            return None;
+        }
+        let (value, _) = self.values.remove(&key)?;
+        self.ordinals.remove(&value);
+        Some(value)
+    }
+
+    /// The value of an ordinal.
+    pub(crate) fn value(&self, key: K) -> Option<&Arc<T>> {
+        self.values.get(&key).map(|(value, _)| value)
+    }
+
+    /// How many values there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
     }
 }
 

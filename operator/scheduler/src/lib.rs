@@ -97,6 +97,8 @@ impl Cluster {
             Event::ClaimGone(uid) => model.apply_claim_gone(&uid),
             Event::Queue(queue) => model.apply_queue(&queue),
             Event::QueueGone(name) => model.apply_queue_gone(&name),
+            Event::Namespace(namespace) => model.apply_namespace(&namespace.name, Some(&namespace.labels)),
+            Event::NamespaceGone(name) => model.apply_namespace(&name, None),
             Event::BindFailed {
                 pod,
                 node,

@@ -4,16 +4,20 @@
 pub(crate) mod changes;
 pub(crate) mod claim;
 pub(crate) mod device;
+pub(crate) mod hopes;
 pub(crate) mod lending;
 mod listing;
+pub(crate) mod marks;
 pub(crate) mod node;
 pub(crate) mod pod;
 pub(crate) mod ports;
 pub(crate) mod queue;
 pub(crate) mod resources;
+pub(crate) mod rules;
 pub(crate) mod shape;
 pub(crate) mod share;
 pub(crate) mod tiers;
+pub(crate) mod topology;
 pub(crate) mod tree;
 pub(crate) mod trouble;
 pub(crate) mod waiting;
@@ -58,6 +62,12 @@ pub(crate) struct Model {
     pub(crate) resources: Resources,
     pub(crate) models: Names<ModelOrd, String>,
     pub(crate) taints: Names<TaintOrd, Taint>,
+    /// Who counts for whom.
+    pub(crate) marks: marks::Marks,
+    /// Claims that more pods may let in. Noted as they wait, and left out of comparisons.
+    pub(crate) hopes: hopes::Hopes,
+    /// The parts that nodes are divided into.
+    pub(crate) topology: topology::Topology,
     /// Sum of what the present nodes have, by tier, in the names that quotas use.
     pub(crate) capacity: [Totals; 3],
     /// What all pods hold, by tier; those of other schedulers count as prod.
@@ -121,6 +131,9 @@ impl Default for Model {
             resources: Resources::default(),
             models: Names::default(),
             taints: Names::default(),
+            marks: marks::Marks::default(),
+            hopes: hopes::Hopes::default(),
+            topology: topology::Topology::default(),
             capacity: Default::default(),
             held: Default::default(),
             kept: Default::default(),
@@ -167,6 +180,8 @@ impl Model {
             Some(held) => held.sub(&shape.ask),
             None => {}
         }
+        self.count_marks(ord, &shape, hold);
+        let pod = &self.pods[ord];
         if let Some(claim) = pod.claim {
             let claim = &self.claims[claim];
             let tier = tier_index(shape.tier);
@@ -198,13 +213,6 @@ impl Model {
     pub(crate) fn unseat(&mut self, pod: PodOrd) -> Place {
         self.release(pod);
         std::mem::replace(&mut self.pods[pod].place, Place::Nowhere)
-    }
-
-    /// One reference less to a shape.
-    pub(crate) fn let_go_of_shape(&mut self, shape: ShapeOrd) {
-        if self.shapes.release(shape) {
-            self.dead_shapes.push(shape);
-        }
     }
 
     /// Keeps the list of those who are going.

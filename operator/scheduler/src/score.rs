@@ -43,20 +43,46 @@ impl Policy {
 
 /// Steps of a fraction: coarse on purpose.
 const STEPS: i64 = 16;
-/// A pod that needs no GPU avoids nodes with free ones before anything else about use is looked at.
-const FREE_GPUS: i64 = 1 << 20;
-/// A taint that would rather have other pods weighs more than everything else.
-const UNWELCOME: i64 = 1 << 40;
+/// A pod that needs no GPU avoids nodes with free ones before anything else about use is looked at: a thousandth of one
+/// weighs 32, and use at most [`STEPS`].
+const FREE_GPUS: i64 = 1 << 15;
+/// Bits of a cost for what is left of a node. A node with 1,024 free GPUs has use for all of them.
+const PLACE: u32 = 26;
+/// A taint that would rather have other pods weighs more than all wishes of pods together.
+const UNWELCOME: i64 = 1 << 33;
+/// Such taints that are told apart. With as many, and all wishes, a cost takes 36 + 26 of 63 bits.
+const TAINTS: u32 = 7;
+/// What wishes of pods come to at most: with weights of 100, forty million pods.
+const WISHES: i64 = UNWELCOME / 2 - 1;
+
+/// What a place costs: first what taints and pods wish, then what is left of the node. One number, since there is one for
+/// each node and shape.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Cost(i64);
+
+impl Cost {
+    /// Without the wishes of pods; `unwelcome` are the taints that would rather have other pods.
+    pub(crate) fn of(unwelcome: u32, place: i64) -> Cost {
+        let wishes = i64::from(unwelcome.min(TAINTS)) * UNWELCOME;
+        let half = 1 << (PLACE - 1);
+        Cost((wishes << PLACE) + place.clamp(-half, half - 1))
+    }
+
+    /// With wishes of pods that are against it, or for it where they are negative.
+    pub(crate) fn against(self, wishes: i64) -> Cost {
+        Cost(self.0 + (wishes.clamp(-WISHES, WISHES) << PLACE))
+    }
+}
 
 /// What it costs to place a pod of a shape on a node that it [fits ever](Model::fits_ever), and the devices that it
-/// gets there; or why it does not fit there now.
+/// gets there; or why it does not fit there now. The wishes of pods are not in it.
 pub(crate) fn place(
     policy: Policy,
     model: &Model,
     shape: &Shape,
     node: &NodeSlot,
     unwelcome: u32,
-) -> Result<(i64, Vec<u16>), Constraint> {
+) -> Result<(Cost, Vec<u16>), Constraint> {
     let devices = model.devices_now(shape, node)?;
     let (here, devices) = match policy {
         Policy::FirstFit => (0, devices),
@@ -66,7 +92,7 @@ pub(crate) fn place(
         },
         Policy::Fgd => packing::by_gradient(model, shape, node, devices),
     };
-    Ok((i64::from(unwelcome) * UNWELCOME + here, devices))
+    Ok((Cost::of(unwelcome, here), devices))
 }
 
 /// Pods without GPUs: away from free GPUs; then prod to where most is left, batch and mid to where least is.

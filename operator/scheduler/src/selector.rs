@@ -1,5 +1,7 @@
 //! Node selectors and taints, with the meaning that kube-scheduler gives them.
 
+use std::collections::BTreeMap;
+
 use crate::{
     event::{NODE_NAME, Operator, Requirement, Taint, Term, Toleration},
     model::NodeSlot,
@@ -32,6 +34,27 @@ fn satisfies(requirement: &Requirement, node: &NodeSlot) -> bool {
 fn compared(label: Option<&str>, values: &[String]) -> Option<(i64, i64)> {
     let [bound] = values else { return None };
     Some((label?.parse().ok()?, bound.parse().ok()?))
+}
+
+/// True if labels of pods or of namespaces meet all of some requirements.
+pub(crate) fn labels_match(requirements: &[Requirement], labels: &BTreeMap<String, String>) -> bool {
+    requirements.iter().all(|requirement| {
+        let label = labels.get(&requirement.key);
+        let named = |value: &String| requirement.values.contains(value);
+        match requirement.operator {
+            Operator::In => label.is_some_and(named),
+            Operator::NotIn => !label.is_some_and(named),
+            Operator::Exists => label.is_some(),
+            Operator::DoesNotExist => label.is_none(),
+            // No selector of labels has these.
+            Operator::Gt | Operator::Lt => false,
+        }
+    })
+}
+
+/// True if no taint of a node keeps a pod away that has these tolerations.
+pub(crate) fn admits<'a>(mut taints: impl Iterator<Item = &'a Taint>, tolerations: &[Toleration]) -> bool {
+    !taints.any(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute") && !tolerated(taint, tolerations))
 }
 
 /// True if one of the tolerations tolerates a taint.

@@ -64,6 +64,16 @@ ordinals! {
     ModelOrd,
     /// A taint.
     TaintOrd,
+    /// What pods' relations count on nodes.
+    MarkOrd,
+    /// A set of marks that other pods have and that concern a pod.
+    HitsOrd,
+    /// Namespace and labels of pods.
+    IdentityOrd,
+    /// A node label that some pod's relations divide the nodes by.
+    KeyOrd,
+    /// A value of such a label.
+    DomainOrd,
 }
 
 /// A table with stable positions; freed ones are used again.

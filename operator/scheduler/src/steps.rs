@@ -28,9 +28,17 @@ const CHECKED_PODS: usize = 500;
 pub fn cycle(cluster: &mut Cluster, now: Time, budget: Budget) -> Vec<Decision> {
     let mut round = Round::begin(cluster, now, budget);
     s1_heads::look_again(&mut round);
-    let mut order = s2_order::Order::of(round.model);
-    while let Some(claim) = order.next(&round) {
-        s3_place::place(&mut round, claim);
+    loop {
+        let mut order = s2_order::Order::of(round.model);
+        while let Some(claim) = order.next(&round) {
+            s3_place::place(&mut round, claim);
+        }
+        // Whoever has to be near others, or is spread as they are, may have got its chance after its turn.
+        let rising = round.model.hopes.take_rising();
+        if rising.is_empty() || round.pods_left == 0 {
+            break;
+        }
+        round.blocked.retain(|claim| !rising.contains(claim));
     }
     s5_reclaim::reclaim(&mut round);
     s5_reclaim::release_broken(&mut round);

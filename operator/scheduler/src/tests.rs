@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod any_relations;
 mod binding;
 mod fairness;
 pub(crate) mod fixtures;
@@ -15,6 +16,7 @@ mod gpus;
 mod lending;
 mod properties;
 mod queues;
+mod relations;
 mod single_pods;
 mod tiers;
 mod work;

@@ -2,11 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Cluster,
-    fit::Constraint,
-    model::{Model, NodeSlot, Shape},
-};
+use crate::{Cluster, index, slab::NodeOrd};
 
 /// What a node says to a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,24 +25,15 @@ impl Cluster {
         if pod.place.seat().is_some() {
             return None;
         }
-        let shape = self.model.shapes.value(pod.shape);
-        let nodes = self.model.nodes_by_name.values().map(|&node| &self.model.nodes[node]);
-        let verdict = |node: &NodeSlot| Verdict {
-            node: node.name.to_string(),
-            against: self
-                .model
-                .against(shape, node)
-                .map(|constraint| self.model.word(constraint)),
+        let said = index::verdicts(&self.model, self.policy, pod);
+        let nodes = self.model.nodes_by_name.values();
+        let verdict = |node: &NodeOrd| {
+            Some(Verdict {
+                node: self.model.nodes[*node].name.to_string(),
+                against: said.get(node)?.map(|constraint| self.model.word(constraint)),
+            })
         };
-        Some(nodes.filter(|node| node.present).map(verdict).collect())
-    }
-}
-
-impl Model {
-    /// The first constraint that turns a shape away from a node.
-    pub(crate) fn against(&self, shape: &Shape, node: &NodeSlot) -> Option<Constraint> {
-        let fits = self.fits_ever(shape, node).and_then(|_| self.devices_now(shape, node));
-        fits.err()
+        Some(nodes.filter_map(verdict).collect())
     }
 }
 

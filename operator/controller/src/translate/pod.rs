@@ -65,6 +65,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             uid: meta.uid.clone().unwrap_or_default(),
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
+            labels: labels.clone(),
             created: time(meta.creation_timestamp.as_ref()),
             priority: spec.priority.unwrap_or_default(),
             claim: label(LABEL_CLAIM),
@@ -76,6 +77,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             node_terms,
             tolerations: spec.tolerations.iter().map(placement::toleration).collect(),
             host_ports: placement::host_ports(spec),
+            rules: None,
             node,
             devices,
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
@@ -132,6 +134,14 @@ mod tests {
             uid: "u".into(),
             namespace: "ns".into(),
             name: "p".into(),
+            labels: [
+                ("claim", "c"),
+                ("group", "workers"),
+                ("queue", "etl"),
+                ("tier", "batch"),
+            ]
+            .map(|(name, value)| (format!("duosuan.io/{name}"), value.to_owned()))
+            .into(),
             created: event::Time(5000),
             priority: 7,
             claim: Some("c".into()),
@@ -157,6 +167,7 @@ mod tests {
                 effect: "NoSchedule".into(),
             }],
             host_ports: vec![],
+            rules: None,
             node: Some("n1".into()),
             devices: vec![1, 3],
             finished: false,

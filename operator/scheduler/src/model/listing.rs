@@ -33,11 +33,13 @@ impl Model {
         if queue.pending.remove(&group, &age) {
             queue.parked.insert(group, age);
             queue.parked_at = freed;
+            self.hope(ord);
         }
     }
 
     /// A claim is to be tried again.
     pub(crate) fn unpark(&mut self, ord: ClaimOrd) {
+        self.hopes.forget(ord);
         let (group, age) = self.pending_key(ord);
         let queue = self.claims[ord].queue;
         let queue = &mut self.queues[queue];
@@ -61,6 +63,10 @@ impl Model {
         if claim.listed_pending == pending && claim.listed_running == running {
             return;
         }
+        if !pending {
+            self.hopes.forget(ord);
+        }
+        let claim = &self.claims[ord];
         let (group, age) = self.pending_key(ord);
         let runs = VictimKey {
             priority: claim.priority,

@@ -14,7 +14,7 @@ use crate::{
         device::{Device, memory_on},
         ports::HostPort,
     },
-    slab::{NodeOrd, PodOrd, TaintOrd},
+    slab::{DomainOrd, KeyOrd, MarkOrd, NodeOrd, PodOrd, TaintOrd},
 };
 
 /// Distance of neighbours in the node order when nodes are appended: 2^32 of them fit before ranks are spread anew.
@@ -45,6 +45,10 @@ pub(crate) struct NodeSlot {
     pub(crate) ports: BTreeMap<HostPort, u32>,
     /// Pods whose seat is here and counts.
     pub(crate) pods: BTreeSet<PodOrd>,
+    /// How many of them each mark counts.
+    pub(crate) marks: BTreeMap<MarkOrd, u32>,
+    /// The parts that it belongs to, by key.
+    pub(crate) domains: Vec<Option<DomainOrd>>,
 }
 
 impl NodeSlot {
@@ -88,6 +92,20 @@ impl NodeSlot {
         while self.device_use.last().is_some_and(|u| u.is_free()) {
             self.device_use.pop();
         }
+    }
+
+    /// Counts a mark of a pod in or out.
+    pub(crate) fn mark(&mut self, mark: MarkOrd, hold: bool) {
+        let count = self.marks.entry(mark).or_insert(0);
+        *count = if hold { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            self.marks.remove(&mark);
+        }
+    }
+
+    /// The part that it belongs to.
+    pub(crate) fn domain(&self, key: KeyOrd) -> Option<DomainOrd> {
+        self.domains.get(key.index()).copied().flatten()
     }
 
     /// Forgets what is held, to count it anew.
@@ -199,6 +217,7 @@ impl Model {
         node.labels = event.labels.clone();
         node.unschedulable = event.unschedulable;
         node.stale = event.stale;
+        self.find_domains(ord);
         self.count_capacity(ord, true);
         if recount {
             self.recount_node(ord);
@@ -220,14 +239,22 @@ impl Model {
         let node = &mut self.nodes[ord];
         let (name, rank) = (node.name.clone(), node.rank);
         let pods = std::mem::take(&mut node.pods);
+        let (marks, domains) = (std::mem::take(&mut node.marks), std::mem::take(&mut node.domains));
         *node = NodeSlot {
             name,
             rank,
             pods,
+            marks,
+            domains,
             ..Default::default()
         };
+        self.find_domains(ord);
         self.recount_node(ord);
         self.changes.touch(ord);
+        // Whoever kept others out of a zone by sitting there does so no more; and what is spread has a part less.
+        if !self.nodes[ord].marks.is_empty() || !self.hopes.is_empty() {
+            self.freed += 1;
+        }
         self.forget_node_if_unused(ord);
     }
 

@@ -6,7 +6,7 @@ use crate::{
     decision::Reason,
     event::{self, Tier, Time},
     model::{ClaimKey, Model, trouble::Trouble},
-    slab::{ClaimOrd, NodeOrd, PodOrd, ShapeOrd, TemplateOrd},
+    slab::{ClaimOrd, IdentityOrd, NodeOrd, PodOrd, ShapeOrd, TemplateOrd},
 };
 
 /// Milliseconds for which a pod is left alone after its eviction was refused, each time twice as long: a disruption
@@ -64,6 +64,8 @@ pub(crate) struct PodSlot {
     pub(crate) group: Arc<str>,
     pub(crate) template: TemplateOrd,
     pub(crate) shape: ShapeOrd,
+    /// Namespace and labels, as others' rules see it.
+    pub(crate) identity: IdentityOrd,
     pub(crate) place: Place,
     pub(crate) finished: bool,
     pub(crate) terminating: bool,
@@ -120,6 +122,7 @@ impl Model {
         let previous = known.map(|ord| (ord, self.take_out(ord)));
         let template = self.template_of(event);
         let template = self.templates.acquire(template);
+        let identity = self.identity_of(event);
         let mut slot = PodSlot {
             uid: event.uid.as_str().into(),
             namespace: event.namespace.as_str().into(),
@@ -130,6 +133,7 @@ impl Model {
             group: event.group.as_str().into(),
             template,
             shape: ShapeOrd::new(0),
+            identity,
             place: Place::Nowhere,
             finished: event.finished,
             terminating: event.terminating,
@@ -163,7 +167,14 @@ impl Model {
             Some((ord, ref old)) => {
                 self.pods[ord] = slot;
                 self.put_in(ord, event);
-                if old.held_seat() != self.pods[ord].held_seat() || old.shape != self.pods[ord].shape {
+                let new = &self.pods[ord];
+                // One that is being deleted is no longer counted where pods are spread.
+                let counted = |model: &Model| !model.marks.counting(old.identity).is_empty();
+                if old.held_seat() != new.held_seat()
+                    || old.shape != new.shape
+                    || old.identity != new.identity
+                    || (old.terminating != new.terminating && counted(self))
+                {
                     self.freed += 1;
                 }
                 self.let_go(ord, old);
@@ -174,6 +185,9 @@ impl Model {
                 let ord = self.pods.insert(slot);
                 self.pods_by_uid.insert(uid, ord);
                 self.put_in(ord, event);
+                if self.pods[ord].held_seat().is_some() {
+                    self.raise_hopes(ord);
+                }
                 ord
             }
         };
@@ -195,6 +209,7 @@ impl Model {
             && pod.created == event.created
             && *pod.group == *event.group
             && *pod.namespace == *event.namespace
+            && self.marks.identity(pod.identity).labels == event.labels
             && *pod.name == *event.name
             && (!pod.ours || pod.claim.map(|c| &self.claims[c].key) == Some(&ClaimKey::of(event)))
             && (!pod.ours || event.claim.is_some() || self.same_alone(ord, event))
@@ -358,6 +373,7 @@ impl Model {
     fn let_go(&mut self, _ord: PodOrd, old: &PodSlot) {
         self.templates.release(old.template);
         self.let_go_of_shape(old.shape);
+        self.let_go_of_identity(old.identity);
         if let Some(seat) = old.place.seat() {
             self.forget_node_if_unused(seat.node);
         }
@@ -388,7 +404,7 @@ impl Model {
         let exceeds = refused
             .or_else(|| self.pod_contradicts(&template.requests, tier))
             .or_else(|| group.and_then(|group| self.exceeds(ord, &template, &group)));
-        let shape = self.shapes.acquire(shape);
+        let shape = self.acquire_shape(shape);
         let pod = &mut self.pods[ord];
         pod.shape = shape;
         pod.exceeds = exceeds.map(Box::new);

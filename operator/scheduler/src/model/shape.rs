@@ -1,10 +1,12 @@
 //! Shapes: all that placement looks at in a pod. Pods of equal shape are interchangeable.
 
+use std::sync::Arc;
+
 use crate::{
     amount::{Amount, Amounts},
     decision::Reason,
     event::{self, GpuRequest, Term, Tier, Toleration},
-    model::{Model, ports::HostPort},
+    model::{Model, ports::HostPort, rules::Rules},
     slab::{ModelOrd, PodOrd, ResourceOrd},
 };
 
@@ -19,6 +21,8 @@ pub(crate) struct Template {
     pub(crate) terms: Vec<Term>,
     pub(crate) tolerations: Vec<Toleration>,
     pub(crate) ports: Vec<HostPort>,
+    /// What it asks of other pods' places.
+    pub(crate) rules: Option<Arc<Rules>>,
 }
 
 /// All that placement looks at.
@@ -35,6 +39,8 @@ pub(crate) struct Shape {
     pub(crate) terms: Vec<Term>,
     pub(crate) tolerations: Vec<Toleration>,
     pub(crate) ports: Vec<HostPort>,
+    /// What it asks of other pods' places.
+    pub(crate) rules: Option<Arc<Rules>>,
 }
 
 /// What a shape needs of a node's devices.
@@ -71,12 +77,14 @@ impl Model {
         let mut ports: Vec<HostPort> = pod.host_ports.iter().map(|text| HostPort::parse(text)).collect();
         ports.sort_unstable();
         ports.dedup();
+        let rules = pod.rules.as_deref().filter(|rules| !rules.is_empty());
         Template {
             requests: self.resources.taken_in(&pod.requests),
             gpus: pod.gpus.clone(),
             terms: pod.node_terms.clone(),
             tolerations,
             ports,
+            rules: rules.map(|rules| Arc::new(Rules::of(rules, &pod.namespace))),
         }
     }
 
@@ -106,6 +114,7 @@ impl Model {
             terms,
             tolerations,
             ports: template.ports.clone(),
+            rules: template.rules.clone(),
         }
     }
 

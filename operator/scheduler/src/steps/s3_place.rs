@@ -3,16 +3,17 @@
 use super::{Round, s1_heads, s7_explain};
 use crate::{
     decision::Reason,
+    index::{Index, Look},
     model::{Model, Place, Seat, Tally},
-    score,
-    slab::{ClaimOrd, PodOrd, ShapeOrd},
+    score::{self, Policy},
+    slab::{ClaimOrd, PodOrd},
     transaction::Transaction,
 };
 
 /// Why some pods could not be placed together.
 pub(super) struct NoPlace {
-    /// Shape of the pod that fitted nowhere.
-    pub(super) shape: ShapeOrd,
+    /// What the pod looks like that fitted nowhere.
+    pub(super) look: Look,
     /// Pods that had found a place before it.
     pub(super) placed: u32,
     /// Pods in all.
@@ -153,10 +154,7 @@ fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>, minim
     match seat_all(round, &mut transaction, &pods, Place::Assumed) {
         Ok(()) => {
             transaction.commit();
-            round.pods_left = round
-                .pods_left
-                .saturating_sub(u32::try_from(pods.len()).unwrap_or(u32::MAX));
-            round.admitted.push((claim, pods));
+            admit(round, claim, pods);
             false
         }
         Err(no_place) => {
@@ -171,25 +169,50 @@ fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>, minim
     }
 }
 
-/// Seats pods one after the other on the best node for each, all or (by the caller's rollback) none.
+/// Notes that pods of a claim have their seats, for good.
+fn admit(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>) {
+    round.pods_left = round
+        .pods_left
+        .saturating_sub(u32::try_from(pods.len()).unwrap_or(u32::MAX));
+    for &pod in &pods {
+        round.model.raise_hopes(pod);
+    }
+    round.admitted.push((claim, pods));
+}
+
+/// Seats pods one after the other on the best node for each, all or (by the caller's rollback) none. One that has to be
+/// near others, or spread as they are, is tried again when these have their seats.
 pub(super) fn seat_all(
     round: &mut Round<'_>,
     transaction: &mut Transaction,
     pods: &[PodOrd],
     place: fn(Seat) -> Place,
 ) -> Result<(), NoPlace> {
-    for (placed, &pod) in pods.iter().enumerate() {
-        if !seat_one(round, transaction, pod, place) {
+    let mut waiting = pods.to_vec();
+    loop {
+        let mut left = Vec::new();
+        for &pod in &waiting {
+            if seat_one(round, transaction, pod, place) {
+                continue;
+            }
+            left.push(pod);
+            if !round.model.waits_for_others(pod) {
+                break;
+            }
+        }
+        let Some(&pod) = left.first() else { return Ok(()) };
+        let stuck = left.iter().any(|p| !round.model.waits_for_others(*p)) || left.len() == waiting.len();
+        if stuck {
             let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            let shape = round.model.pods[pod].shape;
+            let seated = |p: &&PodOrd| round.model.pods[**p].place != Place::Nowhere;
             return Err(NoPlace {
-                shape,
-                placed: count(placed),
+                placed: count(pods.iter().filter(seated).count()),
                 need: count(pods.len()),
+                look: round.model.look(pod),
             });
         }
+        waiting = left;
     }
-    Ok(())
 }
 
 /// Seats a pod on the best node. False if there is none.
@@ -199,16 +222,16 @@ pub(super) fn seat_one(
     pod: PodOrd,
     place: fn(Seat) -> Place,
 ) -> bool {
-    let ord = round.model.pods[pod].shape;
-    let Some(node) = round.index.best(round.model, round.policy, ord) else {
+    let look = round.model.look(pod);
+    let Some(node) = round.index.best(round.model, round.policy, look) else {
         return false;
     };
-    let devices = match &round.model.shapes.value(ord).gpus {
+    let devices = match &round.model.shapes.value(look.shape).gpus {
         None => Vec::new(),
         Some(_) => match score::place(
             round.policy,
             round.model,
-            round.model.shapes.value(ord),
+            round.model.shapes.value(look.shape),
             &round.model.nodes[node],
             0,
         ) {
@@ -253,10 +276,7 @@ fn take_kept_seats(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
     let awaited = round.model.claims[claim].awaiting.len();
     let pods: Vec<PodOrd> = nominated(round.model, claim).collect();
     if awaited == 0 && seats_can_be_taken(round, claim, &pods) {
-        round.pods_left = round
-            .pods_left
-            .saturating_sub(u32::try_from(pods.len()).unwrap_or(u32::MAX));
-        round.admitted.push((claim, pods));
+        admit(round, claim, pods);
         return true;
     }
     let awaited = if awaited > 0 {
@@ -304,10 +324,7 @@ fn take_other_seats(round: &mut Round<'_>, claim: ClaimOrd, kept: &[PodOrd]) -> 
     for victim in std::mem::take(&mut round.model.claims[claim].awaiting) {
         round.model.pods[victim].leaving_for = None;
     }
-    round.pods_left = round
-        .pods_left
-        .saturating_sub(u32::try_from(pods.len()).unwrap_or(u32::MAX));
-    round.admitted.push((claim, pods));
+    admit(round, claim, pods);
     true
 }
 
@@ -338,18 +355,36 @@ fn seats_can_be_taken(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -
     let whole = round.model.queue_refuses(claim).is_none()
         && minimum(round.model, claim).is_ok_and(|needed| needed.iter().all(|p| pods.contains(p)))
         && round.model.over_limit(claim, &round.model.ask_of_pods(pods)).is_none()
-        && pods.iter().zip(seats).all(|(&pod, seat)| {
-            let shape = round.model.shapes.value(round.model.pods[pod].shape);
-            let fits = round.model.fits_seat(shape, seat.node, &seat.devices);
-            if fits {
-                transaction.seat(round.model, pod, Place::Assumed(seat));
-            }
-            fits
-        });
+        && seat_again(round, &mut transaction, pods, seats);
     if whole {
         transaction.commit()
     } else {
         transaction.rollback(round.model)
     }
     whole
+}
+
+/// Seats pods where they were, each if it still may sit there; in whatever order they let each other in.
+fn seat_again(round: &mut Round<'_>, transaction: &mut Transaction, pods: &[PodOrd], seats: Vec<Seat>) -> bool {
+    let mut waiting: Vec<(PodOrd, Seat)> = pods.iter().copied().zip(seats).collect();
+    loop {
+        let before = waiting.len();
+        waiting.retain(|(pod, seat)| {
+            let fits = fits_seat(round.model, round.index, round.policy, *pod, seat);
+            if fits {
+                transaction.seat(round.model, *pod, Place::Assumed(seat.clone()));
+            }
+            !fits
+        });
+        if waiting.is_empty() || waiting.len() == before {
+            return waiting.is_empty();
+        }
+    }
+}
+
+/// True if a pod that has no seat may have exactly this one.
+pub(super) fn fits_seat(model: &mut Model, index: &mut Index, policy: Policy, pod: PodOrd, seat: &Seat) -> bool {
+    let look = model.look(pod);
+    model.fits_seat(model.shapes.value(look.shape), seat.node, &seat.devices)
+        && index.related(model, policy, look, seat.node).is_ok()
 }

@@ -15,8 +15,9 @@ use crate::{
     decision::EvictCause,
     event::{Tier, Time},
     fit::Constraint,
+    index::Look,
     model::{Model, Place, TIERS, queue::VictimKey, tier_index},
-    slab::{ClaimOrd, PodOrd, QueueOrd, ShapeOrd},
+    slab::{ClaimOrd, PodOrd, QueueOrd},
     transaction::Transaction,
 };
 
@@ -48,7 +49,7 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
     }
     let mut helped = Vec::new();
     // Claims of one pod that are equal in all that counts here fail alike.
-    let mut hopeless: HashSet<(ShapeOrd, QueueOrd)> = HashSet::new();
+    let mut hopeless: HashSet<(Look, QueueOrd)> = HashSet::new();
     for claim in blocked {
         if round.trials_left == 0 {
             // The next cycle goes on from here.
@@ -60,7 +61,7 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
         };
         let alike = match pods.as_slice() {
             [] => continue,
-            [pod] => Some((round.model.pods[*pod].shape, round.model.claims[claim].queue)),
+            [pod] => Some((round.model.look(*pod), round.model.claims[claim].queue)),
             _ => None,
         };
         if alike.is_some_and(|alike| hopeless.contains(&alike)) {
@@ -168,7 +169,7 @@ fn attempt(
             taken.push(victim);
         }
     }
-    let victims = trim(round.model, &mut transaction, taken);
+    let victims = trim(round, &mut transaction, taken, pods);
     Some((transaction, victims))
 }
 
@@ -267,13 +268,23 @@ fn evictable(model: &Model, claim: ClaimOrd) -> bool {
 
 /// False if what turns the pods away from every node is nothing that an eviction changes.
 fn eviction_can_help(round: &mut Round<'_>, pods: &[PodOrd]) -> bool {
-    let shapes: BTreeSet<ShapeOrd> = pods.iter().map(|&p| round.model.pods[p].shape).collect();
-    shapes.into_iter().all(|shape| {
-        let fits = round.index.best(round.model, round.policy, shape).is_some();
-        let held = |c: &Constraint| matches!(c, Constraint::HostPort | Constraint::Resource(_) | Constraint::Gpus);
+    let looks: BTreeSet<Look> = pods.iter().map(|&p| round.model.look(p)).collect();
+    looks.into_iter().all(|look| {
+        let fits = round.index.best(round.model, round.policy, look).is_some();
+        let held = |c: &Constraint| {
+            matches!(
+                c,
+                Constraint::HostPort
+                    | Constraint::Resource(_)
+                    | Constraint::Gpus
+                    | Constraint::Spread
+                    | Constraint::PodAntiAffinity
+                    | Constraint::ExistingAntiAffinity
+            )
+        };
         fits || round
             .index
-            .against(round.model, round.policy, shape)
+            .against(round.model, round.policy, look)
             .iter()
             .any(|(c, _)| held(c))
     })
@@ -291,28 +302,49 @@ fn take_off(model: &mut Model, transaction: &mut Transaction, claim: ClaimOrd) -
 }
 
 /// Lets each victim stay that has room after all, the one that would have gone last first.
-fn trim(model: &mut Model, transaction: &mut Transaction, mut taken: Vec<Victim>) -> Vec<Victim> {
+fn trim(
+    round: &mut Round<'_>,
+    transaction: &mut Transaction,
+    mut taken: Vec<Victim>,
+    reclaimers: &[PodOrd],
+) -> Vec<Victim> {
     let mut go = Vec::new();
     while let Some(victim) = taken.pop() {
         let mark = transaction.mark();
         let pods: Vec<PodOrd> = victim.seats.iter().map(|(p, _)| *p).collect();
-        let in_quota = model.over_limit(victim.claim, &model.ask_of_pods(&pods)).is_none();
+        let in_quota = round
+            .model
+            .over_limit(victim.claim, &round.model.ask_of_pods(&pods))
+            .is_none();
         let stays = in_quota
             && victim.seats.iter().all(|(pod, place)| {
                 let Some(seat) = place.seat() else { return true };
-                let fits = model.fits_seat(model.shapes.value(model.pods[*pod].shape), seat.node, &seat.devices);
+                let fits = s3_place::fits_seat(round.model, round.index, round.policy, *pod, seat);
                 if fits {
-                    transaction.seat(model, *pod, place.clone());
+                    transaction.seat(round.model, *pod, place.clone());
                 }
                 fits
-            });
+            })
+            && reclaimers.iter().all(|&pod| keeps_seat(round, transaction, pod));
         if !stays {
-            transaction.rollback_to(model, mark);
+            transaction.rollback_to(round.model, mark);
             go.push(victim);
         }
     }
     go.reverse();
     go
+}
+
+/// True if a pod may still have the seat that was found for it: how others are spread may have changed since.
+fn keeps_seat(round: &mut Round<'_>, transaction: &mut Transaction, pod: PodOrd) -> bool {
+    let place = round.model.pods[pod].place.clone();
+    let (Some(seat), true) = (place.seat(), round.model.waits_for_others(pod)) else {
+        return true;
+    };
+    transaction.unseat(round.model, pod);
+    let keeps = s3_place::fits_seat(round.model, round.index, round.policy, pod, seat);
+    transaction.seat(round.model, pod, place);
+    keeps
 }
 
 /// Orders the evictions of a claim's victims.

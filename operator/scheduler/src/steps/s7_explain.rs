@@ -7,9 +7,9 @@ use crate::{
     decision::{Decision, Reason},
     event::Time,
     fit::Constraint,
-    model::Model,
+    index::Look,
     reason,
-    slab::{ClaimOrd, ShapeOrd},
+    slab::ClaimOrd,
 };
 
 /// Appends what is to be said, by age and UID.
@@ -76,7 +76,7 @@ fn about(decision: &Decision) -> &str {
 
 /// Says that pods found no place together. Costs next to nothing where that was said before.
 pub(super) fn say_no_place(round: &mut Round<'_>, claim: ClaimOrd, no_place: &NoPlace) {
-    let Some(first) = round.index.first_against(round.model, round.policy, no_place.shape) else {
+    let Some(first) = round.index.first_against(round.model, round.policy, no_place.look) else {
         let reason = Reason::NoNodeFits {
             constraint: "no node".into(),
             placed: no_place.placed,
@@ -95,7 +95,7 @@ pub(super) fn say_no_place(round: &mut Round<'_>, claim: ClaimOrd, no_place: &No
         return;
     }
     round.model.claims[claim].blocked_by = by;
-    let against = round.index.against(round.model, round.policy, no_place.shape);
+    let against = round.index.against(round.model, round.policy, no_place.look);
     let stale = against
         .iter()
         .find(|(c, _)| *c == Constraint::Stale)
@@ -113,7 +113,7 @@ pub(super) fn say_no_place(round: &mut Round<'_>, claim: ClaimOrd, no_place: &No
     } else {
         "it"
     };
-    let change = nearest(round.model, no_place.shape).map(|change| format!("{subject} would fit if {change}"));
+    let change = nearest(round, no_place.look).map(|change| format!("{subject} would fit if {change}"));
     let reason = Reason::NoNodeFits {
         constraint,
         placed: no_place.placed,
@@ -129,11 +129,15 @@ pub(super) fn forget_block(round: &mut Round<'_>, claim: ClaimOrd) {
 }
 
 /// The smallest single change of one node that would let one pod of a shape in, if one resource is all that lacks.
-fn nearest(model: &Model, shape: ShapeOrd) -> Option<String> {
-    let shape = model.shapes.value(shape);
+fn nearest(round: &mut Round<'_>, look: Look) -> Option<String> {
+    let (model, index, policy) = (&*round.model, &mut *round.index, round.policy);
+    let shape = model.shapes.value(look.shape);
     let mut best: Option<(i128, u64, String)> = None;
-    for (_, node) in model.nodes.iter().filter(|(_, n)| n.present) {
-        if model.fits_ever(shape, node).is_err() || node.port_conflict(&shape.ports) {
+    for (ord, node) in model.nodes.iter().filter(|(_, n)| n.present) {
+        let refused = model.fits_ever(shape, node).is_err()
+            || node.port_conflict(&shape.ports)
+            || index.related(model, policy, look, ord).is_err();
+        if refused {
             continue;
         }
         let mut lacking = shape.requests.iter().filter_map(|&(resource, amount)| {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::fixtures::*;
+use super::{any_relations::*, fixtures::*};
 use crate::{
     Budget, Cluster, Decision, Event, Tier, Time, cycle,
     event::{Pod, Taint},
@@ -17,6 +17,11 @@ fn any_node() -> impl Strategy<Value = Event> {
     (0..NODES, 0..9_i64, 0..4_usize, any::<[bool; 4]>()).prop_map(|(i, cores, gpus, [off, stale, sick, taint])| {
         let mut node = gpu_node(&format!("n{i}"), gpus, if i % 2 == 0 { "T4" } else { "A100" });
         node.allocatable.insert("cpu".into(), cores * 1000);
+        node.labels.insert("host".into(), format!("n{i}"));
+        if !(stale && off) {
+            node.labels
+                .insert("zone".into(), ["a", "b"][(i + usize::from(taint)) % 2].into());
+        }
         node.allocatable.insert("duosuan.io/batch-cpu".into(), cores * 500);
         node.allocatable.insert("duosuan.io/mid-cpu".into(), cores * 200);
         (node.unschedulable, node.stale) = (off && sick, stale);
@@ -44,9 +49,14 @@ fn any_pod() -> impl Strategy<Value = Event> {
         0..3_u8,
         0..6_u16,
     );
-    (facts, any::<[bool; 8]>(), 0..6_usize, 0..9_usize).prop_map(
-        |((i, cpu, claim, group, queue, tier, gpu), flags, place, other)| {
+    let relations = (any_labels(), any_rules());
+    (facts, any::<[bool; 8]>(), 0..6_usize, 0..9_usize, relations).prop_map(
+        |((i, cpu, claim, group, queue, tier, gpu), flags, place, other, (labels, rules))| {
             let mut pod = pod(&format!("p{i}"), cpu * 700);
+            (pod.labels, pod.rules) = (labels, rules);
+            if i % 4 == 0 {
+                pod.namespace = "other".into();
+            }
             pod.created = Time((i % 5) as i64);
             pod.priority = (i % 3) as i32;
             pod.claim = (claim < CLAIMS).then(|| format!("c{claim}"));
@@ -169,7 +179,14 @@ enum Step {
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    prop_oneof![any_node(), any_pod(), any_claim(), any_queue(), any_end()]
+    prop_oneof![
+        any_node(),
+        any_pod(),
+        any_claim(),
+        any_queue(),
+        any_end(),
+        any_namespace()
+    ]
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -178,6 +195,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => any_pod().prop_map(Step::Tell),
         2 => any_claim().prop_map(Step::Tell),
         1 => any_queue().prop_map(Step::Tell),
+        1 => any_namespace().prop_map(Step::Tell),
         3 => any_end().prop_map(Step::Tell),
         4 => (0..40_000_i64, 1..20_u32, 0..3_u8).prop_map(|(after, pods, does)| Step::Cycle(after, pods, does)),
     ]
@@ -250,6 +268,24 @@ proptest! {
     }
 
     #[test]
+    fn the_index_says_what_one_says_that_is_built_from_nothing(steps in prop::collection::vec(any_step(), 1..60)) {
+        let mut world = World::default();
+        for step in steps {
+            match step {
+                Step::Tell(event) => world.tell(event),
+                Step::Cycle(after, pods, does) => {
+                    world.now += after;
+                    let decisions = world.cycle_of(pods);
+                    for event in answers(&world, &decisions, does) {
+                        world.tell(event);
+                    }
+                }
+            }
+            index_is_as_if_built_anew(&mut world.cluster);
+        }
+    }
+
+    #[test]
     fn what_is_told_twice_changes_nothing(steps in prop::collection::vec(any_step(), 1..60), twice in any_event()) {
         let (mut world, _) = run(&steps);
         world.tell(twice.clone());
@@ -281,13 +317,14 @@ proptest! {
             world.tell(Event::NodeGone(format!("n{i}")));
         }
         prop_assert_eq!(world.cluster.model.nodes.len(), 0);
+        prop_assert!(world.cluster.model.marks.is_empty() && world.cluster.model.hopes.is_empty());
         prop_assert_eq!(&world.cluster.model.capacity, &<[crate::amount::Totals; 3]>::default());
     }
 
     /// Of different objects, that is: what is told of one object has an order.
     #[test]
     fn the_order_of_equal_events_does_not_matter(
-        events in prop::collection::vec(prop_oneof![any_node(), any_pod(), any_claim(), any_queue()], 1..40),
+        events in prop::collection::vec(prop_oneof![any_node(), any_pod(), any_claim(), any_queue(), any_namespace()], 1..40),
         seed in any::<u64>(),
     ) {
         let mut events: Vec<Event> = events;
@@ -296,6 +333,8 @@ proptest! {
             Event::Pod(p) => p.uid.clone(),
             Event::Claim(c) => c.name.clone(),
             Event::Queue(q) => q.name.clone(),
+            Event::Namespace(n) => format!("namespace {}", n.name),
+            Event::NamespaceGone(name) => format!("namespace {name}"),
             _ => String::new(),
         };
         events.sort_by_key(&name);

@@ -92,15 +92,10 @@ fn the_index_says_what_a_scan_of_all_nodes_says() {
         if i % 50 == 20 {
             cluster.apply(Event::NodeGone(format!("n{:05}", i % 20)));
         }
-        for ord in cluster
-            .model
-            .pods_by_uid
-            .values()
-            .map(|&p| cluster.model.pods[p].shape)
-            .collect::<Vec<_>>()
-        {
-            let best = cluster.index.best(&cluster.model, Policy::Standard, ord);
-            assert_eq!(best, index::by_scan(&cluster.model, Policy::Standard, ord));
+        for pod in cluster.model.pods_by_uid.values().copied().collect::<Vec<_>>() {
+            let look = cluster.model.look(pod);
+            let best = cluster.index.best(&cluster.model, Policy::Standard, look);
+            assert_eq!(best, index::by_scan(&cluster.model, Policy::Standard, look.shape));
         }
         cycle(&mut cluster, Time(i64::from(i)), crate::Budget::default());
     }
