@@ -54,8 +54,9 @@ pub struct QueueSpec {
     )]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub namespaces: Vec<String>,
-    /// Time after which past use counts half in the fair share between queues. Absent: only present use counts.
-    /// Not acted on yet: the condition `Honoured` says so. Example: `24h`.
+    /// Time after which past use counts half in the fair share between queues: the share is that of the mean of what the queue
+    /// uses now and of an average of what it used, in which what lies so long back counts half. The operator keeps that average
+    /// in memory: when it restarts, the past begins with what is used then. Absent: only present use counts. Example: `24h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fairness_half_life: Option<Duration>,
     /// How the queue takes back what others borrow of its guarantee. `Any`: by evicting borrowers, cheapest first. `Never`: it
@@ -126,10 +127,12 @@ pub struct QueueStatus {
     /// Claims and single pods of the queue that run.
     #[serde(default)]
     pub running: u32,
-    /// Dominant resource share: the largest part of any resource of the cluster that the queue uses, in thousandths.
+    /// Dominant resource share: the largest part of any resource of the cluster that the queue uses, in thousandths, by its
+    /// weight. With a `fairnessHalfLife`, its past is part of it.
     #[serde(default)]
     pub share_milli: u32,
-    /// Conditions of the queue, by type.
+    /// Conditions of the queue, by type. `Usable` is there only where it is false: the way to the top of the tree leads in a
+    /// circle or to a parent that does not exist.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

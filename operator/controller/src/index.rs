@@ -80,8 +80,6 @@ pub struct QueueEntry {
     pub says: Option<QueueStatus>,
     /// `metadata.generation`.
     pub generation: i64,
-    /// Fields that nothing is done about yet.
-    pub ignored: Vec<&'static str>,
 }
 
 /// A policy.
@@ -164,21 +162,22 @@ impl Index {
                     queue,
                     status,
                     generation,
-                    ignored,
                 } = *queue;
-                self.queues.insert(
-                    queue.name.clone(),
-                    QueueEntry {
-                        quotas: queue.quotas.clone(),
-                        says: status,
-                        generation,
-                        ignored,
-                    },
-                );
+                let entry = QueueEntry {
+                    quotas: queue.quotas.clone(),
+                    says: status,
+                    generation,
+                };
+                let was = self.queues.insert(queue.name.clone(), entry);
+                if was.is_none_or(|was| was.generation != generation) {
+                    self.touch_claims();
+                }
                 events.push(Event::Queue(Box::new(queue)));
             }
             Fact::QueueGone(name) => {
-                self.queues.remove(&name);
+                if self.queues.remove(&name).is_some() {
+                    self.touch_claims();
+                }
                 events.push(Event::QueueGone(name));
             }
             Fact::Policy(name, policy) => {
@@ -377,6 +376,11 @@ impl Index {
     fn touch_members(&mut self, name: &Namespaced) {
         self.changed_pods
             .extend(self.members.get(name).into_iter().flatten().cloned());
+    }
+
+    /// Whether a claim's queue is there and can be used, claims say themselves; and the queues above it matter as well.
+    fn touch_claims(&mut self) {
+        self.changed_claims.extend(self.claims.keys().cloned());
     }
 
     /// Marks everything as changed, so that all of it is compared with what the objects say.

@@ -16,7 +16,7 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use crate::{
     index::{Index, QueueEntry, tier_name},
     metrics::{Amount, Metrics, QueuePhase, QueueResource, ReasonLabel, State, TierResource},
-    status::honoured,
+    status::{USABLE, honoured, usable},
 };
 
 /// Resources that are measured: nodes may have any number of others, and labels are bounded.
@@ -181,7 +181,17 @@ fn wanted(view: &QueueView, queue: &QueueEntry, now: Timestamp) -> QueueStatus {
         pending: view.pending,
         running: view.running,
         share_milli: u32::try_from(view.share_milli).unwrap_or(u32::MAX),
-        conditions: honoured(says.conditions, &queue.ignored, queue.generation, now),
+        // An earlier operator may have said of a field that it does nothing about it.
+        conditions: usable(
+            honoured(says.conditions, &[], queue.generation, now),
+            USABLE,
+            view.fault.as_ref().map(|fault| {
+                let words = format!("{fault}; until that is mended, nothing of it or below it is placed");
+                (fault.name(), words)
+            }),
+            queue.generation,
+            now,
+        ),
     }
 }
 
@@ -201,7 +211,7 @@ fn quantities(amounts: &ByResource) -> BTreeMap<String, Quantity> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
     use duosuan_scheduler::{Event, event};
 
@@ -284,28 +294,76 @@ mod tests {
         assert!(!metrics.encode().unwrap().contains("queue_limit{"));
     }
 
+    fn entry(says: Option<QueueStatus>) -> QueueEntry {
+        QueueEntry {
+            quotas: vec![],
+            says,
+            generation: 2,
+        }
+    }
+
+    fn status(cluster: &Cluster, says: Option<QueueStatus>) -> QueueStatus {
+        let queues = cluster.queues();
+        let view = queues.iter().find(|q| q.name == "q").unwrap();
+        wanted(view, &entry(says), Timestamp::UNIX_EPOCH)
+    }
+
     #[test]
     fn a_queue_says_what_it_uses_in_quantities() {
-        let queue = QueueEntry {
-            quotas: vec![],
-            says: None,
-            generation: 2,
-            ignored: vec!["spec.fairnessHalfLife"],
-        };
-        let status = wanted(
-            cluster().queues().iter().find(|q| q.name == "q").unwrap(),
-            &queue,
-            Timestamp::UNIX_EPOCH,
-        );
-        let told = status.conditions.first().unwrap();
-        assert_eq!(
-            (told.type_.as_str(), told.message.as_str(), told.observed_generation),
-            ("Honoured", "nothing is done about spec.fairnessHalfLife yet", Some(2))
-        );
+        let status = status(&cluster(), None);
         assert_eq!(
             status.tiers.first().unwrap().used.get("cpu"),
             Some(&Quantity("1500m".into()))
         );
         assert_eq!((status.running, status.pending), (1, 0));
+        assert_eq!(status.conditions, []);
+    }
+
+    #[test]
+    fn what_an_earlier_operator_said_of_its_fields_is_taken_back() {
+        let ignored = honoured(vec![], &["spec.quotas[].lendLimit"], 1, Timestamp::UNIX_EPOCH);
+        let said = QueueStatus {
+            conditions: ignored,
+            ..QueueStatus::default()
+        };
+        assert_eq!(status(&cluster(), Some(said)).conditions, []);
+    }
+
+    #[test]
+    fn a_queue_in_a_circle_says_so_until_it_is_mended() {
+        let mut cluster = cluster();
+        let mut tell = |name: &str, parent: Option<&str>| {
+            let queue = event::Queue {
+                name: name.into(),
+                parent: parent.map(Into::into),
+                weight: 1,
+                ..event::Queue::default()
+            };
+            cluster.apply(Event::Queue(Box::new(queue)));
+            status(&cluster, None)
+        };
+        tell("above", Some("q"));
+        let told = tell("q", Some("above"));
+        let [condition] = told.conditions.as_slice() else {
+            panic!("{told:?}")
+        };
+        assert_eq!(
+            (
+                condition.type_.as_str(),
+                condition.status.as_str(),
+                condition.reason.as_str()
+            ),
+            ("Usable", "False", "QueueCycle")
+        );
+        assert_eq!(
+            condition.message,
+            "the parents of queue q lead in a circle: q is below above is below q; until that is mended, nothing of it or \
+             below it is placed"
+        );
+        assert_eq!(condition.observed_generation, Some(2));
+        let none = tell("q", Some("nowhere"));
+        assert_eq!(none.conditions.first().unwrap().reason, "NoSuchParentQueue");
+        tell("q", None);
+        assert_eq!(status(&cluster, Some(told)).conditions, []);
     }
 }

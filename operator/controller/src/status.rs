@@ -18,6 +18,10 @@ pub use policy::policy;
 pub const ADMITTED: &str = "Admitted";
 /// Condition of a claim, queue or policy, only where it is false: some fields state wishes that nothing is done about yet.
 pub const HONOURED: &str = "Honoured";
+/// Condition of a queue, only where it is false: its way to the top of the tree is broken.
+pub const USABLE: &str = "Usable";
+/// Condition of a claim that runs, only where it is false: its queue is gone, broken or not for it.
+pub const QUEUE_USABLE: &str = "QueueUsable";
 /// Reason of a claim or pod with a field that cannot be understood.
 pub const BROKEN: &str = "Invalid";
 
@@ -111,9 +115,19 @@ fn wanted_claim(
             .and_then(|t| Timestamp::from_millisecond(t.0).ok())
             .map(Time),
         loan: says.loan,
-        conditions: honoured(
-            with_condition(says.conditions, condition),
-            &entry.ignored,
+        conditions: usable(
+            honoured(
+                with_condition(says.conditions, condition),
+                &entry.ignored,
+                entry.generation,
+                now,
+            ),
+            QUEUE_USABLE,
+            // One that waits has this as its reason.
+            view.barred.filter(|_| phase == Phase::Running).map(|barred| {
+                let words = format!("{barred}; what runs goes on, and nothing more of it is placed");
+                (barred.name(), words)
+            }),
             entry.generation,
             now,
         ),
@@ -136,6 +150,29 @@ pub(crate) fn honoured(
         status: "False".to_owned(),
         reason: "FieldsIgnored".to_owned(),
         message: format!("nothing is done about {} yet", ignored.join(", ")),
+        observed_generation: Some(generation),
+        last_transition_time: Time(now),
+    };
+    with_condition(conditions, condition)
+}
+
+/// Conditions with a queue's or its user's set if something is wrong (reason and message), and without it if nothing is.
+pub(crate) fn usable(
+    mut conditions: Vec<Condition>,
+    kind: &str,
+    wrong: Option<(&str, String)>,
+    generation: i64,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let Some((reason, message)) = wrong else {
+        conditions.retain(|c| c.type_ != kind);
+        return conditions;
+    };
+    let condition = Condition {
+        type_: kind.to_owned(),
+        status: "False".to_owned(),
+        reason: reason.to_owned(),
+        message,
         observed_generation: Some(generation),
         last_transition_time: Time(now),
     };

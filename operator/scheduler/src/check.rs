@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Cluster,
-    amount::Totals,
+    amount::{Amount, Totals},
     model::{ClaimKey, Model, NodeSlot, Place, Users, tier_index},
     slab::{ClaimOrd, PodOrd, QueueOrd},
 };
@@ -135,17 +135,29 @@ impl Model {
     }
 
     fn queues_keep_what_they_do_not_lend(&self, violations: &mut Vec<Violation>) {
-        let mut again = self.clone();
-        again.count_all_kept();
-        let same = again.kept == self.kept
-            && again.keeps_something == self.keeps_something
-            && self
-                .queues
-                .iter()
-                .all(|(ord, queue)| again.queues[ord].keeps == queue.keeps);
-        if !same {
+        let mut at_top: [Totals; 3] = Default::default();
+        for (_, queue) in self.queues.iter().filter(|(_, q)| q.fault.is_none()) {
+            for (tier, top) in at_top.iter_mut().enumerate() {
+                for resource in self.resources.all() {
+                    let children = queue.children.iter().map(|&c| self.queues[c].keeps(tier, resource));
+                    let below = children.fold(Amount::ZERO, |sum, keeps| sum + keeps);
+                    let own = queue.unlent(tier, resource) - queue.used(tier, resource);
+                    if queue.keeps(tier, resource) != own.max(below) {
+                        violations.push(Violation(format!(
+                            "what queue {} keeps of {} is not what it does not lend and does not use",
+                            queue.name,
+                            self.resources.name(resource)
+                        )));
+                    }
+                    if queue.path.len() == 1 {
+                        *top.of_mut(resource) += queue.keeps(tier, resource);
+                    }
+                }
+            }
+        }
+        if at_top != self.kept {
             violations.push(Violation(
-                "what queues keep is not what they do not lend and do not use".into(),
+                "what is kept in all is not what the queues at the top keep".into(),
             ));
         }
         let mut held: [Totals; 3] = Default::default();
@@ -238,10 +250,7 @@ impl Model {
                         .filter(kept)
                         .any(|&p| self.pods[p].place.seat().is_some_and(|s| s.devices.contains(&d)));
                     let used = node.used_of(index);
-                    let memory = node
-                        .devices
-                        .get(index)
-                        .map_or(crate::amount::Amount::ZERO, |m| m.memory);
+                    let memory = node.devices.get(index).map_or(Amount::ZERO, |m| m.memory);
                     !kept && (used.milli > 1000 || (!memory.is_zero() && used.memory > memory))
                 });
                 let held = usize::from(need.count) == seat.devices.len();
@@ -277,7 +286,7 @@ impl Model {
         queue: &crate::model::QueueSlot,
         tier: usize,
         resource: crate::slab::ResourceOrd,
-    ) -> crate::amount::Amount {
+    ) -> Amount {
         let mut held = queue.used(tier, resource);
         for claim in queue
             .pending

@@ -389,6 +389,8 @@ pub struct Queue {
     pub namespaces: Vec<String>,
     /// It waits for what it lent, and has nothing evicted.
     pub never_reclaims: bool,
+    /// Milliseconds after which past use counts half in its share; `None` or not positive: only present use counts.
+    pub fairness_half_life: Option<i64>,
 }
 
 /// The quota of a queue in one tier. Resource names are those of prod in every tier (`cpu`, not

@@ -9,6 +9,7 @@ pub(crate) mod lending;
 mod listing;
 pub(crate) mod marks;
 pub(crate) mod node;
+pub(crate) mod past;
 pub(crate) mod pod;
 pub(crate) mod ports;
 pub(crate) mod queue;
@@ -98,6 +99,8 @@ pub(crate) struct Model {
     pub(crate) freed: u64,
     /// `now` of the last cycle.
     pub(crate) now: Time,
+    /// A cycle is going on.
+    pub(crate) deciding: bool,
     /// Pods that the last cycle placed, until the next event: what the invariants hold us to.
     pub(crate) just_placed: Vec<PodOrd>,
 }
@@ -149,6 +152,7 @@ impl Default for Model {
             retry_at: None,
             freed: 1,
             now: Time::default(),
+            deciding: false,
             just_placed: Vec::new(),
         };
         model.queue_named(queue::DEFAULT);
@@ -187,7 +191,9 @@ impl Model {
             let tier = tier_index(shape.tier);
             self.queues[claim.queue].count_user(&claim.namespace, tier, &shape.ask, hold);
             let path = self.queues[claim.queue].path.clone();
+            let in_cycle = self.changes_at();
             for queue in path.iter() {
+                self.queues[*queue].settle_past(in_cycle);
                 let Some(used) = self.queues[*queue].used.get_mut(tier) else {
                     continue;
                 };

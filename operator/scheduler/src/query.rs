@@ -28,8 +28,10 @@ pub struct QueueView {
     pub pending: u32,
     /// Claims (and pods without one) that hold something, in this queue itself.
     pub running: u32,
-    /// Dominant share of the cluster's capacity, in thousandths, by its weight.
+    /// Dominant share of the cluster's capacity, in thousandths, by its weight; the past included, if it counts.
     pub share_milli: u64,
+    /// What is wrong with its way to the top, if anything is: nothing of it, and of what is below it, is placed.
+    pub fault: Option<Reason>,
 }
 
 /// How a queue stands in one tier.
@@ -81,6 +83,9 @@ pub struct ClaimView {
     pub groups: Vec<GroupView>,
     /// Why something of it waits, as last said.
     pub reason: Option<Reason>,
+    /// Why nothing more of it may be placed, whatever it holds already: its queue is not there, its way to the top is broken,
+    /// or it does not admit the claim's namespace.
+    pub barred: Option<Reason>,
 }
 
 /// How a group stands.
@@ -166,6 +171,7 @@ impl Cluster {
             phase,
             groups,
             reason: claim.reported.as_deref().cloned(),
+            barred: self.model.queue_refuses(ord),
         })
     }
 
@@ -300,6 +306,7 @@ impl Model {
             pending: count(queue.pending.len() + queue.parked.len()),
             running: count(queue.running.iter().map(std::collections::BTreeSet::len).sum()),
             share_milli: self.dominant_share(ord).milli(),
+            fault: self.fault_of_queue(ord),
         }
     }
 }

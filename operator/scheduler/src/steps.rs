@@ -44,6 +44,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, budget: Budget) -> Vec<Decision> 
     s5_reclaim::release_broken(&mut round);
     let mut decisions = s6_commit::commit(&mut round);
     s7_explain::explain(&mut round, &mut decisions);
+    cluster.model.deciding = false;
     if cfg!(debug_assertions) && cluster.model.pods.len() <= CHECKED_PODS {
         debug_assert_eq!(cluster.check(), Ok(()), "the invariants hold after each cycle");
     }
@@ -82,6 +83,8 @@ impl<'a> Round<'a> {
     fn begin(cluster: &'a mut Cluster, now: Time, budget: Budget) -> Round<'a> {
         let Cluster { model, index, policy } = cluster;
         model.now = model.now.max(now);
+        model.settle_pasts();
+        model.deciding = true;
         model.just_placed.clear();
         model.try_held_back();
         if model.retry_at.is_some_and(|at| at <= model.now) {

@@ -5,7 +5,7 @@ use duosuan_scheduler::{Event, Time as Millis, event};
 use super::*;
 use crate::{
     index::Waiting,
-    translate::{FieldError, claim as read_claim, pod as read_pod},
+    translate::{FieldError, claim as read_claim, pod as read_pod, queue as read_queue},
     watch::Fact,
 };
 
@@ -14,6 +14,7 @@ struct World {
     index: Index,
     cluster: Cluster,
     ignored: Vec<&'static str>,
+    queue: &'static str,
 }
 
 impl World {
@@ -36,6 +37,7 @@ impl World {
             uid: "c".into(),
             namespace: "ns".into(),
             name: "c".into(),
+            queue: self.queue.into(),
             groups,
             ..event::Claim::default()
         };
@@ -164,6 +166,50 @@ fn a_claim_says_which_of_its_wishes_nothing_is_done_about_until_they_are_gone() 
     world.claim(status, None);
     let conditions = world.wanted(3).unwrap().conditions;
     assert!(conditions.iter().all(|c| c.type_ != HONOURED), "{conditions:?}");
+}
+
+#[test]
+fn a_claim_that_runs_says_that_its_queue_was_deleted_until_it_is_there_again() {
+    let mut world = World {
+        queue: "q",
+        ..World::default()
+    };
+    let there = |world: &mut World| {
+        let queue = event::Queue {
+            name: "q".into(),
+            ..event::Queue::default()
+        };
+        world.tell(Fact::Queue(Box::new(read_queue::Queue {
+            queue,
+            status: None,
+            generation: 1,
+        })));
+    };
+    there(&mut world);
+    world.claim(CapacityClaimStatus::default(), None);
+    world.pod("a", Some("n"), false);
+    let status = world.wanted(1).unwrap();
+    assert!(status.conditions.iter().all(|c| c.type_ != QUEUE_USABLE));
+    world.claim(status, None);
+    world.index.changed_claims.clear();
+
+    world.tell(Fact::QueueGone("q".into()));
+    assert_eq!(world.index.changed_claims.len(), 1, "its status is looked at again");
+    let status = world.wanted(2).unwrap();
+    let told = status.conditions.iter().find(|c| c.type_ == QUEUE_USABLE).unwrap();
+    assert_eq!(
+        (told.status.as_str(), told.reason.as_str(), told.message.as_str()),
+        (
+            "False",
+            "NoSuchQueue",
+            "queue q does not exist; what runs goes on, and nothing more of it is placed"
+        )
+    );
+    assert_eq!(status.phase, Phase::Running);
+    world.claim(status, None);
+    there(&mut world);
+    let status = world.wanted(3).unwrap();
+    assert!(status.conditions.iter().all(|c| c.type_ != QUEUE_USABLE));
 }
 
 #[test]

@@ -16,8 +16,6 @@ pub struct Queue {
     pub status: Option<QueueStatus>,
     /// `metadata.generation`.
     pub generation: i64,
-    /// Fields that nothing is done about yet; the queue says so.
-    pub ignored: Vec<&'static str>,
 }
 
 /// Reads a queue.
@@ -36,11 +34,12 @@ pub fn read(object: Object<lean::Queue>) -> Result<Queue, FieldError> {
             lend_limit: amounts(&quota.lend_limit, &format!("spec.quotas[{i}].lendLimit"))?,
         });
     }
-    let fields = [("spec.fairnessHalfLife", spec.fairness_half_life.is_some())];
-    let ignored = fields
-        .into_iter()
-        .filter_map(|(field, given)| given.then_some(field))
-        .collect();
+    let half_life = spec.fairness_half_life.as_ref().map(|half_life| {
+        let parsed = half_life
+            .parse()
+            .map_err(|e| FieldError::new("spec.fairnessHalfLife", e))?;
+        Ok(i64::try_from(parsed.as_millis()).unwrap_or(i64::MAX))
+    });
     let generation = object.metadata.generation.unwrap_or_default();
     let queue = event::Queue {
         name: object.metadata.name.unwrap_or_default(),
@@ -49,6 +48,7 @@ pub fn read(object: Object<lean::Queue>) -> Result<Queue, FieldError> {
         quotas,
         namespaces: spec.namespaces,
         never_reclaims: spec.reclaim == ReclaimPolicy::Never,
+        fairness_half_life: half_life.transpose()?,
     };
     let status = if object.status.is_absent() {
         Some(QueueStatus::default())
@@ -59,7 +59,6 @@ pub fn read(object: Object<lean::Queue>) -> Result<Queue, FieldError> {
         queue,
         status,
         generation,
-        ignored,
     })
 }
 
@@ -95,7 +94,7 @@ mod tests {
     #[test]
     fn quotas_count_cores_and_devices_in_thousandths() {
         let read = queue(json!({
-            "parent": "root", "weight": 3, "namespaces": ["a"],
+            "parent": "root", "weight": 3, "namespaces": ["a"], "fairnessHalfLife": "24h",
             "quotas": [{
                 "tier": "batch", "guaranteed": {"cpu": "1500m"}, "limit": {"gpu": "2", "memory": "1Ki"}, "lendLimit": {"cpu": 1}
             }],
@@ -113,6 +112,7 @@ mod tests {
             quotas: vec![quota],
             namespaces: vec!["a".into()],
             never_reclaims: false,
+            fairness_half_life: Some(86_400_000),
         };
         assert_eq!(read.unwrap().queue, expected);
     }
@@ -129,5 +129,7 @@ mod tests {
         );
         let error = queue(json!({"quotas": [{"tier": "prod", "limit": {"cpu": "-1"}}]})).unwrap_err();
         assert_eq!(error.field, "spec.quotas[0].limit[cpu]");
+        let error = queue(json!({"fairnessHalfLife": "1 day"})).unwrap_err();
+        assert_eq!(error.field, "spec.fairnessHalfLife");
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     amount::{Amount, Amounts, Totals},
     decision::Reason,
     event::{self, Tier, Time},
-    model::{Model, Users, Waiting, tier_index, tree::Fault},
+    model::{Model, Users, Waiting, past::Past, tier_index, tree::Fault},
     slab::{ClaimOrd, PodOrd, QueueOrd, ResourceOrd},
 };
 
@@ -54,6 +54,8 @@ pub(crate) struct QueueSlot {
     pub(crate) never_reclaims: bool,
     /// What is held in it and below it, by tier.
     pub(crate) used: [Totals; 3],
+    /// What it used in the past, if that counts.
+    pub(crate) past: Option<Box<Past>>,
     /// What it and those below it keep free for themselves, by tier.
     pub(crate) keeps: [Totals; 3],
     /// The sum of what the queues right below it keep.
@@ -162,6 +164,7 @@ impl Model {
             .map(|p| self.queue_named(p));
         let quotas = self.quotas_of(event);
         let namespaces: BTreeSet<String> = event.namespaces.iter().cloned().collect();
+        let half_life = event.fairness_half_life.filter(|&half_life| half_life > 0);
         let queue = &self.queues[ord];
         let (was_present, was_parent) = (queue.present, queue.parent);
         let same = was_present
@@ -169,7 +172,8 @@ impl Model {
             && queue.weight == event.weight.max(1)
             && queue.quotas == quotas
             && queue.namespaces == namespaces
-            && queue.never_reclaims == event.never_reclaims;
+            && queue.never_reclaims == event.never_reclaims
+            && queue.half_life() == half_life;
         if same {
             return;
         }
@@ -180,6 +184,7 @@ impl Model {
         queue.quotas = quotas;
         queue.namespaces = namespaces;
         queue.never_reclaims = event.never_reclaims;
+        queue.set_half_life(half_life, self.now);
         if was_parent != parent {
             if let Some(parent) = parent {
                 self.queues[parent].references += 1;
@@ -240,8 +245,19 @@ impl Model {
             queue.quotas.clone(),
             queue.namespaces.clone(),
             queue.never_reclaims,
+            queue.half_life(),
         );
-        if was == (name == DEFAULT, None, 1, Default::default(), BTreeSet::new(), false) {
+        if was
+            == (
+                name == DEFAULT,
+                None,
+                1,
+                Default::default(),
+                BTreeSet::new(),
+                false,
+                None,
+            )
+        {
             return;
         }
         queue.present = name == DEFAULT;
@@ -250,6 +266,7 @@ impl Model {
         queue.quotas = Default::default();
         queue.namespaces = BTreeSet::new();
         queue.never_reclaims = false;
+        queue.past = None;
         if let Some(parent) = was.1 {
             self.drop_reference(parent);
         }

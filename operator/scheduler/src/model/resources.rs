@@ -74,6 +74,11 @@ impl Resources {
         self.quota.get(ord.index()).copied().unwrap_or(ord)
     }
 
+    /// All ordinals.
+    pub(crate) fn all(&self) -> impl Iterator<Item = ResourceOrd> + use<> {
+        (0..self.quota.len()).map(ResourceOrd::new)
+    }
+
     /// Amounts from outside, zero ones left out, in the order of the names.
     pub(crate) fn taken_in(&mut self, amounts: &event::Amounts) -> Amounts {
         amounts

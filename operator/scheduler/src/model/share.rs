@@ -77,16 +77,19 @@ impl QueueSlot {
 impl Model {
     /// The largest share of the cluster's capacity that a queue holds of any resource, by its weight.
     pub(crate) fn dominant_share(&self, queue: QueueOrd) -> Share {
-        let queue = &self.queues[queue];
-        self.largest(&queue.used, queue.weight, |tier, resource| {
-            i128::from(queue.used(tier, resource).get()) << HELD_BITS
-        })
+        let slot = &self.queues[queue];
+        if slot.past.is_none() {
+            return self.largest_in_use(&slot.used, slot.weight);
+        }
+        // Of what it uses no more, something may still count.
+        let all = |_| self.resources.all();
+        self.largest(slot.weight, all, |tier, resource| self.counted(queue, tier, resource))
     }
 
     /// The largest share that a namespace holds in a queue.
     pub(crate) fn share_of_namespace(&self, queue: QueueOrd, namespace: &str) -> Share {
         match self.queues[queue].users.get(namespace) {
-            Some(user) => self.largest(&user.used, 1, plain(&user.used)),
+            Some(user) => self.largest_in_use(&user.used, 1),
             None => Share::default(),
         }
     }
@@ -101,34 +104,44 @@ impl Model {
                 }
             }
         }
-        self.largest(&sums, 1, plain(&sums))
+        self.largest_in_use(&sums, 1)
     }
 
-    /// The largest of the shares of the resources in `of`. CPU and memory are each tier's own; whatever else there is, all
-    /// tiers take from the same, which nodes have under prod.
-    fn largest(&self, of: &[Totals; 3], weight: u32, held: impl Fn(usize, ResourceOrd) -> i128) -> Share {
+    fn largest_in_use(&self, used: &[Totals; 3], weight: u32) -> Share {
+        let in_use = |tier| {
+            used.get(tier)
+                .into_iter()
+                .flat_map(|of: &Totals| of.iter().map(|(r, _)| r))
+        };
+        self.largest(weight, in_use, |tier, resource| {
+            let held = used.get(tier).map_or(Amount::ZERO, |totals| totals.of(resource));
+            i128::from(held.get()) << HELD_BITS
+        })
+    }
+
+    /// The largest of the shares of the resources that are given for each tier. CPU and memory are each tier's own; whatever
+    /// else there is, all tiers take from the same, which nodes have under prod.
+    fn largest<I: Iterator<Item = ResourceOrd>>(
+        &self,
+        weight: u32,
+        resources: impl Fn(usize) -> I,
+        held: impl Fn(usize, ResourceOrd) -> i128,
+    ) -> Share {
         let mut largest = Share::default();
-        for (tier, (used, capacity)) in of.iter().zip(&self.capacity).enumerate() {
-            for (resource, _) in used.iter() {
+        for (tier, capacity) in self.capacity.iter().enumerate() {
+            for resource in resources(tier) {
                 let own = self.resources.reserved_for(resource).is_some();
                 let share = if own {
                     Share::of(held(tier, resource), capacity.of(resource), weight)
                 } else {
                     let [firm, ..] = &self.capacity;
-                    let held = (0..of.len()).map(|tier| held(tier, resource)).sum();
+                    let held = (0..self.capacity.len()).map(|tier| held(tier, resource)).sum();
                     Share::of(held, firm.of(resource), weight)
                 };
                 largest = largest.max(share);
             }
         }
         largest
-    }
-}
-
-fn plain(used: &[Totals; 3]) -> impl Fn(usize, ResourceOrd) -> i128 + '_ {
-    move |tier, resource| {
-        let held = used.get(tier).map_or(Amount::ZERO, |totals| totals.of(resource));
-        i128::from(held.get()) << HELD_BITS
     }
 }
 

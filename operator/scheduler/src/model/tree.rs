@@ -23,6 +23,7 @@ impl Model {
         for &ord in &all {
             let (path, fault) = self.path_of(ord);
             let queue = &mut self.queues[ord];
+            queue.settle_past(None);
             queue.path = path.into();
             queue.fault = fault;
             queue.used = Default::default();

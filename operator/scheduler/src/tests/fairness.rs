@@ -182,3 +182,90 @@ fn a_queue_below_a_circle_names_the_circle_and_not_itself() {
         }
     );
 }
+
+const HOUR: i64 = 3_600_000;
+
+/// `long` has used all of it for a day; now both want all of it.
+fn after_a_day(half_life: Option<i64>) -> World {
+    let mut world = World::with([large(8).into()]);
+    for name in ["long", "new"] {
+        world.tell(Queue {
+            fairness_half_life: half_life,
+            ..queue(name, None, &[], &[])
+        });
+    }
+    wait_in(&mut world, "long", 8, 0);
+    assert_eq!(bound_in(&world.run(), &["long", "new"]), [8, 0]);
+    world.now += 24 * HOUR;
+    for i in 0..8 {
+        world.tell(Event::PodGone(format!("long-{i}")));
+    }
+    // What is told has no time: it counts from the next cycle on.
+    world.cycle();
+    world
+}
+
+#[test]
+fn past_use_counts_in_the_share_and_fades() {
+    for (half_life, hours, gets) in [
+        (None, 0, [4, 4]),
+        // The mean of what it uses and of the 8 cores that it used: 0.5 (x + 8) and 0.5 y are equal only beyond y = 8.
+        (Some(HOUR), 0, [0, 8]),
+        // A half-life later it is 4 cores: x + 4 = y.
+        (Some(HOUR), 1, [2, 6]),
+        (Some(HOUR), 2, [3, 5]),
+        (Some(HOUR), 24, [4, 4]),
+    ] {
+        let mut world = after_a_day(half_life);
+        world.now += hours * HOUR;
+        wait_in(&mut world, "long", 8, 0);
+        wait_in(&mut world, "new", 8, 1);
+        assert_eq!(
+            bound_in(&world.cycle(), &["long", "new"]),
+            gets,
+            "{half_life:?} {hours}"
+        );
+    }
+}
+
+#[test]
+fn a_share_with_a_past_is_what_it_was_for_one_that_goes_on_and_halves_for_one_that_stopped() {
+    let share = |world: &mut World| {
+        world.cycle();
+        let queues = world.cluster.queues();
+        queues.iter().find(|q| q.name == "long").unwrap().share_milli
+    };
+    let mut world = after_a_day(Some(HOUR));
+    assert_eq!(share(&mut world), 500);
+    world.now += HOUR;
+    assert_eq!(share(&mut world), 250);
+    wait_in(&mut world, "long", 8, 0);
+    world.run();
+    world.now += 48 * HOUR;
+    assert_eq!(share(&mut world), 1000);
+    // Its past goes with the field.
+    world.tell(queue("long", None, &[], &[]));
+    assert_eq!(share(&mut world), 1000);
+}
+
+#[test]
+fn a_queue_that_is_deleted_while_it_is_used_is_said_of_its_claims_and_what_runs_goes_on() {
+    let mut world = World::with([
+        large(4).into(),
+        queue("q", None, &[], &[]).into(),
+        claim("c", "q", &[("a", 1, 1, 1)]).into(),
+        member("p", "c", "a", 1000).into(),
+    ]);
+    world.run();
+    let barred = |world: &World| world.cluster.claim("c-uid").unwrap().barred;
+    assert_eq!(barred(&world), None);
+    world.tell(Event::QueueGone("q".into()));
+    assert_eq!(world.cycle(), []);
+    assert_eq!(barred(&world), Some(Reason::NoSuchQueue { queue: "q".into() }));
+    world.tell(queue("q", Some("q2"), &[], &[]));
+    world.tell(queue("q2", Some("q"), &[], &[]));
+    let queues = world.cluster.queues();
+    let fault = |name: &str| queues.iter().find(|q| q.name == name).unwrap().fault.clone();
+    assert!(matches!(fault("q2"), Some(Reason::QueueCycle { circle, .. }) if circle == ["q2", "q"]));
+    assert_eq!(barred(&world), fault("q"));
+}

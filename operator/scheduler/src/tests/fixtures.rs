@@ -115,6 +115,7 @@ pub(crate) fn queue(name: &str, parent: Option<&str>, guaranteed: &[(&str, i64)]
         quotas: vec![quota],
         namespaces: vec![],
         never_reclaims: false,
+        fairness_half_life: None,
     }
 }
 

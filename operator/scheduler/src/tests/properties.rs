@@ -142,6 +142,7 @@ fn any_queue() -> impl Strategy<Value = Event> {
             if has_guarantee && !lends_all {
                 queue.quotas[0].lend_limit = amounts(&[("cpu", 1000), ("gpu", 0)]);
             }
+            queue.fairness_half_life = lends_all.then_some(50_000);
             queue.into()
         },
     )
