@@ -357,9 +357,12 @@ impl Index {
         }
     }
 
-    /// Notes when a claim, or a pod without one, is expected to start.
-    pub fn set_estimate(&mut self, uid: &str, start: Time) {
-        self.estimates.insert(uid.to_owned(), start);
+    /// Notes when a claim, or a pod without one, is expected to start; `None` if that is not known any more.
+    pub fn set_estimate(&mut self, uid: &str, start: Option<Time>) {
+        match start {
+            Some(start) => drop(self.estimates.insert(uid.to_owned(), start)),
+            None => drop(self.estimates.remove(uid)),
+        }
         self.touch(uid);
     }
 

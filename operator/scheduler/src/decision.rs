@@ -36,12 +36,13 @@ pub enum Decision {
         /// Pods that it shall have.
         count: u32,
     },
-    /// Capacity is being kept for this claim (or pod without one).
+    /// When a claim (or pod without one) that waits is to start. Given once, and again when that changes. Others start
+    /// before it only if it does not move for it.
     Reserve {
         /// UID of the claim, or of the pod without one.
         claim: String,
-        /// When it is expected to start.
-        start: Time,
+        /// When it is expected to start; `None` if that is not known any more.
+        start: Option<Time>,
     },
     /// The claim (or pod without one) stays pending. Given once, and again only when the reason changes.
     Pending {
@@ -185,6 +186,27 @@ pub enum Reason {
         need: u32,
         /// Nodes turned away by each constraint, as (constraint, nodes), largest first.
         nodes: Vec<(String, u32)>,
+    },
+    /// There is room, and a claim that waits for longer needs it at a time at which this one would still run.
+    WaitingForReservation {
+        /// Namespace and name of that claim, or of the pod without one.
+        claim: String,
+        /// When that claim is to start.
+        start: Time,
+        /// Milliseconds that this one is expected to run; `None` if it never ends by itself.
+        length: Option<i64>,
+    },
+    /// Its window is not open.
+    WaitingForWindow {
+        /// When the window opens.
+        start: Time,
+        /// Its capacity will be there then, as things stand.
+        kept: bool,
+    },
+    /// Its window passed without its having started.
+    WindowOver {
+        /// When the window ended.
+        end: Time,
     },
     /// Its place is proven and the pods that stand on it are being evicted.
     WaitingForEviction {

@@ -345,10 +345,22 @@ pub struct Claim {
     pub groups: Vec<Group>,
     /// Milliseconds that it is expected to run, if stated.
     pub expected_duration: Option<i64>,
+    /// When it is to have its capacity, if not as soon as possible.
+    pub window: Option<Window>,
     /// Milliseconds that it runs at least before it may be reclaimed.
     pub min_runtime: i64,
     /// Why nothing more of it is to be placed as it is. What is bound counts and stays.
     pub refused: Option<String>,
+}
+
+/// A span of time for which capacity is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Window {
+    /// The claim starts no earlier.
+    pub start: Time,
+    /// It starts no later, and is expected to have ended by then.
+    pub end: Time,
 }
 
 /// One role of a claim: identical pods.

@@ -5,7 +5,7 @@
 
 mod related;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
     fit::Constraint,
@@ -102,6 +102,26 @@ impl Index {
             let ((cost, rank), node) = bucket.fitting.first_key_value()?;
             let against = related.judge_domains(&bucket.domains).ok()?;
             Some((cost.against(against), *rank, *node))
+        });
+        best.min().map(|(_, _, node)| node)
+    }
+
+    /// The best node for a look that is none of some, if there is one.
+    pub(crate) fn best_beside(
+        &mut self,
+        model: &Model,
+        policy: Policy,
+        look: Look,
+        refused: &BTreeSet<NodeOrd>,
+    ) -> Option<NodeOrd> {
+        let candidates = self.refresh(model, policy, look)?;
+        let best = candidates.buckets.iter().filter_map(|bucket| {
+            let ((cost, rank), node) = bucket.fitting.iter().find(|(_, node)| !refused.contains(node))?;
+            let cost = match &candidates.related {
+                Some(related) => cost.against(related.judge_domains(&bucket.domains).ok()?),
+                None => *cost,
+            };
+            Some((cost, *rank, *node))
         });
         best.min().map(|(_, _, node)| node)
     }

@@ -4,6 +4,7 @@
 pub(crate) mod changes;
 pub(crate) mod claim;
 pub(crate) mod device;
+pub(crate) mod ending;
 pub(crate) mod hopes;
 pub(crate) mod lending;
 mod listing;
@@ -13,6 +14,7 @@ pub(crate) mod past;
 pub(crate) mod pod;
 pub(crate) mod ports;
 pub(crate) mod queue;
+pub(crate) mod reservation;
 pub(crate) mod resources;
 pub(crate) mod rules;
 pub(crate) mod shape;
@@ -32,6 +34,7 @@ pub(crate) use device::DeviceUse;
 pub(crate) use node::NodeSlot;
 pub(crate) use pod::{Place, PodSlot, Seat};
 pub(crate) use queue::QueueSlot;
+pub(crate) use reservation::Reservation;
 pub(crate) use resources::Resources;
 pub(crate) use shape::{GpuNeed, Shape, Template};
 pub(crate) use share::{Share, Users};
@@ -87,6 +90,14 @@ pub(crate) struct Model {
     pub(crate) changes: ChangeLog,
     /// Claims that have had some of their pods, and not all, since `broken_since`.
     pub(crate) broken: BTreeSet<ClaimOrd>,
+    /// Claims that run and are expected to end, the first to end first.
+    pub(crate) ending: BTreeSet<ending::EndKey>,
+    /// Seats at later times: those for windows first, then in the order in which they were promised.
+    pub(crate) reservations: Vec<Arc<Reservation>>,
+    /// The starts that were last told.
+    pub(crate) told_starts: BTreeMap<ClaimOrd, Time>,
+    /// Clock of the change log and `freed` up to which the reservations are known to hold.
+    pub(crate) reserved_at: Option<(u64, u64)>,
     /// Pods that hold a seat and are on their way out: evicted by us, or being deleted.
     pub(crate) going: BTreeSet<PodOrd>,
     /// Pods that are not to be placed before some time, since binding them failed.
@@ -146,6 +157,10 @@ impl Default for Model {
             epochs: 0,
             changes: ChangeLog::default(),
             broken: BTreeSet::new(),
+            ending: BTreeSet::new(),
+            reservations: Vec::new(),
+            told_starts: BTreeMap::new(),
+            reserved_at: None,
             going: BTreeSet::new(),
             held_back: BTreeSet::new(),
             dead_shapes: Vec::new(),
@@ -233,6 +248,9 @@ impl Model {
 
     /// The claim has to be looked at again in the next cycle.
     pub(crate) fn mark(&mut self, claim: ClaimOrd) {
+        if self.reservation_of(claim).is_some() {
+            self.reserved_at = None;
+        }
         self.dirty.insert(claim);
     }
 }
@@ -252,6 +270,9 @@ impl PartialEq for Model {
             && self.capacity == other.capacity
             && self.dirty == other.dirty
             && self.broken == other.broken
+            && self.ending == other.ending
+            && self.reservations == other.reservations
+            && self.told_starts == other.told_starts
             && self.going == other.going
             && self.held_back == other.held_back
             && self.retry_at == other.retry_at

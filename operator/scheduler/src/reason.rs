@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::decision::Reason;
+use crate::{decision::Reason, event::Time};
 
 impl Reason {
     /// Name of the reason, of a closed set, as conditions carry it.
@@ -23,6 +23,9 @@ impl Reason {
             Reason::KeptForOthers { .. } => "KeptForOthers",
             Reason::NoNodeFits { .. } => "NoNodeFits",
             Reason::WaitingForEviction { .. } => "WaitingForEviction",
+            Reason::WaitingForReservation { .. } => "WaitingForReservation",
+            Reason::WaitingForWindow { .. } => "WaitingForWindow",
+            Reason::WindowOver { .. } => "WindowOver",
             Reason::Gated => "Gated",
             Reason::BindingFailed { .. } => "BindingFailed",
             Reason::Refused { .. } => "Refused",
@@ -76,6 +79,7 @@ impl Reason {
                     ..
                 },
             ) => (a, r, x) == (b, s, y),
+            (Reason::WaitingForReservation { claim: a, .. }, Reason::WaitingForReservation { claim: b, .. }) => a == b,
             (Reason::WaitingForEviction { .. }, Reason::WaitingForEviction { .. })
             | (Reason::StaleReports { .. }, Reason::StaleReports { .. }) => true,
             _ => self == other,
@@ -190,6 +194,34 @@ impl fmt::Display for Reason {
                     pods(*count)
                 )
             }
+            Reason::WaitingForReservation { claim, start, length } => {
+                write!(
+                    f,
+                    "there is room, and it is kept for {claim}, which starts by {}; ",
+                    moment(*start)
+                )?;
+                match length {
+                    Some(length) => write!(f, "this one takes {}", span(*length)),
+                    None => f.write_str("this one states no expectedDuration"),
+                }
+            }
+            Reason::WaitingForWindow { start, kept: true } => {
+                write!(
+                    f,
+                    "its window opens at {}, and its place is kept for then",
+                    moment(*start)
+                )
+            }
+            Reason::WaitingForWindow { start, kept: false } => {
+                let start = moment(*start);
+                write!(
+                    f,
+                    "its window opens at {start}, and no place can be kept: what runs is not expected to end by then"
+                )
+            }
+            Reason::WindowOver { end } => {
+                write!(f, "its window ended at {} without a place for it", moment(*end))
+            }
             Reason::Gated => f.write_str("its pods have scheduling gates"),
             Reason::BindingFailed {
                 pod,
@@ -220,6 +252,34 @@ fn pods(count: u32) -> String {
         "1 pod".into()
     } else {
         format!("{count} pods")
+    }
+}
+
+/// A time as people write it, to the second: `2026-12-24T06:00:00Z`.
+pub(crate) fn moment(time: Time) -> String {
+    let seconds = time.0.div_euclid(1000);
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Days of the proleptic Gregorian calendar, in eras of 400 years (146,097 days) that begin on 1 March: by Howard
+    // Hinnant's `civil_from_days`.
+    let from_march = days.saturating_add(719_468);
+    let (era, day) = (from_march.div_euclid(146_097), from_march.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = year + era * 400 + next;
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// A span of time as people write it: `90m`, `2h`, `45s`, `300ms`.
+pub(crate) fn span(millis: i64) -> String {
+    match millis {
+        m if m >= 3_600_000 && m % 3_600_000 == 0 => format!("{}h", m / 3_600_000),
+        m if m >= 60_000 && m % 60_000 == 0 => format!("{}m", m / 60_000),
+        m if m >= 1000 => format!("{}s", m / 1000),
+        m => format!("{m}ms"),
     }
 }
 
@@ -266,6 +326,18 @@ mod tests {
         assert_eq!(amount("memory", (1 << 30) + 1), "1.1 Gi memory");
         assert_eq!(amount("gpu", 500), "500m gpu");
         assert_eq!(amount("example.com/nic", 2), "2 example.com/nic");
+    }
+
+    #[test]
+    fn times_and_spans_read_as_people_write_them() {
+        assert_eq!(moment(Time(0)), "1970-01-01T00:00:00Z");
+        assert_eq!(moment(Time(1_798_092_000_999)), "2026-12-24T06:00:00Z");
+        assert_eq!(moment(Time(951_782_400_000)), "2000-02-29T00:00:00Z");
+        assert_eq!(moment(Time(-1)), "1969-12-31T23:59:59Z");
+        assert_eq!(
+            [7_200_000, 5_400_000, 61_500, 300].map(span),
+            ["2h", "90m", "61s", "300ms"]
+        );
     }
 
     #[test]

@@ -1,8 +1,11 @@
-//! A cycle, step by step. Step 4, reservations and backfill, has its place between placing and reclaim.
+//! A cycle, step by step. Step 4, reservations and backfill, is woven into step 3: a claim that finds no place gets its
+//! reservation before the next one has its turn.
 
 mod s1_heads;
 mod s2_order;
 mod s3_place;
+mod s4_backfill;
+mod s4_reserve;
 mod s5_reclaim;
 mod s6_commit;
 mod s7_explain;
@@ -21,6 +24,10 @@ use crate::{
 /// whoever drives the core calls it every so often.
 const CHECKED_PODS: usize = 500;
 
+/// Passes over those who wait in one cycle at most: the second one is for those whom a reservation kept out that is no
+/// more since the first.
+const PASSES: u32 = 4;
+
 /// Decides what to do now. `now` never runs backwards between calls; if it does, the later time stays.
 ///
 /// The model already counts what is decided. A cycle after a cycle, with no event and no time that matters between
@@ -28,21 +35,29 @@ const CHECKED_PODS: usize = 500;
 pub fn cycle(cluster: &mut Cluster, now: Time, budget: Budget) -> Vec<Decision> {
     let mut round = Round::begin(cluster, now, budget);
     s1_heads::look_again(&mut round);
-    loop {
+    s4_reserve::review(&mut round);
+    for _ in 0..PASSES {
+        let freed = round.model.freed;
         let mut order = s2_order::Order::of(round.model);
         while let Some(claim) = order.next(&round) {
             s3_place::place(&mut round, claim);
         }
-        // Whoever has to be near others, or is spread as they are, may have got its chance after its turn.
+        // Whoever has to be near others, or is spread as they are, may have got its chance after its turn; and a
+        // reservation that is no more, or has moved, may have kept others out.
         let rising = round.model.hopes.take_rising();
-        if rising.is_empty() || round.pods_left == 0 {
+        if (rising.is_empty() && round.model.freed == freed) || round.pods_left == 0 {
             break;
         }
         round.blocked.retain(|claim| !rising.contains(claim));
     }
+    if !round.unguarded {
+        round.model.reservations_hold();
+    }
     s5_reclaim::reclaim(&mut round);
     s5_reclaim::release_broken(&mut round);
+    s4_reserve::review(&mut round);
     let mut decisions = s6_commit::commit(&mut round);
+    s4_reserve::tell(&mut round, &mut decisions);
     s7_explain::explain(&mut round, &mut decisions);
     cluster.model.deciding = false;
     if cfg!(debug_assertions) && cluster.model.pods.len() <= CHECKED_PODS {
@@ -61,6 +76,14 @@ struct Round<'a> {
     pods_left: u32,
     /// Pods that may still be taken off the model on trial.
     trials_left: u32,
+    /// Pods that may still be moved on trial to find reservations.
+    moves_left: u32,
+    /// Searches for a start that were made, by queue.
+    tried_heads: s4_reserve::TriedHeads,
+    /// What is asked before a pod gets a seat.
+    guard: Option<s4_backfill::Guard>,
+    /// Somebody who has the right of way was placed without being asked: reservations may have moved.
+    unguarded: bool,
     /// Pods that were placed together, claim by claim.
     admitted: Vec<(ClaimOrd, Vec<PodOrd>)>,
     /// Claims whose minimum found no place in this cycle.
@@ -98,6 +121,10 @@ impl<'a> Round<'a> {
             policy: *policy,
             pods_left: budget.pods,
             trials_left: budget.pods,
+            moves_left: s4_reserve::MOVES,
+            tried_heads: s4_reserve::TriedHeads::new(),
+            guard: None,
+            unguarded: false,
             admitted: Vec::new(),
             blocked: Vec::new(),
             evicted: Vec::new(),

@@ -8,6 +8,7 @@
 )]
 
 mod any_relations;
+mod backfill;
 mod binding;
 mod fairness;
 pub(crate) mod fixtures;

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     decision::Reason,
-    event::{self, Tier, Time},
+    event::{self, Tier, Time, Window},
     fit::Constraint,
     model::{Model, Place, tiers::claim_contradicts},
     slab::{ClaimOrd, PodOrd, QueueOrd},
@@ -48,6 +48,8 @@ pub(crate) struct ClaimSlot {
     /// Why nothing more of it is to be placed as it is.
     pub(crate) refused: Option<String>,
     pub(crate) expected_duration: Option<i64>,
+    /// When it is to have its capacity, if not as soon as possible.
+    pub(crate) window: Option<Window>,
     /// By name.
     pub(crate) groups: Vec<GroupSlot>,
     /// Pods that name a group which is not there.
@@ -56,6 +58,8 @@ pub(crate) struct ClaimSlot {
     pub(crate) listed_pending: bool,
     /// It is in its queue's list of those that hold something.
     pub(crate) listed_running: bool,
+    /// The time at which it is in the list of those that are expected to end.
+    pub(crate) listed_end: Option<Time>,
     /// When all its minima were first seen to be met.
     pub(crate) started: Option<Time>,
     /// Since when it has had some of its pods and not all.
@@ -171,10 +175,12 @@ impl Model {
             min_runtime: 0,
             refused: None,
             expected_duration: None,
+            window: None,
             groups: Vec::new(),
             strays: BTreeSet::new(),
             listed_pending: false,
             listed_running: false,
+            listed_end: None,
             started: None,
             broken_since: None,
             awaiting: BTreeSet::new(),
@@ -213,6 +219,7 @@ impl Model {
             && claim.min_runtime == event.min_runtime
             && claim.refused == refused
             && claim.expected_duration == event.expected_duration
+            && claim.window == event.window
             && claim.groups.iter().map(|g| &*g.spec).eq(specs.iter());
         if same {
             return;
@@ -235,6 +242,7 @@ impl Model {
         claim.min_runtime = event.min_runtime;
         claim.refused = refused;
         claim.expected_duration = event.expected_duration;
+        claim.window = event.window;
         if replaces {
             claim.started = None;
             claim.reported = None;
@@ -373,6 +381,8 @@ impl Model {
         self.stop_waiting(ord);
         self.dirty.remove(&ord);
         self.broken.remove(&ord);
+        self.unreserve(ord);
+        self.told_starts.remove(&ord);
         if let Some(claim) = self.claims.remove(ord) {
             self.claims_by_key.remove(&claim.key);
             self.drop_reference(claim.queue);

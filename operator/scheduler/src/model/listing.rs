@@ -11,6 +11,7 @@ impl Model {
     /// Takes a claim off its queue's lists; to be called before anything changes that these are ordered by.
     pub(crate) fn unlist(&mut self, ord: ClaimOrd) {
         self.list(ord, false, false);
+        self.forget_end(ord);
     }
 
     fn pending_key(&self, ord: ClaimOrd) -> (Group, Age) {

@@ -61,6 +61,8 @@ pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
     if live == 0 {
         claim.started = None;
     }
+    model.note_end(ord);
+    let claim = &mut model.claims[ord];
     if claim.known && is_broken {
         claim.broken_since.get_or_insert(now);
         model.broken.insert(ord);

@@ -1,6 +1,6 @@
 //! Step 3: places a claim. Its minimum is placed together or not at all; then it grows by quanta.
 
-use super::{Round, s1_heads, s7_explain};
+use super::{Round, s1_heads, s4_backfill, s4_reserve, s7_explain};
 use crate::{
     decision::Reason,
     index::{Index, Look},
@@ -28,6 +28,10 @@ pub(super) fn place(round: &mut Round<'_>, claim: ClaimOrd) {
         return;
     }
     if has_nominated(round.model, claim) && !take_kept_seats(round, claim) {
+        return;
+    }
+    if s4_reserve::waits_for_window(round, claim) {
+        round.model.park(claim);
         return;
     }
     let waits = place_minimum(round, claim) || grow(round, claim);
@@ -146,14 +150,48 @@ fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>, minim
         let change = s7_explain::counterfactual_of_queue(&reason);
         if minimum && matches!(reason, Reason::WaitingForQuota { .. } | Reason::KeptForOthers { .. }) {
             round.blocked.push(claim);
+            s4_reserve::reserve(round, claim, &pods);
         }
         round.say(claim, reason, change);
         return true;
     }
     let mut transaction = Transaction::default();
-    match seat_all(round, &mut transaction, &pods, Place::Assumed) {
+    round.guard = s4_backfill::guard(round, claim, &ask);
+    let mut seated = seat_all(round, &mut transaction, &pods, Place::Assumed);
+    let mut kept_out = None;
+    if let Some(guard) = round.guard.take() {
+        kept_out = match seated {
+            Ok(()) => s4_backfill::moved_by_quota(round.model, &guard),
+            Err(_) => guard.moved,
+        };
+    }
+    if minimum && (seated.is_err() || kept_out.is_some()) && round.model.reservation_of(claim).is_some() {
+        transaction.rollback_to(round.model, 0);
+        if s4_reserve::take_reserved(round, &mut transaction, claim) {
+            (seated, kept_out) = (Ok(()), None);
+        }
+    }
+    if let Some(by) = kept_out.filter(|_| {
+        // What has no room anyway is not kept out by anybody.
+        transaction.rollback_to(round.model, 0);
+        seated = seat_all(round, &mut transaction, &pods, Place::Assumed);
+        seated.is_ok()
+    }) {
+        transaction.rollback(round.model);
+        if minimum {
+            s4_reserve::reserve(round, claim, &pods);
+        }
+        let waits = s4_reserve::kept_out(round.model, claim, &by);
+        s7_explain::forget_block(round, claim);
+        round.say(claim, waits.reason, waits.counterfactual);
+        return true;
+    }
+    match seated {
         Ok(()) => {
             transaction.commit();
+            if minimum && !round.model.reservations.is_empty() {
+                round.model.unreserve(claim);
+            }
             admit(round, claim, pods);
             false
         }
@@ -163,6 +201,7 @@ fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>, minim
             transaction.rollback(round.model);
             if minimum {
                 round.blocked.push(claim);
+                s4_reserve::reserve(round, claim, &pods);
             }
             true
         }
@@ -222,6 +261,11 @@ pub(super) fn seat_one(
     pod: PodOrd,
     place: fn(Seat) -> Place,
 ) -> bool {
+    if let Some(mut guard) = round.guard.take() {
+        let seated = s4_backfill::seat_beside(round, &mut guard, transaction, pod, place);
+        round.guard = Some(guard);
+        return seated;
+    }
     let look = round.model.look(pod);
     let Some(node) = round.index.best(round.model, round.policy, look) else {
         return false;
@@ -308,6 +352,7 @@ fn take_other_seats(round: &mut Round<'_>, claim: ClaimOrd, kept: &[PodOrd]) -> 
         return false;
     }
     let mut transaction = Transaction::default();
+    round.unguarded = true;
     for &pod in kept {
         transaction.unseat(round.model, pod);
     }
@@ -365,7 +410,12 @@ fn seats_can_be_taken(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -
 }
 
 /// Seats pods where they were, each if it still may sit there; in whatever order they let each other in.
-fn seat_again(round: &mut Round<'_>, transaction: &mut Transaction, pods: &[PodOrd], seats: Vec<Seat>) -> bool {
+pub(super) fn seat_again(
+    round: &mut Round<'_>,
+    transaction: &mut Transaction,
+    pods: &[PodOrd],
+    seats: Vec<Seat>,
+) -> bool {
     let mut waiting: Vec<(PodOrd, Seat)> = pods.iter().copied().zip(seats).collect();
     loop {
         let before = waiting.len();

@@ -39,7 +39,9 @@ struct Victim {
 /// All of it is tried on the model as it will be when those who are going anyway are gone: what they free need not be
 /// freed a second time. They, and the new victims, are put back at the end, since until then they hold what they have.
 pub(super) fn reclaim(round: &mut Round<'_>) {
-    let blocked = std::mem::take(&mut round.blocked);
+    let mut blocked = std::mem::take(&mut round.blocked);
+    let mut seen = BTreeSet::new();
+    blocked.retain(|claim| seen.insert(*claim));
     if blocked.is_empty() {
         return;
     }
@@ -88,7 +90,7 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
 fn reclaim_for(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> Option<Vec<Victim>> {
     let ask = round.model.ask_of_pods(pods);
     let queue = round.model.claims[claim].queue;
-    if round.model.queues[queue].never_reclaims || !eviction_can_help(round, pods) {
+    if round.model.queues[queue].never_reclaims || !room_can_help(round, pods) {
         return None;
     }
     // Mostly a few are enough, and finding all of them costs more than the rest.
@@ -266,8 +268,8 @@ fn evictable(model: &Model, claim: ClaimOrd) -> bool {
     bound > 0
 }
 
-/// False if what turns the pods away from every node is nothing that an eviction changes.
-fn eviction_can_help(round: &mut Round<'_>, pods: &[PodOrd]) -> bool {
+/// False if what turns the pods away from every node is nothing that changes when others go.
+pub(super) fn room_can_help(round: &mut Round<'_>, pods: &[PodOrd]) -> bool {
     let looks: BTreeSet<Look> = pods.iter().map(|&p| round.model.look(p)).collect();
     looks.into_iter().all(|look| {
         let fits = round.index.best(round.model, round.policy, look).is_some();

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{any_relations::*, fixtures::*};
 use crate::{
     Budget, Cluster, Decision, Event, Tier, Time, cycle,
-    event::{Pod, Taint},
+    event::{Pod, Taint, Window},
 };
 
 const NODES: usize = 4;
@@ -100,31 +100,38 @@ fn any_claim() -> impl Strategy<Value = Event> {
         0..4_u32,
         0..3_u32,
         0..3_usize,
-        any::<[bool; 3]>(),
+        (any::<[bool; 3]>(), 0..4_i64, 0..6_i64),
     )
-        .prop_map(|(i, queue, min, more, quantum, tier, [both, gpus, again])| {
-            let name = if queue < QUEUES {
-                format!("q{queue}")
-            } else {
-                String::new()
-            };
-            let mut claim = claim(
-                &format!("c{i}"),
-                &name,
-                &[("a", min, min + more, quantum), ("b", 1, 1, 1)],
-            );
-            claim.groups.truncate(if both { 2 } else { 1 });
-            claim.tier = [Tier::Prod, Tier::Mid, Tier::Batch][tier];
-            claim.created = Time(i as i64);
-            claim.min_runtime = i64::from(min) * 20_000;
-            if gpus {
-                claim.groups[0].gpus = Some(share(500));
-            }
-            if again {
-                claim.uid.push_str("-again");
-            }
-            claim.into()
-        })
+        .prop_map(
+            |(i, queue, min, more, quantum, tier, ([both, gpus, again], length, opens))| {
+                let name = if queue < QUEUES {
+                    format!("q{queue}")
+                } else {
+                    String::new()
+                };
+                let mut claim = claim(
+                    &format!("c{i}"),
+                    &name,
+                    &[("a", min, min + more, quantum), ("b", 1, 1, 1)],
+                );
+                claim.groups.truncate(if both { 2 } else { 1 });
+                claim.tier = [Tier::Prod, Tier::Mid, Tier::Batch][tier];
+                claim.created = Time(i as i64);
+                claim.min_runtime = i64::from(min) * 20_000;
+                claim.expected_duration = (length > 0).then_some(length * 30_000);
+                claim.window = (opens > 3).then(|| Window {
+                    start: Time(opens * 40_000),
+                    end: Time(opens * 60_000),
+                });
+                if gpus {
+                    claim.groups[0].gpus = Some(share(500));
+                }
+                if again {
+                    claim.uid.push_str("-again");
+                }
+                claim.into()
+            },
+        )
 }
 
 fn any_queue() -> impl Strategy<Value = Event> {

@@ -1,0 +1,260 @@
+//! Step 4, second half, backfill: who would start before a reservation may do so only if that does not move it.
+//!
+//! Whoever ends before the reservation starts does not. Of the others each node is asked: on the node as it will be when
+//! the reservation starts, with those gone who are expected to have ended, are its seats free besides? And its queues:
+//! are they within their limits then?
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::Round;
+use crate::{
+    amount::Amounts,
+    event::Time,
+    model::{Model, Place, Reservation, Seat, tier_index},
+    score::{self, Policy},
+    slab::{ClaimOrd, NodeOrd, PodOrd, ShapeOrd},
+    transaction::Transaction,
+};
+
+/// What is asked before a claim gets seats.
+pub(super) struct Guard {
+    /// The reservations that it must not move.
+    spared: Vec<Arc<Reservation>>,
+    /// All reservations but its own: they hold seats at their time.
+    others: Vec<Arc<Reservation>>,
+    /// Nodes that would move one, by shape.
+    refused: BTreeMap<ShapeOrd, BTreeSet<NodeOrd>>,
+    /// The first reservation that would have been moved.
+    pub(super) moved: Option<Arc<Reservation>>,
+}
+
+impl Guard {
+    /// A guard of some reservations against seats of a claim that are taken now, or in a trial at a later time, at which
+    /// those of them that have begun hold their seats.
+    pub(super) fn new(model: &Model, claim: ClaimOrd, later: Option<Time>, others: Vec<Arc<Reservation>>) -> Guard {
+        let slot = &model.claims[claim];
+        let end = match slot.started {
+            Some(_) => slot.expected_end(model.now),
+            None => slot.end_from(later.unwrap_or(model.now)),
+        };
+        let outlives =
+            |r: &&Arc<Reservation>| later.is_none_or(|later| r.start > later) && end.is_none_or(|end| end > r.start);
+        Guard {
+            spared: others.iter().filter(outlives).cloned().collect(),
+            others,
+            refused: BTreeMap::new(),
+            moved: None,
+        }
+    }
+
+    /// True if nothing is to be asked.
+    pub(super) fn is_idle(&self) -> bool {
+        self.spared.is_empty()
+    }
+
+    fn refuse(&mut self, shape: ShapeOrd, node: NodeOrd, moved: Arc<Reservation>) {
+        self.refused.entry(shape).or_default().insert(node);
+        self.moved.get_or_insert(moved);
+    }
+}
+
+/// The guard against seats for a claim now; `None` if no reservation stands against it.
+pub(super) fn guard(round: &mut Round<'_>, claim: ClaimOrd, ask: &Amounts) -> Option<Guard> {
+    if round.model.reservations.is_empty() {
+        return None;
+    }
+    let model = &*round.model;
+    let mut others = Vec::new();
+    for reservation in model.reservations.iter().filter(|r| r.claim != claim) {
+        if has_right_of_way(model, claim, ask, reservation) {
+            round.unguarded = true;
+        } else {
+            others.push(reservation.clone());
+        }
+    }
+    let guard = Guard::new(model, claim, None, others);
+    (!guard.is_idle()).then_some(guard)
+}
+
+/// True if a claim goes before a reservation whatever that means for it: since it could have what is there evicted, or
+/// is more important in the same queue.
+fn has_right_of_way(model: &Model, claim: ClaimOrd, ask: &Amounts, reservation: &Reservation) -> bool {
+    let (ours, theirs) = (&model.claims[claim], &model.claims[reservation.claim]);
+    if ours.tier != theirs.tier {
+        return ours.tier < theirs.tier;
+    }
+    if ours.queue == theirs.queue {
+        return !reservation.window && ours.priority > theirs.priority;
+    }
+    let tier = tier_index(ours.tier);
+    let pods: Vec<PodOrd> = reservation.seats.iter().map(|(pod, _)| *pod).collect();
+    model.queues[ours.queue].within_guarantee(tier, ask)
+        && !model.queues[theirs.queue].within_guarantee(tier, &model.ask_of_pods(&pods))
+}
+
+/// Seats a pod on the best node on which it moves no reservation. False if there is none.
+pub(super) fn seat_beside(
+    round: &mut Round<'_>,
+    guard: &mut Guard,
+    transaction: &mut Transaction,
+    pod: PodOrd,
+    place: fn(Seat) -> Place,
+) -> bool {
+    let look = round.model.look(pod);
+    let ord = look.shape;
+    loop {
+        let nothing = BTreeSet::new();
+        let refused = guard.refused.get(&ord).unwrap_or(&nothing);
+        let Some(node) = round.index.best_beside(round.model, round.policy, look, refused) else {
+            return false;
+        };
+        let here: Vec<Arc<Reservation>> = guard.spared.iter().filter(|r| r.is_on(node)).cloned().collect();
+        let mut moved = None;
+        for devices in choices(round.model, round.policy, ord, node, &here, &guard.others) {
+            let mark = transaction.mark();
+            transaction.seat(round.model, pod, place(Seat { node, devices }));
+            moved = here
+                .iter()
+                .find(|r| !holds_on(round.model, r, node, &guard.others))
+                .cloned();
+            if moved.is_none() {
+                return true;
+            }
+            transaction.rollback_to(round.model, mark);
+        }
+        match moved.or_else(|| here.first().cloned()) {
+            Some(moved) => guard.refuse(ord, node, moved),
+            // Placement finds a place there and then none: a contradiction that must not go round for ever.
+            None => return false,
+        }
+    }
+}
+
+/// The devices to be tried for a pod on a node: the best as things stand, then the best beside each reservation.
+fn choices(
+    model: &mut Model,
+    policy: Policy,
+    shape: ShapeOrd,
+    node: NodeOrd,
+    here: &[Arc<Reservation>],
+    others: &[Arc<Reservation>],
+) -> Vec<Box<[u16]>> {
+    let of = |model: &Model| {
+        let placed = score::place(policy, model, model.shapes.value(shape), &model.nodes[node], 0);
+        placed.ok().map(|(_, devices)| devices.into_boxed_slice())
+    };
+    let mut choices: Vec<Box<[u16]>> = of(model).into_iter().collect();
+    if model.shapes.value(shape).gpus.is_none() {
+        return choices;
+    }
+    for reservation in here {
+        let mut trial = Transaction::default();
+        then_on(model, &mut trial, reservation, node, others);
+        take_seats(model, &mut trial, reservation, Some(node));
+        let beside = of(model);
+        trial.rollback(model);
+        let shape = model.shapes.value(shape);
+        choices.extend(beside.filter(|d| model.fits_seat(shape, node, d)));
+    }
+    choices
+}
+
+/// True if the seats of a reservation on one node will be free when it starts.
+pub(super) fn holds_on(model: &mut Model, r: &Reservation, node: NodeOrd, others: &[Arc<Reservation>]) -> bool {
+    if model.nodes.find(node).is_none() {
+        return false;
+    }
+    let mut trial = Transaction::default();
+    then_on(model, &mut trial, r, node, others);
+    let holds = take_seats(model, &mut trial, r, Some(node));
+    trial.rollback(model);
+    holds
+}
+
+/// Makes a node what it will be when a reservation starts, without its own seats.
+fn then_on(model: &mut Model, trial: &mut Transaction, r: &Reservation, node: NodeOrd, others: &[Arc<Reservation>]) {
+    let gone: Vec<PodOrd> = {
+        let ends = |pod: &PodOrd| match &model.pods[*pod].place {
+            // A seat of a trial: the reservation says when it ends.
+            Place::Nominated(_) => kept_until(model, others, *pod),
+            _ => model.pod_ends(*pod),
+        };
+        let pods = model.nodes[node].pods.iter().copied();
+        pods.filter(|pod| ends(pod).is_some_and(|end| end <= r.start)).collect()
+    };
+    for pod in gone {
+        trial.unseat(model, pod);
+    }
+    for other in others.iter().filter(|o| o.claim != r.claim && o.is_active(r.start)) {
+        occupy(model, trial, other, Some(node));
+    }
+}
+
+/// When a seat that is taken on trial for another reservation ends.
+fn kept_until(model: &Model, others: &[Arc<Reservation>], pod: PodOrd) -> Option<Time> {
+    let claim = model.pods[pod].claim?;
+    others.iter().find(|r| r.claim == claim)?.end
+}
+
+/// Seats those of a reservation whatever else is there.
+pub(super) fn occupy(model: &mut Model, trial: &mut Transaction, r: &Reservation, only: Option<NodeOrd>) {
+    for (pod, seat) in r.seats.iter().filter(|(_, s)| only.is_none_or(|n| n == s.node)) {
+        if model.nodes.find(seat.node).is_some() && model.pods.find(*pod).is_some_and(|p| p.place == Place::Nowhere) {
+            trial.seat(model, *pod, Place::Nominated(seat.clone()));
+        }
+    }
+}
+
+/// Seats those of a reservation if they fit. False at the first that does not.
+pub(super) fn take_seats(model: &mut Model, trial: &mut Transaction, r: &Reservation, only: Option<NodeOrd>) -> bool {
+    for (pod, seat) in r.seats.iter().filter(|(_, s)| only.is_none_or(|n| n == s.node)) {
+        let Some(slot) = model.pods.find(*pod) else {
+            return false;
+        };
+        let fits =
+            slot.place == Place::Nowhere && model.fits_seat(model.shapes.value(slot.shape), seat.node, &seat.devices);
+        if !fits {
+            return false;
+        }
+        trial.seat(model, *pod, Place::Nominated(seat.clone()));
+    }
+    true
+}
+
+/// The first reservation whose queues would be over a limit when it starts, now that the claim has its seats.
+pub(super) fn moved_by_quota(model: &mut Model, guard: &Guard) -> Option<Arc<Reservation>> {
+    let moved = guard.spared.iter().find(|r| !within_quota(model, r, &guard.others));
+    moved.cloned()
+}
+
+/// True if the queues of a reservation will let it have what it needs when it starts.
+pub(super) fn within_quota(model: &mut Model, r: &Reservation, others: &[Arc<Reservation>]) -> bool {
+    let pods: Vec<PodOrd> = r.seats.iter().map(|(pod, _)| *pod).collect();
+    let ask = model.ask_of_pods(&pods);
+    let mut trial = Transaction::default();
+    for other in others.iter().filter(|o| o.claim != r.claim && o.is_active(r.start)) {
+        occupy(model, &mut trial, other, None);
+    }
+    let mut within = model.over_limit(r.claim, &ask).is_none();
+    if !within {
+        // Only now is it worth to look who will have ended.
+        let mut ended: Vec<PodOrd> = model.going.iter().copied().collect();
+        for (_, claim) in model.endings(Some(r.start), usize::MAX) {
+            ended.extend(model.members(claim));
+        }
+        for other in others.iter().filter(|o| o.end.is_some_and(|end| end <= r.start)) {
+            ended.extend(other.seats.iter().map(|(pod, _)| *pod));
+        }
+        for pod in ended {
+            if model.pods.find(pod).is_some_and(|p| p.place != Place::Nowhere) {
+                trial.unseat(model, pod);
+            }
+        }
+        within = model.over_limit(r.claim, &ask).is_none();
+    }
+    trial.rollback(model);
+    within
+}

@@ -1,0 +1,467 @@
+//! Step 4, first half: reservations. The first claim of a queue that found no place gets the earliest start that the
+//! expected ends of those who run allow, and a claim with a window gets its capacity at that time.
+//!
+//! The future is tried on the live model: those who run are taken off in the order in which they are expected to end until
+//! all pods have a seat, and everything is put back. Nothing is held by a reservation; `s4_backfill` asks of everybody
+//! else who is to be placed whether that would move it.
+//!
+//! A promise is kept: once given, a reservation moves only to an earlier start, or when somebody outlives the estimate on
+//! which it was given, or by those who have the right of way.
+
+use std::sync::Arc;
+
+use super::{
+    Round, Waits,
+    s3_place::{self, NoPlace},
+    s4_backfill::{self, Guard},
+    s5_reclaim,
+};
+use crate::{
+    decision::{Decision, Reason},
+    event::Time,
+    model::{Model, Place, Reservation, Seat, ending::LEAVING},
+    slab::{ClaimOrd, NodeOrd, PodOrd, QueueOrd},
+    transaction::Transaction,
+};
+
+/// Pods that one cycle takes off the model and puts on it at most, to find reservations: some 10 ms of work.
+pub(super) const MOVES: u32 = 16_384;
+
+/// Claims of one queue for which a start is looked for in a cycle: the first of it may be one that no time helps.
+const HEADS: u32 = 4;
+
+/// What is looked for.
+struct Wish {
+    claim: ClaimOrd,
+    pods: Vec<PodOrd>,
+    /// Not to start earlier.
+    from: Option<Time>,
+    /// Only of use if it starts earlier than this.
+    before: Option<Time>,
+}
+
+/// Looks whether each reservation still holds, if anything may have moved it, and moves those that do not.
+pub(super) fn review(round: &mut Round<'_>) {
+    let due = |r: &Arc<Reservation>| r.start <= round.now;
+    if round.model.reservations.is_empty()
+        || (round.model.do_reservations_hold() && !round.model.reservations.iter().any(due))
+    {
+        return;
+    }
+    let mut kept: Vec<Arc<Reservation>> = Vec::new();
+    for old in std::mem::take(&mut round.model.reservations) {
+        let wanted = is_wanted(round.model, &old);
+        if wanted && holds(round.model, &old, &kept) {
+            kept.push(old);
+            continue;
+        }
+        // Whoever was kept out by it may be let in now.
+        round.model.freed += 1;
+        let Ok(pods) = s3_place::minimum(round.model, old.claim) else {
+            continue;
+        };
+        let wish = Wish {
+            claim: old.claim,
+            pods,
+            from: window_start(round.model, old.claim, round.now),
+            before: None,
+        };
+        if !wish.pods.is_empty()
+            && waits(round.model, old.claim)
+            && let Some(new) = search(round, &wish, &kept)
+        {
+            kept.push(Arc::new(new));
+        }
+    }
+    round.model.reservations = kept;
+    round.model.reservations_hold();
+}
+
+/// True if a claim still waits as it did when it got a reservation.
+fn waits(model: &Model, claim: ClaimOrd) -> bool {
+    let over = |claim: ClaimOrd| model.claims[claim].window.is_some_and(|w| w.end <= model.now);
+    model.claims.find(claim).is_some_and(|c| {
+        c.known && c.refused.is_none() && c.listed_pending && !over(claim) && model.queue_refuses(claim).is_none()
+    })
+}
+
+/// True if a reservation is what its claim still wants.
+fn is_wanted(model: &Model, r: &Reservation) -> bool {
+    let window = model.claims.find(r.claim).and_then(|c| c.window);
+    waits(model, r.claim)
+        && r.window == window.is_some()
+        && window.is_none_or(|w| w.start <= r.start && (w.start == r.start || w.start <= model.now))
+        && s3_place::minimum(model, r.claim)
+            .is_ok_and(|pods| pods.len() == r.seats.len() && r.seats.iter().all(|(pod, _)| pods.contains(pod)))
+}
+
+/// True if a reservation's seats will be free at its start, and it moves none of the others.
+fn holds(model: &mut Model, r: &Arc<Reservation>, others: &[Arc<Reservation>]) -> bool {
+    let free = |model: &mut Model, r: &Reservation, others: &[Arc<Reservation>]| {
+        r.nodes
+            .iter()
+            .all(|&node| s4_backfill::holds_on(model, r, node, others))
+            && s4_backfill::within_quota(model, r, others)
+    };
+    // One whose time has come holds if it can start now.
+    if !free(model, r, others) {
+        return false;
+    }
+    let mut all = others.to_vec();
+    all.push(r.clone());
+    let later = |o: &&Arc<Reservation>| r.start < o.start && r.is_active(o.start);
+    others.iter().filter(later).all(|other| free(model, other, &all))
+}
+
+/// The start of a claim's window, if that is still to come.
+fn window_start(model: &Model, claim: ClaimOrd, now: Time) -> Option<Time> {
+    let window = model.claims.find(claim)?.window?;
+    (window.start > now).then_some(window.start)
+}
+
+/// Looks for a start of a claim whose minimum found no place now.
+pub(super) fn reserve(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) {
+    let model = &*round.model;
+    if model.ending.is_empty() && model.going.is_empty() && model.reservations.is_empty() {
+        return;
+    }
+    let slot = &model.claims[claim];
+    let (queue, priority, window) = (slot.queue, slot.priority, slot.window.is_some());
+    let own = model.reservation_of(claim).cloned();
+    // One whose time has come, and that could not start all the same, is nothing to hold on to.
+    let own_holds = own.as_ref().is_some_and(|r| r.start > round.now);
+    let in_queue = |r: &&Arc<Reservation>| {
+        r.claim != claim && !r.window && model.claims.find(r.claim).is_some_and(|c| c.queue == queue)
+    };
+    let rival = model.reservations.iter().find(in_queue).map(|r| r.claim);
+    if own.is_none() && !window {
+        if rival.is_some_and(|rival| model.claims[rival].priority >= priority) {
+            return;
+        }
+        let tried = round.tried_heads.entry(queue).or_insert(0);
+        *tried += 1;
+        if *tried > HEADS {
+            return;
+        }
+    }
+    if !s5_reclaim::room_can_help(round, pods) {
+        return;
+    }
+    let replaced = rival.filter(|_| !window);
+    let stays = |r: &&Arc<Reservation>| r.claim != claim && Some(r.claim) != replaced;
+    let others: Vec<_> = round.model.reservations.iter().filter(stays).cloned().collect();
+    let wish = Wish {
+        claim,
+        pods: pods.to_vec(),
+        from: None,
+        before: own.filter(|_| own_holds).map(|r| r.start),
+    };
+    let Some(found) = search(round, &wish, &others) else {
+        if !own_holds {
+            round.model.unreserve(claim);
+        }
+        return;
+    };
+    round.model.unreserve(claim);
+    if let Some(replaced) = replaced {
+        round.model.unreserve(replaced);
+    }
+    keep(round.model, found);
+}
+
+/// Puts a reservation where it belongs: those for windows first.
+fn keep(model: &mut Model, found: Reservation) {
+    let at = if found.window {
+        model.reservations.partition_point(|r| r.window)
+    } else {
+        model.reservations.len()
+    };
+    model.reservations.insert(at, Arc::new(found));
+}
+
+/// If a claim's window is not open, says so, and keeps its capacity for that time. True if it has to wait for it.
+pub(super) fn waits_for_window(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
+    let slot = &round.model.claims[claim];
+    let Some(window) = slot.window.filter(|_| slot.started.is_none()) else {
+        return false;
+    };
+    if window.end <= round.now {
+        round.say(
+            claim,
+            Reason::WindowOver { end: window.end },
+            Some("create the claim again with a window that is still to come".into()),
+        );
+        return true;
+    }
+    if window.start <= round.now {
+        return false;
+    }
+    round.model.look_again_at(window.start);
+    if let Some(reason) = round.model.queue_refuses(claim) {
+        round.say(claim, reason, None);
+        return true;
+    }
+    let pods = match s3_place::minimum(round.model, claim) {
+        Ok(pods) => pods,
+        Err(reason) => {
+            round.say(claim, reason, None);
+            return true;
+        }
+    };
+    let mut kept = round.model.reservation_of(claim).is_some();
+    if !kept && !pods.is_empty() {
+        let others = round.model.reservations.clone();
+        let wish = Wish {
+            claim,
+            pods,
+            from: Some(window.start),
+            before: None,
+        };
+        if let Some(found) = search(round, &wish, &others) {
+            keep(round.model, found);
+            kept = true;
+        }
+    }
+    let change = (!kept).then(|| "it would get it if what runs were expected to end before".to_owned());
+    let start = window.start;
+    round.say(claim, Reason::WaitingForWindow { start, kept }, change);
+    true
+}
+
+/// The earliest start that those who run, and other reservations, allow. The model is as before.
+fn search(round: &mut Round<'_>, wish: &Wish, others: &[Arc<Reservation>]) -> Option<Reservation> {
+    let mut trial = Transaction::default();
+    let found = search_on(round, wish, others, &mut trial);
+    trial.rollback(round.model);
+    let (start, seats) = found?;
+    let mut nodes: Vec<NodeOrd> = seats.iter().map(|(_, seat)| seat.node).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    let slot = &round.model.claims[wish.claim];
+    Some(Reservation {
+        claim: wish.claim,
+        start,
+        end: slot.end_from(start),
+        seats,
+        nodes,
+        window: slot.window.is_some(),
+    })
+}
+
+type Seats = Vec<(PodOrd, Seat)>;
+
+fn search_on(
+    round: &mut Round<'_>,
+    wish: &Wish,
+    others: &[Arc<Reservation>],
+    trial: &mut Transaction,
+) -> Option<(Time, Seats)> {
+    let going = Time(round.now.0.saturating_add(LEAVING));
+    let leave: Vec<PodOrd> = round.model.going.iter().copied().collect();
+    let until = wish.from.or(wish.before);
+    let mut ends: Vec<(Time, Option<ClaimOrd>)> = Vec::new();
+    if !leave.is_empty() {
+        ends.push((going, None));
+    }
+    let running = round.model.endings(until, MOVES as usize);
+    ends.extend(running.into_iter().map(|(end, claim)| (end, Some(claim))));
+    // The end of a reservation is a time to look at, though nothing that runs ends then.
+    ends.extend(
+        others
+            .iter()
+            .filter_map(|r| r.end)
+            .filter(|end| *end > round.now)
+            .map(|end| (end, None)),
+    );
+    ends.extend(wish.from.map(|from| (from, None)));
+    // Stable: those who end at one time stay in their order.
+    ends.sort_by_key(|(end, _)| *end);
+    let ask = round.model.ask_of_pods(&wish.pods);
+    let mut seated = 0;
+    let mut ends = ends.into_iter().peekable();
+    while let Some((time, ended)) = ends.next() {
+        if wish.before.is_some_and(|before| time >= before) || wish.from.is_some_and(|from| time > from) {
+            return None;
+        }
+        let pods = match ended {
+            Some(claim) => round.model.members(claim).collect(),
+            None if time == going => leave.clone(),
+            None => Vec::new(),
+        };
+        for pod in pods.into_iter().filter(|p| !wish.pods.contains(p)) {
+            if round.model.pods[pod].place != Place::Nowhere {
+                trial.unseat(round.model, pod);
+                round.moves_left = round.moves_left.saturating_sub(1);
+            }
+        }
+        if round.moves_left == 0 {
+            return None;
+        }
+        let more = ends.peek().is_some_and(|(next, _)| *next == time);
+        if more || wish.from.is_some_and(|from| time < from) {
+            continue;
+        }
+        if others.is_empty() {
+            // Whatever found a seat keeps it: what ends later only adds to it.
+            seated = seat_more(round, wish, trial, seated, &ask);
+            if seated == wish.pods.len() {
+                return Some((time, seats_of(round.model, &wish.pods)));
+            }
+        } else if let Some(seats) = seat_among(round, wish, others, time, &ask) {
+            return Some((time, seats));
+        }
+    }
+    None
+}
+
+/// Seats those of the wish that have no seat, as far as there is room, and says how many have one.
+fn seat_more(
+    round: &mut Round<'_>,
+    wish: &Wish,
+    trial: &mut Transaction,
+    mut seated: usize,
+    ask: &crate::amount::Amounts,
+) -> usize {
+    if seated == 0 && round.model.over_limit(wish.claim, ask).is_some() {
+        return 0;
+    }
+    while let Some(&pod) = wish.pods.get(seated) {
+        round.moves_left = round.moves_left.saturating_sub(1);
+        if !s3_place::seat_one(round, trial, pod, Place::Nominated) {
+            break;
+        }
+        seated += 1;
+    }
+    seated
+}
+
+/// Seats those of the wish at a time at which other reservations hold seats, and so that none of those to come is moved.
+/// The model is as before.
+fn seat_among(
+    round: &mut Round<'_>,
+    wish: &Wish,
+    others: &[Arc<Reservation>],
+    time: Time,
+    ask: &crate::amount::Amounts,
+) -> Option<Seats> {
+    let mut trial = Transaction::default();
+    for other in others.iter().filter(|o| o.is_active(time)) {
+        s4_backfill::occupy(round.model, &mut trial, other, None);
+    }
+    let guard = Guard::new(round.model, wish.claim, Some(time), others.to_vec());
+    let outer = round.guard.replace(guard);
+    let pods = u32::try_from(wish.pods.len()).unwrap_or(u32::MAX);
+    let fits = round.model.over_limit(wish.claim, ask).is_none()
+        && match s3_place::seat_all(round, &mut trial, &wish.pods, Place::Nominated) {
+            Ok(()) => {
+                round.moves_left = round.moves_left.saturating_sub(pods);
+                true
+            }
+            Err(NoPlace { placed, .. }) => {
+                round.moves_left = round.moves_left.saturating_sub(placed + 1);
+                false
+            }
+        };
+    let guard = std::mem::replace(&mut round.guard, outer);
+    let fits = fits && guard.is_none_or(|guard| s4_backfill::moved_by_quota(round.model, &guard).is_none());
+    let seats = fits.then(|| seats_of(round.model, &wish.pods));
+    trial.rollback(round.model);
+    seats
+}
+
+fn seats_of(model: &Model, pods: &[PodOrd]) -> Seats {
+    let seat = |pod: &PodOrd| Some((*pod, model.pods[*pod].place.seat()?.clone()));
+    pods.iter().filter_map(seat).collect()
+}
+
+/// Takes the seats of a claim's reservation, if its time has come and they are free: placement by itself may choose
+/// others, with which the gang does not fit.
+pub(super) fn take_reserved(round: &mut Round<'_>, transaction: &mut Transaction, claim: ClaimOrd) -> bool {
+    let Some(reservation) = round.model.reservation_of(claim).cloned() else {
+        return false;
+    };
+    if reservation.start > round.now || !is_wanted(round.model, &reservation) {
+        return false;
+    }
+    let mark = transaction.mark();
+    let (pods, seats): (Vec<PodOrd>, Vec<Seat>) = reservation.seats.iter().cloned().unzip();
+    let seated = s3_place::seat_again(round, transaction, &pods, seats);
+    if !seated {
+        transaction.rollback_to(round.model, mark);
+    }
+    seated
+}
+
+/// Why a claim waits that a reservation keeps out.
+pub(super) fn kept_out(model: &Model, claim: ClaimOrd, by: &Reservation) -> Waits {
+    let slot = &model.claims[by.claim];
+    let name = match &slot.key {
+        crate::model::ClaimKey::Named(namespace, name) => format!("{namespace}/{name}"),
+        crate::model::ClaimKey::Alone(uid) => {
+            let pod = model.pods_by_uid.get(uid).and_then(|p| model.pods.find(*p));
+            pod.map_or_else(|| uid.to_string(), |p| format!("{}/{}", p.namespace, p.name))
+        }
+    };
+    let left = by.start.0.saturating_sub(model.now.0).max(0);
+    let change = match model.claims[claim].expected_duration {
+        None => format!(
+            "it would start now if it stated an expectedDuration of {} or less",
+            crate::reason::span(left)
+        ),
+        Some(_) => format!("it would start now if it took {} or less", crate::reason::span(left)),
+    };
+    Waits {
+        reason: Reason::WaitingForReservation {
+            claim: name,
+            start: by.start,
+            length: model.claims[claim].length_from(model.now),
+        },
+        counterfactual: Some(change),
+    }
+}
+
+/// Says of each reservation that is new or has moved when its claim is to start.
+pub(super) fn tell(round: &mut Round<'_>, decisions: &mut Vec<Decision>) {
+    let model = &mut *round.model;
+    if model.reservations.is_empty() && model.told_starts.is_empty() {
+        return;
+    }
+    let starts: std::collections::BTreeMap<ClaimOrd, Time> =
+        model.reservations.iter().map(|r| (r.claim, r.start)).collect();
+    let told = std::mem::replace(&mut model.told_starts, starts.clone());
+    let mut news: Vec<(Time, String, Option<Time>)> = Vec::new();
+    for (&claim, &start) in &starts {
+        if told.get(&claim) != Some(&start) {
+            let slot = &model.claims[claim];
+            news.push((slot.created, slot.uid.to_string(), Some(start)));
+        }
+    }
+    for &claim in told.keys().filter(|c| !starts.contains_key(c)) {
+        // Nothing is to be said of one that was placed.
+        if let Some(slot) = model
+            .claims
+            .find(claim)
+            .filter(|c| c.listed_pending && c.started.is_none())
+        {
+            news.push((slot.created, slot.uid.to_string(), None));
+        }
+    }
+    news.sort();
+    decisions.extend(
+        news.into_iter()
+            .map(|(_, claim, start)| Decision::Reserve { claim, start }),
+    );
+    if let Some(next) = starts.values().filter(|s| **s > model.now).min() {
+        model.look_again_at(*next);
+    }
+}
+
+impl Model {
+    /// Everything is to be tried anew at a time.
+    pub(crate) fn look_again_at(&mut self, at: Time) {
+        self.retry_at = Some(self.retry_at.map_or(at, |r| r.min(at)));
+    }
+}
+
+/// Searches that were made in a cycle, by queue.
+pub(super) type TriedHeads = std::collections::BTreeMap<QueueOrd, u32>;
