@@ -13,7 +13,7 @@ use duosuan_crds::CapacityClaim;
 use duosuan_embedded::ControlPlane;
 use duosuan_planner::record::{Reader, Replay, Tail};
 use duosuan_scheduler::Decision;
-use duosuan_tests::cluster::{admin, install_crds};
+use duosuan_tests::cluster::{admin, eventually, install_crds};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::{
     Api, ResourceExt,
@@ -340,10 +340,17 @@ async fn without_crds_it_is_a_plain_scheduler_and_finds_them_when_they_come() {
     let lab = Lab::on(admin(&plane).await.unwrap(), "plain").await;
     lab.node("n", json!({"cpu": "4", "memory": "4Gi", "pods": "10"})).await;
     let file = kubeconfig(&plane, |_| {});
-    let mut process = Process::start(file.path(), &["--no-leader-election"]);
-    process
-        .says("the CRDs of duosuan.io are not installed; working as a plain scheduler")
-        .await;
+    let health = free_address();
+    let flags = ["--no-leader-election", "--health-addr", &health.to_string()];
+    let mut process = Process::start(file.path(), &flags);
+    let missing = "the CRDs of duosuan.io are not installed: working without CapacityClaim, ColocationPolicy, \
+                   NodeReport, Queue. To have them: duosuan crds | kubectl apply -f -";
+    process.says(missing).await;
+    let answer = page(health, "/readyz").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains(missing),
+        "{answer}"
+    );
     lab.pod("p", json!({"cpu": "1"}), json!({})).await;
     lab.wait::<Pod>("p", bound).await;
 
@@ -351,8 +358,17 @@ async fn without_crds_it_is_a_plain_scheduler_and_finds_them_when_they_come() {
     lab.claim("c", json!({"groups": [{"name": "g", "count": 1}]})).await;
     lab.member("m", "c", "g", json!({"cpu": "1"})).await;
     lab.wait::<CapacityClaim>("c", running).await;
+    // Each kind is found by its own watch, and all of them in the end.
+    let complete = eventually("the operator knows all its kinds", async || {
+        let answer = page(health, "/readyz").await;
+        Ok((answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nok")).then_some(()))
+    });
+    complete.await.unwrap();
     process.signal(Signal::TERM);
-    assert!(process.ended().await.0.success());
+    let (status, said) = process.ended().await;
+    assert!(status.success());
+    let warnings: Vec<&str> = said.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
 
     // A definition from before a field was added.
     let crds: Api<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> =

@@ -10,7 +10,7 @@ use kube::{
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::options::Options;
 
@@ -132,15 +132,10 @@ pub async fn check_kinds(client: &Client) {
                 }
             }
         }
-        // The description of kinds that were installed a moment ago follows later.
-        Err(kube::Error::Api(status)) if status.code == 404 => match client.list_api_group_resources(&version).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => warn!(
-                "the CRDs of {} are not installed; working as a plain scheduler. To have claims and queues: \
-                 duosuan crds | kubectl apply -f -",
-                duosuan_crds::GROUP
-            ),
-            _ => info!("the CRDs have just been installed; not looking whether they are up to date"),
-        },
+        // They are not installed, which their watches say, or have been only just: their description follows later.
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            debug!("no description of the CRDs; not looking whether they are up to date");
+        }
         Err(error) => warn!(%error, "cannot see whether the CRDs are up to date"),
     }
 }

@@ -1,35 +1,65 @@
 //! `/metrics` on one port, `/healthz` and `/readyz` on another.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::net::SocketAddr;
 
 use anyhow::Context;
 use axum::{Router, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
 
-/// Whether every watch has delivered its first list.
-#[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+/// Whether every watch has delivered its first list, and what is missing though it has.
+#[derive(Clone, Debug)]
+pub struct Readiness(watch::Sender<State>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct State {
+    ready: bool,
+    missing: Vec<&'static str>,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self(watch::Sender::new(State::default()))
+    }
+}
 
 impl Readiness {
     /// Says that it is so, or no longer.
     pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Release);
+        self.0.send_modify(|state| state.ready = ready);
     }
 
     /// Whether it is so.
     pub fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.borrow().ready
     }
+
+    /// Says which kinds of ours the API server does not serve.
+    pub fn set_missing(&self, kinds: Vec<&'static str>) {
+        self.0.send_modify(|state| state.missing = kinds);
+    }
+
+    /// What `/readyz` answers.
+    fn answer(&self) -> (StatusCode, String) {
+        let state = self.0.borrow();
+        match (state.ready, state.missing.as_slice()) {
+            (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "watches are not synced yet".to_owned()),
+            (true, []) => (StatusCode::OK, "ok".to_owned()),
+            (true, missing) => (StatusCode::OK, format!("ok; {}", without(missing))),
+        }
+    }
+}
+
+/// What is missing where some kinds of ours are not served, and how to have it.
+pub fn without(kinds: &[&str]) -> String {
+    format!(
+        "the CRDs of {} are not installed: working without {}. To have them: duosuan crds | kubectl apply -f -",
+        duosuan_crds::GROUP,
+        kinds.join(", "),
+    )
 }
 
 /// Serves `/metrics` until the end.
@@ -67,16 +97,9 @@ pub async fn serve_metrics(
 ///
 /// If the address cannot be had.
 pub async fn serve_health(address: SocketAddr, ready: Readiness, end: CancellationToken) -> anyhow::Result<SocketAddr> {
-    let app = Router::new().route("/healthz", get(|| async { "ok" })).route(
-        "/readyz",
-        get(move || async move {
-            if ready.get() {
-                (StatusCode::OK, "ok")
-            } else {
-                (StatusCode::SERVICE_UNAVAILABLE, "watches are not synced yet")
-            }
-        }),
-    );
+    let app = Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(move || async move { ready.answer() }));
     serve("health", "--health-addr", address, app, end).await
 }
 
@@ -101,4 +124,25 @@ async fn serve(
         }
     });
     Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_ready_without_the_crds_and_says_how_to_have_them() {
+        let ready = Readiness::default();
+        assert_eq!(ready.answer().0, StatusCode::SERVICE_UNAVAILABLE);
+        ready.set(true);
+        assert_eq!(ready.answer(), (StatusCode::OK, "ok".to_owned()));
+        ready.set_missing(vec!["Queue", "NodeReport"]);
+        let (code, text) = ready.answer();
+        assert_eq!(code, StatusCode::OK);
+        assert_eq!(
+            text,
+            "ok; the CRDs of duosuan.io are not installed: working without Queue, NodeReport. To have them: duosuan crds \
+             | kubectl apply -f -"
+        );
+    }
 }

@@ -91,6 +91,10 @@ pub struct Session {
     cluster: Core,
     index: Index,
     unsynced: BTreeSet<&'static str>,
+    /// Kinds that the API server does not serve.
+    unserved: BTreeSet<&'static str>,
+    /// Those of them that people were told of.
+    told_unserved: BTreeSet<&'static str>,
     /// `Some(false)` while it waits for what the last leader did.
     leading: Option<bool>,
     /// Something changed since the last cycle.
@@ -110,11 +114,15 @@ pub struct Session {
 impl Session {
     /// A session that knows nothing yet, with a new core.
     pub fn new(links: Links, cluster: Core) -> Self {
+        // What an earlier session missed may be there.
+        links.ready.set_missing(Vec::new());
         Self {
             links,
             cluster,
             index: Index::default(),
             unsynced: KINDS.into_iter().collect(),
+            unserved: BTreeSet::new(),
+            told_unserved: BTreeSet::new(),
             leading: None,
             due: None,
             outstanding: 0,
@@ -212,8 +220,13 @@ impl Session {
 
     fn take(&mut self, fact: Fact, now: Time) {
         match &fact {
-            Fact::Synced { kind, .. } => {
+            Fact::Synced { kind, served } => {
                 self.unsynced.remove(kind);
+                if *served {
+                    self.unserved.remove(kind);
+                } else {
+                    self.unserved.insert(kind);
+                }
                 self.links.ready.set(self.unsynced.is_empty());
             }
             Fact::Pod(pod) => {
@@ -279,6 +292,7 @@ impl Session {
             for event in self.index.nodes.aged(self.cluster.now()) {
                 self.apply(event);
             }
+            self.tell_unserved();
             self.check();
             self.forget_what_stands_no_more();
             self.gauges.measure(&self.links.metrics, &self.index, &self.cluster);

@@ -201,12 +201,8 @@ impl Watcher {
             .inc();
         match code(error) {
             Some(404) if !K::GROUP.is_empty() => {
-                if !*synced {
-                    warn!(
-                        kind = K::KIND,
-                        "the API server does not serve this kind; going on without it. To have it: duosuan crds | kubectl apply -f -"
-                    );
-                }
+                // The session says so, once for all kinds.
+                debug!(kind = K::KIND, "the API server does not serve this kind");
                 *synced = true;
                 keys.start();
                 for key in keys.finish() {

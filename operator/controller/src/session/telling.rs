@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use duosuan_scheduler::EvictCause;
 use tokio::time::Instant;
+use tracing::{info, warn};
 
 use super::Session;
 use crate::{
     binder::{Order, PodName, cause_name},
     events::{Note, Regarding},
+    health,
     index::Waiting,
     reasons,
 };
@@ -101,6 +103,22 @@ impl Session {
             action: "Scheduling",
             note,
         });
+    }
+
+    /// Tells once, when all is known, of the kinds of ours that the API server does not serve, and again if others become so.
+    pub(super) fn tell_unserved(&mut self) {
+        if !self.unsynced.is_empty() || self.unserved == self.told_unserved {
+            return;
+        }
+        let kinds: Vec<&'static str> = self.unserved.iter().copied().collect();
+        if self.unserved.is_subset(&self.told_unserved) {
+            let served: Vec<_> = self.told_unserved.difference(&self.unserved).copied().collect();
+            info!("{} are served now", served.join(", "));
+        } else {
+            warn!("{}", health::without(&kinds));
+        }
+        self.links.ready.set_missing(kinds);
+        self.told_unserved.clone_from(&self.unserved);
     }
 
     /// The claim or pod of a UID.
