@@ -111,13 +111,13 @@ impl Session {
             return;
         }
         let kinds: Vec<&'static str> = self.unserved.iter().copied().collect();
+        self.links.ready.set_missing(kinds.clone());
         if self.unserved.is_subset(&self.told_unserved) {
             let served: Vec<_> = self.told_unserved.difference(&self.unserved).copied().collect();
             info!("{} are served now", served.join(", "));
         } else {
             warn!("{}", health::without(&kinds));
         }
-        self.links.ready.set_missing(kinds);
         self.told_unserved.clone_from(&self.unserved);
     }
 
