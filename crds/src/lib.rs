@@ -41,6 +41,8 @@ pub const ANNOTATION_GPU_SHARE: &str = "duosuan.io/gpu-share";
 pub const ANNOTATION_GPU_MEMORY: &str = "duosuan.io/gpu-memory";
 /// Annotation of a pod without a claim: GPU models that it accepts, separated by `|`.
 pub const ANNOTATION_GPU_MODELS: &str = "duosuan.io/gpu-models";
+/// Annotation of a pod for simulations: how long it runs before it ends by itself, such as `90s`; without it, for ever.
+pub const ANNOTATION_RUN_TIME: &str = "duosuan.io/run-time";
 /// Annotation that the operator writes with the binding: indices of the pod's GPUs on its node, separated by `,`.
 pub const ANNOTATION_GPUS: &str = "duosuan.io/gpus";
 /// Extended resource: whole GPUs, in the name that device plugins use.

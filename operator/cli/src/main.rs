@@ -1,6 +1,7 @@
 //! `duosuan`: the command line tool, also usable as a kubectl plugin by the name `kubectl-duosuan`.
 
 mod crds;
+mod objects;
 mod replay;
 mod simulate;
 mod up;

@@ -180,7 +180,7 @@ async fn kwok_runs_pods_and_leaves_extended_resources_alone() {
 
     let pods: Api<Pod> = Api::namespaced(client, "default");
     let pod = json!({
-        "metadata": {"name": "p", "annotations": {"duosuan.io/run-for": "1s"}},
+        "metadata": {"name": "p", "annotations": {"duosuan.io/run-time": "1s"}},
         "spec": {"nodeName": "a", "restartPolicy": "Never", "containers": [{"name": "c", "image": "i",
             "resources": {"requests": {"duosuan.io/batch-cpu": "1000"}, "limits": {"duosuan.io/batch-cpu": "1000"}}}]},
     });

@@ -6,7 +6,8 @@
 //!   `index`: the best node by shape.
 //! - `transaction`: changes of the live model that can be taken back, for gangs and for proofs.
 //! - `steps`: one file for each step of a cycle.
-//! - [`query`], [`verdict`], [`classes`]: the read side; [`check`]: the invariants.
+//! - [`query`], [`occupancy`], [`verdict`], [`classes`]: the read side; [`check`]: the invariants; `rehearsal`: for runs
+//!   beside the real one.
 
 mod amount;
 pub mod check;
@@ -18,9 +19,11 @@ pub mod fragmentation;
 mod index;
 mod intern;
 mod model;
+pub mod occupancy;
 mod packing;
 pub mod query;
 mod reason;
+mod rehearsal;
 mod score;
 mod selector;
 mod slab;
@@ -39,6 +42,7 @@ pub use check::Violation;
 pub use decision::{Decision, EvictCause, Reason};
 pub use event::{Event, Tier, Time};
 pub use index::Work;
+pub use reason::amount as amount_in_words;
 pub use score::Policy;
 pub use steps::cycle;
 

@@ -284,7 +284,8 @@ pub(crate) fn span(millis: i64) -> String {
 }
 
 /// An amount of a resource as people write it: `1500m cpu`, `4 cpu`, `3 Gi memory`, `0.5 gpu`.
-pub(crate) fn amount(resource: &str, value: i64) -> String {
+#[must_use]
+pub fn amount(resource: &str, value: i64) -> String {
     let plain = resource
         .strip_prefix("duosuan.io/batch-")
         .or_else(|| resource.strip_prefix("duosuan.io/mid-"));

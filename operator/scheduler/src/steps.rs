@@ -10,6 +10,8 @@ mod s5_reclaim;
 mod s6_commit;
 mod s7_explain;
 
+pub(crate) use s5_reclaim::GRACE;
+
 use crate::{
     Budget, Cluster,
     decision::{Decision, EvictCause, Reason},

@@ -1,5 +1,6 @@
 //! `duosuan simulate`: the production scheduler, offline.
 
+mod cluster;
 mod openb;
 
 use clap::Subcommand;
@@ -7,6 +8,8 @@ use clap::Subcommand;
 /// What is simulated.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a cluster from files of Kubernetes objects, and say what is placed where, and what waits and why
+    Cluster(cluster::Arguments),
     /// Pack the pods of Alibaba's GPU cluster trace, as the published experiment does, and say how full the GPUs get
     Openb(openb::Arguments),
 }
@@ -14,6 +17,7 @@ pub(crate) enum Command {
 /// Runs a simulation; what is to be printed.
 pub(crate) fn run(command: Command) -> anyhow::Result<String> {
     match command {
+        Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Openb(arguments) => openb::run(&arguments),
     }
 }

@@ -39,7 +39,7 @@ metadata:
   name: notebook
   namespace: demo
   labels: { duosuan.io/queue: ai }
-  annotations: { duosuan.io/gpu-share: \"300\", duosuan.io/run-for: 60s }
+  annotations: { duosuan.io/gpu-share: \"300\", duosuan.io/run-time: 60s }
 spec:
   restartPolicy: Never
   containers: [{ name: main, image: registry.k8s.io/pause:3.10, resources: { requests: { cpu: \"1\" } } }]

@@ -1,0 +1,112 @@
+//! A cluster as facts for the core, from files: the objects go the way that the operator's watches take.
+
+mod defaults;
+mod document;
+mod read;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::bail;
+use duosuan_controller::{index::Index, watch::Fact};
+use duosuan_scheduler::{Event, Time};
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use document::{Document, Place};
+
+/// Objects of a kind that were read and that nothing is done about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct NotActedOn {
+    /// The kind.
+    pub(crate) kind: &'static str,
+    /// How many.
+    pub(crate) objects: u32,
+    /// What follows from it.
+    pub(crate) effect: &'static str,
+}
+
+/// A cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Objects {
+    /// All that the core has to be told.
+    pub(crate) events: Vec<Event>,
+    /// When all this was so: the latest time that any of it names.
+    pub(crate) now: Time,
+    /// Milliseconds that pods go on to run, by UID.
+    pub(crate) run_times: BTreeMap<String, i64>,
+    /// Kinds that were read and that nothing is done about.
+    pub(crate) not_acted_on: Vec<NotActedOn>,
+    /// Kinds that are none of a scheduler's business, with how many objects.
+    pub(crate) skipped: BTreeMap<String, u32>,
+    /// Pods without a node that name another scheduler, by its name.
+    pub(crate) of_others: BTreeMap<String, u32>,
+}
+
+/// Reads a cluster from files, for a scheduler of this name.
+///
+/// # Errors
+///
+/// If a file cannot be read, or an object in it is broken: with file, document and field.
+pub(crate) fn from_files(files: &[PathBuf], scheduler_name: &str) -> anyhow::Result<Objects> {
+    let mut documents = Vec::new();
+    for file in files {
+        documents.extend(document::of_file(file)?);
+    }
+    from_documents(documents, scheduler_name)
+}
+
+fn from_documents(documents: Vec<Document>, scheduler_name: &str) -> anyhow::Result<Objects> {
+    let mut objects = Objects {
+        now: documents
+            .iter()
+            .filter_map(|d| latest(&d.value))
+            .max()
+            .unwrap_or_default(),
+        ..Objects::default()
+    };
+    let mut seen: BTreeMap<(String, String), Place> = BTreeMap::new();
+    let mut reader = read::Reader::new(scheduler_name, objects.now);
+    let mut identified = Vec::with_capacity(documents.len());
+    for Document { mut place, value } in documents {
+        let identity = read::identify(&place, &value)?;
+        place.object = identity.to_string();
+        if let Some(first) = seen.insert((identity.group.clone(), identity.to_string()), place.clone()) {
+            bail!("{place} is there already: {first}; leave one of the two out");
+        }
+        reader.priority_class(&place, &identity, &value)?;
+        identified.push((place, identity, value));
+    }
+    for (place, identity, value) in identified {
+        reader.document(&place, &identity, value)?;
+    }
+    let mut index = Index::default();
+    let reports = reader.facts.iter().any(|fact| matches!(fact, Fact::Report(..)));
+    for fact in reader.facts {
+        index.apply(fact, objects.now, &mut objects.events);
+    }
+    // Without any report, what a node offers is believed as it stands, as it is where reports are not served.
+    let synced = Fact::Synced {
+        kind: "NodeReport",
+        served: reports,
+    };
+    index.apply(synced, objects.now, &mut objects.events);
+    objects.run_times = reader.run_times;
+    objects.skipped = reader.skipped;
+    objects.of_others = reader.of_others;
+    objects.not_acted_on = read::not_acted_on(&reader.read_only);
+    Ok(objects)
+}
+
+/// The latest time that an object names.
+fn latest(value: &Value) -> Option<Time> {
+    let at = |path: &str| {
+        let text = value.pointer(path)?.as_str()?;
+        let time: Timestamp = text.parse().ok()?;
+        Some(Time(time.as_millisecond()))
+    };
+    ["/metadata/creationTimestamp", "/status/startTime", "/status/time"]
+        .into_iter()
+        .filter_map(at)
+        .max()
+}

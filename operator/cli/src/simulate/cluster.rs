@@ -1,0 +1,241 @@
+//! `duosuan simulate cluster`: a cluster from files, with the production core and what the operator makes of objects.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use duosuan_controller::binder::cause_name;
+use duosuan_crds::{Duration, SCHEDULER_NAME};
+use duosuan_planner::{
+    facts::Facts,
+    simulation::{Simulation, Wait},
+};
+use duosuan_scheduler::{EvictCause, Time, occupancy::NodeView, query::QueueTierView};
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+
+use crate::objects::{self, NotActedOn};
+
+mod text;
+
+/// Flags of `duosuan simulate cluster`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Read are Node, Pod, PriorityClass, Queue, CapacityClaim, NodeReport and ColocationPolicy; other kinds are named in the \
+result. Nothing is validated as an API server does beyond the type of each field.\n\n\
+Example: kubectl get nodes,pods,priorityclasses,duosuan -A -o yaml | duosuan simulate cluster -f -\n\n\
+The simulation starts at the latest time that any object names. Pods that are bound run; a pod ends after its annotation \
+duosuan.io/run-time (such as 90s), others never. Evicted pods are gone: nobody creates them anew."
+)]
+pub(crate) struct Arguments {
+    /// Kubernetes objects in YAML or JSON, as kubectl get -o yaml prints them; - is standard input
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true, num_args = 1..)]
+    files: Vec<PathBuf>,
+    /// Simulated time to stop at, such as 8h [default: when nothing changes any more]
+    #[arg(long, value_name = "DURATION")]
+    until: Option<String>,
+    /// Name in spec.schedulerName of the pods to place
+    #[arg(long, value_name = "NAME", default_value = SCHEDULER_NAME)]
+    scheduler_name: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Simulated time at the start and the end, in RFC 3339.
+    started: String,
+    ended: String,
+    bound: Vec<BoundPod>,
+    evicted: Vec<EvictedPod>,
+    finished: Vec<FinishedPod>,
+    pending: Vec<Pending>,
+    queues: Vec<Queue>,
+    nodes: Vec<NodeView>,
+    not_acted_on: Vec<NotActedOn>,
+    skipped: BTreeMap<String, u32>,
+    of_other_schedulers: BTreeMap<String, u32>,
+}
+
+#[derive(Debug, Serialize)]
+struct BoundPod {
+    pod: String,
+    node: String,
+    devices: Vec<u16>,
+    at: String,
+}
+
+#[derive(Debug, Serialize)]
+struct EvictedPod {
+    pod: String,
+    #[serde(rename = "for")]
+    by: Option<String>,
+    reason: &'static str,
+    at: String,
+}
+
+#[derive(Debug, Serialize)]
+struct FinishedPod {
+    pod: String,
+    at: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Pending {
+    #[serde(flatten)]
+    what: Subject,
+    reason: &'static str,
+    message: String,
+    would_admit: Option<String>,
+    earliest_start: Option<String>,
+}
+
+/// What waits, by namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Subject {
+    Claim(String),
+    Pod(String),
+}
+
+#[derive(Debug, Serialize)]
+struct Queue {
+    name: String,
+    pending: u32,
+    running: u32,
+    share_milli: u64,
+    tiers: Vec<QueueTierView>,
+}
+
+/// Runs the simulation; what is to be printed.
+///
+/// # Errors
+///
+/// If a file or an object in it is broken, or the core does not come to rest.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
+    let length = arguments
+        .until
+        .as_ref()
+        .map(|text| Duration(text.clone()).parse())
+        .transpose();
+    let length = length.context("--until")?;
+    let objects = objects::from_files(&arguments.files, &arguments.scheduler_name)?;
+    let started = objects.now;
+    let until = length.map(|length| {
+        let millis = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
+        Time(started.0.saturating_add(millis))
+    });
+    // Names of pods that are gone at the end.
+    let mut before = Facts::default();
+    objects.events.iter().for_each(|event| before.take(event));
+    let mut simulation = Simulation::new(started, objects.events, objects.run_times);
+    simulation.run(until)?;
+    let names = Names(&before);
+    let report = Report {
+        started: rfc3339(started),
+        ended: rfc3339(simulation.now()),
+        bound: simulation
+            .bound()
+            .iter()
+            .map(|bound| BoundPod {
+                pod: names.pod(&bound.pod),
+                node: bound.node.clone(),
+                devices: bound.devices.clone(),
+                at: rfc3339(bound.at),
+            })
+            .collect(),
+        evicted: simulation
+            .evicted()
+            .iter()
+            .map(|evicted| EvictedPod {
+                pod: names.pod(&evicted.pod),
+                by: match &evicted.cause {
+                    EvictCause::Reclaimed { by } => Some(names.subject(by).name().to_owned()),
+                    EvictCause::GangBroken => None,
+                },
+                reason: cause_name(&evicted.cause),
+                at: rfc3339(evicted.at),
+            })
+            .collect(),
+        finished: simulation
+            .finished()
+            .iter()
+            .map(|(uid, at)| FinishedPod {
+                pod: names.pod(uid),
+                at: rfc3339(*at),
+            })
+            .collect(),
+        pending: pending(&simulation, &names),
+        queues: simulation
+            .cluster()
+            .queues()
+            .into_iter()
+            .map(|queue| Queue {
+                name: queue.name,
+                pending: queue.pending,
+                running: queue.running,
+                share_milli: queue.share_milli,
+                tiers: queue.tiers,
+            })
+            .collect(),
+        nodes: simulation.cluster().nodes(),
+        not_acted_on: objects.not_acted_on,
+        skipped: objects.skipped,
+        of_other_schedulers: objects.of_others,
+    };
+    if arguments.json {
+        return Ok(serde_json::to_string(&report)?);
+    }
+    Ok(text::of(&report))
+}
+
+fn pending(simulation: &Simulation, names: &Names<'_>) -> Vec<Pending> {
+    let mut pending: Vec<Pending> = simulation
+        .waits()
+        .into_iter()
+        .map(|(uid, Wait { reason, counterfactual })| Pending {
+            what: names.subject(&uid),
+            reason: reason.name(),
+            message: reason.to_string(),
+            would_admit: counterfactual,
+            earliest_start: simulation.estimate(&uid).map(rfc3339),
+        })
+        .collect();
+    pending.sort_by(|a, b| a.what.cmp(&b.what));
+    pending
+}
+
+/// A time as people and programs read it.
+fn rfc3339(time: Time) -> String {
+    Timestamp::from_millisecond(time.0).unwrap_or_default().to_string()
+}
+
+/// Names by UID.
+struct Names<'a>(&'a Facts);
+
+impl Names<'_> {
+    fn pod(&self, uid: &str) -> String {
+        let named = self
+            .0
+            .pods
+            .get(uid)
+            .map(|pod| format!("{}/{}", pod.namespace, pod.name));
+        named.unwrap_or_else(|| uid.to_owned())
+    }
+
+    fn subject(&self, uid: &str) -> Subject {
+        match self.0.claims.get(uid) {
+            Some(claim) => Subject::Claim(format!("{}/{}", claim.namespace, claim.name)),
+            None => Subject::Pod(self.pod(uid)),
+        }
+    }
+}
+
+impl Subject {
+    fn name(&self) -> &str {
+        match self {
+            Subject::Claim(name) | Subject::Pod(name) => name,
+        }
+    }
+}

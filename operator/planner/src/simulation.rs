@@ -1,0 +1,451 @@
+//! A cluster run offline: discrete events over the production core. What the core decides is carried out at once and
+//! without fail, pods that have a run time end when it is over, and time jumps from one thing that happens to the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use duosuan_scheduler::{Budget, Cluster, Decision, Event, EvictCause, Reason, Time, cycle};
+
+use crate::facts::Facts;
+
+/// Times in a row at which nothing may be decided before the simulation is at rest: the core is then waiting for a time
+/// that always comes and changes nothing.
+const IDLE_WAKINGS: u32 = 1000;
+
+/// Why a claim, or a pod without one, waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Why.
+    pub reason: Reason,
+    /// What the core says would admit it.
+    pub counterfactual: Option<String>,
+}
+
+/// A pod that was bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Its UID.
+    pub pod: String,
+    /// Name of the node.
+    pub node: String,
+    /// Devices there, by index.
+    pub devices: Vec<u16>,
+    /// When.
+    pub at: Time,
+}
+
+/// A pod that was evicted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evicted {
+    /// Its UID.
+    pub pod: String,
+    /// Why.
+    pub cause: EvictCause,
+    /// When.
+    pub at: Time,
+}
+
+/// The core does not come to rest: it decides again and again with nothing that changes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the scheduler does not come to rest: after {cycles} cycles at one time it still decides {last:?}; this is a mistake of the scheduler"
+)]
+pub struct Restless {
+    /// Cycles at that time.
+    pub cycles: usize,
+    /// What it decided last.
+    pub last: Vec<Decision>,
+}
+
+/// A cluster at a simulated time.
+#[derive(Clone, Debug, Default)]
+pub struct Simulation {
+    cluster: Cluster,
+    facts: Facts,
+    now: Time,
+    /// Milliseconds that pods run, by UID; the others run for ever.
+    run_times: BTreeMap<String, i64>,
+    /// When the pods that run now end.
+    ends: BTreeSet<(Time, String)>,
+    bound: Vec<Bound>,
+    evicted: Vec<Evicted>,
+    finished: Vec<(String, Time)>,
+    estimates: BTreeMap<String, Time>,
+}
+
+impl Simulation {
+    /// A cluster of which `events` tell everything, at `now`. Pods that are bound run, and go on for what is left of
+    /// `run_times`: milliseconds by UID.
+    pub fn new(now: Time, events: impl IntoIterator<Item = Event>, run_times: BTreeMap<String, i64>) -> Simulation {
+        let mut simulation = Simulation {
+            now,
+            run_times,
+            ..Simulation::default()
+        };
+        for event in events {
+            simulation.tell(event);
+        }
+        let running: Vec<String> = simulation
+            .facts
+            .pods
+            .values()
+            .filter(|p| runs(p))
+            .map(|p| p.uid.clone())
+            .collect();
+        for pod in running {
+            simulation.expect_end(pod);
+        }
+        simulation
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.facts.take(&event);
+        self.cluster.apply(event);
+    }
+
+    fn expect_end(&mut self, pod: String) {
+        if let Some(millis) = self.run_times.get(&pod) {
+            self.ends.insert((Time(self.now.0.saturating_add(*millis)), pod));
+        }
+    }
+
+    /// Runs until nothing changes any more; with `until`, to that time and no further.
+    ///
+    /// # Errors
+    ///
+    /// If the core does not come to rest.
+    pub fn run(&mut self, until: Option<Time>) -> Result<(), Restless> {
+        let mut idle = 0;
+        self.settle()?;
+        while let Some(next) = self.next_time().filter(|next| until.is_none_or(|until| *next <= until)) {
+            self.now = next;
+            let ended = self.end_pods();
+            let decided = self.settle()?;
+            idle = if ended || decided { 0 } else { idle + 1 };
+            if idle > IDLE_WAKINGS {
+                break;
+            }
+        }
+        self.now = until.map_or(self.now, |until| until.max(self.now));
+        Ok(())
+    }
+
+    fn next_time(&self) -> Option<Time> {
+        let end = self.ends.first().map(|(at, _)| *at);
+        let waking = self.cluster.next_time().filter(|at| *at > self.now);
+        end.into_iter().chain(waking).min()
+    }
+
+    /// Ends the pods whose time is over. True if there were some.
+    fn end_pods(&mut self) -> bool {
+        let mut any = false;
+        while let Some((at, uid)) = self.ends.pop_first_if_due(self.now) {
+            any = true;
+            if let Some(pod) = self.facts.pods.get(&uid) {
+                let mut pod = pod.clone();
+                pod.finished = true;
+                self.tell(Event::Pod(Box::new(pod)));
+                self.finished.push((uid, at));
+            }
+        }
+        any
+    }
+
+    /// Cycles until nothing is decided, and carries all of it out. True if something was.
+    fn settle(&mut self) -> Result<bool, Restless> {
+        // Each pod is bound and evicted at most once, and a few cycles may speak only of what waits.
+        let limit = self.facts.pods.len().saturating_mul(2).saturating_add(100);
+        let mut cycles = 0;
+        loop {
+            let decisions = cycle(&mut self.cluster, self.now, Budget::default());
+            if decisions.is_empty() {
+                return Ok(cycles > 0);
+            }
+            cycles += 1;
+            if cycles > limit {
+                return Err(Restless {
+                    cycles,
+                    last: decisions,
+                });
+            }
+            for decision in decisions {
+                self.carry_out(decision);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, decision: Decision) {
+        match decision {
+            Decision::Bind { pod, node, devices, .. } => {
+                let Some(known) = self.facts.pods.get(&pod) else { return };
+                let mut fact = known.clone();
+                fact.node = Some(node.clone());
+                fact.devices.clone_from(&devices);
+                self.tell(Event::Pod(Box::new(fact)));
+                self.expect_end(pod.clone());
+                let at = self.now;
+                self.bound.push(Bound { pod, node, devices, at });
+            }
+            Decision::Evict { pod, cause } => {
+                self.ends.retain(|(_, ends)| *ends != pod);
+                self.tell(Event::PodGone(pod.clone()));
+                let at = self.now;
+                self.evicted.push(Evicted { pod, cause, at });
+            }
+            Decision::Reserve { claim, start } => drop(self.estimates.insert(claim, start)),
+            // What waits is asked for at the end, with the numbers of then; who owns the pods of an elastic claim is not
+            // simulated.
+            _ => {}
+        }
+    }
+
+    /// Simulated time.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// The core, to look at.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Everything that it was told, and that came of its decisions. Evicted pods are gone.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Pods that it bound, in order.
+    #[must_use]
+    pub fn bound(&self) -> &[Bound] {
+        &self.bound
+    }
+
+    /// Pods that it evicted, in order.
+    #[must_use]
+    pub fn evicted(&self) -> &[Evicted] {
+        &self.evicted
+    }
+
+    /// Pods that ended, with the time, in order.
+    #[must_use]
+    pub fn finished(&self) -> &[(String, Time)] {
+        &self.finished
+    }
+
+    /// When a claim, or a pod without one, that waits is expected to start, by UID, if that was said.
+    #[must_use]
+    pub fn estimate(&self, uid: &str) -> Option<Time> {
+        self.estimates.get(uid).copied()
+    }
+
+    /// What waits, by UID of the claim or pod, with the numbers of now.
+    #[must_use]
+    pub fn waits(&self) -> BTreeMap<String, Wait> {
+        waits(&self.cluster, self.now)
+    }
+}
+
+/// What waits in a core that has decided all it can, by UID of the claim or pod, with the numbers of now. A core that
+/// has something to decide has it decided on a copy first.
+#[must_use]
+pub fn waits(cluster: &Cluster, now: Time) -> BTreeMap<String, Wait> {
+    let mut copy = cluster.clone();
+    copy.say_again();
+    let mut waits = BTreeMap::new();
+    for decision in cycle(&mut copy, now, Budget::default()) {
+        match decision {
+            Decision::Pending {
+                claim,
+                reason,
+                counterfactual,
+            } => drop(waits.insert(claim, Wait { reason, counterfactual })),
+            Decision::Placed { claim } => drop(waits.remove(&claim)),
+            _ => {}
+        }
+    }
+    waits
+}
+
+/// A pod that holds its node.
+fn runs(pod: &duosuan_scheduler::event::Pod) -> bool {
+    pod.node.is_some() && !pod.finished
+}
+
+trait PopDue {
+    /// The first, if its time has come.
+    fn pop_first_if_due(&mut self, now: Time) -> Option<(Time, String)>;
+}
+
+impl PopDue for BTreeSet<(Time, String)> {
+    fn pop_first_if_due(&mut self, now: Time) -> Option<(Time, String)> {
+        let due = self.first().is_some_and(|(at, _)| *at <= now);
+        if due { self.pop_first() } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use duosuan_scheduler::event::{Claim, Group, Node, Pod, Queue, Quota};
+
+    use super::*;
+
+    fn node(cpu: i64) -> Event {
+        Event::Node(Box::new(Node {
+            name: "n".into(),
+            allocatable: [("cpu".into(), cpu), ("pods".into(), 10)].into(),
+            ..Node::default()
+        }))
+    }
+
+    fn pod(uid: &str, created: i64, cpu: i64) -> Pod {
+        Pod {
+            uid: uid.into(),
+            namespace: "ns".into(),
+            name: uid.into(),
+            created: Time(created),
+            requests: [("cpu".into(), cpu)].into(),
+            ours: true,
+            ..Pod::default()
+        }
+    }
+
+    fn told(pod: Pod) -> Event {
+        Event::Pod(Box::new(pod))
+    }
+
+    fn bound(simulation: &Simulation) -> Vec<(&str, i64)> {
+        simulation.bound().iter().map(|b| (b.pod.as_str(), b.at.0)).collect()
+    }
+
+    #[test]
+    fn a_pod_starts_the_moment_that_another_ends_and_not_before() {
+        let events = vec![
+            node(1000),
+            told(pod("a", 1, 1000)),
+            told(pod("b", 2, 1000)),
+            told(pod("c", 3, 1000)),
+        ];
+        let run_times = [("a".to_owned(), 60_000), ("b".to_owned(), 30_000)].into();
+        let mut simulation = Simulation::new(Time(1000), events.clone(), run_times);
+        simulation.run(None).unwrap();
+        assert_eq!(bound(&simulation), [("a", 1000), ("b", 61_000), ("c", 91_000)]);
+        assert_eq!(
+            simulation.finished(),
+            [("a".to_owned(), Time(61_000)), ("b".to_owned(), Time(91_000))]
+        );
+        assert_eq!((simulation.now(), simulation.waits().len()), (Time(91_000), 0));
+    }
+
+    #[test]
+    fn time_stops_where_it_is_told_to() {
+        let events = vec![node(1000), told(pod("a", 1, 1000)), told(pod("b", 2, 1000))];
+        let run_times: BTreeMap<_, _> = [("a".to_owned(), 60_000)].into();
+        for (until, started) in [(59_999, 1), (60_000, 2)] {
+            let mut simulation = Simulation::new(Time(0), events.clone(), run_times.clone());
+            simulation.run(Some(Time(until))).unwrap();
+            assert_eq!((simulation.bound().len(), simulation.now()), (started, Time(until)));
+        }
+    }
+
+    #[test]
+    fn a_bound_pod_runs_and_ends_like_those_that_are_bound_here() {
+        let running = Pod {
+            node: Some("n".into()),
+            ..pod("a", 1, 1000)
+        };
+        let events = vec![node(1000), told(running), told(pod("b", 2, 1000))];
+        let mut simulation = Simulation::new(Time(0), events, [("a".to_owned(), 5)].into());
+        simulation.run(None).unwrap();
+        assert_eq!(bound(&simulation), [("b", 5)]);
+    }
+
+    #[test]
+    fn a_victim_is_gone_and_its_reclaimer_has_its_place() {
+        let queue = |name: &str, guaranteed: i64| {
+            Event::Queue(Box::new(Queue {
+                name: name.into(),
+                weight: 1,
+                quotas: vec![Quota {
+                    guaranteed: [("cpu".into(), guaranteed)].into(),
+                    ..Quota::default()
+                }],
+                ..Queue::default()
+            }))
+        };
+        let in_queue = |queue: &str, pod: Pod| Pod {
+            queue: queue.into(),
+            ..pod
+        };
+        let borrower = Pod {
+            node: Some("n".into()),
+            ..in_queue("poor", pod("borrows", 1, 1000))
+        };
+        let events = vec![
+            node(1000),
+            queue("rich", 1000),
+            queue("poor", 0),
+            told(borrower),
+            told(in_queue("rich", pod("owns", 2, 1000))),
+        ];
+        let mut simulation = Simulation::new(Time(0), events, BTreeMap::new());
+        simulation.run(None).unwrap();
+        let by = "owns".to_owned();
+        assert_eq!(
+            simulation.evicted(),
+            [Evicted {
+                pod: "borrows".into(),
+                cause: EvictCause::Reclaimed { by },
+                at: Time(0),
+            }]
+        );
+        assert_eq!(bound(&simulation), [("owns", 0)]);
+    }
+
+    #[test]
+    fn what_waits_is_said_with_the_numbers_of_the_end() {
+        let claim = Claim {
+            uid: "c".into(),
+            namespace: "ns".into(),
+            name: "gang".into(),
+            groups: vec![Group {
+                name: "g".into(),
+                min: 2,
+                max: 2,
+                quantum: 1,
+                ..Group::default()
+            }],
+            ..Claim::default()
+        };
+        let member = |uid: &str| Pod {
+            claim: Some("gang".into()),
+            group: "g".into(),
+            ..pod(uid, 2, 600)
+        };
+        let events = vec![
+            node(1000),
+            told(pod("a", 1, 500)),
+            Event::Claim(Box::new(claim)),
+            told(member("m1")),
+            told(member("m2")),
+        ];
+        let mut simulation = Simulation::new(Time(0), events, [("a".to_owned(), 1000)].into());
+        simulation.run(None).unwrap();
+        let waits = simulation.waits();
+        let said: Vec<_> = waits
+            .iter()
+            .map(|(uid, wait)| (uid.as_str(), wait.reason.to_string()))
+            .collect();
+        let words = "1 of 2 pods find a node at once; 0/1 nodes are available: 1 insufficient cpu";
+        assert_eq!(said, [("c", words.to_owned())]);
+        assert_eq!(
+            simulation
+                .facts()
+                .members(simulation.facts().claim_named("ns", "gang").unwrap())
+                .len(),
+            2
+        );
+    }
+}

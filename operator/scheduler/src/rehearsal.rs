@@ -1,0 +1,109 @@
+//! What runs beside the real one need of the core: a copy to try things on, when time alone changes something, and to
+//! be told again what was told before.
+
+use crate::{Cluster, event::Time, index::Index, steps};
+
+/// A copy decides as the original would. It has an empty cache of its own, and counts its [work](Cluster::work) anew.
+impl Clone for Cluster {
+    fn clone(&self) -> Cluster {
+        Cluster {
+            model: self.model.clone(),
+            index: Index::default(),
+            policy: self.policy,
+        }
+    }
+}
+
+impl Cluster {
+    /// When the next cycle may decide something with no event before it: a spared victim may go then, or the grace time
+    /// of a gang that lost a member is over. `None` if time alone changes nothing.
+    #[must_use]
+    pub fn next_time(&self) -> Option<Time> {
+        let broken = self.model.broken.iter().filter_map(|&claim| {
+            let since = self.model.claims.find(claim)?.broken_since?;
+            Some(Time(since.0.saturating_add(steps::GRACE)))
+        });
+        broken.chain(self.model.retry_at).min()
+    }
+
+    /// Has the next cycle say of all that waits why it does, as if it had never said so: with today's numbers.
+    pub fn say_again(&mut self) {
+        let model = &mut self.model;
+        let claims: Vec<_> = model.claims.iter().map(|(claim, _)| claim).collect();
+        for claim in claims {
+            let pods: Vec<_> = model.members(claim).collect();
+            for pod in pods {
+                model.pods[pod].reported = None;
+            }
+            let slot = &mut model.claims[claim];
+            slot.reported = None;
+            slot.blocked_by = None;
+            model.mark(claim);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        Budget, Cluster, Decision, Event, Reason, Time, cycle,
+        event::{Node, Pod},
+    };
+
+    fn pod(uid: &str, cpu: i64) -> Event {
+        Event::Pod(Box::new(Pod {
+            uid: uid.into(),
+            requests: [("cpu".into(), cpu)].into(),
+            ours: true,
+            ..Pod::default()
+        }))
+    }
+
+    fn full() -> Cluster {
+        let mut cluster = Cluster::default();
+        cluster.apply(Event::Node(Box::new(Node {
+            name: "n".into(),
+            allocatable: [("cpu".into(), 2000), ("pods".into(), 10)].into(),
+            ..Node::default()
+        })));
+        cluster.apply(pod("runs", 1500));
+        cycle(&mut cluster, Time(0), Budget::default());
+        cluster.apply(pod("waits", 1000));
+        cycle(&mut cluster, Time(0), Budget::default());
+        cluster
+    }
+
+    #[test]
+    fn what_is_tried_on_a_copy_leaves_the_original_as_it_was() {
+        let cluster = full();
+        let mut copy = cluster.clone();
+        copy.apply(Event::PodGone("runs".into()));
+        let decided = cycle(&mut copy, Time(0), Budget::default());
+        assert!(
+            decided
+                .iter()
+                .any(|d| matches!(d, Decision::Bind { pod, .. } if pod == "waits"))
+        );
+        assert_eq!(cluster.seat_of_pod("waits"), None);
+        assert_eq!(cluster.pods().bound, 1);
+    }
+
+    #[test]
+    fn what_waits_says_so_again_when_it_is_asked_to_and_nothing_else_is_decided() {
+        let mut cluster = full();
+        assert_eq!(cycle(&mut cluster, Time(0), Budget::default()), []);
+        cluster.say_again();
+        let said = cycle(&mut cluster, Time(0), Budget::default());
+        let [Decision::Pending { claim, reason, .. }] = said.as_slice() else {
+            unreachable!("{said:?}")
+        };
+        assert_eq!(claim, "waits");
+        assert!(matches!(reason, Reason::NoNodeFits { .. }));
+        assert_eq!(cycle(&mut cluster, Time(0), Budget::default()), []);
+    }
+
+    #[test]
+    fn nothing_that_waits_for_an_event_waits_for_a_time() {
+        assert_eq!(full().next_time(), None);
+    }
+}

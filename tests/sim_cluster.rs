@@ -1,0 +1,337 @@
+//! `duosuan simulate cluster`: what a user of the command gets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+
+const SMALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/clusters/small.yaml");
+
+fn simulate(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_duosuan"))
+        .args(["simulate", "cluster"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that fails before it reads closes the pipe.
+    let _closed = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn json_of(arguments: &[&str], input: &str) -> Value {
+    let output = simulate(&[arguments, &["--json"]].concat(), input);
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Some objects on standard input.
+fn cluster(objects: Value) -> Value {
+    json_of(
+        &["-f", "-"],
+        &json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string(),
+    )
+}
+
+/// The one line that a failure says.
+fn failure(arguments: &[&str], input: &str) -> String {
+    let output = simulate(arguments, input);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    said.trim_end().strip_prefix("duosuan: ").unwrap().to_owned()
+}
+
+fn node(name: &str, cpu: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+        "status": {"allocatable": {"cpu": cpu, "memory": "64Gi", "pods": "110"}},
+    })
+}
+
+fn pod(name: &str, cpu: &str, more: Value) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"schedulerName": "duosuan", "containers": [{"resources": {"requests": {"cpu": cpu}}}]},
+    });
+    for part in ["metadata", "spec", "status"] {
+        for (name, value) in more[part].as_object().into_iter().flatten() {
+            pod[part][name] = value.clone();
+        }
+    }
+    pod
+}
+
+fn names(list: &Value, field: &str) -> Vec<String> {
+    let name = |entry: &Value| entry[field].as_str().unwrap().to_owned();
+    list.as_array().unwrap().iter().map(name).collect()
+}
+
+#[test]
+fn the_sample_is_placed_in_simulated_time_and_what_waits_says_why() {
+    let report = json_of(&["-f", SMALL], "");
+    let bound = json!([
+        {"pod": "lab/train-0", "node": "gpu-1", "devices": [0], "at": "2026-01-05T09:01:00Z"},
+        {"pod": "lab/train-1", "node": "gpu-1", "devices": [1], "at": "2026-01-05T09:01:00Z"},
+        {"pod": "shop/index", "node": "cpu-2", "devices": [], "at": "2026-01-05T10:30:00Z"},
+    ]);
+    assert_eq!(report["bound"], bound);
+    assert_eq!(
+        report["finished"],
+        json!([{"pod": "shop/report", "at": "2026-01-05T10:30:00Z"}])
+    );
+    assert_eq!(report["evicted"], json!([]));
+    let pending = report["pending"].as_array().unwrap();
+    assert_eq!((pending.len(), &pending[0]["claim"]), (2, &json!("lab/pretrain")));
+    assert_eq!(pending[0]["reason"], "WaitingForQuota");
+    assert!(
+        pending[0]["message"].as_str().unwrap().contains("2 gpu are left"),
+        "{pending:?}"
+    );
+    assert!(
+        pending[0]["would_admit"].as_str().unwrap().contains("2 gpu"),
+        "{pending:?}"
+    );
+    assert_eq!(
+        (&pending[1]["pod"], &pending[1]["reason"]),
+        (&json!("shop/database"), &json!("Refused"))
+    );
+    assert_eq!(names(&report["queues"], "name"), ["default", "online", "research"]);
+    assert_eq!(report["queues"][2]["tiers"][0]["used"]["gpu"], 2000);
+    assert_eq!(names(&report["nodes"], "name"), ["cpu-1", "cpu-2", "gpu-1"]);
+    assert_eq!(report["nodes"][2]["free"]["gpu"], 2000);
+    assert_eq!(report["nodes"][1]["used"]["cpu"], 7000);
+    assert_eq!(report["skipped"], json!({"ConfigMap": 1}));
+    assert_eq!(report["of_other_schedulers"], json!({"default-scheduler": 1}));
+    let unserved = &report["not_acted_on"][0];
+    assert_eq!(
+        (&unserved["kind"], &unserved["objects"]),
+        (&json!("PersistentVolumeClaim"), &json!(1))
+    );
+}
+
+#[test]
+fn the_same_files_give_the_same_result_byte_for_byte() {
+    let once = simulate(&["-f", SMALL, "--json"], "");
+    assert!(once.status.success());
+    assert_eq!(once.stdout, simulate(&["-f", SMALL, "--json"], "").stdout);
+}
+
+#[test]
+fn until_stops_before_what_comes_later() {
+    let before = json_of(&["-f", SMALL, "--until", "1h28m59s"], "");
+    assert_eq!(names(&before["bound"], "pod"), ["lab/train-0", "lab/train-1"]);
+    assert_eq!(before["ended"], "2026-01-05T10:29:59Z");
+    assert_eq!(
+        names(&before["pending"], "reason"),
+        ["WaitingForQuota", "Refused", "NoNodeFits"]
+    );
+    let after = json_of(&["-f", SMALL, "--until", "1h29m"], "");
+    assert_eq!(after["bound"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn people_read_the_same_in_words() {
+    let output = simulate(&["-f", SMALL], "");
+    let text = String::from_utf8(output.stdout).unwrap();
+    for words in [
+        "3 pods bound, 0 evicted, 1 finished; 2 pending",
+        "claim lab/pretrain: WaitingForQuota: it asks for 4 gpu, and 2 gpu are left below the limit of queue research",
+        "Not acted on: 1 PersistentVolumeClaim: pods that mount a PersistentVolumeClaim stay pending, and say so",
+        "Left alone: 1 pods without a node name scheduler default-scheduler",
+        "Skipped: 1 ConfigMap",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
+#[test]
+fn several_files_are_one_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, object: &Value| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, object.to_string()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (nodes, pods) = (
+        write("nodes", &node("n", "4")),
+        write("pods", &pod("p", "1", json!({}))),
+    );
+    let report = json_of(&["-f", &nodes, &pods], "");
+    assert_eq!(names(&report["bound"], "node"), ["n"]);
+    assert_eq!(json_of(&["-f", &nodes, "-f", &pods], "")["bound"], report["bound"]);
+}
+
+#[test]
+fn a_pod_is_as_urgent_as_its_priority_class_says() {
+    let class = json!({
+        "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "urgent"}, "value": 1000,
+    });
+    let urgent = pod("z-urgent", "1", json!({"spec": {"priorityClassName": "urgent"}}));
+    let report = cluster(json!([node("n", "1"), pod("a-calm", "1", json!({})), urgent, class]));
+    assert_eq!(names(&report["bound"], "pod"), ["default/z-urgent"]);
+}
+
+#[test]
+fn what_another_scheduler_runs_counts_and_is_placed_when_it_is_asked_for() {
+    let foreign = |name: &str, node: Value| {
+        pod(
+            name,
+            "3",
+            json!({"spec": {"schedulerName": "volcano", "nodeName": node}}),
+        )
+    };
+    let objects = json!([node("n", "4"), foreign("runs", json!("n")), pod("ours", "2", json!({}))]);
+    assert_eq!(names(&cluster(objects)["pending"], "reason"), ["NoNodeFits"]);
+    let waiting = json!({"kind": "List", "apiVersion": "v1", "items": [node("n", "4"), foreign("waits", Value::Null)]});
+    let report = json_of(&["-f", "-", "--scheduler-name", "volcano"], &waiting.to_string());
+    assert_eq!(names(&report["bound"], "pod"), ["default/waits"]);
+}
+
+#[test]
+fn a_reclaimer_has_its_place_and_its_victim_says_for_whom() {
+    let queue = |name: &str, cpu: &str| {
+        json!({
+            "apiVersion": "duosuan.io/v1alpha1", "kind": "Queue", "metadata": {"name": name},
+            "spec": {"quotas": [{"tier": "prod", "guaranteed": {"cpu": cpu}}]},
+        })
+    };
+    let of = |queue: &str| json!({"duosuan.io/queue": queue});
+    let borrower = pod(
+        "borrower",
+        "4",
+        json!({"metadata": {"labels": of("guest")}, "spec": {"nodeName": "n"}}),
+    );
+    let owner = pod("owner", "4", json!({"metadata": {"labels": of("host")}}));
+    let report = cluster(json!([
+        node("n", "4"),
+        queue("host", "4"),
+        queue("guest", "0"),
+        borrower,
+        owner
+    ]));
+    let evicted = &report["evicted"][0];
+    assert_eq!(
+        (&evicted["pod"], &evicted["for"], &evicted["reason"]),
+        (&json!("default/borrower"), &json!("default/owner"), &json!("Reclaimed"))
+    );
+    assert_eq!(names(&report["bound"], "pod"), ["default/owner"]);
+}
+
+#[test]
+fn reports_that_are_old_by_the_time_of_the_files_lend_nothing() {
+    let report = |time: &str| {
+        json!({
+            "apiVersion": "duosuan.io/v1alpha1", "kind": "NodeReport", "metadata": {"name": "n"},
+            "status": {"time": time},
+        })
+    };
+    let mut node = node("n", "4");
+    node["status"]["allocatable"]["duosuan.io/batch-cpu"] = json!(4000);
+    let mut batch = pod(
+        "p",
+        "1",
+        json!({"metadata": {"labels": {"duosuan.io/tier": "batch"}, "creationTimestamp": "2026-01-05T12:00:00Z"}}),
+    );
+    batch["spec"]["containers"][0]["resources"]["requests"] = json!({"duosuan.io/batch-cpu": 1000});
+    let fresh = cluster(json!([node, batch, report("2026-01-05T11:59:00Z")]));
+    assert_eq!(names(&fresh["bound"], "pod"), ["default/p"]);
+    let stale = cluster(json!([node, batch, report("2026-01-05T11:00:00Z")]));
+    assert_eq!(names(&stale["pending"], "reason"), ["StaleReports"]);
+}
+
+/// A document that is broken in one place, behind one that is whole.
+fn broken(object: Value) -> String {
+    let text = format!("{}\n---\n{}\n", node("n", "4"), object);
+    failure(&["-f", "-"], &text)
+}
+
+#[test]
+fn a_broken_object_is_an_error_with_file_document_and_field() {
+    let claim = |spec: Value| json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "CapacityClaim", "metadata": {"name": "c"}, "spec": spec});
+    let queue = |spec: Value| json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "Queue", "metadata": {"name": "q"}, "spec": spec});
+    let report = json!({
+        "apiVersion": "duosuan.io/v1alpha1", "kind": "NodeReport", "metadata": {"name": "n"},
+        "status": {"gpus": [{"index": 0, "model": "A100", "memory": "much"}]},
+    });
+    let group = |more: Value| claim(json!({"groups": [more]}));
+    let cases = [
+        (
+            pod("p", "lots", json!({})),
+            "Pod default/p: spec.containers[0].resources.requests[cpu]: ",
+        ),
+        (
+            pod("p", "1", json!({"spec": {"containers": 3}})),
+            "Pod default/p: spec.containers: ",
+        ),
+        (
+            pod(
+                "p",
+                "1",
+                json!({"metadata": {"annotations": {"duosuan.io/run-time": "soon"}}}),
+            ),
+            "Pod default/p: metadata.annotations[duosuan.io/run-time]: duration \"soon\" ",
+        ),
+        (
+            pod("p", "1", json!({"spec": {"priorityClassName": "none"}})),
+            "Pod default/p: spec.priorityClassName: there is no PriorityClass none in the files",
+        ),
+        (
+            pod("p", "1", json!({"metadata": {"labels": {"duosuan.io/tier": "gold"}}})),
+            "Pod default/p: metadata.labels[duosuan.io/tier]: ",
+        ),
+        (node("m", "4 cores"), "Node m: status.allocatable[cpu]: "),
+        (
+            group(json!({"name": "g", "count": 1, "requests": {"cpu": "x"}})),
+            "CapacityClaim default/c: spec.groups[0].requests[cpu]: ",
+        ),
+        (
+            group(json!({"name": "g", "count": -1})),
+            "CapacityClaim default/c: spec.groups[0].count: ",
+        ),
+        (claim(json!({"groups": 3})), "CapacityClaim default/c: spec.groups: "),
+        (
+            queue(json!({"quotas": [{"tier": "gold"}]})),
+            "Queue q: spec.quotas[0].tier: ",
+        ),
+        (report, "NodeReport n: status.gpus[0].memory: "),
+        (json!({"kind": "Pod"}), ": apiVersion: is missing"),
+        (
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}}),
+            ": metadata.name: is missing",
+        ),
+        (
+            json!({"apiVersion": "duosuan.io/v9", "kind": "Queue", "metadata": {"name": "q"}}),
+            "Queue q: apiVersion: this build reads Queue in version duosuan.io/v1alpha1 only",
+        ),
+        (
+            node("n", "4"),
+            "Node n is there already: standard input, document 1, Node n",
+        ),
+    ];
+    for (object, words) in cases {
+        let said = broken(object);
+        assert!(said.starts_with("standard input, document 2"), "{said}");
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_and_a_duration_that_is_none_are_named() {
+    assert!(failure(&["-f", "absent.yaml"], "").starts_with("cannot read absent.yaml: "));
+    assert!(failure(&["-f", SMALL, "--until", "tomorrow"], "").starts_with("--until: duration \"tomorrow\" "));
+    assert!(Path::new(SMALL).is_file());
+}
