@@ -191,7 +191,10 @@ impl Simulation {
                 let at = self.now;
                 self.evicted.push(Evicted { pod, cause, at });
             }
-            Decision::Reserve { claim, start } => drop(self.estimates.insert(claim, start)),
+            Decision::Reserve { claim, start } => match start {
+                Some(start) => drop(self.estimates.insert(claim, start)),
+                None => drop(self.estimates.remove(&claim)),
+            },
             // What waits is asked for at the end, with the numbers of then; who owns the pods of an elastic claim is not
             // simulated.
             _ => {}
