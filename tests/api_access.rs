@@ -111,6 +111,7 @@ async fn the_operator_may_place_and_report_and_no_more() {
             [
                 ("nodes", ""),
                 ("pods", ""),
+                ("namespaces", ""),
                 ("queues", ours),
                 ("capacityclaims", ours),
                 ("nodereports", ours),

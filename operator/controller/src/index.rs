@@ -201,6 +201,8 @@ impl Index {
                 self.policies.remove(&name);
                 self.nodes.policy(name, None);
             }
+            Fact::Namespace(namespace) => events.push(Event::Namespace(namespace)),
+            Fact::NamespaceGone(name) => events.push(Event::NamespaceGone(name)),
             Fact::Node(node) => events.extend(self.nodes.node(*node, now)),
             Fact::NodeGone(name) => {
                 self.nodes.gone(&name);

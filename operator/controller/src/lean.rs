@@ -123,6 +123,8 @@ kinds! {
     Node: "", "v1", "Node", "nodes", NodeSpec, NodeStatus;
     /// A pod.
     Pod: "", "v1", "Pod", "pods", PodSpec, PodStatus;
+    /// A namespace, of which only the labels matter.
+    Namespace: "", "v1", "Namespace", "namespaces", IgnoredAny, IgnoredAny;
     /// A capacity claim: a `CapacityClaimSpec` and a `CapacityClaimStatus`.
     Claim: GROUP, "v1alpha1", "CapacityClaim", "capacityclaims", Unread, Unread;
     /// A queue: a `QueueSpec` and a `QueueStatus`.
@@ -199,7 +201,15 @@ pub struct PodSpec {
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "the fields are Kubernetes' own")]
 pub struct Spread {
+    pub max_skew: i32,
+    pub topology_key: String,
     pub when_unsatisfiable: String,
+    pub label_selector: Option<LabelSelector>,
+    pub min_domains: Option<i32>,
+    pub node_affinity_policy: Option<String>,
+    pub node_taints_policy: Option<String>,
+    #[serde(deserialize_with = "list")]
+    pub match_label_keys: Vec<String>,
 }
 
 /// A volume, if it is one that binds a pod to a place.
@@ -251,13 +261,46 @@ pub struct Affinity {
     pub pod_anti_affinity: Option<PodAffinity>,
 }
 
-/// Affinity to pods, its required part.
+/// Affinity or anti-affinity to pods.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "the fields are Kubernetes' own")]
 pub struct PodAffinity {
     #[serde(deserialize_with = "list")]
-    pub required_during_scheduling_ignored_during_execution: Vec<IgnoredAny>,
+    pub required_during_scheduling_ignored_during_execution: Vec<PodTerm>,
+    #[serde(deserialize_with = "list")]
+    pub preferred_during_scheduling_ignored_during_execution: Vec<WeightedPodTerm>,
+}
+
+/// A preferred term.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct WeightedPodTerm {
+    pub weight: i32,
+    pub pod_affinity_term: PodTerm,
+}
+
+/// Other pods, in the same part of a topology.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct PodTerm {
+    pub topology_key: String,
+    pub label_selector: Option<LabelSelector>,
+    #[serde(deserialize_with = "list")]
+    pub namespaces: Vec<String>,
+    pub namespace_selector: Option<LabelSelector>,
+}
+
+/// A selector of labels.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct LabelSelector {
+    pub match_labels: Option<Texts>,
+    #[serde(deserialize_with = "list")]
+    pub match_expressions: Vec<Requirement>,
 }
 
 /// Node affinity, its required part.

@@ -52,6 +52,10 @@ pub enum Fact {
     Policy(String, Box<policy::Policy>),
     /// A policy, by name, is gone.
     PolicyGone(String),
+    /// A namespace is there.
+    Namespace(Box<duosuan_scheduler::event::Namespace>),
+    /// A namespace, by name, is gone.
+    NamespaceGone(String),
     /// The watch of a kind has delivered its first list; `served` is false if the API server does not know the kind.
     Synced {
         /// The kind.
@@ -62,9 +66,10 @@ pub enum Fact {
 }
 
 /// Kinds that are watched.
-pub const KINDS: [&str; 6] = [
+pub const KINDS: [&str; 7] = [
     lean::Node::KIND,
     lean::Pod::KIND,
+    lean::Namespace::KIND,
     lean::Claim::KIND,
     lean::Queue::KIND,
     lean::Report::KIND,
@@ -109,6 +114,7 @@ impl Watcher {
             tokio::join!(
                 self.watch::<lean::Node>(),
                 self.watch::<lean::Pod>(),
+                self.watch::<lean::Namespace>(),
                 self.watch::<lean::Claim>(),
                 self.watch::<lean::Queue>(),
                 self.watch::<lean::Report>(),

@@ -242,6 +242,9 @@ pub struct Spread {
     pub honor_taints: bool,
 }
 
+/// Topology spread constraints of a pod that are looked at: the first ones. Nobody writes as many.
+pub const SPREADS_AT_MOST: usize = 32;
+
 /// What a pod asks of the places of other pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -252,7 +255,7 @@ pub struct PodRules {
     pub anti_affinity: Vec<PodTerm>,
     /// Preferred pod affinity and anti-affinity.
     pub preferences: Vec<Preference>,
-    /// Topology spread constraints.
+    /// Topology spread constraints, [`SPREADS_AT_MOST`].
     pub spread: Vec<Spread>,
 }
 

@@ -9,6 +9,7 @@ pub mod pod;
 pub mod policy;
 pub mod quantity;
 pub mod queue;
+pub mod relations;
 pub mod requests;
 
 use duosuan_scheduler::{Tier, Time, event::Amounts};

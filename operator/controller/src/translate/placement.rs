@@ -131,25 +131,7 @@ pub fn toleration(from: &lean::Toleration) -> Toleration {
 /// A field that forbids nodes in a way that this version does not decide about. A pod with one is better left waiting,
 /// with that reason, than put where it must not be.
 pub fn undecided(spec: &lean::PodSpec) -> Option<FieldError> {
-    let pods = |affinity: Option<&lean::PodAffinity>| {
-        affinity.is_some_and(|a| !a.required_during_scheduling_ignored_during_execution.is_empty())
-    };
-    let affinity = spec.affinity.as_ref();
     let found = [
-        (
-            "spec.affinity.podAffinity",
-            pods(affinity.and_then(|a| a.pod_affinity.as_ref())),
-        ),
-        (
-            "spec.affinity.podAntiAffinity",
-            pods(affinity.and_then(|a| a.pod_anti_affinity.as_ref())),
-        ),
-        (
-            "spec.topologySpreadConstraints",
-            spec.topology_spread_constraints
-                .iter()
-                .any(|s| s.when_unsatisfiable == "DoNotSchedule"),
-        ),
         (
             "spec.volumes",
             spec.volumes
@@ -264,28 +246,11 @@ mod tests {
     }
 
     #[test]
-    fn a_requirement_that_cannot_be_honoured_is_named_and_a_preference_is_not() {
+    fn a_requirement_that_cannot_be_honoured_is_named_and_others_are_not() {
         let of = |spec| undecided(&serde_json::from_value(spec).unwrap()).map(|e| e.field);
         let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]});
-        let preferred = json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1}]});
         let cases = [
-            (
-                json!({"affinity": {"podAffinity": required}}),
-                Some("spec.affinity.podAffinity"),
-            ),
-            (
-                json!({"affinity": {"podAntiAffinity": required}}),
-                Some("spec.affinity.podAntiAffinity"),
-            ),
-            (json!({"affinity": {"podAntiAffinity": preferred}}), None),
-            (
-                json!({"topologySpreadConstraints": [{"whenUnsatisfiable": "DoNotSchedule"}]}),
-                Some("spec.topologySpreadConstraints"),
-            ),
-            (
-                json!({"topologySpreadConstraints": [{"whenUnsatisfiable": "ScheduleAnyway"}]}),
-                None,
-            ),
+            (json!({"affinity": {"podAntiAffinity": required}}), None),
             (
                 json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}),
                 Some("spec.volumes"),

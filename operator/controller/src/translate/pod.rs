@@ -3,7 +3,7 @@
 use duosuan_crds::{LABEL_CLAIM, LABEL_GROUP, LABEL_QUEUE, LABEL_TIER};
 use duosuan_scheduler::{Tier, event};
 
-use super::{FieldError, gpu, placement, requests, time};
+use super::{FieldError, gpu, placement, relations, requests, time};
 use crate::lean::{self, Object, Texts};
 
 /// A pod, and what its object says of how it waits.
@@ -46,6 +46,9 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
     let node_terms = placement::node_terms(spec.node_selector.as_ref(), required)
         .map_err(&mut or_default)
         .unwrap_or_default();
+    let rules = relations::rules(spec, labels)
+        .map_err(&mut or_default)
+        .unwrap_or_default();
     let tier = tier_label(labels).map_err(&mut or_default).unwrap_or_default();
 
     if node.is_none() {
@@ -77,7 +80,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             node_terms,
             tolerations: spec.tolerations.iter().map(placement::toleration).collect(),
             host_ports: placement::host_ports(spec),
-            rules: None,
+            rules,
             node,
             devices,
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),

@@ -5,7 +5,7 @@ use tracing::warn;
 use super::{Fact, Watched};
 use crate::{
     lean::{self, Object},
-    translate::{FieldError, claim, node, pod, policy, queue},
+    translate::{FieldError, claim, node, pod, policy, queue, relations},
 };
 
 impl Watched for lean::Pod {
@@ -17,6 +17,18 @@ impl Watched for lean::Pod {
     }
     fn gone(key: String) -> Fact {
         Fact::PodGone(key)
+    }
+}
+
+impl Watched for lean::Namespace {
+    fn key(object: &Object<Self>) -> Option<&String> {
+        object.metadata.name.as_ref()
+    }
+    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+        Ok(Fact::Namespace(Box::new(relations::namespace(&object))))
+    }
+    fn gone(key: String) -> Fact {
+        Fact::NamespaceGone(key)
     }
 }
 

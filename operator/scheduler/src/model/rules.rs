@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    event::{self, PodRules, PodTerm, Requirement, Term},
+    event::{self, PodRules, PodTerm, Requirement, SPREADS_AT_MOST, Term},
     selector,
     slab::{KeyOrd, MarkOrd},
 };
@@ -94,9 +94,8 @@ pub(crate) struct Rules {
     pub(crate) spread: Vec<(event::Spread, Peers)>,
 }
 
-/// Constraints of topology spread that are looked at; the bits of [`Rules::of_oneself`] leave room for no more.
-const SPREADS: usize = 32;
-/// The bit that says that a pod matches all of its own required affinity.
+/// The bit that says that a pod matches all of its own required affinity; those below are of constraints of spread, of
+/// which there are [`SPREADS_AT_MOST`].
 pub(crate) const OWN_AFFINITY: u64 = 1 << 63;
 
 impl Rules {
@@ -113,7 +112,7 @@ impl Rules {
             spread: rules
                 .spread
                 .iter()
-                .take(SPREADS)
+                .take(SPREADS_AT_MOST)
                 .map(|s| (s.clone(), Peers::in_namespace(namespace, s.selector.clone())))
                 .collect(),
         }
