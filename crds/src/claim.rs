@@ -60,7 +60,8 @@ pub struct CapacityClaimSpec {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the tier of a claim cannot be changed: create a new claim"))]
     pub tier: Tier,
-    /// Order within the queue: higher goes first; among equals the older claim. From -1000000000 to 1000000000.
+    /// Order within the queue: higher goes first; among equals the claim whose namespace holds less of the queue, then the older
+    /// one. Where it lets a claim run, claims of lower priority in its queue are evicted. From -1000000000 to 1000000000.
     #[serde(default)]
     #[schemars(range(min = -1_000_000_000, max = 1_000_000_000))]
     pub priority: i32,

@@ -336,6 +336,7 @@ fn leaves_it_open(error: &kube::Error) -> bool {
 pub fn cause_name(cause: &EvictCause) -> &'static str {
     match cause {
         EvictCause::Reclaimed { .. } => "Reclaimed",
+        EvictCause::Preempted { .. } => "Preempted",
         EvictCause::GangBroken => "GangBroken",
     }
 }

@@ -176,6 +176,7 @@ pub struct PodSpec {
     pub node_name: Option<String>,
     pub scheduler_name: Option<String>,
     pub priority: Option<i32>,
+    pub preemption_policy: Option<String>,
     pub node_selector: Option<Texts>,
     pub affinity: Option<Affinity>,
     #[serde(deserialize_with = "list")]

@@ -29,15 +29,20 @@ pub fn message(reason: &Reason, counterfactual: Option<&str>) -> String {
 
 /// Why a pod was evicted.
 pub fn evicted(cause: &EvictCause, index: &Index) -> String {
+    let named = |by: &str| match (index.claim_name(by), index.pod_name(by)) {
+        (Some((namespace, name)), _) => format!("claim {namespace}/{name}"),
+        (None, Some(pod)) => format!("pod {}/{}", pod.namespace, pod.name),
+        (None, None) => "another claim".to_owned(),
+    };
     match cause {
-        EvictCause::Reclaimed { by } => {
-            let by = match (index.claim_name(by), index.pod_name(by)) {
-                (Some((namespace, name)), _) => format!("claim {namespace}/{name}"),
-                (None, Some(pod)) => format!("pod {}/{}", pod.namespace, pod.name),
-                (None, None) => "another claim".to_owned(),
-            };
-            format!("Its capacity was on loan and goes back to {by}, whose queue is guaranteed it")
-        }
+        EvictCause::Reclaimed { by } => format!(
+            "Its capacity was on loan and goes back to {}, whose queue is guaranteed it",
+            named(by)
+        ),
+        EvictCause::Preempted { by } => format!(
+            "Its capacity goes to {}, which has a higher priority in the same queue",
+            named(by)
+        ),
         EvictCause::GangBroken => "Its gang lost a member that could not be placed again in time".to_owned(),
     }
 }

@@ -65,8 +65,13 @@ pub enum Decision {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum EvictCause {
-    /// A claim below its queue's guarantee gets the capacity.
+    /// A claim within its queue's guarantee, or of a firmer tier, gets the capacity.
     Reclaimed {
+        /// UID of the claim (or pod) that gets it.
+        by: String,
+    },
+    /// A claim of higher priority in its queue gets the capacity.
+    Preempted {
         /// UID of the claim (or pod) that gets it.
         by: String,
     },

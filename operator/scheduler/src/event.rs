@@ -287,6 +287,8 @@ pub struct Pod {
     pub created: Time,
     /// `spec.priority`.
     pub priority: i32,
+    /// `spec.preemptionPolicy` is `Never`: it waits, and nothing of lower priority in its queue goes for it.
+    pub never_preempts: bool,
     /// Name of the claim (in the pod's namespace) that the pod joins; without one, the pod is its own claim.
     pub claim: Option<String>,
     /// Group of that claim.

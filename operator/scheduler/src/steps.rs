@@ -9,6 +9,7 @@ mod s4_reserve;
 mod s5_reclaim;
 mod s6_commit;
 mod s7_explain;
+mod victims;
 
 pub(crate) use s5_reclaim::GRACE;
 

@@ -15,6 +15,7 @@ pub(crate) mod fixtures;
 mod gangs;
 mod gpus;
 mod lending;
+mod preemption;
 mod properties;
 mod queues;
 mod relations;

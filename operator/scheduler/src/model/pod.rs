@@ -58,6 +58,8 @@ pub(crate) struct PodSlot {
     pub(crate) name: Arc<str>,
     pub(crate) created: Time,
     pub(crate) priority: i32,
+    /// Nobody of lower priority goes for it.
+    pub(crate) never_preempts: bool,
     /// Its claim; `None` if it is another scheduler's.
     pub(crate) claim: Option<ClaimOrd>,
     /// Group that its label names.
@@ -129,6 +131,7 @@ impl Model {
             name: event.name.as_str().into(),
             created: event.created,
             priority: event.priority,
+            never_preempts: event.never_preempts,
             claim: None,
             group: event.group.as_str().into(),
             template,
@@ -206,6 +209,7 @@ impl Model {
             && pod.gated == event.gated
             && pod.refused.as_deref() == event.refused.as_deref()
             && pod.priority == event.priority
+            && pod.never_preempts == event.never_preempts
             && pod.created == event.created
             && *pod.group == *event.group
             && *pod.namespace == *event.namespace

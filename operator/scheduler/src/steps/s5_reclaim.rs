@@ -1,22 +1,16 @@
-//! Step 5: evictions. A claim within its queue's guarantee gets back what others borrow, if that is proven to help; and
-//! gangs that stayed broken for too long are released.
-//!
-//! Who may have to go for whom, each condition strict:
-//! - of the same tier: claims of queues beyond their guarantee, for a claim whose queue stays within its own. A queue
-//!   within its guarantee never loses anything, and the reclaimer's is within it afterwards: so nobody can reclaim back.
-//! - of a lower tier: where devices are asked for, since tiers share these. What they hold was promised on recall.
-//! - never a claim that has not yet run as long as it was promised, nor one whose eviction was refused just now.
+//! Step 5: evictions. A claim within its queue's guarantee gets back what others borrow, a claim of higher priority gets what
+//! those of lower priority hold in its own queue, if that is proven to help; and gangs that stayed broken for too long are
+//! released. Who may have to go for whom: see [`super::victims`].
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Round, s3_place};
+use super::{Round, s3_place, victims};
 use crate::{
-    amount::Amounts,
+    amount::{Amount, Amounts},
     decision::EvictCause,
-    event::{Tier, Time},
     fit::Constraint,
     index::Look,
-    model::{Model, Place, TIERS, queue::VictimKey, tier_index},
+    model::{Model, Place},
     slab::{ClaimOrd, PodOrd, QueueOrd},
     transaction::Transaction,
 };
@@ -50,8 +44,9 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
         going.push((pod, round.model.unseat(pod)));
     }
     let mut helped = Vec::new();
-    // Claims of one pod that are equal in all that counts here fail alike.
-    let mut hopeless: HashSet<(Look, QueueOrd)> = HashSet::new();
+    // Claims of one pod that are equal in all that counts here fail alike, and so do those of lower priority: nobody has to
+    // go for them who would not have had to go for the one that failed.
+    let mut hopeless: HashMap<(Look, QueueOrd), i64> = HashMap::new();
     for claim in blocked {
         if round.trials_left == 0 {
             // The next cycle goes on from here.
@@ -66,7 +61,8 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
             [pod] => Some((round.model.look(*pod), round.model.claims[claim].queue)),
             _ => None,
         };
-        if alike.is_some_and(|alike| hopeless.contains(&alike)) {
+        let rank = victims::rank(round.model, claim, &pods);
+        if alike.is_some_and(|alike| hopeless.get(&alike).is_some_and(|failed| rank <= *failed)) {
             continue;
         }
         match reclaim_for(round, claim, &pods) {
@@ -75,7 +71,7 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
                 going.extend(victims.into_iter().flat_map(|v| v.seats));
                 helped.push(claim);
             }
-            None => hopeless.extend(alike),
+            None => hopeless.extend(alike.map(|alike| (alike, rank))),
         }
     }
     for (pod, place) in going {
@@ -88,15 +84,28 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
 
 /// Finds the seats of some pods, and whom to evict for it. The pods have their seats then, and the victims have none.
 fn reclaim_for(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> Option<Vec<Victim>> {
-    let ask = round.model.ask_of_pods(pods);
-    let queue = round.model.claims[claim].queue;
-    if round.model.queues[queue].never_reclaims || !room_can_help(round, pods) {
+    if !room_can_help(round, pods) {
         return None;
     }
+    let queue = round.model.claims[claim].queue;
+    let reclaimed = if round.model.queues[queue].never_reclaims {
+        None
+    } else {
+        reclaim_borrowed(round, claim, pods)
+    };
+    reclaimed.or_else(|| preempt(round, claim, pods))
+}
+
+/// From others: what they borrow, and devices of lower tiers.
+fn reclaim_borrowed(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> Option<Vec<Victim>> {
+    let ask = round.model.ask_of_pods(pods);
     // Mostly a few are enough, and finding all of them costs more than the rest.
     let mut all = Vec::new();
     for limit in [FEW, usize::MAX] {
-        all = candidates(round.model, claim, &ask, pods, limit);
+        all = victims::borrowers(round.model, claim, &ask, pods, limit);
+        if all.is_empty() {
+            return None;
+        }
         if let Some((transaction, victims)) = attempt(round, claim, pods, &ask, &all) {
             transaction.commit();
             return Some(victims);
@@ -140,6 +149,50 @@ fn reclaim_for(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> Optio
     Some(victims)
 }
 
+/// From those of lower priority in the claim's own queue, and, as far as its queue is within its guarantee without them,
+/// from those who borrow.
+fn preempt(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> Option<Vec<Victim>> {
+    let ask = round.model.ask_of_pods(pods);
+    for limit in [FEW, usize::MAX] {
+        let own = victims::below(round.model, claim, pods, limit);
+        if own.is_empty() || round.trials_left == 0 {
+            return None;
+        }
+        let count = own.len();
+        if let Some((transaction, victims)) = attempt(round, claim, pods, &ask, &own) {
+            transaction.commit();
+            return Some(victims);
+        }
+        if count < limit {
+            break;
+        }
+    }
+    let queue = round.model.claims[claim].queue;
+    if round.model.queues[queue].never_reclaims || round.trials_left == 0 {
+        return None;
+    }
+    let mut all = victims::below(round.model, claim, pods, usize::MAX);
+    let freed: Vec<PodOrd> = all.iter().flat_map(|&c| round.model.members(c)).collect();
+    let freed = round.model.ask_of_pods(&freed);
+    let without: Amounts = ask
+        .iter()
+        .map(|&(r, asked)| {
+            (
+                r,
+                asked - freed.iter().find(|(f, _)| *f == r).map_or(Amount::ZERO, |(_, a)| *a),
+            )
+        })
+        .collect();
+    let others = victims::borrowers(round.model, claim, &without, pods, usize::MAX);
+    if others.is_empty() {
+        return None;
+    }
+    all.extend(others);
+    let (transaction, victims) = attempt(round, claim, pods, &ask, &all)?;
+    transaction.commit();
+    Some(victims)
+}
+
 /// Takes victims off one after the other until all pods have a seat, and lets those stay that have room after all. The
 /// transaction is open on success, and nothing has changed otherwise.
 fn attempt(
@@ -164,108 +217,17 @@ fn attempt(
             transaction.rollback(round.model);
             return None;
         };
-        if borrows(round.model, claim, next) {
+        // What is seated already is counted as used.
+        let rest = round.model.ask_of_pods(pods.get(seated..).unwrap_or_default());
+        if victims::may_go(round.model, claim, next, &rest) {
             let victim = take_off(round.model, &mut transaction, next);
             let count = u32::try_from(victim.seats.len()).unwrap_or(u32::MAX);
             round.trials_left = round.trials_left.saturating_sub(count.max(1));
             taken.push(victim);
         }
     }
-    let victims = trim(round, &mut transaction, taken, pods);
+    let victims = trim(round, &mut transaction, claim, taken, pods);
     Some((transaction, victims))
-}
-
-/// Claims that may have to go for this one, those that go first first, and not many more than `limit`.
-fn candidates(model: &mut Model, ord: ClaimOrd, ask: &Amounts, pods: &[PodOrd], limit: usize) -> Vec<ClaimOrd> {
-    let tier = model.claims[ord].tier;
-    let devices = pods
-        .iter()
-        .any(|&p| model.shapes.value(model.pods[p].shape).gpus.is_some());
-    let own: Vec<QueueOrd> = model.queues[model.claims[ord].queue].path.to_vec();
-    let mut all: Vec<ClaimOrd> = Vec::new();
-    let mut retry: Option<Time> = None;
-    for lower in TIERS.into_iter().rev().filter(|t| *t == tier || (*t > tier && devices)) {
-        let mut keys: Vec<&VictimKey> = Vec::new();
-        for (queue, slot) in model.queues.iter() {
-            let Some(running) = slot.running.get(tier_index(lower)).filter(|r| !r.is_empty()) else {
-                continue;
-            };
-            if lower == tier && !may_reclaim_from(model, &own, queue, tier, ask) {
-                continue;
-            }
-            let now = model.now;
-            let may_go = |key: &&VictimKey| {
-                let spared = spared_until(model, key.claim).filter(|until| *until > now);
-                if let Some(until) = spared {
-                    retry = Some(retry.map_or(until, |r| r.min(until)));
-                }
-                spared.is_none() && key.claim != ord && evictable(model, key.claim)
-            };
-            keys.extend(running.iter().filter(may_go).take(limit));
-        }
-        keys.sort_unstable();
-        all.extend(keys.into_iter().take(limit).map(|key| key.claim));
-    }
-    if let Some(retry) = retry {
-        model.retry_at = Some(model.retry_at.map_or(retry, |r| r.min(retry)));
-    }
-    all
-}
-
-/// True if a queue on the way `own` may take back from another one: where their ways part, its side stays within its
-/// guarantee, and no queue on the other side is within its own.
-fn may_reclaim_from(model: &Model, own: &[QueueOrd], other: QueueOrd, tier: Tier, ask: &Amounts) -> bool {
-    let tier = tier_index(tier);
-    let theirs = &model.queues[other].path;
-    let shared = own
-        .iter()
-        .rev()
-        .zip(theirs.iter().rev())
-        .take_while(|(a, b)| a == b)
-        .count();
-    let (Some(mine), Some(their_side)) = (
-        own.len().checked_sub(shared + 1).and_then(|i| own.get(i)),
-        theirs.get(..theirs.len() - shared),
-    ) else {
-        return false;
-    };
-    !their_side.is_empty()
-        && model.queues[*mine].within_guarantee(tier, ask)
-        && !their_side.iter().any(|&q| model.queues[q].within_guarantee(tier, &[]))
-}
-
-/// True if a claim still may have to go, after what was taken off so far.
-fn borrows(model: &Model, reclaimer: ClaimOrd, victim: ClaimOrd) -> bool {
-    let (reclaimer, victim) = (&model.claims[reclaimer], &model.claims[victim]);
-    if victim.tier != reclaimer.tier {
-        return true;
-    }
-    let own = &model.queues[reclaimer.queue].path;
-    let theirs = model.queues[victim.queue].path.iter().take_while(|q| !own.contains(q));
-    let tier = tier_index(victim.tier);
-    !theirs.into_iter().any(|&q| model.queues[q].within_guarantee(tier, &[]))
-}
-
-/// Until when a claim is not to be touched: it has not run as long as it was promised.
-fn spared_until(model: &Model, ord: ClaimOrd) -> Option<Time> {
-    let claim = &model.claims[ord];
-    let refused = model.members(ord).map(|p| model.pods[p].refused_until).max()?;
-    let runtime = claim.started.map(|s| Time(s.0.saturating_add(claim.min_runtime)));
-    Some(runtime.map_or(refused, |r| r.max(refused)))
-}
-
-/// True if a claim can be evicted as a whole: it holds something, nothing of it is leaving already, and none of it was
-/// placed in this very cycle or is not confirmed.
-fn evictable(model: &Model, claim: ClaimOrd) -> bool {
-    let mut bound = 0;
-    for pod in model.members(claim).map(|p| &model.pods[p]) {
-        match pod.place {
-            Place::Nowhere => {}
-            Place::Bound(_) if !pod.leaving && !pod.terminating => bound += 1,
-            _ => return false,
-        }
-    }
-    bound > 0
 }
 
 /// False if what turns the pods away from every node is nothing that changes when others go.
@@ -307,10 +269,11 @@ fn take_off(model: &mut Model, transaction: &mut Transaction, claim: ClaimOrd) -
 fn trim(
     round: &mut Round<'_>,
     transaction: &mut Transaction,
+    claim: ClaimOrd,
     mut taken: Vec<Victim>,
     reclaimers: &[PodOrd],
 ) -> Vec<Victim> {
-    let mut go = Vec::new();
+    let mut go: Vec<Victim> = Vec::new();
     while let Some(victim) = taken.pop() {
         let mark = transaction.mark();
         let pods: Vec<PodOrd> = victim.seats.iter().map(|(p, _)| *p).collect();
@@ -327,7 +290,9 @@ fn trim(
                 }
                 fits
             })
-            && reclaimers.iter().all(|&pod| keeps_seat(round, transaction, pod));
+            && reclaimers.iter().all(|&pod| keeps_seat(round, transaction, pod))
+            // With those of its own queue back, its side may no longer be within the guarantee by which others go.
+            && go.iter().all(|other| victims::is_due(round.model, claim, other.claim));
         if !stays {
             transaction.rollback_to(round.model, mark);
             go.push(victim);
@@ -362,7 +327,12 @@ fn order_evictions(round: &mut Round<'_>, claim: ClaimOrd, victims: &[Victim]) {
         }
         model.going.insert(pod);
         model.claims[claim].awaiting.insert(pod);
-        round.evicted.push((pod, EvictCause::Reclaimed { by: by.clone() }));
+        let by = by.clone();
+        let cause = match model.pods[pod].claim {
+            Some(theirs) if victims::is_below(model, claim, theirs) => EvictCause::Preempted { by },
+            _ => EvictCause::Reclaimed { by },
+        };
+        round.evicted.push((pod, cause));
     }
 }
 

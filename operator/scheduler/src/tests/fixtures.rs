@@ -186,10 +186,10 @@ impl World {
         for decision in &decisions {
             if let Decision::Evict {
                 pod,
-                cause: EvictCause::Reclaimed { by },
+                cause: cause @ (EvictCause::Reclaimed { by } | EvictCause::Preempted { by }),
             } = decision
             {
-                self.is_justified(pod, by);
+                self.is_justified(pod, by, matches!(cause, EvictCause::Preempted { .. }));
             }
         }
         decisions
@@ -203,7 +203,7 @@ impl World {
     }
 
     /// No eviction without its placement, and none of a higher tier.
-    fn is_justified(&self, victim: &str, by: &str) {
+    fn is_justified(&self, victim: &str, by: &str, preempted: bool) {
         let model = &self.cluster.model;
         let (_, by) = model.claims.iter().find(|(_, c)| c.known && *c.uid == *by).unwrap();
         let members = by.groups.iter().flat_map(|g| &g.members);
@@ -216,6 +216,8 @@ impl World {
         let victim = &model.pods[model.pods_by_uid[victim]];
         let victim = &model.claims[victim.claim.unwrap()];
         assert!(victim.tier >= by.tier, "{} goes for {}", victim.uid, by.uid);
+        let below = victim.queue == by.queue && victim.tier == by.tier && victim.priority < by.priority;
+        assert_eq!(preempted, below, "{} goes for {}", victim.uid, by.uid);
     }
 
     pub(crate) fn confirm(&mut self, decisions: &[Decision]) {

@@ -377,4 +377,27 @@ proptest! {
             }
         }
     }
+
+    /// Whoever was evicted is made again at once, as a controller does: that must not go round for ever.
+    #[test]
+    fn nobody_is_evicted_for_ever_in_turns(steps in prop::collection::vec(any_step(), 1..60)) {
+        let (mut world, _) = run(&steps);
+        let mut last = Vec::new();
+        for _ in 0..40 {
+            world.now += 10_000;
+            last = world.cycle();
+            world.confirm(&last);
+            for uid in evictions(&last).into_iter().map(ToOwned::to_owned) {
+                let again = Pod {
+                    node: None,
+                    devices: vec![],
+                    terminating: false,
+                    ..world.pods[&uid].clone()
+                };
+                world.tell(Event::PodGone(uid));
+                world.tell(again);
+            }
+        }
+        prop_assert!(evictions(&last).is_empty(), "{:?}", last);
+    }
 }

@@ -189,6 +189,7 @@ fn a_queue_takes_back_its_guarantee_and_no_more() {
     // What is freed is kept for whom it was freed.
     world.tell(Pod {
         priority: 1000,
+        never_preempts: true,
         ..in_queue("thief", "b", 1000)
     });
     assert!(binds(&world.cycle()).is_empty());
