@@ -229,6 +229,10 @@ fn a_more_important_claim_of_the_queue_takes_the_reservation_over() {
     if let Event::Claim(claim) = &mut urgent[0] {
         claim.priority = 9;
     }
+    // It could have what runs evicted, but is asked not to.
+    if let Event::Pod(pod) = &mut urgent[1] {
+        pod.never_preempts = true;
+    }
     world.submit(urgent);
     let said = world.at(200);
     assert_eq!(starts(&said), [("big-uid", None), ("urgent-uid", Some(1000))]);
