@@ -151,7 +151,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
             .map(|evicted| EvictedPod {
                 pod: names.pod(&evicted.pod),
                 by: match &evicted.cause {
-                    EvictCause::Reclaimed { by } => Some(names.subject(by).name().to_owned()),
+                    EvictCause::Reclaimed { by } | EvictCause::Preempted { by } => {
+                        Some(names.subject(by).name().to_owned())
+                    }
                     EvictCause::GangBroken => None,
                 },
                 reason: cause_name(&evicted.cause),
