@@ -19,7 +19,10 @@ use crate::{
     lean::{self, Object},
     metrics::{CauseResult, Metrics, ResultLabel},
     translate::gpu::devices_text,
+    volumes::Preparation,
 };
+
+mod storage;
 
 /// A pod, by all its names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +61,13 @@ pub enum Order {
         /// The node.
         node: String,
     },
+    /// Ask for the volumes of a pod that has a place.
+    Prepare {
+        /// The pod.
+        pod: PodName,
+        /// What to ask for.
+        preparations: Vec<Preparation>,
+    },
     /// Evict a pod.
     Evict {
         /// The pod.
@@ -71,7 +81,11 @@ impl Order {
     /// The pod that it is about.
     pub fn pod(&self) -> &PodName {
         match self {
-            Self::Bind { pod, .. } | Self::Find { pod, .. } | Self::Probe { pod, .. } | Self::Evict { pod, .. } => pod,
+            Self::Bind { pod, .. }
+            | Self::Find { pod, .. }
+            | Self::Probe { pod, .. }
+            | Self::Prepare { pod, .. }
+            | Self::Evict { pod, .. } => pod,
         }
     }
 }
@@ -171,6 +185,7 @@ impl Binder {
                 outcome
             }
             Order::Probe { pod, node } => self.probe(pod, node).await,
+            Order::Prepare { preparations, .. } => self.prepare(preparations).await,
             Order::Evict { pod, cause } => {
                 let (outcome, result) = self.evict(pod).await;
                 self.metrics

@@ -10,8 +10,11 @@ use crate::{
     binder::PodName,
     nodes::Nodes,
     translate::{claim, pod, policy, queue},
+    volumes::Volumes,
     watch::Fact,
 };
+
+mod storage;
 
 /// Namespace and name.
 pub type Namespaced = (String, String);
@@ -120,6 +123,8 @@ pub struct Index {
     pub policies: BTreeMap<String, PolicyEntry>,
     /// Nodes and their reports.
     pub nodes: Nodes,
+    /// Persistent volumes, and who uses them.
+    pub volumes: Volumes,
     /// Why what waits waits, by UID of the claim or pod.
     pub waiting: HashMap<String, Waiting>,
     /// Pods, by UID, of which it is not known whether they are bound, and what is said of that.
@@ -144,6 +149,7 @@ impl Index {
                 self.forget(&uid);
                 self.unsure.remove(&uid);
                 self.nominated.remove(&uid);
+                self.volumes.pod_gone(&uid);
                 events.push(Event::PodGone(uid));
             }
             Fact::Claim(claim) => self.claim(*claim, events),
@@ -203,7 +209,18 @@ impl Index {
             }
             Fact::Namespace(namespace) => events.push(Event::Namespace(namespace)),
             Fact::NamespaceGone(name) => events.push(Event::NamespaceGone(name)),
-            Fact::Node(node) => events.extend(self.nodes.node(*node, now)),
+            Fact::Node(mut node) => {
+                node.allocatable.extend(self.volumes.limits(&node.name));
+                events.extend(self.nodes.node(*node, now));
+            }
+            Fact::VolumeClaim(_)
+            | Fact::VolumeClaimGone(_)
+            | Fact::Volume(_)
+            | Fact::VolumeGone(_)
+            | Fact::StorageClass(_)
+            | Fact::StorageClassGone(_)
+            | Fact::Attachable(_)
+            | Fact::AttachableGone(_) => self.storage(fact, now, events),
             Fact::NodeGone(name) => {
                 self.nodes.gone(&name);
                 events.push(Event::NodeGone(name));
@@ -221,6 +238,7 @@ impl Index {
     fn pod(&mut self, read: pod::Pod, events: &mut Vec<Event>) {
         let pod::Pod {
             mut pod,
+            volume_claims,
             unschedulable,
             nominated,
             broken,
@@ -253,7 +271,14 @@ impl Index {
             pod.refused = broken;
             self.put_pod(pod.uid.clone(), entry);
         }
-        events.push(Event::Pod(Box::new(pod)));
+        let (namespace, uid) = (pod.namespace.clone(), pod.uid.clone());
+        let pod = self.volumes.pod(pod, &volume_claims);
+        self.seen_anew(vec![pod], events);
+        if !volume_claims.is_empty() {
+            // Some volumes are for one pod alone: another may have waited for this one.
+            let others = self.volumes.others(&volume_claims, &namespace, &uid);
+            self.seen_anew(others, events);
+        }
     }
 
     fn put_pod(&mut self, uid: String, entry: PodEntry) {

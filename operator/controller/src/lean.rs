@@ -12,6 +12,10 @@ use serde::{
     de::{DeserializeOwned, IgnoredAny},
 };
 
+pub use storage::{StorageClass, Topology};
+
+mod storage;
+
 /// Texts by name.
 pub type Texts = BTreeMap<String, String>;
 
@@ -61,7 +65,7 @@ struct Metadata {
     annotations: Option<Texts>,
 }
 
-fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     let lean = Metadata::deserialize(deserializer)?;
     Ok(ObjectMeta {
         name: lean.name,
@@ -133,10 +137,16 @@ kinds! {
     Report: GROUP, "v1alpha1", "NodeReport", "nodereports", IgnoredAny, ReportStatus;
     /// A co-location policy: a `ColocationPolicySpec` and a `ColocationPolicyStatus`.
     Policy: GROUP, "v1alpha1", "ColocationPolicy", "colocationpolicies", Unread, Unread;
+    /// A claim to a persistent volume.
+    VolumeClaim: "", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", storage::VolumeClaimSpec, storage::Phase;
+    /// A persistent volume.
+    Volume: "", "v1", "PersistentVolume", "persistentvolumes", storage::VolumeSpec, storage::Phase;
+    /// The CSI drivers of a node.
+    CsiNode: "storage.k8s.io", "v1", "CSINode", "csinodes", storage::CsiNodeSpec, IgnoredAny;
 }
 
 /// A list that may be `null`.
-fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+pub(crate) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     Ok(Option::<Vec<T>>::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -192,7 +202,7 @@ pub struct PodSpec {
     #[serde(deserialize_with = "list")]
     pub topology_spread_constraints: Vec<Spread>,
     #[serde(deserialize_with = "list")]
-    pub volumes: Vec<Volume>,
+    pub volumes: Vec<PodVolume>,
     #[serde(deserialize_with = "list")]
     pub resource_claims: Vec<IgnoredAny>,
 }
@@ -213,12 +223,13 @@ pub struct Spread {
     pub match_label_keys: Vec<String>,
 }
 
-/// A volume, if it is one that binds a pod to a place.
+/// A volume of a pod, if it is one that binds the pod to a place.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "the fields are Kubernetes' own")]
-pub struct Volume {
-    pub persistent_volume_claim: Option<IgnoredAny>,
+pub struct PodVolume {
+    pub name: String,
+    pub persistent_volume_claim: Option<storage::ClaimSource>,
     pub ephemeral: Option<IgnoredAny>,
 }
 

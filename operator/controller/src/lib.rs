@@ -33,6 +33,7 @@ mod script;
 pub mod session;
 pub mod status;
 pub mod translate;
+pub mod volumes;
 pub mod watch;
 
 pub use options::Options;

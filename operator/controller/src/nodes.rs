@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use duosuan_crds::{RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY};
 use duosuan_scheduler::{Event, Time, event};
 
-use crate::translate::node::{Answer, Report};
+use crate::{
+    translate::node::{Answer, Report},
+    volumes::ATTACHED,
+};
 
 use settling::Settling;
 
@@ -63,6 +66,27 @@ impl Nodes {
         }
         entry.node = Some(node);
         self.event(&name, now)
+    }
+
+    /// What a node can attach changes: amounts by resource, in place of those before.
+    pub fn attachable(&mut self, name: &str, limits: &[(String, i64)], now: Time) -> Option<Event> {
+        let node = self.entries.get_mut(name)?.node.as_mut()?;
+        node.allocatable.retain(|resource, _| !resource.starts_with(ATTACHED));
+        node.allocatable.extend(limits.iter().cloned());
+        self.event(name, now)
+    }
+
+    /// A node, as it was read.
+    pub fn get(&self, name: &str) -> Option<&event::Node> {
+        self.entries.get(name)?.node.as_ref()
+    }
+
+    /// Names of all nodes, in order.
+    pub fn names(&self) -> Vec<String> {
+        let present = self.entries.iter().filter(|(_, e)| e.node.is_some());
+        let mut names: Vec<String> = present.map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// A node is gone; its report may outlive it.

@@ -6,6 +6,8 @@ use crate::index::Index;
 
 /// Reason of a pod of which it is not known whether it is bound.
 pub const BINDING_UNANSWERED: &str = "BindingUnanswered";
+/// Reason of a pod that has a place and waits for its volumes there.
+pub const WAITING_FOR_VOLUMES: &str = "WaitingForVolumes";
 
 /// Kind of a decision, for labels.
 pub fn decision_name(decision: &Decision) -> &'static str {

@@ -28,8 +28,11 @@ use crate::{
 };
 
 mod orders;
+mod preparing;
 mod statuses;
 mod telling;
+
+use preparing::Preparing;
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +110,8 @@ pub struct Session {
     awaited: HashMap<Target, Instant>,
     /// Claims and pods, by UID, of whose waiting an event is told if it lasts, and since when.
     untold: HashMap<String, Instant>,
+    /// Pods that wait for their volumes, by UID.
+    preparing: HashMap<String, Preparing>,
     gauges: Gauges,
     ticks: u64,
 }
@@ -130,6 +135,7 @@ impl Session {
             later: DelayQueue::new(),
             awaited: HashMap::new(),
             untold: HashMap::new(),
+            preparing: HashMap::new(),
             gauges: Gauges::default(),
             ticks: 0,
         }
@@ -240,13 +246,23 @@ impl Session {
             )))),
             Fact::Queue(queue) => drop(self.awaited.remove(&Target::Queue(queue.queue.name.clone()))),
             Fact::Policy(name, _) => drop(self.awaited.remove(&Target::Policy(name.clone()))),
-            Fact::PodGone(uid) => drop(self.tries.remove(uid)),
+            Fact::PodGone(uid) => {
+                self.tries.remove(uid);
+                self.forget_preparing(uid);
+            }
             _ => {}
         }
+        let storage = matches!(
+            fact,
+            Fact::VolumeClaim(_) | Fact::VolumeClaimGone(_) | Fact::Volume(_) | Fact::VolumeGone(_)
+        );
         let mut events = Vec::new();
         self.index.apply(fact, now, &mut events);
         for event in events {
             self.apply(event);
+        }
+        if storage {
+            self.go_on_preparing();
         }
     }
 
@@ -293,6 +309,7 @@ impl Session {
                 self.apply(event);
             }
             self.tell_unserved();
+            self.go_on_preparing();
             self.check();
             self.forget_what_stands_no_more();
             self.gauges.measure(&self.links.metrics, &self.index, &self.cluster);

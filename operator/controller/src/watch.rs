@@ -1,26 +1,27 @@
 //! One watch per kind: objects come in, are translated at once, and leave as facts. What is read of an object is
 //! gone after that; only its key is kept, to notice what vanished while the watch was down.
 
-use std::{collections::HashSet, time::Duration};
+use std::{borrow::Cow, collections::HashSet, fmt::Debug, time::Duration};
 
 use futures::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     runtime::{
         WatchStreamExt,
         utils::Backoff,
         watcher::{self, Config, Event, watcher},
     },
 };
+use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    lean::{self, Kind, Object},
+    lean,
     metrics::{self, Metrics},
-    translate::{FieldError, claim, node, pod, policy, queue},
+    translate::{FieldError, claim, node, pod, policy, queue, volume},
 };
 
 mod kinds;
@@ -56,6 +57,22 @@ pub enum Fact {
     Namespace(Box<duosuan_scheduler::event::Namespace>),
     /// A namespace, by name, is gone.
     NamespaceGone(String),
+    /// A claim to a persistent volume is there.
+    VolumeClaim(Box<volume::VolumeClaim>),
+    /// A claim to a persistent volume, by `namespace/name`, is gone.
+    VolumeClaimGone(String),
+    /// A persistent volume is there.
+    Volume(Box<volume::Volume>),
+    /// A persistent volume, by name, is gone.
+    VolumeGone(String),
+    /// A storage class is there.
+    StorageClass(Box<volume::Class>),
+    /// A storage class, by name, is gone.
+    StorageClassGone(String),
+    /// What a node can attach is known.
+    Attachable(Box<volume::Attachable>),
+    /// What a node, by name, can attach is not known any more.
+    AttachableGone(String),
     /// The watch of a kind has delivered its first list; `served` is false if the API server does not know the kind.
     Synced {
         /// The kind.
@@ -66,26 +83,36 @@ pub enum Fact {
 }
 
 /// Kinds that are watched.
-pub const KINDS: [&str; 7] = [
-    lean::Node::KIND,
-    lean::Pod::KIND,
-    lean::Namespace::KIND,
-    lean::Claim::KIND,
-    lean::Queue::KIND,
-    lean::Report::KIND,
-    lean::Policy::KIND,
+pub const KINDS: [&str; 11] = [
+    <lean::Node as Watched>::KIND,
+    <lean::Pod as Watched>::KIND,
+    <lean::Namespace as Watched>::KIND,
+    <lean::Claim as Watched>::KIND,
+    <lean::Queue as Watched>::KIND,
+    <lean::Report as Watched>::KIND,
+    <lean::Policy as Watched>::KIND,
+    <lean::VolumeClaim as Watched>::KIND,
+    <lean::Volume as Watched>::KIND,
+    <lean::StorageClass as Watched>::KIND,
+    <lean::CsiNode as Watched>::KIND,
 ];
 
 /// A kind whose objects become facts.
-pub trait Watched: Kind {
+pub trait Watched: Sized + Send + Sync + 'static {
+    /// Group, empty for the core.
+    const GROUP: &'static str;
+    /// Kind.
+    const KIND: &'static str;
+    /// What is read of an object.
+    type Read: kube::Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static;
     /// What the core knows an object by.
-    fn key(object: &Object<Self>) -> Option<&String>;
+    fn key(object: &Self::Read) -> Option<Cow<'_, str>>;
     /// The fact that the object is there.
     ///
     /// # Errors
     ///
     /// If it cannot be understood and is better left as it was.
-    fn fact(object: Object<Self>, scheduler_name: &str) -> Result<Fact, FieldError>;
+    fn fact(object: Self::Read, scheduler_name: &str) -> Result<Fact, FieldError>;
     /// The fact that it is gone.
     fn gone(key: String) -> Fact;
 }
@@ -119,6 +146,10 @@ impl Watcher {
                 self.watch::<lean::Queue>(),
                 self.watch::<lean::Report>(),
                 self.watch::<lean::Policy>(),
+                self.watch::<lean::VolumeClaim>(),
+                self.watch::<lean::Volume>(),
+                self.watch::<lean::StorageClass>(),
+                self.watch::<lean::CsiNode>(),
             )
         };
         tokio::select! { () = end.cancelled() => {} _ = all => {} }
@@ -126,7 +157,7 @@ impl Watcher {
 
     /// Watches one kind until nobody listens any more.
     async fn watch<K: Watched>(&self) {
-        let api: Api<Object<K>> = Api::all_with(self.client.clone(), &());
+        let api: Api<K::Read> = Api::all_with(self.client.clone(), &());
         let config = Config::default().page_size(PAGE);
         let mut events = std::pin::pin!(watcher(api, config).backoff(Pauses::default()));
         let mut keys = Keys::default();
@@ -142,24 +173,19 @@ impl Watcher {
         }
     }
 
-    async fn take<K: Watched>(
-        &self,
-        event: Event<Object<K>>,
-        keys: &mut Keys,
-        synced: &mut bool,
-    ) -> Result<(), Closed> {
+    async fn take<K: Watched>(&self, event: Event<K::Read>, keys: &mut Keys, synced: &mut bool) -> Result<(), Closed> {
         match event {
             Event::Init => keys.start(),
             Event::Apply(object) | Event::InitApply(object) => {
                 if let Some(key) = K::key(&object) {
-                    keys.see(key);
-                    self.translate(object).await?;
+                    keys.see(&key);
+                    self.translate::<K>(object).await?;
                 }
             }
             Event::Delete(object) => {
                 if let Some(key) = K::key(&object) {
-                    keys.forget(key);
-                    self.send(K::gone(key.clone())).await?;
+                    keys.forget(&key);
+                    self.send(K::gone(key.into_owned())).await?;
                 }
             }
             Event::InitDone => {
@@ -180,8 +206,9 @@ impl Watcher {
         Ok(())
     }
 
-    async fn translate<K: Watched>(&self, object: Object<K>) -> Result<(), Closed> {
-        let (namespace, name) = (object.metadata.namespace.clone(), object.metadata.name.clone());
+    async fn translate<K: Watched>(&self, object: K::Read) -> Result<(), Closed> {
+        let meta = object.meta();
+        let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
         match K::fact(object, &self.scheduler_name) {
             Ok(fact) => self.send(fact).await,
             Err(error) => {

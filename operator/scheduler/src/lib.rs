@@ -44,6 +44,7 @@ pub use event::{Event, Tier, Time};
 pub use index::Work;
 pub use reason::amount as amount_in_words;
 pub use score::Policy;
+pub use selector::matches_node;
 pub use steps::cycle;
 
 /// Version of this core, as records name the one that decided.

@@ -9,16 +9,23 @@ use crate::{
 
 /// True if a node matches one of the alternatives, or there are none. An empty alternative matches nothing.
 pub(crate) fn matches(terms: &[Term], node: &NodeSlot) -> bool {
+    matches_node(terms, &node.name, &node.labels)
+}
+
+/// True if a node of this name and with these labels matches one of the alternatives, or there are none. An empty
+/// alternative matches nothing.
+#[must_use]
+pub fn matches_node(terms: &[Term], name: &str, labels: &BTreeMap<String, String>) -> bool {
     terms.is_empty()
         || terms
             .iter()
-            .any(|term| !term.is_empty() && term.iter().all(|r| satisfies(r, node)))
+            .any(|term| !term.is_empty() && term.iter().all(|r| satisfies(r, name, labels)))
 }
 
-fn satisfies(requirement: &Requirement, node: &NodeSlot) -> bool {
+fn satisfies(requirement: &Requirement, name: &str, labels: &BTreeMap<String, String>) -> bool {
     let label = match requirement.key.as_str() {
-        NODE_NAME => Some(&*node.name),
-        key => node.labels.get(key).map(String::as_str),
+        NODE_NAME => Some(name),
+        key => labels.get(key).map(String::as_str),
     };
     let named = |value: &str| requirement.values.iter().any(|v| v == value);
     match requirement.operator {

@@ -44,7 +44,7 @@ impl Session {
         match decision {
             // The core waits longer after each failure, so that a pod that only it knows costs little.
             Decision::Bind { pod, node, devices, .. } => match self.index.pod_name(&pod) {
-                Some(pod) => self.order(Order::Bind { pod, node, devices }),
+                Some(pod) => self.place(pod, node, devices),
                 None => self.apply(Event::BindFailed {
                     pod,
                     node,
@@ -81,7 +81,7 @@ impl Session {
         }
     }
 
-    fn order(&mut self, order: Order) {
+    pub(super) fn order(&mut self, order: Order) {
         self.outstanding = self.outstanding.saturating_add(1);
         self.links
             .binding
@@ -134,6 +134,10 @@ impl Session {
                 self.tries.remove(&pod.uid);
                 self.apply(Event::BindAllowed { pod: pod.uid });
             }
+            (Order::Prepare { pod, .. }, Outcome::Failed(why) | Outcome::Refused(why) | Outcome::Unknown(why)) => {
+                self.gave_up(&pod.uid, why);
+            }
+            (Order::Prepare { .. }, Outcome::Done) => self.go_on_preparing(),
             // The watch says so too.
             (_, Outcome::Gone) => {}
             (order @ Order::Probe { .. }, _) => self.order_later(order),

@@ -36,7 +36,7 @@ impl Session {
                 "Evicting",
                 reasons::evicted(cause, &self.index),
             ),
-            Order::Probe { .. } => return,
+            Order::Probe { .. } | Order::Prepare { .. } => return,
         };
         self.links.events.record(Note {
             regarding: about_pod(pod.clone()),

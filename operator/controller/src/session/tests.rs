@@ -144,6 +144,7 @@ fn a_pod(name: &str, claim: Option<&str>, node: Option<&str>) -> Fact {
         ..event::Pod::default()
     };
     Fact::Pod(Box::new(pod::Pod {
+        volume_claims: vec![],
         pod,
         unschedulable: None,
         nominated: None,

@@ -63,6 +63,7 @@ impl World {
             ..event::Pod::default()
         };
         self.tell(Fact::Pod(Box::new(read_pod::Pod {
+            volume_claims: vec![],
             pod,
             unschedulable: None,
             nominated: None,
@@ -286,6 +287,7 @@ fn a_pod_names_the_node_where_room_is_being_made_until_it_is() {
     }
     let pod_of = |queue: &str, node: Option<&str>, nominated: Option<&str>| {
         Fact::Pod(Box::new(read_pod::Pod {
+            volume_claims: vec![],
             pod: event::Pod {
                 uid: queue.into(),
                 namespace: "ns".into(),

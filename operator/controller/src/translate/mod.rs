@@ -11,6 +11,7 @@ pub mod quantity;
 pub mod queue;
 pub mod relations;
 pub mod requests;
+pub mod volume;
 
 use duosuan_scheduler::{Tier, Time, event::Amounts};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1;

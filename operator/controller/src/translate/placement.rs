@@ -131,15 +131,7 @@ pub fn toleration(from: &lean::Toleration) -> Toleration {
 /// A field that forbids nodes in a way that this version does not decide about. A pod with one is better left waiting,
 /// with that reason, than put where it must not be.
 pub fn undecided(spec: &lean::PodSpec) -> Option<FieldError> {
-    let found = [
-        (
-            "spec.volumes",
-            spec.volumes
-                .iter()
-                .any(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some()),
-        ),
-        ("spec.resourceClaims", !spec.resource_claims.is_empty()),
-    ];
+    let found = [("spec.resourceClaims", !spec.resource_claims.is_empty())];
     let (field, _) = found.into_iter().find(|(_, there)| *there)?;
     let problem = match field {
         "spec.volumes" => {
@@ -155,6 +147,20 @@ pub fn undecided(spec: &lean::PodSpec) -> Option<FieldError> {
         }
     };
     Some(FieldError::new(field, problem))
+}
+
+/// Names of the claims to persistent volumes that a pod of this name uses, once each. An ephemeral volume has a claim that
+/// is named after the pod.
+pub fn volume_claims(spec: &lean::PodSpec, pod: &str) -> Vec<String> {
+    let named = |volume: &lean::PodVolume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some(source.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{pod}-{}", volume.name)),
+        (None, None) => None,
+    };
+    let mut names: Vec<String> = spec.volumes.iter().filter_map(named).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// Host ports of all containers that run together, as `PROTOCOL/IP/PORT`, in order and once each.
@@ -251,20 +257,24 @@ mod tests {
         let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]});
         let cases = [
             (json!({"affinity": {"podAntiAffinity": required}}), None),
-            (
-                json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}),
-                Some("spec.volumes"),
-            ),
-            (
-                json!({"volumes": [{"name": "v", "emptyDir": {}}, {"name": "w", "projected": {"sources": []}}]}),
-                None,
-            ),
             (json!({"resourceClaims": [{"name": "r"}]}), Some("spec.resourceClaims")),
             (json!({}), None),
         ];
         for (spec, field) in cases {
             assert_eq!(of(spec.clone()).as_deref(), field, "{spec}");
         }
+    }
+
+    #[test]
+    fn claims_to_volumes_are_found_by_name_also_those_of_ephemeral_volumes() {
+        let spec: lean::PodSpec = serde_json::from_value(json!({"volumes": [
+            {"name": "v", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "again", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "scratch", "ephemeral": {"volumeClaimTemplate": {}}},
+            {"name": "w", "emptyDir": {}}, {"name": "x", "projected": {"sources": []}},
+        ]}))
+        .unwrap();
+        assert_eq!(volume_claims(&spec, "p"), ["data", "p-scratch"]);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::lean::{self, Object, Texts};
 pub struct Pod {
     /// For the core.
     pub pod: event::Pod,
+    /// Names of the claims to persistent volumes that it uses.
+    pub volume_claims: Vec<String>,
     /// Message of its condition `PodScheduled`, if that is false with reason `Unschedulable`.
     pub unschedulable: Option<String>,
     /// Its `status.nominatedNodeName`, if it names a node.
@@ -60,6 +62,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
         .iter()
         .find(|c| c.type_ == "PodScheduled" && c.status == "False");
     Pod {
+        volume_claims: placement::volume_claims(spec, meta.name.as_deref().unwrap_or_default()),
         unschedulable: waits
             .filter(|c| c.reason.as_deref() == Some("Unschedulable"))
             .and_then(|c| c.message.clone()),
@@ -185,6 +188,7 @@ mod tests {
             read,
             Pod {
                 pod: expected,
+                volume_claims: vec![],
                 unschedulable: None,
                 nominated: None,
                 broken: vec![]

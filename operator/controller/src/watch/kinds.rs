@@ -1,16 +1,21 @@
 //! How the objects of each kind become facts.
 
+use std::borrow::Cow;
+
 use tracing::warn;
 
 use super::{Fact, Watched};
 use crate::{
-    lean::{self, Object},
-    translate::{FieldError, claim, node, pod, policy, queue, relations},
+    lean::{self, Kind, Object},
+    translate::{FieldError, claim, node, pod, policy, queue, relations, volume},
 };
 
 impl Watched for lean::Pod {
-    fn key(object: &Object<Self>) -> Option<&String> {
-        object.metadata.uid.as_ref()
+    const GROUP: &'static str = <Self as Kind>::GROUP;
+    const KIND: &'static str = <Self as Kind>::KIND;
+    type Read = Object<Self>;
+    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+        object.metadata.uid.as_deref().map(Cow::from)
     }
     fn fact(object: Object<Self>, scheduler_name: &str) -> Result<Fact, FieldError> {
         Ok(Fact::Pod(Box::new(pod::read(&object, scheduler_name))))
@@ -21,8 +26,11 @@ impl Watched for lean::Pod {
 }
 
 impl Watched for lean::Namespace {
-    fn key(object: &Object<Self>) -> Option<&String> {
-        object.metadata.name.as_ref()
+    const GROUP: &'static str = <Self as Kind>::GROUP;
+    const KIND: &'static str = <Self as Kind>::KIND;
+    type Read = Object<Self>;
+    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+        object.metadata.name.as_deref().map(Cow::from)
     }
     fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
         Ok(Fact::Namespace(Box::new(relations::namespace(&object))))
@@ -33,8 +41,11 @@ impl Watched for lean::Namespace {
 }
 
 impl Watched for lean::Node {
-    fn key(object: &Object<Self>) -> Option<&String> {
-        object.metadata.name.as_ref()
+    const GROUP: &'static str = <Self as Kind>::GROUP;
+    const KIND: &'static str = <Self as Kind>::KIND;
+    type Read = Object<Self>;
+    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+        object.metadata.name.as_deref().map(Cow::from)
     }
     fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
         let (node, broken) = node::read(&object);
@@ -49,8 +60,11 @@ impl Watched for lean::Node {
 }
 
 impl Watched for lean::Report {
-    fn key(object: &Object<Self>) -> Option<&String> {
-        object.metadata.name.as_ref()
+    const GROUP: &'static str = <Self as Kind>::GROUP;
+    const KIND: &'static str = <Self as Kind>::KIND;
+    type Read = Object<Self>;
+    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+        object.metadata.name.as_deref().map(Cow::from)
     }
     fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
         let name = object.metadata.name.clone().unwrap_or_default();
@@ -62,8 +76,11 @@ impl Watched for lean::Report {
 }
 
 impl Watched for lean::Claim {
-    fn key(object: &Object<Self>) -> Option<&String> {
-        object.metadata.uid.as_ref()
+    const GROUP: &'static str = <Self as Kind>::GROUP;
+    const KIND: &'static str = <Self as Kind>::KIND;
+    type Read = Object<Self>;
+    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+        object.metadata.uid.as_deref().map(Cow::from)
     }
     fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
         Ok(Fact::Claim(Box::new(claim::read(object))))
@@ -74,8 +91,11 @@ impl Watched for lean::Claim {
 }
 
 impl Watched for lean::Queue {
-    fn key(object: &Object<Self>) -> Option<&String> {
-        object.metadata.name.as_ref()
+    const GROUP: &'static str = <Self as Kind>::GROUP;
+    const KIND: &'static str = <Self as Kind>::KIND;
+    type Read = Object<Self>;
+    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+        object.metadata.name.as_deref().map(Cow::from)
     }
     fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
         Ok(Fact::Queue(Box::new(queue::read(object)?)))
@@ -86,8 +106,11 @@ impl Watched for lean::Queue {
 }
 
 impl Watched for lean::Policy {
-    fn key(object: &Object<Self>) -> Option<&String> {
-        object.metadata.name.as_ref()
+    const GROUP: &'static str = <Self as Kind>::GROUP;
+    const KIND: &'static str = <Self as Kind>::KIND;
+    type Read = Object<Self>;
+    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+        object.metadata.name.as_deref().map(Cow::from)
     }
     fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
         let name = object.metadata.name.clone().unwrap_or_default();
@@ -95,5 +118,72 @@ impl Watched for lean::Policy {
     }
     fn gone(key: String) -> Fact {
         Fact::PolicyGone(key)
+    }
+}
+
+impl Watched for lean::VolumeClaim {
+    const GROUP: &'static str = <Self as Kind>::GROUP;
+    const KIND: &'static str = <Self as Kind>::KIND;
+    type Read = Object<Self>;
+    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+        Some(
+            format!(
+                "{}/{}",
+                object.metadata.namespace.as_deref()?,
+                object.metadata.name.as_deref()?
+            )
+            .into(),
+        )
+    }
+    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+        Ok(Fact::VolumeClaim(Box::new(volume::claim(object)?)))
+    }
+    fn gone(key: String) -> Fact {
+        Fact::VolumeClaimGone(key)
+    }
+}
+
+impl Watched for lean::Volume {
+    const GROUP: &'static str = <Self as Kind>::GROUP;
+    const KIND: &'static str = <Self as Kind>::KIND;
+    type Read = Object<Self>;
+    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+        object.metadata.name.as_deref().map(Cow::from)
+    }
+    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+        Ok(Fact::Volume(Box::new(volume::volume(object)?)))
+    }
+    fn gone(key: String) -> Fact {
+        Fact::VolumeGone(key)
+    }
+}
+
+impl Watched for lean::CsiNode {
+    const GROUP: &'static str = <Self as Kind>::GROUP;
+    const KIND: &'static str = <Self as Kind>::KIND;
+    type Read = Object<Self>;
+    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+        object.metadata.name.as_deref().map(Cow::from)
+    }
+    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+        Ok(Fact::Attachable(Box::new(volume::attachable(object))))
+    }
+    fn gone(key: String) -> Fact {
+        Fact::AttachableGone(key)
+    }
+}
+
+impl Watched for lean::StorageClass {
+    const GROUP: &'static str = "storage.k8s.io";
+    const KIND: &'static str = "StorageClass";
+    type Read = Self;
+    fn key(object: &Self) -> Option<Cow<'_, str>> {
+        object.metadata.name.as_deref().map(Cow::from)
+    }
+    fn fact(object: Self, _: &str) -> Result<Fact, FieldError> {
+        Ok(Fact::StorageClass(Box::new(volume::class(object))))
+    }
+    fn gone(key: String) -> Fact {
+        Fact::StorageClassGone(key)
     }
 }

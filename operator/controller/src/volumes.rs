@@ -1,0 +1,329 @@
+//! Persistent volumes: where a pod's volumes let it stand, how many more a node can attach, and what has to be asked for
+//! once the pod has a place. The core sees node affinity and amounts only; everything of storage is here. Pure.
+//!
+//! A volume that several pods of one node share counts once for each of them, so that a node may count as full a
+//! little early; kube-scheduler counts it once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use duosuan_scheduler::{event, matches_node};
+
+use crate::{
+    index::Namespaced,
+    translate::volume::{Attachable, Class, Volume, VolumeClaim},
+};
+
+mod places;
+
+use places::all_of;
+
+/// Prefix of the resource that counts the volumes of a CSI driver on a node.
+pub(crate) const ATTACHED: &str = "attachable-volumes-csi-";
+/// What a node without a limit can attach: no number of pods comes near it, and no sum of it over nodes overflows.
+const UNLIMITED: i64 = 1 << 40;
+
+/// Something to ask for, so that the volumes of a pod with a place come into being there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Preparation {
+    /// Have the class make the claim's volume for the node.
+    Select {
+        /// The claim.
+        claim: Namespaced,
+        /// The node.
+        node: String,
+    },
+    /// Give an existing volume to the claim.
+    Give {
+        /// The claim.
+        claim: Namespaced,
+        /// Its UID.
+        uid: String,
+        /// Name of the volume.
+        volume: String,
+        /// Its version as it was seen free.
+        version: String,
+    },
+}
+
+/// How the volumes of a pod stand on the node that it is to get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stand {
+    /// All are bound and can be used there.
+    Ready,
+    /// These have to be asked for.
+    Wanting(Vec<Preparation>),
+    /// All that there is to ask for is asked for, and not there yet.
+    Waiting,
+    /// They cannot be used there; why.
+    Impossible(String),
+}
+
+/// Storage, and the pods that use it.
+#[derive(Debug, Default)]
+pub struct Volumes {
+    claims: BTreeMap<Namespaced, VolumeClaim>,
+    volumes: BTreeMap<String, Volume>,
+    classes: BTreeMap<String, Class>,
+    limits: BTreeMap<String, Attachable>,
+    /// Pods with claims, as they were read, by UID.
+    pods: HashMap<String, User>,
+    users: BTreeMap<Namespaced, BTreeSet<String>>,
+    /// Volumes that were given to a claim of which the API server does not say so yet.
+    given: BTreeMap<String, Namespaced>,
+}
+
+#[derive(Debug)]
+struct User {
+    pod: event::Pod,
+    claims: Vec<Namespaced>,
+    /// What the core was told last.
+    told: event::Pod,
+}
+
+impl Volumes {
+    /// Takes in a pod with the claims that it names; gives the pod as the core shall see it.
+    pub fn pod(&mut self, pod: event::Pod, claims: &[String]) -> event::Pod {
+        self.pod_gone(&pod.uid);
+        if claims.is_empty() {
+            return pod;
+        }
+        let claims: Vec<Namespaced> = claims.iter().map(|c| (pod.namespace.clone(), c.clone())).collect();
+        let told = self.seen(&pod, &claims);
+        for claim in &claims {
+            self.users.entry(claim.clone()).or_default().insert(pod.uid.clone());
+        }
+        let user = User {
+            claims,
+            told: told.clone(),
+            pod,
+        };
+        self.pods.insert(user.pod.uid.clone(), user);
+        told
+    }
+
+    /// A pod is gone.
+    pub fn pod_gone(&mut self, uid: &str) {
+        let Some(user) = self.pods.remove(uid) else { return };
+        for claim in user.claims {
+            if let Some(users) = self.users.get_mut(&claim) {
+                users.remove(uid);
+                if users.is_empty() {
+                    self.users.remove(&claim);
+                }
+            }
+        }
+    }
+
+    /// Pods that share a claim with a pod, itself left out, as the core shall see them now.
+    pub fn others(&mut self, claims: &[String], namespace: &str, uid: &str) -> Vec<event::Pod> {
+        let mut uids = BTreeSet::new();
+        for claim in claims {
+            uids.extend(
+                self.users
+                    .get(&(namespace.to_owned(), claim.clone()))
+                    .into_iter()
+                    .flatten()
+                    .cloned(),
+            );
+        }
+        uids.remove(uid);
+        self.anew(uids)
+    }
+
+    /// A claim is there, or gone; gives the pods that the core shall see anew.
+    pub fn claim(&mut self, name: Namespaced, claim: Option<VolumeClaim>) -> Vec<event::Pod> {
+        match claim {
+            Some(claim) => drop(self.claims.insert(name.clone(), claim)),
+            None => drop(self.claims.remove(&name)),
+        }
+        self.given
+            .retain(|_, to| *to != name || self.claims.get(to).is_some_and(|c| c.volume.is_none()));
+        let users = self.users.get(&name).cloned().unwrap_or_default();
+        self.anew(users)
+    }
+
+    /// A volume is there, or gone; gives the pods that the core shall see anew.
+    pub fn volume(&mut self, name: String, volume: Option<Volume>) -> Vec<event::Pod> {
+        let claimed = volume.as_ref().is_none_or(|v| v.claimed_by.is_some());
+        if claimed {
+            self.given.remove(&name);
+        }
+        match volume {
+            Some(volume) => drop(self.volumes.insert(name.clone(), volume)),
+            None => drop(self.volumes.remove(&name)),
+        }
+        self.anew_where(|claim| claim.volume.as_ref().is_none_or(|bound| *bound == name))
+    }
+
+    /// A class is there, or gone; gives the pods that the core shall see anew.
+    pub fn class(&mut self, name: String, class: Option<Class>) -> Vec<event::Pod> {
+        match class {
+            Some(class) => drop(self.classes.insert(name.clone(), class)),
+            None => drop(self.classes.remove(&name)),
+        }
+        self.anew_where(|claim| claim.volume.is_none() && claim.class == name)
+    }
+
+    /// What a node can attach is known, or is not any more; gives the pods that the core shall see anew, and whether
+    /// every node is to be seen anew and not only this one.
+    pub fn attachable(&mut self, node: &str, attachable: Option<Attachable>) -> (Vec<event::Pod>, bool) {
+        let before = self.limited();
+        match attachable {
+            Some(attachable) => drop(self.limits.insert(node.to_owned(), attachable)),
+            None => drop(self.limits.remove(node)),
+        }
+        if self.limited() == before {
+            return (Vec::new(), false);
+        }
+        (self.anew_where(|claim| claim.volume.is_some()), true)
+    }
+
+    /// Drivers of which some node has a limit.
+    fn limited(&self) -> BTreeSet<String> {
+        self.limits.values().flat_map(|a| a.most.keys().cloned()).collect()
+    }
+
+    /// What a node can attach, by resource.
+    pub fn limits(&self, node: &str) -> Vec<(String, i64)> {
+        let own = self.limits.get(node);
+        let most = |driver: &String| own.and_then(|a| a.most.get(driver)).copied().unwrap_or(UNLIMITED);
+        self.limited()
+            .iter()
+            .map(|driver| (format!("{ATTACHED}{driver}"), most(driver).max(0)))
+            .collect()
+    }
+
+    fn anew_where(&mut self, touches: impl Fn(&VolumeClaim) -> bool) -> Vec<event::Pod> {
+        let touched = self
+            .users
+            .iter()
+            .filter(|(name, _)| self.claims.get(*name).is_some_and(&touches));
+        let uids = touched.flat_map(|(_, users)| users.iter().cloned()).collect();
+        self.anew(uids)
+    }
+
+    /// Of these pods those that the core shall see otherwise than it does.
+    fn anew(&mut self, uids: BTreeSet<String>) -> Vec<event::Pod> {
+        let mut changed = Vec::new();
+        for uid in uids {
+            let Some(user) = self.pods.get(&uid) else { continue };
+            let seen = self.seen(&user.pod, &user.claims);
+            if let Some(user) = self.pods.get_mut(&uid).filter(|user| user.told != seen) {
+                user.told = seen.clone();
+                changed.push(seen);
+            }
+        }
+        changed
+    }
+
+    /// A pod as the core shall see it.
+    fn seen(&self, pod: &event::Pod, claims: &[Namespaced]) -> event::Pod {
+        let mut seen = pod.clone();
+        let add = |seen: &mut event::Pod, attached: BTreeMap<String, i64>| {
+            for (resource, amount) in attached {
+                let sum = seen.requests.entry(resource).or_default();
+                *sum = sum.saturating_add(amount);
+            }
+        };
+        if pod.node.is_some() {
+            add(&mut seen, self.attached(claims));
+            return seen;
+        }
+        match self
+            .needs(&pod.uid, claims)
+            .and_then(|needs| Ok((all_of(&pod.node_terms, &needs.places)?, needs)))
+        {
+            Ok((terms, needs)) => {
+                seen.node_terms = terms;
+                add(&mut seen, needs.attached);
+            }
+            Err(why) => {
+                seen.refused.get_or_insert(why);
+            }
+        }
+        seen
+    }
+
+    /// How the volumes of a pod stand on a node.
+    pub fn stand(&self, uid: &str, node: &event::Node) -> Stand {
+        let Some(user) = self.pods.get(uid) else {
+            return Stand::Ready;
+        };
+        let mut wanting = Vec::new();
+        let mut waiting = false;
+        let mut taken = BTreeSet::new();
+        for name in &user.claims {
+            let claim = match self.usable(name, uid) {
+                Ok(claim) => claim,
+                Err(why) => return Stand::Impossible(why),
+            };
+            let fits = |volume: &Volume| {
+                volume
+                    .places
+                    .iter()
+                    .all(|terms| matches_node(terms, &node.name, &node.labels))
+            };
+            if let Some(bound) = &claim.volume {
+                match self.volumes.get(bound) {
+                    Some(volume) if fits(volume) => {}
+                    _ => {
+                        return Stand::Impossible(format!(
+                            "persistentvolume {bound:?} of persistentvolumeclaim {:?} cannot be used on node {}",
+                            name.1, node.name
+                        ));
+                    }
+                }
+            } else if self.classes.get(&claim.class).is_some_and(|class| class.made_by_hand) {
+                let mut candidates = self.candidates(claim).into_iter();
+                let Some(volume) = candidates.find(|v| fits(v) && taken.insert(v.name.clone())) else {
+                    return Stand::Impossible(format!(
+                        "no free persistentvolume for persistentvolumeclaim {:?} can be used on node {}",
+                        name.1, node.name
+                    ));
+                };
+                waiting = true;
+                if volume.claimed_by.as_ref().is_none_or(|(.., uid)| *uid != claim.uid) {
+                    wanting.push(Preparation::Give {
+                        claim: name.clone(),
+                        uid: claim.uid.clone(),
+                        volume: volume.name.clone(),
+                        version: volume.version.clone(),
+                    });
+                }
+            } else if claim.selected_node.as_deref() == Some(&node.name) {
+                waiting = true;
+            } else {
+                wanting.push(Preparation::Select {
+                    claim: name.clone(),
+                    node: node.name.clone(),
+                });
+            }
+        }
+        match (wanting.is_empty(), waiting) {
+            (false, _) => Stand::Wanting(wanting),
+            (true, true) => Stand::Waiting,
+            (true, false) => Stand::Ready,
+        }
+    }
+
+    /// Volumes are given to claims: nobody else gets them.
+    pub fn give(&mut self, preparations: &[Preparation]) {
+        for preparation in preparations {
+            if let Preparation::Give { claim, volume, .. } = preparation {
+                self.given.insert(volume.clone(), claim.clone());
+            }
+        }
+    }
+
+    /// What was given to claims is not to be given to them any more.
+    pub fn take_back(&mut self, preparations: &[Preparation]) {
+        for preparation in preparations {
+            if let Preparation::Give { volume, .. } = preparation {
+                self.given.remove(volume);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
