@@ -119,7 +119,35 @@ fn the_sample_is_placed_in_simulated_time_and_what_waits_says_why() {
     let unserved = &report["not_acted_on"][0];
     assert_eq!(
         (&unserved["kind"], &unserved["objects"]),
-        (&json!("PersistentVolumeClaim"), &json!(1))
+        (&json!("PodDisruptionBudget"), &json!(1))
+    );
+}
+
+#[test]
+fn a_pod_goes_where_its_volume_is_and_waits_for_one_that_is_missing() {
+    let labelled = |name: &str, zone: &str| {
+        let mut node = node(name, "4");
+        node["metadata"]["labels"] = json!({"zone": zone});
+        node
+    };
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v"},
+        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "nodeAffinity": {"required": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["b"]}]}]}}}});
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"},
+        "spec": {"volumeName": "v"}, "status": {"phase": "Bound"}});
+    let with = |name: &str, claim: &str| {
+        let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]);
+        pod(name, "1", json!({"spec": {"volumes": volumes}}))
+    };
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": [labelled("n1", "a"), labelled("n2", "b"), volume, claim,
+        with("p", "c"), with("q", "none")]});
+    let report = json_of(&["-f", "-"], &list.to_string());
+    assert_eq!(names(&report["bound"], "node"), ["n2"]);
+    assert_eq!(report["pending"][0]["pod"], "default/q");
+    let message = report["pending"][0]["message"].as_str().unwrap();
+    assert!(
+        message.contains("persistentvolumeclaim \"none\" not found"),
+        "{message}"
     );
 }
 
@@ -150,7 +178,8 @@ fn people_read_the_same_in_words() {
     for words in [
         "3 pods bound, 0 evicted, 1 finished; 2 pending",
         "claim lab/pretrain: WaitingForQuota: it asks for 4 gpu, and 2 gpu are left below the limit of queue research",
-        "Not acted on: 1 PersistentVolumeClaim: pods that mount a PersistentVolumeClaim stay pending, and say so",
+        "Not acted on: 1 PodDisruptionBudget: evictions of the simulation do not ask it",
+        "persistentvolumeclaim \"data\" is not bound",
         "Left alone: 1 pods without a node name scheduler default-scheduler",
         "Skipped: 1 ConfigMap",
     ] {

@@ -27,14 +27,10 @@ const SYSTEM_CLASSES: [(&str, i64); 2] = [
     ("system-node-critical", 2_000_001_000),
 ];
 
-const VOLUMES: &str = "pods that mount a PersistentVolumeClaim stay pending, and say so";
 const DEVICES: &str = "pods with resource claims stay pending, and say so";
 
 /// Kinds that placement would look at and this scheduler does not, with what follows: (group, kind, effect).
-const READ_ONLY: [(&str, &str, &str); 8] = [
-    ("", "PersistentVolume", VOLUMES),
-    ("", "PersistentVolumeClaim", VOLUMES),
-    ("storage.k8s.io", "StorageClass", VOLUMES),
+const READ_ONLY: [(&str, &str, &str); 5] = [
     ("resource.k8s.io", "DeviceClass", DEVICES),
     ("resource.k8s.io", "ResourceClaim", DEVICES),
     ("resource.k8s.io", "ResourceClaimTemplate", DEVICES),
@@ -104,6 +100,8 @@ fn is_namespaced(kind: &str) -> bool {
             | "PriorityClass"
             | "PersistentVolume"
             | "StorageClass"
+            | "CSINode"
+            | "Namespace"
             | "ResourceSlice"
             | "DeviceClass"
     )
@@ -211,12 +209,26 @@ impl<'a> Reader<'a> {
                 let policy = policy::read(object(value).map_err(fail)?).map_err(fail)?;
                 self.facts.push(Fact::Policy(identity.name.clone(), Box::new(policy)));
             }
+            ("", "Namespace") => self.watched::<lean::Namespace>(value).map_err(fail)?,
+            ("", "PersistentVolume") => self.watched::<lean::Volume>(value).map_err(fail)?,
+            ("", "PersistentVolumeClaim") => {
+                defaults::fill(&mut value, "persistentvolumeclaim", true);
+                self.watched::<lean::VolumeClaim>(value).map_err(fail)?;
+            }
+            ("storage.k8s.io", "StorageClass") => self.watched::<lean::StorageClass>(value).map_err(fail)?,
+            ("storage.k8s.io", "CSINode") => self.watched::<lean::CsiNode>(value).map_err(fail)?,
             ("scheduling.k8s.io", "PriorityClass") => {}
             (group, kind) => match READ_ONLY.iter().position(|(g, k, _)| (*g, *k) == (group, kind)) {
                 Some(position) => *self.read_only.entry(position).or_default() += 1,
                 None => *self.skipped.entry(kind.to_owned()).or_default() += 1,
             },
         }
+        Ok(())
+    }
+
+    /// Takes in an object as its watch would.
+    fn watched<K: Watched>(&mut self, value: Value) -> Result<(), FieldError> {
+        self.facts.push(K::fact(object(value)?, self.scheduler_name)?);
         Ok(())
     }
 

@@ -21,8 +21,9 @@ mod text;
 /// Flags of `duosuan simulate cluster`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Read are Node, Pod, PriorityClass, Queue, CapacityClaim, NodeReport and ColocationPolicy; other kinds are named in the \
-result. Nothing is validated as an API server does beyond the type of each field.\n\n\
+    after_help = "Read are Node, Namespace, Pod, PriorityClass, PersistentVolume, PersistentVolumeClaim, StorageClass, CSINode, Queue, \
+CapacityClaim, NodeReport and ColocationPolicy; other kinds are named in the result. A volume that is made for its first \
+pod is there when the pod has a place, and one that lies ready may be counted on by several claims. Nothing is validated as an API server does beyond the type of each field.\n\n\
 Example: kubectl get nodes,pods,priorityclasses,duosuan -A -o yaml | duosuan simulate cluster -f -\n\n\
 The simulation starts at the latest time that any object names. Pods that are bound run; a pod ends after its annotation \
 duosuan.io/run-time (such as 90s), others never. Evicted pods are gone: nobody creates them anew."

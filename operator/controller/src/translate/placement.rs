@@ -131,22 +131,9 @@ pub fn toleration(from: &lean::Toleration) -> Toleration {
 /// A field that forbids nodes in a way that this version does not decide about. A pod with one is better left waiting,
 /// with that reason, than put where it must not be.
 pub fn undecided(spec: &lean::PodSpec) -> Option<FieldError> {
-    let found = [("spec.resourceClaims", !spec.resource_claims.is_empty())];
-    let (field, _) = found.into_iter().find(|(_, there)| *there)?;
-    let problem = match field {
-        "spec.volumes" => {
-            "holds a volume that binds the pod to a place, which this scheduler does not look at; keep the data where \
-             every node reaches it without a claim (an object store, nfs, emptyDir), or name another scheduler"
-        }
-        "spec.resourceClaims" => {
-            "asks for devices by resource claims, which this scheduler does not allocate; ask for GPUs by \
-             nvidia.com/gpu or duosuan.io/gpu-share, or name another scheduler"
-        }
-        _ => {
-            "holds a requirement that this scheduler does not look at; make it a preference, or name another scheduler"
-        }
-    };
-    Some(FieldError::new(field, problem))
+    let problem = "asks for devices by resource claims, which this scheduler does not allocate; ask for GPUs by \
+                   nvidia.com/gpu or duosuan.io/gpu-share, or name another scheduler";
+    (!spec.resource_claims.is_empty()).then(|| FieldError::new("spec.resourceClaims", problem))
 }
 
 /// Names of the claims to persistent volumes that a pod of this name uses, once each. An ephemeral volume has a claim that
