@@ -11,8 +11,7 @@
 //! same in every run. A failure prints its number and the snapshot without all that the difference does not need.
 //!
 //! What is not asked, because the core does not decide about it yet (such pods are refused by the translation, not
-//! placed by guess): pod affinity and anti-affinity, topology spread, volumes, resource claims. Not asked either, and a
-//! gap: bound pods that are being resized in place. kube-scheduler counts the larger of their spec and what their status
+//! placed by guess): volumes, resource claims. Not asked either, and a gap: bound pods that are being resized in place. kube-scheduler counts the larger of their spec and what their status
 //! says is allocated or in use; the translation reads the spec alone.
 //!
 //! What we mean differently on purpose, and is not generated:
@@ -44,6 +43,8 @@ mod generate;
 mod ours;
 #[path = "oracle/random.rs"]
 mod random;
+#[path = "oracle/relations.rs"]
+mod relations;
 #[path = "oracle/shrink.rs"]
 mod shrink;
 
@@ -126,10 +127,12 @@ fn every_node_says_what_kube_scheduler_says() {
     // What is asked must not become trivial: each filter refuses often, and many nodes take the pod.
     if cases >= 2000 {
         let filters = [
+            "InterPodAffinity",
             "NodeAffinity",
             "NodePorts",
             "NodeResourcesFit",
             "NodeUnschedulable",
+            "PodTopologySpread",
             "TaintToleration",
             "fits",
         ];
@@ -147,7 +150,7 @@ fn every_node_says_what_kube_scheduler_says() {
 /// notice there.
 #[test]
 fn a_core_that_overlooks_something_is_caught() {
-    let overlook: [Overlooked; 12] = [
+    let overlook: [Overlooked; 23] = [
         ("taints", |s| each_node(s, |node| node["spec"]["taints"] = json!([]))),
         ("unschedulable nodes", |s| {
             each_node(s, |node| node["spec"]["unschedulable"] = json!(false))
@@ -169,6 +172,42 @@ fn a_core_that_overlooks_something_is_caught() {
         }),
         ("that a pod has ended", |s| {
             each_pod(s, |pod| pod["status"]["phase"] = json!("Running"))
+        }),
+        ("pod affinity", |s| {
+            s["pod"]["spec"]["affinity"]["podAffinity"] = Value::Null
+        }),
+        ("pod anti-affinity", |s| {
+            s["pod"]["spec"]["affinity"]["podAntiAffinity"] = Value::Null
+        }),
+        ("anti-affinity of pods that are there", |s| {
+            each_pod(s, |pod| pod["spec"]["affinity"] = json!({}))
+        }),
+        ("topology spread", |s| {
+            s["pod"]["spec"]["topologySpreadConstraints"] = json!([])
+        }),
+        ("labels of namespaces", |s| {
+            let namespaces = s
+                .as_object_mut()
+                .unwrap()
+                .entry("namespaces")
+                .or_insert_with(|| json!([]));
+            for namespace in namespaces.as_array_mut().unwrap() {
+                namespace["metadata"]["labels"] = json!({});
+            }
+        }),
+        ("that a pod is being deleted", |s| {
+            each_pod(s, |pod| pod["metadata"]["deletionTimestamp"] = Value::Null)
+        }),
+        ("how many parts are wanted", |s| each_spread(s, "minDomains", json!(1))),
+        ("the skew that is allowed", |s| each_spread(s, "maxSkew", json!(1))),
+        ("label keys that have to match", |s| {
+            each_spread(s, "matchLabelKeys", json!([]))
+        }),
+        ("whether nodes that the pod avoids count", |s| {
+            each_spread(s, "nodeAffinityPolicy", json!("Honor"))
+        }),
+        ("whether tainted nodes count", |s| {
+            each_spread(s, "nodeTaintsPolicy", json!("Ignore"))
         }),
     ];
     let mut oracle = Oracle::start();
@@ -229,6 +268,13 @@ fn a_difference_is_shown_with_nothing_that_it_does_not_need() {
 
 fn each_node(snapshot: &mut Value, change: impl Fn(&mut Value)) {
     snapshot["nodes"].as_array_mut().unwrap().iter_mut().for_each(change);
+}
+
+fn each_spread(snapshot: &mut Value, field: &str, value: Value) {
+    let constraints = snapshot["pod"]["spec"]["topologySpreadConstraints"].as_array_mut();
+    for constraint in constraints.into_iter().flatten() {
+        constraint[field] = value.clone();
+    }
 }
 
 fn each_pod(snapshot: &mut Value, change: impl Fn(&mut Value)) {

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use duosuan_controller::{lean, translate::requests};
 use serde_json::{Map, Value, json};
 
-use crate::{ours::SCHEDULER, random::Random};
+use crate::{ours::SCHEDULER, random::Random, relations::relate};
 
-const NAMES: [&str; 5] = ["a", "b", "node-1", "node-2", "node-3.example.com"];
+pub(crate) const NAMES: [&str; 5] = ["a", "b", "node-1", "node-2", "node-3.example.com"];
 const KEYS: [&str; 5] = ["zone", "disk", "cores", "example.com/rack", "metadata.name"];
 const VALUES: [&str; 16] = [
     "",
@@ -100,11 +100,15 @@ pub(crate) fn snapshot(seed: u64) -> Value {
             fill(random, node, &pods, &pending);
         }
     }
-    json!({"nodes": nodes, "pods": pods, "pod": pending})
+    let mut snapshot = json!({"nodes": nodes, "pods": pods, "pod": pending});
+    if !random.once_in(3) {
+        relate(random, &mut snapshot);
+    }
+    snapshot
 }
 
 /// A value once in some times.
-fn sometimes(
+pub(crate) fn sometimes(
     random: &mut Random,
     times: usize,
     object: &mut Map<String, Value>,

@@ -15,12 +15,12 @@ pub(crate) const SCHEDULER: &str = "duosuan";
 /// What each node says to the pending pod. In whatever order the core hears of the objects, it must say the same, and
 /// a cycle must bind the pod to a node that takes it, or to none if none does.
 pub(crate) fn verdicts(snapshot: &Value) -> Result<Ours, String> {
-    let (nodes, pods) = events(snapshot)?;
+    let [nodes, pods, namespaces] = events(snapshot)?;
     let uid = snapshot["pod"]["metadata"]["uid"]
         .as_str()
         .ok_or("the pod has no uid")?;
-    let said = ask(nodes.iter().chain(&pods), uid)?;
-    let backwards = ask(pods.iter().rev().chain(nodes.iter().rev()), uid)?;
+    let said = ask(nodes.iter().chain(&namespaces).chain(&pods), uid)?;
+    let backwards = ask(pods.iter().rev().chain(nodes.iter().rev()).chain(&namespaces), uid)?;
     if said != backwards {
         return Err(format!(
             "the core says {said:?}, and if it hears of all in another order, {backwards:?}"
@@ -29,9 +29,10 @@ pub(crate) fn verdicts(snapshot: &Value) -> Result<Ours, String> {
     Ok(said)
 }
 
-fn events(snapshot: &Value) -> Result<(Vec<Event>, Vec<Event>), String> {
+/// Nodes, pods, namespaces.
+fn events(snapshot: &Value) -> Result<[Vec<Event>; 3], String> {
     let list = |field: &str| snapshot[field].as_array().cloned().unwrap_or_default();
-    let (mut nodes, mut pods) = (Vec::new(), Vec::new());
+    let (mut nodes, mut pods, mut namespaces) = (Vec::new(), Vec::new(), Vec::new());
     for node in list("nodes") {
         let object: Object<lean::Node> = serde_json::from_value(node).map_err(|e| format!("a node: {e}"))?;
         let (node, broken) = translate::node::read(&object);
@@ -48,7 +49,12 @@ fn events(snapshot: &Value) -> Result<(Vec<Event>, Vec<Event>), String> {
         }
         pods.push(Event::Pod(Box::new(read.pod)));
     }
-    Ok((nodes, pods))
+    for namespace in list("namespaces") {
+        let object: Object<lean::Namespace> =
+            serde_json::from_value(namespace).map_err(|e| format!("a namespace: {e}"))?;
+        namespaces.push(Event::Namespace(Box::new(translate::relations::namespace(&object))));
+    }
+    Ok([nodes, pods, namespaces])
 }
 
 fn ask<'a>(events: impl Iterator<Item = &'a Event>, uid: &str) -> Result<Ours, String> {

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Fields that stay: without them an object is none, or means something that the API server does not admit.
-const STAY: [&str; 20] = [
+const STAY: [&str; 26] = [
     "metadata",
     "name",
     "namespace",
@@ -30,6 +30,12 @@ const STAY: [&str; 20] = [
     "hostPort",
     "containerPort",
     "nodeSelectorTerms",
+    "topologyKey",
+    "maxSkew",
+    "whenUnsatisfiable",
+    "weight",
+    "podAffinityTerm",
+    "deletionTimestamp",
 ];
 
 /// Takes away what can be taken away.
