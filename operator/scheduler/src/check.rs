@@ -309,8 +309,19 @@ impl Model {
 
     fn gangs_are_whole(&self, violations: &mut Vec<Violation>) {
         let just: BTreeSet<_> = self.just_placed.iter().filter_map(|&p| self.pods[p].claim).collect();
-        for claim in just {
-            let claim = &self.claims[claim];
+        for ord in just {
+            let claim = &self.claims[ord];
+            let placed = self
+                .just_placed
+                .iter()
+                .copied()
+                .filter(|&p| self.pods[p].claim == Some(ord));
+            if !self.keeps_its_topology(ord, &placed.collect()) {
+                violations.push(Violation(format!(
+                    "claim {} was placed otherwise than its topology requires",
+                    claim.uid
+                )));
+            }
             for group in &claim.groups {
                 let tally = self.tally(group);
                 if tally.live + tally.done < group.min() {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Time;
+use crate::event::{Level, Time};
 
 /// One decision of `cycle()`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,19 @@ pub enum EvictCause {
     },
     /// Its gang lost a member that could not be placed again in time.
     GangBroken,
+}
+
+/// Where the pods of a gang are that have a place already.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Home {
+    /// None has.
+    #[default]
+    Free,
+    /// In this area, so that the others have to go there.
+    In(String),
+    /// Not in one area, so that none can join them.
+    Apart,
 }
 
 /// Why something is pending: a closed set. `Display` gives the sentence for people.
@@ -212,6 +225,23 @@ pub enum Reason {
     WindowOver {
         /// When the window ended.
         end: Time,
+    },
+    /// No area that all of its pods have to share has room for them.
+    TopologyTooSmall {
+        /// What kind of area.
+        level: Level,
+        /// What is counted: `pods`, or `GPUs` where every pod asks for equally many whole ones.
+        unit: String,
+        /// How many have to be in one area at once.
+        need: u64,
+        /// How many the area with the most room for them has room for.
+        best: u64,
+        /// Name of that area.
+        area: Option<String>,
+        /// How many such areas there are to choose from.
+        areas: u32,
+        /// Where its other pods are.
+        home: Home,
     },
     /// Its place is proven and the pods that stand on it are being evicted.
     WaitingForEviction {

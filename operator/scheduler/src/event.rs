@@ -98,6 +98,42 @@ pub struct Node {
     pub gpus: Vec<Gpu>,
     /// The node's report is too old to place anything of the mid or batch tier by it.
     pub stale: bool,
+    /// Where it stands.
+    pub location: Location,
+}
+
+/// Where a node stands. What is not known, or empty, puts it in no such area: nothing that has to share one goes there.
+/// A rack is that of its block and zone: equal names in two zones are two racks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Location {
+    /// Zone: a room or building with a fate of its own.
+    pub zone: Option<String>,
+    /// Block: the racks under one spine.
+    pub block: Option<String>,
+    /// Rack: the servers under one switch.
+    pub rack: Option<String>,
+}
+
+/// Areas that pods can share, from small to large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "Location explains them")]
+pub enum Level {
+    Node,
+    Rack,
+    Block,
+    Zone,
+}
+
+/// How pods stand to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Topology {
+    /// Area that all of them share.
+    pub pack: Level,
+    /// They wait until one such area has room for all. Otherwise they go into as few of them as hold them.
+    pub required: bool,
 }
 
 /// One GPU of a node.
@@ -356,6 +392,8 @@ pub struct Claim {
     pub min_runtime: i64,
     /// Why nothing more of it is to be placed as it is. What is bound counts and stays.
     pub refused: Option<String>,
+    /// How all its pods stand to each other.
+    pub topology: Option<Topology>,
 }
 
 /// A span of time for which capacity is asked.
@@ -388,6 +426,8 @@ pub struct Group {
     pub node_terms: Vec<Term>,
     /// Added to each pod's own.
     pub tolerations: Vec<Toleration>,
+    /// How its pods stand to each other, inside what the claim asks for.
+    pub topology: Option<Topology>,
 }
 
 /// A queue: a tenant's node in the quota tree.

@@ -3,16 +3,19 @@
 //! It is a cache. A shape looks at the change log when it is asked, and revalues the nodes that changed since it last
 //! looked; so a pod costs O(log nodes) whatever the number of nodes, also one that fits nowhere: its list is empty.
 
+mod areas;
 mod related;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
+    event::Level,
     fit::Constraint,
-    model::{Model, NodeSlot, PodSlot, Shape, rules::Check},
+    model::{Model, NodeSlot, PodSlot, Shape, areas::LEVELS, rules::Check},
     score::{self, Cost, Policy},
-    slab::{HitsOrd, NodeOrd, ShapeOrd},
+    slab::{AreaOrd, HitsOrd, NodeOrd, ShapeOrd},
 };
+pub(crate) use areas::ByArea;
 use related::Related;
 
 /// Entries of all shapes together that are kept: at some 80 bytes each, 640 MiB. A thousand shapes on 8,000 nodes, or
@@ -65,6 +68,8 @@ struct Candidates {
     buckets_by_domains: HashMap<Box<[u32]>, u32>,
     /// How many nodes each constraint turns away. A handful.
     against: Vec<(Constraint, u32)>,
+    /// Those that fit by area, for the levels that were asked about.
+    levels: [Option<Box<ByArea>>; LEVELS],
     /// What it has to know of other pods.
     related: Option<Box<Related>>,
 }
@@ -106,14 +111,18 @@ impl Index {
         best.min().map(|(_, _, node)| node)
     }
 
-    /// The best node for a look that is none of some, if there is one.
+    /// The best node for a look that is none of some, in an area if one is given, if there is one.
     pub(crate) fn best_beside(
         &mut self,
         model: &Model,
         policy: Policy,
         look: Look,
         refused: &BTreeSet<NodeOrd>,
+        within: Option<AreaOrd>,
     ) -> Option<NodeOrd> {
+        if let Some(area) = within {
+            return self.best_within(model, policy, look, refused, area);
+        }
         let candidates = self.refresh(model, policy, look)?;
         let best = candidates.buckets.iter().filter_map(|bucket| {
             let ((cost, rank), node) = bucket.fitting.iter().find(|(_, node)| !refused.contains(node))?;
@@ -124,6 +133,57 @@ impl Index {
             Some((cost, *rank, *node))
         });
         best.min().map(|(_, _, node)| node)
+    }
+
+    fn best_within(
+        &mut self,
+        model: &Model,
+        policy: Policy,
+        look: Look,
+        refused: &BTreeSet<NodeOrd>,
+        area: AreaOrd,
+    ) -> Option<NodeOrd> {
+        let level = model.areas.level(area)?;
+        let candidates = self.refresh_level(model, policy, look, level)?;
+        let nodes = candidates.levels.get(level.index())?.as_deref()?.nodes(area);
+        let mut nodes = nodes.filter(|(_, node)| !refused.contains(node));
+        let Some(related) = &candidates.related else {
+            return nodes.next().map(|(_, node)| node);
+        };
+        let judged = nodes.filter_map(|((cost, rank), node)| {
+            let against = related.judge_domains(related.coarse_domains(node)).ok()?;
+            Some((cost.against(against), rank, node))
+        });
+        judged.min().map(|(_, _, node)| node)
+    }
+
+    /// Pods of a look that an area has room for, at most, unless they let each other in.
+    pub(crate) fn room(&mut self, model: &Model, policy: Policy, look: Look, area: AreaOrd) -> u64 {
+        let Some(level) = model.areas.level(area) else { return 0 };
+        self.by_area(model, policy, look, level).map_or(0, |all| all.room(area))
+    }
+
+    /// The nodes that fit by the areas of a level.
+    pub(crate) fn by_area(&mut self, model: &Model, policy: Policy, look: Look, level: Level) -> Option<&ByArea> {
+        let candidates = self.refresh_level(model, policy, look, level)?;
+        candidates.levels.get(level.index())?.as_deref()
+    }
+
+    fn refresh_level(&mut self, model: &Model, policy: Policy, look: Look, level: Level) -> Option<&Candidates> {
+        self.refresh(model, policy, look)?;
+        let lists = self.shapes.get_mut(&look.shape)?;
+        let (_, candidates) = lists.iter_mut().find(|(known, _)| *known == look)?;
+        let slot = candidates.levels.get_mut(level.index())?;
+        if slot.is_none() {
+            let mut all = ByArea::new(level);
+            for (i, entry) in candidates.entries.iter().enumerate() {
+                let key = entry.and_then(|e| e.now.ok());
+                all.count(model, model.shapes.value(look.shape), NodeOrd::new(i), key);
+            }
+            self.entries += all.size();
+            *slot = Some(Box::new(all));
+        }
+        Some(candidates)
     }
 
     /// What turns most nodes away from a look that fits nowhere.
@@ -252,7 +312,8 @@ impl Candidates {
     }
 
     fn size(&self) -> usize {
-        self.entries.len() * self.related.as_ref().map_or(1, |related| related.size())
+        let levels: usize = self.levels.iter().flatten().map(|level| level.size()).sum();
+        self.entries.len() * self.related.as_ref().map_or(1, |related| related.size()) + levels
     }
 
     fn is_outdated(&self, model: &Model) -> bool {
@@ -344,6 +405,9 @@ impl Candidates {
             }
         });
         let old = std::mem::replace(slot, new);
+        for level in self.levels.iter_mut().flatten() {
+            level.count(model, shape, ord, new.and_then(|e| e.now.ok()));
+        }
         let (old, new) = (old.map(|e| (e.bucket, e.now)), new.map(|e| (e.bucket, e.now)));
         if old == new {
             return;

@@ -1,6 +1,7 @@
 //! The model of the cluster: what is, and who holds what. Everything that decisions may depend on is in here;
 //! what merely makes them fast is in [`crate::index`].
 
+pub(crate) mod areas;
 pub(crate) mod changes;
 pub(crate) mod claim;
 pub(crate) mod device;
@@ -86,6 +87,8 @@ pub(crate) struct Model {
     pub(crate) typical: Typical,
     /// The last epoch that a node was given.
     pub(crate) epochs: u64,
+    /// Racks, blocks and zones that some node is in, and the nodes themselves.
+    pub(crate) areas: areas::Areas,
     /// Nodes that changed, for the shape index.
     pub(crate) changes: ChangeLog,
     /// Claims that have had some of their pods, and not all, since `broken_since`.
@@ -155,6 +158,7 @@ impl Default for Model {
             dirty: BTreeSet::new(),
             typical: Typical::default(),
             epochs: 0,
+            areas: areas::Areas::default(),
             changes: ChangeLog::default(),
             broken: BTreeSet::new(),
             ending: BTreeSet::new(),

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::{decision::Reason, event::Time};
+use crate::{
+    decision::{Home, Reason},
+    event::Time,
+};
 
 impl Reason {
     /// Name of the reason, of a closed set, as conditions carry it.
@@ -22,6 +25,7 @@ impl Reason {
             Reason::WaitingForQuota { .. } => "WaitingForQuota",
             Reason::KeptForOthers { .. } => "KeptForOthers",
             Reason::NoNodeFits { .. } => "NoNodeFits",
+            Reason::TopologyTooSmall { .. } => "TopologyTooSmall",
             Reason::WaitingForEviction { .. } => "WaitingForEviction",
             Reason::WaitingForReservation { .. } => "WaitingForReservation",
             Reason::WaitingForWindow { .. } => "WaitingForWindow",
@@ -186,6 +190,33 @@ impl fmt::Display for Reason {
                     write!(f, "{} {count} {constraint}", if i == 0 { ":" } else { "," })?;
                 }
                 Ok(())
+            }
+            Reason::TopologyTooSmall {
+                level,
+                unit,
+                need,
+                best,
+                areas,
+                home,
+                ..
+            } => {
+                let level = level.word();
+                let unit = if *need == 1 { unit.trim_end_matches('s') } else { unit };
+                match home {
+                    Home::In(area) => write!(
+                        f,
+                        "it needs {need} more {unit} in {level} {area}, where its others run, and that has room for {best}"
+                    ),
+                    Home::Apart => write!(
+                        f,
+                        "it needs {need} more {unit} in the same {level} as its others, and these are not in one {level}"
+                    ),
+                    Home::Free if *areas == 0 => write!(
+                        f,
+                        "it needs {need} {unit} in one {level}, and no node says which {level} it is in"
+                    ),
+                    Home::Free => write!(f, "it needs {need} {unit} in one {level}; the best {level} has {best}"),
+                }
             }
             Reason::WaitingForEviction { pods: count } => {
                 write!(

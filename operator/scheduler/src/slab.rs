@@ -74,6 +74,8 @@ ordinals! {
     KeyOrd,
     /// A value of such a label.
     DomainOrd,
+    /// A node, rack, block or zone as an area that pods share.
+    AreaOrd,
 }
 
 /// A table with stable positions; freed ones are used again.

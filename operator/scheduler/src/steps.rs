@@ -4,8 +4,10 @@
 mod s1_heads;
 mod s2_order;
 mod s3_place;
+mod s3_topology;
 mod s4_backfill;
 mod s4_reserve;
+mod s5_areas;
 mod s5_reclaim;
 mod s6_commit;
 mod s7_explain;

@@ -21,4 +21,5 @@ mod queues;
 mod relations;
 mod single_pods;
 mod tiers;
+mod topology;
 mod work;

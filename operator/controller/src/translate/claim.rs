@@ -152,6 +152,7 @@ fn group(group: &Group, field: &str) -> Result<event::Group, FieldError> {
             .map_or(Ok(None), |g| gpu::of_group(g, &format!("{field}.gpus")))?,
         node_terms: placement::group_terms(group.affinity.as_ref())?,
         tolerations: group.tolerations.iter().map(toleration).collect(),
+        topology: None,
     })
 }
 

@@ -50,6 +50,7 @@ pub fn read(object: &Object<lean::Node>) -> (event::Node, Vec<FieldError>) {
         allocatable,
         labels,
         stale: false,
+        location: event::Location::default(),
     };
     (node, broken)
 }
@@ -172,6 +173,7 @@ mod tests {
             .into(),
             gpus: vec![t4.clone(), t4],
             stale: false,
+            location: event::Location::default(),
         };
         assert_eq!(node, expected);
         let [error] = broken.as_slice() else {

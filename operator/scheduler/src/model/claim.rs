@@ -50,6 +50,8 @@ pub(crate) struct ClaimSlot {
     pub(crate) expected_duration: Option<i64>,
     /// When it is to have its capacity, if not as soon as possible.
     pub(crate) window: Option<Window>,
+    /// How all its pods stand to each other.
+    pub(crate) topology: Option<event::Topology>,
     /// By name.
     pub(crate) groups: Vec<GroupSlot>,
     /// Pods that name a group which is not there.
@@ -176,6 +178,7 @@ impl Model {
             refused: None,
             expected_duration: None,
             window: None,
+            topology: None,
             groups: Vec::new(),
             strays: BTreeSet::new(),
             listed_pending: false,
@@ -220,6 +223,7 @@ impl Model {
             && claim.refused == refused
             && claim.expected_duration == event.expected_duration
             && claim.window == event.window
+            && claim.topology == event.topology
             && claim.groups.iter().map(|g| &*g.spec).eq(specs.iter());
         if same {
             return;
@@ -243,6 +247,7 @@ impl Model {
         claim.refused = refused;
         claim.expected_duration = event.expected_duration;
         claim.window = event.window;
+        claim.topology = event.topology;
         if replaces {
             claim.started = None;
             claim.reported = None;

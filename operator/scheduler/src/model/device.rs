@@ -102,6 +102,46 @@ impl NodeSlot {
             && (device.memory.is_zero() || used.memory + memory_on(need, device.memory) <= device.memory)
     }
 
+    /// How many pods with a need can be given devices here one after the other.
+    pub(crate) fn room_for(&self, need: &GpuNeed) -> i64 {
+        let fits = |&i: &usize| self.share_fits(need, i);
+        let whole = (0..self.devices.len())
+            .filter(|i| self.is_whole(*i))
+            .filter(fits)
+            .count();
+        // Those that are kept back for pods of which we do not know which they have.
+        let whole = i64::try_from(whole)
+            .unwrap_or(i64::MAX)
+            .min(self.whole_devices())
+            .max(0);
+        if need.whole() {
+            return whole / i64::from(need.count.max(1));
+        }
+        let shares = |i: usize| {
+            let used = self.used_of(i);
+            let by_milli = (1000 - used.milli) / need.milli.max(1);
+            match self.devices.get(i).map(|d| (d.memory, memory_on(need, d.memory))) {
+                Some((all, each)) if !all.is_zero() && !each.is_zero() => {
+                    by_milli.min((all - used.memory).get() / each.get())
+                }
+                _ => by_milli,
+            }
+        };
+        let broken = (0..self.devices.len()).filter(|i| !self.is_whole(*i)).filter(fits);
+        let on_broken: i64 = broken.map(shares).sum();
+        let mut on_whole: Vec<i64> = (0..self.devices.len())
+            .filter(|i| self.is_whole(*i))
+            .filter(fits)
+            .map(shares)
+            .collect();
+        on_whole.sort_unstable_by(|a, b| b.cmp(a));
+        on_broken
+            + on_whole
+                .into_iter()
+                .take(usize::try_from(whole).unwrap_or(0))
+                .sum::<i64>()
+    }
+
     /// The devices that could take a share, one of each that differ in what is left, the lowest index first.
     pub(crate) fn choices_of_a_share(&self, need: &GpuNeed) -> Vec<u16> {
         let spare_whole = self.whole_devices() > 0;

@@ -11,6 +11,7 @@ use crate::{
     event,
     model::{
         DeviceUse, Model, Shape,
+        areas::InAreas,
         device::{Device, memory_on},
         ports::HostPort,
     },
@@ -49,6 +50,9 @@ pub(crate) struct NodeSlot {
     pub(crate) marks: BTreeMap<MarkOrd, u32>,
     /// The parts that it belongs to, by key.
     pub(crate) domains: Vec<Option<DomainOrd>>,
+    pub(crate) location: event::Location,
+    /// The areas that it is in, by level; none while it is not present.
+    pub(crate) areas: InAreas,
 }
 
 impl NodeSlot {
@@ -201,13 +205,17 @@ impl Model {
             && node.taints == taints
             && node.labels == event.labels
             && node.unschedulable == event.unschedulable
-            && node.stale == event.stale;
+            && node.stale == event.stale
+            && node.location == event.location;
         if same {
             return false;
         }
         self.count_capacity(ord, false);
         self.epochs += 1;
+        let areas = self.areas.enter(&event.name, &event.location);
         let node = &mut self.nodes[ord];
+        let left = std::mem::replace(&mut node.areas, areas);
+        node.location = event.location.clone();
         let recount = node.devices != devices;
         node.present = true;
         node.epoch = self.epochs;
@@ -217,6 +225,7 @@ impl Model {
         node.labels = event.labels.clone();
         node.unschedulable = event.unschedulable;
         node.stale = event.stale;
+        self.areas.leave(&left);
         self.find_domains(ord);
         self.count_capacity(ord, true);
         if recount {
@@ -240,6 +249,7 @@ impl Model {
         let (name, rank) = (node.name.clone(), node.rank);
         let pods = std::mem::take(&mut node.pods);
         let (marks, domains) = (std::mem::take(&mut node.marks), std::mem::take(&mut node.domains));
+        let left = std::mem::take(&mut node.areas);
         *node = NodeSlot {
             name,
             rank,
@@ -248,6 +258,7 @@ impl Model {
             domains,
             ..Default::default()
         };
+        self.areas.leave(&left);
         self.find_domains(ord);
         self.recount_node(ord);
         self.changes.touch(ord);

@@ -1,12 +1,14 @@
 //! Step 3: places a claim. Its minimum is placed together or not at all; then it grows by quanta.
 
-use super::{Round, s1_heads, s4_backfill, s4_reserve, s7_explain};
+use std::collections::BTreeSet;
+
+use super::{Round, s1_heads, s3_topology::seat_gang, s4_backfill, s4_reserve, s7_explain};
 use crate::{
     decision::Reason,
     index::{Index, Look},
     model::{Model, Place, Seat, Tally},
     score::{self, Policy},
-    slab::{ClaimOrd, PodOrd},
+    slab::{AreaOrd, ClaimOrd, PodOrd},
     transaction::Transaction,
 };
 
@@ -18,6 +20,53 @@ pub(super) struct NoPlace {
     pub(super) placed: u32,
     /// Pods in all.
     pub(super) need: u32,
+    /// That no area has room for them together, if it is that.
+    pub(super) topology: Option<Box<Reason>>,
+}
+
+impl NoPlace {
+    /// Of so many pods, the one after those that were placed fits nowhere.
+    pub(super) fn of(model: &mut Model, pod: PodOrd, placed: usize, need: usize) -> NoPlace {
+        NoPlace {
+            look: model.look(pod),
+            placed: 0,
+            need: 0,
+            topology: None,
+        }
+        .after(placed, need)
+    }
+
+    /// The same said of more pods, of which some were placed before.
+    pub(super) fn after(self, before: usize, need: usize) -> NoPlace {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        NoPlace {
+            placed: self.placed.saturating_add(count(before)),
+            need: count(need),
+            ..self
+        }
+    }
+}
+
+/// What kind of seat pods get, and in which area; anywhere, if in none.
+#[derive(Clone, Copy)]
+pub(super) struct Seating {
+    pub(super) place: fn(Seat) -> Place,
+    pub(super) within: Option<AreaOrd>,
+}
+
+impl Seating {
+    /// Anywhere.
+    pub(super) fn new(place: fn(Seat) -> Place) -> Seating {
+        Seating { place, within: None }
+    }
+
+    /// Inside of an area.
+    pub(super) fn inside(self, area: AreaOrd) -> Seating {
+        Seating {
+            within: Some(area),
+            ..self
+        }
+    }
 }
 
 /// Places what can be placed of a claim.
@@ -156,8 +205,9 @@ fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>, minim
         return true;
     }
     let mut transaction = Transaction::default();
+    let seating = Seating::new(Place::Assumed);
     round.guard = s4_backfill::guard(round, claim, &ask);
-    let mut seated = seat_all(round, &mut transaction, &pods, Place::Assumed);
+    let mut seated = seat_gang(round, &mut transaction, claim, &pods, seating);
     let mut kept_out = None;
     if let Some(guard) = round.guard.take() {
         kept_out = match seated {
@@ -174,7 +224,7 @@ fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>, minim
     if let Some(by) = kept_out.filter(|_| {
         // What has no room anyway is not kept out by anybody.
         transaction.rollback_to(round.model, 0);
-        seated = seat_all(round, &mut transaction, &pods, Place::Assumed);
+        seated = seat_gang(round, &mut transaction, claim, &pods, seating);
         seated.is_ok()
     }) {
         transaction.rollback(round.model);
@@ -225,13 +275,13 @@ pub(super) fn seat_all(
     round: &mut Round<'_>,
     transaction: &mut Transaction,
     pods: &[PodOrd],
-    place: fn(Seat) -> Place,
+    seating: Seating,
 ) -> Result<(), NoPlace> {
     let mut waiting = pods.to_vec();
     loop {
         let mut left = Vec::new();
         for &pod in &waiting {
-            if seat_one(round, transaction, pod, place) {
+            if seat_one(round, transaction, pod, seating) {
                 continue;
             }
             left.push(pod);
@@ -242,32 +292,32 @@ pub(super) fn seat_all(
         let Some(&pod) = left.first() else { return Ok(()) };
         let stuck = left.iter().any(|p| !round.model.waits_for_others(*p)) || left.len() == waiting.len();
         if stuck {
-            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             let seated = |p: &&PodOrd| round.model.pods[**p].place != Place::Nowhere;
-            return Err(NoPlace {
-                placed: count(pods.iter().filter(seated).count()),
-                need: count(pods.len()),
-                look: round.model.look(pod),
-            });
+            let placed = pods.iter().filter(seated).count();
+            return Err(NoPlace::of(round.model, pod, placed, pods.len()));
         }
         waiting = left;
     }
 }
 
 /// Seats a pod on the best node. False if there is none.
-pub(super) fn seat_one(
-    round: &mut Round<'_>,
-    transaction: &mut Transaction,
-    pod: PodOrd,
-    place: fn(Seat) -> Place,
-) -> bool {
+pub(super) fn seat_one(round: &mut Round<'_>, transaction: &mut Transaction, pod: PodOrd, seating: Seating) -> bool {
     if let Some(mut guard) = round.guard.take() {
-        let seated = s4_backfill::seat_beside(round, &mut guard, transaction, pod, place);
+        let seated = s4_backfill::seat_beside(round, &mut guard, transaction, pod, seating);
         round.guard = Some(guard);
         return seated;
     }
     let look = round.model.look(pod);
-    let Some(node) = round.index.best(round.model, round.policy, look) else {
+    let best = match seating.within {
+        None => round.index.best(round.model, round.policy, look),
+        within => {
+            let nothing = BTreeSet::new();
+            round
+                .index
+                .best_beside(round.model, round.policy, look, &nothing, within)
+        }
+    };
+    let Some(node) = best else {
         return false;
     };
     let devices = match &round.model.shapes.value(look.shape).gpus {
@@ -286,7 +336,7 @@ pub(super) fn seat_one(
     transaction.seat(
         round.model,
         pod,
-        place(Seat {
+        (seating.place)(Seat {
             node,
             devices: devices.into(),
         }),
@@ -360,7 +410,7 @@ fn take_other_seats(round: &mut Round<'_>, claim: ClaimOrd, kept: &[PodOrd]) -> 
     let ask = round.model.ask_of_pods(&pods);
     let seated = !pods.is_empty()
         && round.model.over_limit(claim, &ask).is_none()
-        && seat_all(round, &mut transaction, &pods, Place::Assumed).is_ok();
+        && seat_gang(round, &mut transaction, claim, &pods, Seating::new(Place::Assumed)).is_ok();
     if !seated {
         transaction.rollback(round.model);
         return false;
@@ -400,7 +450,8 @@ fn seats_can_be_taken(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -
     let whole = round.model.queue_refuses(claim).is_none()
         && minimum(round.model, claim).is_ok_and(|needed| needed.iter().all(|p| pods.contains(p)))
         && round.model.over_limit(claim, &round.model.ask_of_pods(pods)).is_none()
-        && seat_again(round, &mut transaction, pods, seats);
+        && seat_again(round, &mut transaction, pods, seats)
+        && round.model.keeps_its_topology(claim, &pods.iter().copied().collect());
     if whole {
         transaction.commit()
     } else {

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::Round;
+use super::{Round, s3_place::Seating};
 use crate::{
     amount::Amounts,
     event::Time,
@@ -53,6 +53,16 @@ impl Guard {
     /// True if nothing is to be asked.
     pub(super) fn is_idle(&self) -> bool {
         self.spared.is_empty()
+    }
+
+    /// What is refused so far: it holds for the seats that are taken so far.
+    pub(super) fn mark(&self) -> BTreeMap<ShapeOrd, BTreeSet<NodeOrd>> {
+        self.refused.clone()
+    }
+
+    /// Forgets what was refused since, when the seats that were taken since are given up.
+    pub(super) fn back_to(&mut self, mark: BTreeMap<ShapeOrd, BTreeSet<NodeOrd>>) {
+        self.refused = mark;
     }
 
     fn refuse(&mut self, shape: ShapeOrd, node: NodeOrd, moved: Arc<Reservation>) {
@@ -101,21 +111,24 @@ pub(super) fn seat_beside(
     guard: &mut Guard,
     transaction: &mut Transaction,
     pod: PodOrd,
-    place: fn(Seat) -> Place,
+    seating: Seating,
 ) -> bool {
     let look = round.model.look(pod);
     let ord = look.shape;
     loop {
         let nothing = BTreeSet::new();
         let refused = guard.refused.get(&ord).unwrap_or(&nothing);
-        let Some(node) = round.index.best_beside(round.model, round.policy, look, refused) else {
+        let Some(node) = round
+            .index
+            .best_beside(round.model, round.policy, look, refused, seating.within)
+        else {
             return false;
         };
         let here: Vec<Arc<Reservation>> = guard.spared.iter().filter(|r| r.is_on(node)).cloned().collect();
         let mut moved = None;
         for devices in choices(round.model, round.policy, ord, node, &here, &guard.others) {
             let mark = transaction.mark();
-            transaction.seat(round.model, pod, place(Seat { node, devices }));
+            transaction.seat(round.model, pod, (seating.place)(Seat { node, devices }));
             moved = here
                 .iter()
                 .find(|r| !holds_on(round.model, r, node, &guard.others))

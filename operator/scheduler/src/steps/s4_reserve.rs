@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use super::{
     Round, Waits,
-    s3_place::{self, NoPlace},
+    s3_place::{self, NoPlace, Seating},
+    s3_topology,
     s4_backfill::{self, Guard},
     s5_reclaim,
 };
@@ -325,9 +326,25 @@ fn seat_more(
     if seated == 0 && round.model.over_limit(wish.claim, ask).is_some() {
         return 0;
     }
+    if s3_topology::is_bound_to_areas(round.model, wish.claim) {
+        // In one area or not at all.
+        let mark = trial.mark();
+        let all = s3_topology::seat_gang(round, trial, wish.claim, &wish.pods, Seating::new(Place::Nominated));
+        let tried = all
+            .as_ref()
+            .map_or_else(|no_place| no_place.placed as usize, |()| wish.pods.len());
+        round.moves_left = round
+            .moves_left
+            .saturating_sub(u32::try_from(tried).unwrap_or(u32::MAX));
+        if all.is_err() {
+            trial.rollback_to(round.model, mark);
+            return 0;
+        }
+        return wish.pods.len();
+    }
     while let Some(&pod) = wish.pods.get(seated) {
         round.moves_left = round.moves_left.saturating_sub(1);
-        if !s3_place::seat_one(round, trial, pod, Place::Nominated) {
+        if !s3_place::seat_one(round, trial, pod, Seating::new(Place::Nominated)) {
             break;
         }
         seated += 1;
@@ -352,7 +369,13 @@ fn seat_among(
     let outer = round.guard.replace(guard);
     let pods = u32::try_from(wish.pods.len()).unwrap_or(u32::MAX);
     let fits = round.model.over_limit(wish.claim, ask).is_none()
-        && match s3_place::seat_all(round, &mut trial, &wish.pods, Place::Nominated) {
+        && match s3_topology::seat_gang(
+            round,
+            &mut trial,
+            wish.claim,
+            &wish.pods,
+            Seating::new(Place::Nominated),
+        ) {
             Ok(()) => {
                 round.moves_left = round.moves_left.saturating_sub(pods);
                 true
@@ -385,7 +408,8 @@ pub(super) fn take_reserved(round: &mut Round<'_>, transaction: &mut Transaction
     }
     let mark = transaction.mark();
     let (pods, seats): (Vec<PodOrd>, Vec<Seat>) = reservation.seats.iter().cloned().unzip();
-    let seated = s3_place::seat_again(round, transaction, &pods, seats);
+    let seated = s3_place::seat_again(round, transaction, &pods, seats)
+        && round.model.keeps_its_topology(claim, &pods.iter().copied().collect());
     if !seated {
         transaction.rollback_to(round.model, mark);
     }

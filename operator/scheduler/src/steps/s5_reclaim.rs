@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Round, s3_place, victims};
+use super::{Round, s3_place, s3_place::Seating, s3_topology, s5_areas, victims};
 use crate::{
     amount::{Amount, Amounts},
     decision::EvictCause,
@@ -23,9 +23,9 @@ pub(crate) const GRACE: i64 = 10_000 + 50_000;
 const FEW: usize = 64;
 
 /// A claim that may have to go, with the seats that its pods have.
-struct Victim {
-    claim: ClaimOrd,
-    seats: Vec<(PodOrd, Place)>,
+pub(super) struct Victim {
+    pub(super) claim: ClaimOrd,
+    pub(super) seats: Vec<(PodOrd, Place)>,
 }
 
 /// Tries to find whom to evict for each claim that found no place in this cycle.
@@ -58,7 +58,9 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
         };
         let alike = match pods.as_slice() {
             [] => continue,
-            [pod] => Some((round.model.look(*pod), round.model.claims[claim].queue)),
+            [pod] if !s3_topology::is_bound_to_areas(round.model, claim) => {
+                Some((round.model.look(*pod), round.model.claims[claim].queue))
+            }
             _ => None,
         };
         let rank = victims::rank(round.model, claim, &pods);
@@ -202,13 +204,16 @@ fn attempt(
     ask: &Amounts,
     victims: &[ClaimOrd],
 ) -> Option<(Transaction, Vec<Victim>)> {
+    if s3_topology::is_bound_to_areas(round.model, claim) {
+        return s5_areas::attempt(round, claim, pods, ask, victims);
+    }
     let mut transaction = Transaction::default();
     let mut taken: Vec<Victim> = Vec::new();
     let mut victims = victims.iter();
     let mut seated = 0;
     while let Some(&pod) = pods.get(seated) {
         let in_quota = seated > 0 || round.model.over_limit(claim, ask).is_none();
-        if in_quota && s3_place::seat_one(round, &mut transaction, pod, Place::Nominated) {
+        if in_quota && s3_place::seat_one(round, &mut transaction, pod, Seating::new(Place::Nominated)) {
             seated += 1;
             continue;
         }
@@ -254,7 +259,7 @@ pub(super) fn room_can_help(round: &mut Round<'_>, pods: &[PodOrd]) -> bool {
     })
 }
 
-fn take_off(model: &mut Model, transaction: &mut Transaction, claim: ClaimOrd) -> Victim {
+pub(super) fn take_off(model: &mut Model, transaction: &mut Transaction, claim: ClaimOrd) -> Victim {
     let seated = |p: &PodOrd| model.pods[*p].place != Place::Nowhere;
     let pods: Vec<PodOrd> = model.members(claim).filter(seated).collect();
     let mut seats = Vec::with_capacity(pods.len());
@@ -266,7 +271,7 @@ fn take_off(model: &mut Model, transaction: &mut Transaction, claim: ClaimOrd) -
 }
 
 /// Lets each victim stay that has room after all, the one that would have gone last first.
-fn trim(
+pub(super) fn trim(
     round: &mut Round<'_>,
     transaction: &mut Transaction,
     claim: ClaimOrd,

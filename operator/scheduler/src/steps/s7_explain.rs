@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Round, Waits, s3_place::NoPlace};
 use crate::{
-    decision::{Decision, Reason},
+    decision::{Decision, Home, Reason},
     event::Time,
     fit::Constraint,
     index::Look,
@@ -76,6 +76,10 @@ fn about(decision: &Decision) -> &str {
 
 /// Says that pods found no place together. Costs next to nothing where that was said before.
 pub(super) fn say_no_place(round: &mut Round<'_>, claim: ClaimOrd, no_place: &NoPlace) {
+    if let Some(reason) = &no_place.topology {
+        round.say(claim, (**reason).clone(), counterfactual_of_topology(reason));
+        return;
+    }
     let Some(first) = round.index.first_against(round.model, round.policy, no_place.look) else {
         let reason = Reason::NoNodeFits {
             constraint: "no node".into(),
@@ -161,6 +165,36 @@ fn nearest(round: &mut Round<'_>, look: Look) -> Option<String> {
         }
     }
     best.map(|(_, _, words)| words)
+}
+
+/// What would change a refusal because no area is large enough.
+fn counterfactual_of_topology(reason: &Reason) -> Option<String> {
+    let Reason::TopologyTooSmall {
+        level,
+        unit,
+        need,
+        best,
+        area,
+        home,
+        ..
+    } = reason
+    else {
+        return None;
+    };
+    let level = level.word();
+    let change = match (home, area) {
+        (Home::Apart, _) => format!("it could grow again if all of its pods were started anew in one {level}"),
+        (_, Some(area)) if unit == "GPUs" => {
+            let more = need.saturating_sub(*best);
+            format!("it would fit if {more} more GPUs were free in {level} {area}")
+        }
+        (_, Some(area)) => {
+            let more = need.saturating_sub(*best);
+            format!("it would fit if {level} {area} had room for {more} more of its pods")
+        }
+        (_, None) => format!("it would be tried when nodes are labelled with their {level}"),
+    };
+    Some(change)
 }
 
 /// What would change a refusal by a queue.

@@ -1,0 +1,686 @@
+//! Gangs that stand close together: racks, blocks, zones and nodes, required and preferred.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::fixtures::*;
+use crate::{
+    Decision, Event, EvictCause, Reason, Time,
+    decision::Home,
+    event::{Claim, Level, Location, Node, Pod, Topology},
+};
+
+fn at(zone: &str, block: &str, rack: &str) -> Location {
+    let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+    Location {
+        zone: named(zone),
+        block: named(block),
+        rack: named(rack),
+    }
+}
+
+fn in_rack(name: &str, cores: i64, rack: &str) -> Node {
+    Node {
+        location: at("z", "b", rack),
+        ..node(name, cores)
+    }
+}
+
+fn pack(level: Level, required: bool) -> Option<Topology> {
+    Some(Topology { pack: level, required })
+}
+
+fn gang(world: &mut World, claim: Claim, pods: &[(&str, u32, i64)]) {
+    let name = claim.name.clone();
+    world.tell(claim);
+    for &(group, count, milli) in pods {
+        for i in 0..count {
+            world.tell(member(&format!("{name}-{group}-{i}"), &name, group, milli));
+        }
+    }
+}
+
+fn rack_claim(name: &str, pods: u32, required: bool) -> Claim {
+    Claim {
+        topology: pack(Level::Rack, required),
+        ..claim(name, "", &[("w", pods, pods, 1)])
+    }
+}
+
+/// Nodes that were bound to, each with how many.
+fn nodes(decisions: &[Decision]) -> BTreeMap<&str, usize> {
+    let mut nodes = BTreeMap::new();
+    for (_, node) in binds(decisions) {
+        *nodes.entry(node).or_insert(0) += 1;
+    }
+    nodes
+}
+
+/// Racks a to c with 2, 4 and 8 cores on two nodes each, and a node of 64 cores in no rack.
+fn three_racks() -> World {
+    let mut world = World::with([node("outside", 64).into()]);
+    for (rack, cores) in [("a", 1), ("b", 2), ("c", 4)] {
+        for i in 0..2 {
+            world.tell(in_rack(&format!("{rack}{i}"), cores, rack));
+        }
+    }
+    world
+}
+
+#[test]
+fn a_gang_takes_the_tightest_rack_that_holds_it_whatever_room_there_is_elsewhere() {
+    let mut world = three_racks();
+    gang(&mut world, rack_claim("g", 3, true), &[("w", 3, 1000)]);
+    let decisions = world.run();
+    assert_eq!(nodes(&decisions), [("b0", 2), ("b1", 1)].into());
+    gang(&mut world, rack_claim("h", 2, true), &[("w", 2, 1000)]);
+    let decisions = world.run();
+    assert_eq!(nodes(&decisions), [("a0", 1), ("a1", 1)].into());
+}
+
+#[test]
+fn a_gang_that_no_rack_holds_waits_and_says_how_much_is_missing_where() {
+    let mut world = three_racks();
+    gang(&mut world, rack_claim("g", 9, true), &[("w", 9, 1000)]);
+    let said = world.run();
+    assert_eq!(binds(&said), []);
+    let expected = Reason::TopologyTooSmall {
+        level: Level::Rack,
+        unit: "pods".into(),
+        need: 9,
+        best: 8,
+        area: Some("c".into()),
+        areas: 3,
+        home: Home::Free,
+    };
+    assert_eq!(expected.to_string(), "it needs 9 pods in one rack; the best rack has 8");
+    let change = "it would fit if rack c had room for 1 more of its pods";
+    assert!(
+        said.contains(&Decision::Pending {
+            claim: "g-uid".into(),
+            reason: expected,
+            counterfactual: Some(change.into()),
+        }),
+        "{said:?}"
+    );
+    assert_eq!(world.run(), [], "and says it once");
+    world.tell(in_rack("c2", 1, "c"));
+    let decisions = world.run();
+    assert_eq!(nodes(&decisions), [("c0", 4), ("c1", 4), ("c2", 1)].into());
+}
+
+#[test]
+fn gpus_are_counted_where_every_pod_asks_for_whole_ones() {
+    let mut world = World::default();
+    for (name, gpus, rack) in [("a0", 4, "a"), ("a1", 2, "a"), ("b0", 4, "b")] {
+        world.tell(Node {
+            location: at("z", "", rack),
+            ..gpu_node(name, gpus, "A100")
+        });
+    }
+    world.tell(rack_claim("g", 4, true));
+    for i in 0..4 {
+        world.tell(Pod {
+            gpus: Some(whole(2)),
+            ..member(&format!("g-{i}"), "g", "w", 100)
+        });
+    }
+    let said = world.run();
+    let reason = world.reason(&said, "g-uid").map(|r| r.to_string());
+    assert_eq!(
+        reason.as_deref(),
+        Some("it needs 8 GPUs in one rack; the best rack has 6")
+    );
+}
+
+#[test]
+fn a_node_without_the_label_is_in_no_rack() {
+    let mut world = World::with([node("n", 8).into()]);
+    gang(&mut world, rack_claim("g", 2, true), &[("w", 2, 1000)]);
+    let said = world.run();
+    let reason = world.reason(&said, "g-uid").map(|r| r.to_string());
+    assert_eq!(
+        reason.as_deref(),
+        Some("it needs 2 pods in one rack, and no node says which rack it is in")
+    );
+    // An empty label is none.
+    world.tell(Node {
+        location: at("z", "", ""),
+        ..node("n", 8)
+    });
+    assert_eq!(binds(&world.run()), []);
+    world.tell(in_rack("n", 8, "r"));
+    assert_eq!(nodes(&world.run()), [("n", 2)].into());
+}
+
+#[test]
+fn what_keeps_a_pod_from_every_node_is_said_before_the_topology() {
+    let mut world = three_racks();
+    gang(&mut world, rack_claim("g", 2, true), &[("w", 2, 100_000)]);
+    let said = world.run();
+    let reason = world.reason(&said, "g-uid").unwrap();
+    assert_eq!(reason.name(), "NoNodeFits", "{reason:?}");
+}
+
+#[test]
+fn a_zone_is_taken_by_its_smallest_part_that_holds_all() {
+    let mut world = World::default();
+    let places = [
+        ("a", "z1", "b1", "r1", 2),
+        ("b", "z1", "b1", "r2", 2),
+        ("c", "z1", "b2", "r3", 2),
+        ("d", "z2", "b3", "r4", 3),
+    ];
+    for (name, zone, block, rack, cores) in places {
+        world.tell(Node {
+            location: at(zone, block, rack),
+            ..node(name, cores)
+        });
+    }
+    let zone = |name: &str, pods| Claim {
+        topology: pack(Level::Zone, true),
+        ..claim(name, "", &[("w", pods, pods, 1)])
+    };
+    // Six pods: only zone 1 holds them. Without them: a rack, then a block.
+    gang(&mut world, zone("six", 6), &[("w", 6, 1000)]);
+    assert_eq!(nodes(&world.run()), [("a", 2), ("b", 2), ("c", 2)].into());
+    for i in 0..6 {
+        world.tell(Event::PodGone(format!("six-w-{i}")));
+    }
+    gang(&mut world, zone("three", 3), &[("w", 3, 1000)]);
+    assert_eq!(nodes(&world.run()), [("d", 3)].into());
+    gang(&mut world, zone("four", 4), &[("w", 4, 1000)]);
+    assert_eq!(nodes(&world.run()), [("a", 2), ("b", 2)].into());
+}
+
+#[test]
+fn a_gang_on_one_node() {
+    let mut world = three_racks();
+    let claim = Claim {
+        topology: pack(Level::Node, true),
+        ..claim("g", "", &[("w", 4, 4, 1)])
+    };
+    gang(&mut world, claim, &[("w", 4, 1000)]);
+    assert_eq!(nodes(&world.run()), [("c0", 4)].into());
+}
+
+#[test]
+fn groups_stand_closer_than_their_claim() {
+    let mut world = World::default();
+    for (name, zone, rack, cores) in [
+        ("a0", "z1", "a", 4),
+        ("b0", "z1", "b", 2),
+        ("c0", "z2", "c", 4),
+        ("d0", "z2", "d", 4),
+    ] {
+        world.tell(Node {
+            location: at(zone, "", rack),
+            ..node(name, cores)
+        });
+    }
+    let mut both = claim("g", "", &[("ps", 1, 1, 1), ("x", 3, 3, 1), ("y", 3, 3, 1)]);
+    both.topology = pack(Level::Zone, true);
+    both.groups[1].topology = pack(Level::Rack, true);
+    both.groups[2].topology = pack(Level::Rack, true);
+    gang(&mut world, both, &[("ps", 1, 1000), ("x", 3, 1000), ("y", 3, 1000)]);
+    let decisions = world.run();
+    let racks = |group: &str| -> BTreeSet<&str> {
+        let of = binds(&decisions).into_iter().filter(|(pod, _)| pod.contains(group));
+        of.map(|(_, node)| node).collect()
+    };
+    assert_eq!((racks("-x-").len(), racks("-y-").len()), (1, 1), "{decisions:?}");
+    let all: BTreeSet<&str> = binds(&decisions).into_iter().map(|(_, node)| node).collect();
+    assert_eq!(all, ["c0", "d0"].into(), "zone 1 has room for six only");
+}
+
+#[test]
+fn groups_in_racks_of_their_own_need_no_common_one() {
+    let mut world = three_racks();
+    let mut both = claim("g", "", &[("x", 4, 4, 1), ("y", 8, 8, 1)]);
+    for group in &mut both.groups {
+        group.topology = pack(Level::Rack, true);
+    }
+    gang(&mut world, both, &[("x", 4, 1000), ("y", 8, 1000)]);
+    let decisions = world.run();
+    assert_eq!(nodes(&decisions), [("b0", 2), ("b1", 2), ("c0", 4), ("c1", 4)].into());
+}
+
+#[test]
+fn preferred_takes_one_rack_else_the_fewest_and_last_what_is_in_none() {
+    let mut world = three_racks();
+    gang(&mut world, rack_claim("g", 4, false), &[("w", 4, 1000)]);
+    assert_eq!(nodes(&world.run()), [("b0", 2), ("b1", 2)].into());
+    // No rack holds nine: c in full, and one more next to it.
+    gang(&mut world, rack_claim("h", 9, false), &[("w", 9, 1000)]);
+    assert_eq!(nodes(&world.run()), [("a0", 1), ("c0", 4), ("c1", 4)].into());
+    gang(&mut world, rack_claim("i", 3, false), &[("w", 3, 1000)]);
+    assert_eq!(nodes(&world.run()), [("a1", 1), ("outside", 2)].into());
+}
+
+#[test]
+fn preferred_stays_in_the_block_if_that_holds_it() {
+    let mut world = World::default();
+    for (name, block, rack, cores) in [
+        ("a", "b1", "r1", 4),
+        ("b", "b2", "r2", 3),
+        ("c", "b2", "r3", 3),
+        ("d", "b1", "r4", 1),
+    ] {
+        world.tell(Node {
+            location: at("z", block, rack),
+            ..node(name, cores)
+        });
+    }
+    gang(&mut world, rack_claim("g", 6, false), &[("w", 6, 1000)]);
+    assert_eq!(nodes(&world.run()), [("b", 3), ("c", 3)].into());
+}
+
+#[test]
+fn an_elastic_gang_grows_in_its_rack_and_no_further() {
+    let mut world = three_racks();
+    let elastic = Claim {
+        topology: pack(Level::Rack, true),
+        ..claim("g", "", &[("w", 2, 6, 1)])
+    };
+    gang(&mut world, elastic, &[("w", 2, 2000)]);
+    assert_eq!(nodes(&world.run()), [("b0", 1), ("b1", 1)].into());
+    world.tell(member("more", "g", "w", 2000));
+    let said = world.run();
+    assert_eq!(binds(&said), []);
+    let reason = world.reason(&said, "g-uid").map(|r| r.to_string());
+    assert_eq!(
+        reason.as_deref(),
+        Some("it needs 1 more pod in rack b, where its others run, and that has room for 0")
+    );
+    world.tell(in_rack("b2", 2, "b"));
+    assert_eq!(binds(&world.run()), [("more", "b2")]);
+}
+
+#[test]
+fn a_lost_member_is_replaced_in_the_same_rack() {
+    let mut world = three_racks();
+    gang(&mut world, rack_claim("g", 4, true), &[("w", 4, 1000)]);
+    assert_eq!(nodes(&world.run()), [("b0", 2), ("b1", 2)].into());
+    world.tell(Event::PodGone("g-w-0".into()));
+    world.run();
+    world.tell(member("again", "g", "w", 1000));
+    assert_eq!(binds(&world.run()), [("again", "b0")]);
+}
+
+#[test]
+fn a_gang_that_cannot_be_repaired_in_its_rack_is_released_as_a_whole_and_starts_elsewhere() {
+    let mut world = three_racks();
+    gang(&mut world, rack_claim("g", 4, true), &[("w", 4, 1000)]);
+    world.run();
+    world.tell(Event::PodGone("g-w-0".into()));
+    // Somebody else takes the place.
+    world.tell(Pod {
+        node: Some("b0".into()),
+        ours: false,
+        ..pod("theirs", 1000)
+    });
+    world.tell(member("again", "g", "w", 1000));
+    let said = world.run();
+    assert_eq!((binds(&said), evictions(&said)), (vec![], vec![]));
+    let reason = world.reason(&said, "g-uid").unwrap();
+    assert!(
+        matches!(&reason, Reason::TopologyTooSmall { home: Home::In(rack), .. } if rack == "b"),
+        "{reason:?}"
+    );
+    world.now += 59_999;
+    assert_eq!(evictions(&world.run()), Vec::<&str>::new());
+    world.now += 1;
+    let said = world.run();
+    assert_eq!(evictions(&said), ["g-w-1", "g-w-2", "g-w-3"]);
+    assert!(said.iter().any(|d| matches!(
+        d,
+        Decision::Evict {
+            cause: EvictCause::GangBroken,
+            ..
+        }
+    )));
+    for i in 1..4 {
+        world.tell(Event::PodGone(format!("g-w-{i}")));
+        world.tell(member(&format!("anew-{i}"), "g", "w", 1000));
+    }
+    let decisions = world.run();
+    assert_eq!(binds(&decisions).len(), 4);
+    assert!(nodes(&decisions).keys().all(|n| n.starts_with('c')), "{decisions:?}");
+}
+
+#[test]
+fn nothing_joins_a_gang_that_a_changed_label_has_parted() {
+    let mut world = three_racks();
+    let elastic = Claim {
+        topology: pack(Level::Rack, true),
+        ..claim("g", "", &[("w", 2, 6, 1)])
+    };
+    gang(&mut world, elastic, &[("w", 2, 2000)]);
+    world.run();
+    world.tell(in_rack("b1", 8, "c"));
+    world.tell(member("more", "g", "w", 2000));
+    let said = world.run();
+    assert_eq!(binds(&said), []);
+    let reason = world.reason(&said, "g-uid").map(|r| r.to_string());
+    assert_eq!(
+        reason.as_deref(),
+        Some("it needs 1 more pod in the same rack as its others, and these are not in one rack")
+    );
+}
+
+/// Racks a and b of two nodes with 2 cores each, full of one-core pods that borrow, older ones first on a.
+fn borrowed_racks() -> World {
+    let mut world = World::with([
+        queue("mine", None, &[("cpu", 4000)], &[]).into(),
+        queue("yours", None, &[("cpu", 0)], &[]).into(),
+    ]);
+    for (name, rack) in [("a0", "a"), ("a1", "a"), ("b0", "b"), ("b1", "b")] {
+        world.tell(in_rack(name, 2, rack));
+    }
+    for i in 0..8 {
+        world.tell(Pod {
+            queue: "yours".into(),
+            created: Time(i),
+            // Rack b holds what matters more.
+            ..pod(&format!("y{i}"), 1000)
+        });
+    }
+    world.run();
+    world
+}
+
+#[test]
+fn reclaim_for_one_rack_evicts_in_one_rack_only() {
+    let mut world = borrowed_racks();
+    let mut mine = rack_claim("g", 3, true);
+    mine.queue = "mine".into();
+    gang(&mut world, mine, &[("w", 3, 1000)]);
+    let said = world.run();
+    let gone = evictions(&said);
+    let racks: BTreeSet<String> = gone
+        .iter()
+        .map(|pod| world.pods[*pod].node.clone().unwrap()[..1].to_owned())
+        .collect();
+    assert_eq!((gone.len(), racks.len()), (3, 1), "{said:?}");
+    let gone: Vec<String> = gone.into_iter().map(Into::into).collect();
+    for pod in gone {
+        world.tell(Event::PodGone(pod));
+    }
+    let decisions = world.run();
+    assert_eq!(binds(&decisions).len(), 3);
+    let bound: BTreeSet<&str> = nodes(&decisions).into_keys().map(|n| &n[..1]).collect();
+    assert_eq!(bound.len(), 1);
+}
+
+#[test]
+fn nobody_is_evicted_for_a_gang_that_no_rack_could_hold() {
+    let mut world = borrowed_racks();
+    let mut mine = rack_claim("g", 5, true);
+    mine.queue = "mine".into();
+    for i in 0..2 {
+        world.tell(in_rack(&format!("z{i}"), 0, "z"));
+    }
+    world.tell(queue("mine", None, &[("cpu", 8000)], &[]));
+    gang(&mut world, mine, &[("w", 5, 1000)]);
+    let said = world.run();
+    assert_eq!(evictions(&said), Vec::<&str>::new());
+    assert_eq!(binds(&said), []);
+    // Two racks together would have held it.
+    gang(
+        &mut world,
+        Claim {
+            queue: "mine".into(),
+            ..claim("h", "", &[("w", 5, 5, 1)])
+        },
+        &[("w", 5, 1000)],
+    );
+    assert_eq!(evictions(&world.run()).len(), 5);
+}
+
+#[test]
+fn a_gang_that_cannot_fit_costs_a_look_at_each_rack_and_not_at_the_nodes() {
+    let mut world = World::default();
+    for rack in 0..20 {
+        for i in 0..20 {
+            world.tell(in_rack(&format!("n-{rack:02}-{i:02}"), 1, &format!("r{rack:02}")));
+        }
+    }
+    gang(&mut world, rack_claim("g", 21, true), &[("w", 21, 1000)]);
+    world.run();
+    let before = world.cluster.work();
+    for turn in 0..50 {
+        gang(
+            &mut world,
+            rack_claim(&format!("h{turn}"), 21, true),
+            &[("w", 21, 1000)],
+        );
+        let said = world.run();
+        assert_eq!(binds(&said), []);
+    }
+    let after = world.cluster.work();
+    assert_eq!(
+        (after.shapes_built, after.nodes_visited),
+        (before.shapes_built, before.nodes_visited)
+    );
+}
+
+fn any_rack_node() -> impl Strategy<Value = Node> {
+    (0..12_usize, 0..5_i64, 0..3_usize, 0..3_u8, 0..3_u8, 0..4_u8).prop_map(|(i, cores, gpus, zone, block, rack)| {
+        let name = |kind: &str, of: u8| if of == 0 { String::new() } else { format!("{kind}{of}") };
+        Node {
+            allocatable: amounts(&[("cpu", cores * 1000), ("memory", 64 * GI), ("pods", 6)]),
+            location: at(&name("z", zone), &name("b", block), &name("r", rack)),
+            ..gpu_node(&format!("n{i:02}"), gpus, "A100")
+        }
+    })
+}
+
+fn any_topology() -> impl Strategy<Value = Option<Topology>> {
+    (0..5_u8, any::<bool>()).prop_map(|(level, required)| {
+        let level = [
+            None,
+            Some(Level::Node),
+            Some(Level::Rack),
+            Some(Level::Block),
+            Some(Level::Zone),
+        ][usize::from(level)];
+        level.map(|pack| Topology { pack, required })
+    })
+}
+
+/// A claim of up to two groups, and their pods.
+fn any_gang() -> impl Strategy<Value = (Claim, Vec<Pod>)> {
+    let group = || (1..4_u32, 0..3_u32, any_topology(), 1..3_i64, 0..3_u16);
+    (0..6_usize, any_topology(), prop::collection::vec(group(), 1..3)).prop_map(|(i, topology, groups)| {
+        let name = format!("c{i}");
+        let mut claim = claim(&name, "", &[]);
+        claim.topology = topology;
+        let mut pods = Vec::new();
+        for (g, (min, more, topology, cores, gpus)) in groups.into_iter().enumerate() {
+            let group = format!("g{g}");
+            claim.groups.push(crate::event::Group {
+                name: group.clone(),
+                min,
+                max: min + more,
+                quantum: 1,
+                topology,
+                ..Default::default()
+            });
+            for p in 0..min + more {
+                let mut pod = member(&format!("{name}-{group}-{p}"), &name, &group, cores * 500);
+                pod.gpus = match gpus {
+                    0 => Some(whole(1)),
+                    1 => Some(share(400)),
+                    _ => None,
+                };
+                pods.push(pod);
+            }
+        }
+        (claim, pods)
+    })
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Node(Node),
+    NodeGone(usize),
+    Gang(Claim, Vec<Pod>),
+    PodGone(usize),
+    Cycle(bool),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => any_rack_node().prop_map(Step::Node),
+        1 => (0..12_usize).prop_map(Step::NodeGone),
+        3 => any_gang().prop_map(|(claim, pods)| Step::Gang(claim, pods)),
+        2 => (0..40_usize).prop_map(Step::PodGone),
+        4 => any::<bool>().prop_map(Step::Cycle),
+    ]
+}
+
+proptest! {
+    /// `World` checks after each cycle that what was placed stands as it has to (`Model::keeps_its_topology`); here it is
+    /// found once more from the labels alone. And what the index counts by area is what a look at every node counts.
+    #[test]
+    fn a_gang_is_never_parted_and_the_counts_equal_a_recount(steps in prop::collection::vec(any_step(), 1..50)) {
+        let mut world = World::default();
+        for step in steps {
+            match step {
+                Step::Node(node) => world.tell(node),
+                Step::NodeGone(i) => world.tell(Event::NodeGone(format!("n{i:02}"))),
+                Step::Gang(claim, pods) => {
+                    world.tell(claim);
+                    for pod in pods {
+                        if !world.pods.contains_key(&pod.uid) {
+                            world.tell(pod);
+                        }
+                    }
+                }
+                Step::PodGone(i) => {
+                    let uid = world.pods.keys().nth(i % world.pods.len().max(1)).cloned();
+                    if let Some(uid) = uid {
+                        world.tell(Event::PodGone(uid));
+                    }
+                }
+                Step::Cycle(confirm) => {
+                    world.now += 1000;
+                    let decisions = world.cycle();
+                    no_required_gang_is_parted(&world, &decisions)?;
+                    if confirm {
+                        world.confirm(&decisions);
+                    }
+                }
+            }
+            counts_equal_a_recount(&mut world)?;
+        }
+        for _ in 0..3 {
+            world.cycle();
+        }
+        prop_assert_eq!(world.cycle(), []);
+    }
+}
+
+/// The pods of each gang that had some bound in this cycle.
+fn no_required_gang_is_parted(world: &World, decisions: &[Decision]) -> Result<(), TestCaseError> {
+    let model = &world.cluster.model;
+    for (pod, node) in binds(decisions) {
+        let pod = &model.pods[model.pods_by_uid[pod]];
+        let claim = &model.claims[pod.claim.unwrap()];
+        let group = claim.groups.iter().find(|g| *g.spec.name == *pod.group).unwrap();
+        let home = &model.nodes[model.nodes_by_name[node]];
+        let part = |level: Level, of: &crate::model::NodeSlot| {
+            let Location { zone, block, rack } = of.location.clone();
+            match level {
+                Level::Node => Some(of.name.to_string()),
+                Level::Rack => rack.map(|rack| format!("{zone:?}/{block:?}/{rack}")),
+                Level::Block => block.map(|block| format!("{zone:?}/{block}")),
+                Level::Zone => zone,
+            }
+        };
+        let check = |topology: Option<Topology>, members: &mut dyn Iterator<Item = crate::slab::PodOrd>| {
+            let Some(Topology { pack, required: true }) = topology else {
+                return Ok(());
+            };
+            let here = part(pack, home);
+            prop_assert!(here.is_some(), "bound to {node}, which is in no {pack:?}");
+            for other in members.filter(|&p| model.pods[p].is_live()) {
+                let seat = model.pods[other].place.seat().unwrap();
+                prop_assert_eq!(part(pack, &model.nodes[seat.node]), here.clone());
+            }
+            Ok(())
+        };
+        check(group.spec.topology, &mut group.members.iter().copied())?;
+        check(
+            claim.topology,
+            &mut claim.groups.iter().flat_map(|g| g.members.iter().copied()),
+        )?;
+    }
+    Ok(())
+}
+
+fn fits(model: &crate::model::Model, shape: &crate::model::Shape, node: &crate::model::NodeSlot) -> bool {
+    model.fits_ever(shape, node).is_ok() && model.devices_now(shape, node).is_ok()
+}
+
+fn counts_equal_a_recount(world: &mut World) -> Result<(), TestCaseError> {
+    let crate::Cluster { model, index, policy } = &mut world.cluster;
+    let pods: BTreeMap<_, _> = model.pods.iter().map(|(pod, slot)| (slot.shape, pod)).collect();
+    for (shape, pod) in pods {
+        let look = model.look(pod);
+        for level in Level::ALL {
+            let mut again: BTreeMap<crate::slab::AreaOrd, u64> = BTreeMap::new();
+            for (_, node) in model.nodes.iter().filter(|(_, n)| n.present) {
+                let value = model.shapes.value(shape);
+                if fits(model, value, node)
+                    && let Some(area) = node.areas[level.index()]
+                {
+                    *again.entry(area).or_default() += u64::from(model.room(value, node));
+                }
+            }
+            for area in model.areas.of_level(level) {
+                let room = index.room(model, *policy, look, area);
+                prop_assert_eq!(room, again.get(&area).copied().unwrap_or_default());
+                let best = index.best_beside(model, *policy, look, &BTreeSet::new(), Some(area));
+                prop_assert_eq!(best.is_some(), room > 0);
+                prop_assert!(best.is_none_or(|node| model.nodes[node].areas[level.index()] == Some(area)));
+            }
+            let all = index.by_area(model, *policy, look, level).unwrap();
+            let listed: BTreeSet<_> = all.tightest(1).collect();
+            prop_assert_eq!(listed, again.into_keys().collect::<BTreeSet<_>>());
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    /// How many pods of a shape a node has room for is how many it takes one after the other.
+    #[test]
+    fn the_room_of_a_node_is_what_it_takes(
+        cores in 0..9_i64,
+        gpus in 0..5_usize,
+        milli in 100..3000_i64,
+        need in prop_oneof![Just(None), (1..4_u16).prop_map(|n| Some(whole(n))), (1..=1000_u16).prop_map(|m| Some(share(m)))],
+        others in prop::collection::vec(1..=1000_u16, 0..4),
+    ) {
+        let mut world = World::with([Node {
+            allocatable: amounts(&[("cpu", cores * 1000), ("memory", 64 * GI), ("pods", 20)]),
+            ..gpu_node("n", gpus, "A100")
+        }.into()]);
+        for (i, other) in others.iter().enumerate() {
+            world.tell(gpu_pod(&format!("other{i}"), share(*other)));
+        }
+        world.run();
+        for i in 0..20 {
+            world.tell(Pod { gpus: need.clone(), priority: -1, ..pod(&format!("p{i:02}"), milli) });
+        }
+        let model = &world.cluster.model;
+        let shape = model.shapes.value(model.pods[model.pods_by_uid["p00"]].shape);
+        let node = &model.nodes[model.nodes_by_name["n"]];
+        let room = if fits(model, shape, node) { model.room(shape, node) } else { 0 };
+        let decisions = world.run();
+        let taken = binds(&decisions).iter().filter(|(pod, _)| pod.starts_with('p')).count();
+        prop_assert_eq!(taken, room as usize);
+    }
+}
