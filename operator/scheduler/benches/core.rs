@@ -12,6 +12,9 @@
     reason = "a benchmark"
 )]
 
+#[path = "core/relations.rs"]
+mod relations;
+
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -428,11 +431,18 @@ fn percentile(sorted: &[Duration], percent: usize) -> f64 {
 
 type Case = (&'static str, fn() -> Row);
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 19] = [
     ("basic", basic),
     ("mixed shapes", mixed_shapes),
     ("unschedulable", unschedulable),
     ("infeasible cycle", infeasible_cycle),
+    ("pod affinity", relations::affinity),
+    ("pod anti-affinity", relations::anti_affinity),
+    ("preferred pod affinity", relations::preferred_affinity),
+    ("preferred pod anti-affinity", relations::preferred_anti_affinity),
+    ("topology spread", relations::spread),
+    ("topology spread over hosts", relations::spread_over_hosts),
+    ("preferred topology spread", relations::preferred_spread),
     ("gangs", gangs),
     ("gpu fill", gpu_fill),
     ("gpu shares", gpu_shares),
@@ -482,7 +492,7 @@ fn main() {
             println!("{figures}");
         } else {
             println!(
-                "{case:18} {:>9.0} pods/s  {seconds:8.3} s  p50 {:.1} us  p99 {:.1} us  placed {}  pending {}  evicted {}",
+                "{case:27} {:>9.0} pods/s  {seconds:8.3} s  p50 {:.1} us  p99 {:.1} us  placed {}  pending {}  evicted {}",
                 row.pods as f64 / seconds,
                 percentile(&row.each, 50),
                 percentile(&row.each, 99),
