@@ -431,7 +431,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> f64 {
 
 type Case = (&'static str, fn() -> Row);
 
-const CASES: [Case; 19] = [
+const CASES: [Case; 20] = [
     ("basic", basic),
     ("mixed shapes", mixed_shapes),
     ("unschedulable", unschedulable),
@@ -443,6 +443,7 @@ const CASES: [Case; 19] = [
     ("topology spread", relations::spread),
     ("topology spread over hosts", relations::spread_over_hosts),
     ("preferred topology spread", relations::preferred_spread),
+    ("many that relate", relations::many),
     ("gangs", gangs),
     ("gpu fill", gpu_fill),
     ("gpu shares", gpu_shares),

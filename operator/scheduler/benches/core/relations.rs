@@ -129,3 +129,49 @@ pub(super) fn spread_over_hosts() -> Row {
 pub(super) fn preferred_spread() -> Row {
     spread_over(ZONE, 5, false)
 }
+
+/// 250 Deployments in turn, each spread over the zones and kept apart on hosts.
+pub(super) fn many() -> Row {
+    let kinds = 250;
+    let mut run = Run::of(nodes());
+    let pod = |i: i64| {
+        let app = format!("app-{}", i % kinds);
+        let selector = vec![Requirement {
+            key: "app".into(),
+            operator: Operator::In,
+            values: vec![app.clone()],
+        }];
+        let apart = PodTerm {
+            topology_key: HOST.into(),
+            selector: Some(selector.clone()),
+            ..Default::default()
+        };
+        let spread = Spread {
+            topology_key: ZONE.into(),
+            max_skew: 1,
+            required: true,
+            selector: Some(selector),
+            min_domains: 1,
+            honor_affinity: true,
+            honor_taints: false,
+        };
+        let rules = PodRules {
+            anti_affinity: vec![apart],
+            spread: vec![spread],
+            ..Default::default()
+        };
+        Pod {
+            labels: [("app".to_owned(), app)].into(),
+            rules: Some(Box::new(rules)),
+            ..pod(format!("pod-{i}"), 100, 500 * MI)
+        }
+    };
+    for i in 0..kinds {
+        run.step(event(pod(i)));
+    }
+    run.start_measuring();
+    for i in 0..5000 {
+        run.step(event(pod(kinds + i)));
+    }
+    run.row(5000)
+}
