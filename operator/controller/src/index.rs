@@ -9,7 +9,7 @@ use duosuan_scheduler::{Event, Tier, Time, event};
 use crate::{
     binder::PodName,
     nodes::Nodes,
-    translate::{claim, pod, policy, queue},
+    translate::{claim, pod, pod_group, policy, queue},
     volumes::Volumes,
     watch::Fact,
 };
@@ -74,6 +74,17 @@ pub struct ClaimEntry {
     pub ignored: Vec<&'static str>,
 }
 
+/// A pod group of Kubernetes' own.
+#[derive(Clone, Debug)]
+pub struct PodGroupEntry {
+    /// UID.
+    pub uid: String,
+    /// Pods that it needs to be scheduled; at least 1.
+    pub min: u32,
+    /// What its condition says: whether it was scheduled, and why or why not.
+    pub says: Option<(bool, String)>,
+}
+
 /// A queue.
 #[derive(Clone, Debug)]
 pub struct QueueEntry {
@@ -116,6 +127,8 @@ pub struct Index {
     pub members: HashMap<Namespaced, BTreeSet<String>>,
     /// Claims.
     pub claims: BTreeMap<Namespaced, ClaimEntry>,
+    /// Pod groups, by what they are called where claims are named.
+    pub pod_groups: BTreeMap<Namespaced, PodGroupEntry>,
     claim_names: HashMap<String, Namespaced>,
     /// Queues, by name.
     pub queues: BTreeMap<String, QueueEntry>,
@@ -153,10 +166,14 @@ impl Index {
                 events.push(Event::PodGone(uid));
             }
             Fact::Claim(claim) => self.claim(*claim, events),
-            Fact::ClaimGone(uid) => {
+            Fact::PodGroup(group) => self.pod_group(*group, events),
+            Fact::ClaimGone(uid) | Fact::PodGroupGone(uid) => {
                 if let Some(name) = self.claim_names.remove(&uid) {
                     if self.claims.get(&name).is_some_and(|c| c.uid == uid) {
                         self.claims.remove(&name);
+                    }
+                    if self.pod_groups.get(&name).is_some_and(|g| g.uid == uid) {
+                        self.pod_groups.remove(&name);
                     }
                     self.touch_members(&name);
                 }
@@ -342,6 +359,20 @@ impl Index {
         events.push(Event::Claim(Box::new(claim)));
     }
 
+    fn pod_group(&mut self, read: pod_group::PodGroup, events: &mut Vec<Event>) {
+        let pod_group::PodGroup { claim, says } = read;
+        let name = (claim.namespace.clone(), claim.name.clone());
+        let entry = PodGroupEntry {
+            uid: claim.uid.clone(),
+            min: claim.groups.iter().map(|g| g.min).sum::<u32>().max(1),
+            says,
+        };
+        self.pod_groups.insert(name.clone(), entry);
+        self.claim_names.insert(claim.uid.clone(), name.clone());
+        self.changed_claims.insert(name);
+        events.push(Event::Claim(Box::new(claim)));
+    }
+
     fn forget(&mut self, uid: &str) {
         self.waiting.remove(uid);
         self.estimates.remove(uid);
@@ -415,7 +446,7 @@ impl Index {
 
     /// Marks everything as changed, so that all of it is compared with what the objects say.
     pub fn touch_all(&mut self) {
-        self.changed_claims = self.claims.keys().cloned().collect();
+        self.changed_claims = self.claims.keys().chain(self.pod_groups.keys()).cloned().collect();
         self.changed_pods = self
             .pods
             .iter()
@@ -427,8 +458,10 @@ impl Index {
     /// Why a pod waits: for its own reason, or for that of its claim.
     pub fn why(&self, uid: &str, pod: &PodEntry) -> Option<&Waiting> {
         let of_claim = || {
-            let claim = self.claims.get(&(pod.namespace.clone(), pod.claim.clone()?))?;
-            self.waiting.get(&claim.uid)
+            let name = (pod.namespace.clone(), pod.claim.clone()?);
+            let claim = self.claims.get(&name).map(|claim| &claim.uid);
+            self.waiting
+                .get(claim.or_else(|| self.pod_groups.get(&name).map(|group| &group.uid))?)
         };
         self.unsure.get(uid).or_else(|| self.waiting.get(uid)).or_else(of_claim)
     }

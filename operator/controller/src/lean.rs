@@ -135,6 +135,8 @@ kinds! {
     Queue: GROUP, "v1alpha1", "Queue", "queues", Unread, Unread;
     /// A node's report: the part of a `NodeReportStatus` that placement looks at.
     Report: GROUP, "v1alpha1", "NodeReport", "nodereports", IgnoredAny, ReportStatus;
+    /// A pod group of Kubernetes' own.
+    PodGroup: "scheduling.k8s.io", "v1beta1", "PodGroup", "podgroups", PodGroupSpec, PodGroupStatus;
     /// A co-location policy: a `ColocationPolicySpec` and a `ColocationPolicyStatus`.
     Policy: GROUP, "v1alpha1", "ColocationPolicy", "colocationpolicies", Unread, Unread;
     /// A claim to a persistent volume.
@@ -185,6 +187,7 @@ pub struct Taint {
 pub struct PodSpec {
     pub node_name: Option<String>,
     pub scheduler_name: Option<String>,
+    pub scheduling_group: Option<SchedulingGroup>,
     pub priority: Option<i32>,
     pub preemption_policy: Option<String>,
     pub node_selector: Option<Texts>,
@@ -363,6 +366,61 @@ pub struct Toleration {
     pub operator: Option<String>,
     pub value: Option<String>,
     pub effect: Option<String>,
+}
+
+/// The group of pods that a pod belongs to.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct SchedulingGroup {
+    pub pod_group_name: Option<String>,
+}
+
+/// Spec of a pod group.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct PodGroupSpec {
+    pub scheduling_policy: SchedulingPolicy,
+    pub scheduling_constraints: Option<SchedulingConstraints>,
+    #[serde(deserialize_with = "list")]
+    pub resource_claims: Vec<IgnoredAny>,
+    pub parent_composite_pod_group_name: Option<String>,
+    pub priority: Option<i32>,
+}
+
+/// How the pods of a group are scheduled: as a gang, or (without one) each by itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct SchedulingPolicy {
+    pub gang: Option<GangPolicy>,
+}
+
+/// Pods that a gang needs.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct GangPolicy {
+    pub min_count: i32,
+}
+
+/// Where the pods of a group may be.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct SchedulingConstraints {
+    #[serde(deserialize_with = "list")]
+    pub topology: Vec<IgnoredAny>,
+}
+
+/// Status of a pod group.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct PodGroupStatus {
+    #[serde(deserialize_with = "list")]
+    pub conditions: Vec<Condition>,
 }
 
 /// Status of a pod.

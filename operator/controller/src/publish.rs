@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use duosuan_crds::GROUP;
 use futures::{StreamExt, stream::FuturesUnordered};
 use http::Request;
 use k8s_openapi::jiff::{SignedDuration, Timestamp, tz::Offset};
@@ -19,6 +18,7 @@ use crate::{
     index::Namespaced,
     lean::{self, Kind},
     status::PodStatus,
+    translate::pod_group,
 };
 
 /// Field manager of everything that the operator writes.
@@ -31,6 +31,8 @@ pub enum Target {
     Pod(PodName),
     /// A claim.
     Claim(Namespaced),
+    /// A pod group, by what it is called where claims are named.
+    PodGroup(Namespaced),
     /// A queue.
     Queue(String),
     /// A policy.
@@ -54,26 +56,39 @@ impl Patch {
 }
 
 impl Target {
-    /// The request that sets the status of a claim, queue or policy, by server-side apply.
+    /// The request that sets the status of a claim, pod group, queue or policy, by server-side apply.
     pub fn apply(&self, status: &impl Serialize) -> Patch {
-        let (kind, plural, namespace, name) = match self {
-            Self::Claim((namespace, name)) => (lean::Claim::KIND, lean::Claim::PLURAL, Some(namespace), name),
-            Self::Queue(name) => (lean::Queue::KIND, lean::Queue::PLURAL, None, name),
-            Self::Policy(name) => (lean::Policy::KIND, lean::Policy::PLURAL, None, name),
-            Self::Pod(pod) => (lean::Pod::KIND, lean::Pod::PLURAL, Some(&pod.namespace), &pod.name),
-        };
-        let within = namespace.map_or_else(String::new, |n| format!("namespaces/{n}/"));
-        let body = json!({
-            "apiVersion": format!("{GROUP}/v1alpha1"),
-            "kind": kind,
-            "metadata": {"name": name, "namespace": namespace},
-            "status": status,
-        });
-        Patch {
-            path: format!("/apis/{GROUP}/v1alpha1/{within}{plural}/{name}/status?fieldManager={MANAGER}&force=true"),
-            content_type: "application/apply-patch+yaml",
-            body: body.to_string(),
+        match self {
+            Self::Claim((namespace, name)) => apply::<lean::Claim>(Some(namespace), name, status),
+            Self::PodGroup((namespace, name)) => {
+                let name = pod_group::of_claim_name(name).unwrap_or(name);
+                apply::<lean::PodGroup>(Some(namespace), name, status)
+            }
+            Self::Queue(name) => apply::<lean::Queue>(None, name, status),
+            Self::Policy(name) => apply::<lean::Policy>(None, name, status),
+            Self::Pod(pod) => apply::<lean::Pod>(Some(&pod.namespace), &pod.name, status),
         }
+    }
+}
+
+fn apply<K: Kind>(namespace: Option<&str>, name: &str, status: &impl Serialize) -> Patch {
+    let (group, version, plural) = (K::GROUP, K::VERSION, K::PLURAL);
+    let within = namespace.map_or_else(String::new, |n| format!("namespaces/{n}/"));
+    let root = if group.is_empty() {
+        format!("/api/{version}")
+    } else {
+        format!("/apis/{group}/{version}")
+    };
+    let body = json!({
+        "apiVersion": if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") },
+        "kind": K::KIND,
+        "metadata": {"name": name, "namespace": namespace},
+        "status": status,
+    });
+    Patch {
+        path: format!("{root}/{within}{plural}/{name}/status?fieldManager={MANAGER}&force=true"),
+        content_type: "application/apply-patch+yaml",
+        body: body.to_string(),
     }
 }
 

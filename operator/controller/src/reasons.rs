@@ -2,7 +2,7 @@
 
 use duosuan_scheduler::{Decision, EvictCause, Reason};
 
-use crate::index::Index;
+use crate::{index::Index, translate::pod_group};
 
 /// Reason of a pod of which it is not known whether it is bound.
 pub const BINDING_UNANSWERED: &str = "BindingUnanswered";
@@ -23,6 +23,13 @@ pub fn decision_name(decision: &Decision) -> &'static str {
 
 /// Why something waits, and what would change it.
 pub fn message(reason: &Reason, counterfactual: Option<&str>) -> String {
+    if let Reason::NoSuchClaim { claim } = reason
+        && let Some(name) = pod_group::of_claim_name(claim)
+    {
+        return format!(
+            "PodGroup {name}, which spec.schedulingGroup names, does not exist; create it in the pod's namespace"
+        );
+    }
     match counterfactual {
         Some(would) => format!("{reason}. {would}"),
         None => reason.to_string(),
@@ -32,7 +39,10 @@ pub fn message(reason: &Reason, counterfactual: Option<&str>) -> String {
 /// Why a pod was evicted.
 pub fn evicted(cause: &EvictCause, index: &Index) -> String {
     let named = |by: &str| match (index.claim_name(by), index.pod_name(by)) {
-        (Some((namespace, name)), _) => format!("claim {namespace}/{name}"),
+        (Some((namespace, name)), _) => match pod_group::of_claim_name(name) {
+            Some(name) => format!("PodGroup {namespace}/{name}"),
+            None => format!("claim {namespace}/{name}"),
+        },
         (None, Some(pod)) => format!("pod {}/{}", pod.namespace, pod.name),
         (None, None) => "another claim".to_owned(),
     };

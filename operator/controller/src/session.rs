@@ -24,7 +24,7 @@ use crate::{
     measure::Gauges,
     metrics::Metrics,
     publish::{Patch, Target},
-    watch::{Fact, KINDS},
+    watch::{Fact, KINDS, OURS},
 };
 
 mod orders;
@@ -230,7 +230,7 @@ impl Session {
                 self.unsynced.remove(kind);
                 if *served {
                     self.unserved.remove(kind);
-                } else {
+                } else if OURS.contains(kind) {
                     self.unserved.insert(kind);
                 }
                 self.links.ready.set(self.unsynced.is_empty());
@@ -243,6 +243,10 @@ impl Session {
             Fact::Claim(claim) => drop(self.awaited.remove(&Target::Claim((
                 claim.claim.namespace.clone(),
                 claim.claim.name.clone(),
+            )))),
+            Fact::PodGroup(group) => drop(self.awaited.remove(&Target::PodGroup((
+                group.claim.namespace.clone(),
+                group.claim.name.clone(),
             )))),
             Fact::Queue(queue) => drop(self.awaited.remove(&Target::Queue(queue.queue.name.clone()))),
             Fact::Policy(name, _) => drop(self.awaited.remove(&Target::Policy(name.clone()))),

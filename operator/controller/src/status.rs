@@ -8,7 +8,10 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use crate::index::{ClaimEntry, Index, Namespaced, PodEntry};
+use crate::{
+    index::{ClaimEntry, Index, Namespaced, PodEntry},
+    translate::pod_group::INITIALLY_SCHEDULED,
+};
 
 mod policy;
 
@@ -191,6 +194,38 @@ fn with_condition(mut conditions: Vec<Condition>, mut condition: Condition) -> V
         None => conditions.push(condition),
     }
     conditions
+}
+
+/// The condition that a pod group shall have, if it is not what it has: that its pods were bound, as many as it needs,
+/// which is never taken back, or why not.
+pub fn pod_group(index: &Index, name: &Namespaced, now: Timestamp) -> Option<Condition> {
+    let entry = index.pod_groups.get(name)?;
+    if entry.says.as_ref().is_some_and(|(scheduled, _)| *scheduled) {
+        return None;
+    }
+    let members = index.members.get(name).into_iter().flatten();
+    let bound = members
+        .filter(|uid| index.pods.get(*uid).is_some_and(|p| p.bound))
+        .count();
+    let scheduled = bound >= entry.min as usize;
+    let (status, reason, message) = if scheduled {
+        (
+            "True",
+            "Scheduled",
+            format!("{bound} of its pods are bound, and it needs {}", entry.min),
+        )
+    } else {
+        ("False", "Unschedulable", index.waiting.get(&entry.uid)?.message.clone())
+    };
+    let same = entry.says.as_ref() == Some(&(scheduled, message.clone()));
+    (!same).then(|| Condition {
+        type_: INITIALLY_SCHEDULED.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        observed_generation: None,
+        last_transition_time: Time(now),
+    })
 }
 
 /// What a pod's status shall say of how it waits.

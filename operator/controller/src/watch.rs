@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use crate::{
     lean,
     metrics::{self, Metrics},
-    translate::{FieldError, claim, node, pod, policy, queue, volume},
+    translate::{FieldError, claim, node, pod, pod_group, policy, queue, volume},
 };
 
 mod kinds;
@@ -49,6 +49,10 @@ pub enum Fact {
     Queue(Box<queue::Queue>),
     /// A queue, by name, is gone.
     QueueGone(String),
+    /// A pod group is there.
+    PodGroup(Box<pod_group::PodGroup>),
+    /// A pod group, by UID, is gone.
+    PodGroupGone(String),
     /// A policy, by name, is there.
     Policy(String, Box<policy::Policy>),
     /// A policy, by name, is gone.
@@ -83,7 +87,7 @@ pub enum Fact {
 }
 
 /// Kinds that are watched.
-pub const KINDS: [&str; 11] = [
+pub const KINDS: [&str; 12] = [
     <lean::Node as Watched>::KIND,
     <lean::Pod as Watched>::KIND,
     <lean::Namespace as Watched>::KIND,
@@ -95,6 +99,15 @@ pub const KINDS: [&str; 11] = [
     <lean::Volume as Watched>::KIND,
     <lean::StorageClass as Watched>::KIND,
     <lean::CsiNode as Watched>::KIND,
+    <lean::PodGroup as Watched>::KIND,
+];
+
+/// Those of them that are defined by our CRDs.
+pub const OURS: [&str; 4] = [
+    <lean::Claim as Watched>::KIND,
+    <lean::Queue as Watched>::KIND,
+    <lean::Report as Watched>::KIND,
+    <lean::Policy as Watched>::KIND,
 ];
 
 /// A kind whose objects become facts.
@@ -105,6 +118,8 @@ pub trait Watched: Sized + Send + Sync + 'static {
     const KIND: &'static str;
     /// What is read of an object.
     type Read: kube::Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static;
+    /// Most clusters do well without it: where it is not served, nothing is said of that.
+    const OPTIONAL: bool = false;
     /// What the core knows an object by.
     fn key(object: &Self::Read) -> Option<Cow<'_, str>>;
     /// The fact that the object is there.
@@ -150,6 +165,7 @@ impl Watcher {
                 self.watch::<lean::Volume>(),
                 self.watch::<lean::StorageClass>(),
                 self.watch::<lean::CsiNode>(),
+                self.watch::<lean::PodGroup>(),
             )
         };
         tokio::select! { () = end.cancelled() => {} _ = all => {} }
@@ -159,7 +175,7 @@ impl Watcher {
     async fn watch<K: Watched>(&self) {
         let api: Api<K::Read> = Api::all_with(self.client.clone(), &());
         let config = Config::default().page_size(PAGE);
-        let mut events = std::pin::pin!(watcher(api, config).backoff(Pauses::default()));
+        let mut events = std::pin::pin!(watcher(api, config).backoff(Pauses::of::<K>()));
         let mut keys = Keys::default();
         let mut synced = false;
         while let Some(event) = events.next().await {
@@ -228,12 +244,17 @@ impl Watcher {
         keys: &mut Keys,
         synced: &mut bool,
     ) -> Result<(), Closed> {
-        self.metrics
-            .watch_restarts
-            .get_or_create(&metrics::Kind { kind: K::KIND })
-            .inc();
-        match code(error) {
-            Some(404) if !K::GROUP.is_empty() => {
+        let code = code(error);
+        // Without a rule for it, the API server does not even say whether it serves a kind.
+        let unserved = code == Some(404) && !K::GROUP.is_empty() || code == Some(403) && K::OPTIONAL;
+        if !(unserved && K::OPTIONAL) {
+            self.metrics
+                .watch_restarts
+                .get_or_create(&metrics::Kind { kind: K::KIND })
+                .inc();
+        }
+        match code {
+            _ if unserved => {
                 // The session says so, once for all kinds.
                 debug!(kind = K::KIND, "the API server does not serve this kind");
                 *synced = true;
@@ -275,8 +296,9 @@ impl Watcher {
 ///
 /// They start from the shortest again only after a calm time. (That a list begins is a success to the stream, and would
 /// start them anew before each failure of that list.)
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pauses {
+    longest: Duration,
     tried: u32,
     last: Option<Instant>,
 }
@@ -285,16 +307,35 @@ struct Pauses {
 const CALM: Duration = Duration::from_secs(60);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// Of a kind that most clusters do without. To serve it, an API server is started anew.
+const LONGEST_PAUSE_OF_OPTIONAL: Duration = Duration::from_secs(60);
+
+impl Pauses {
+    fn of<K: Watched>() -> Self {
+        Self {
+            longest: if K::OPTIONAL {
+                LONGEST_PAUSE_OF_OPTIONAL
+            } else {
+                LONGEST_PAUSE
+            },
+            tried: 0,
+            last: None,
+        }
+    }
+}
 
 impl Iterator for Pauses {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        if self.last.is_some_and(|last| last.elapsed() > CALM) {
+        if self
+            .last
+            .is_some_and(|last| last.elapsed() > CALM.max(self.longest.saturating_mul(2)))
+        {
             self.tried = 0;
         }
         self.last = Some(Instant::now());
-        let pause = SHORTEST_PAUSE.saturating_mul(1 << self.tried.min(4)).min(LONGEST_PAUSE);
+        let pause = SHORTEST_PAUSE.saturating_mul(1 << self.tried.min(7)).min(self.longest);
         self.tried = self.tried.saturating_add(1);
         Some(pause)
     }

@@ -390,6 +390,8 @@ pub struct Claim {
     pub window: Option<Window>,
     /// Milliseconds that it runs at least before it may be reclaimed.
     pub min_runtime: i64,
+    /// Its pods come and go each by itself: that some are missing beside others that run breaks nothing.
+    pub loose: bool,
     /// Why nothing more of it is to be placed as it is. What is bound counts and stays.
     pub refused: Option<String>,
     /// How all its pods stand to each other.

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use super::{ECHO, Session};
 use crate::{
+    index::Namespaced,
     measure,
     publish::{Patch, Target, pod_status},
     status,
@@ -16,6 +17,10 @@ impl Session {
         let now = Timestamp::now();
         self.awaited.retain(|_, since| since.elapsed() < ECHO);
         for name in std::mem::take(&mut self.index.changed_claims) {
+            if self.index.pod_groups.contains_key(&name) {
+                self.publish_pod_group(name, now);
+                continue;
+            }
             let target = Target::Claim(name.clone());
             if self.awaited.contains_key(&target) {
                 self.index.changed_claims.insert(name);
@@ -41,6 +46,16 @@ impl Session {
                 }
                 self.hand_on(target, pod_status(&name, &says, now));
             }
+        }
+    }
+
+    fn publish_pod_group(&mut self, name: Namespaced, now: Timestamp) {
+        let target = Target::PodGroup(name.clone());
+        if self.awaited.contains_key(&target) {
+            self.index.changed_claims.insert(name);
+        } else if let Some(condition) = status::pod_group(&self.index, &name, now) {
+            let patch = target.apply(&serde_json::json!({"conditions": [condition]}));
+            self.hand_on(target, patch);
         }
     }
 

@@ -12,7 +12,9 @@ use crate::{
     events::{Note, Regarding},
     health,
     index::Waiting,
+    lean::{self, Kind},
     reasons,
+    translate::pod_group,
 };
 
 /// What is missing while a claim and its pods are being made, one object after the other, is not worth an event.
@@ -126,11 +128,15 @@ impl Session {
         let Some((namespace, name)) = self.index.claim_name(uid) else {
             return self.index.pod_name(uid).map(about_pod);
         };
+        let (api_version, kind, name) = match pod_group::of_claim_name(name) {
+            Some(name) => ("scheduling.k8s.io/v1beta1", lean::PodGroup::KIND, name),
+            None => ("duosuan.io/v1alpha1", lean::Claim::KIND, name.as_str()),
+        };
         Some(Regarding {
-            api_version: "duosuan.io/v1alpha1",
-            kind: "CapacityClaim",
+            api_version,
+            kind,
             namespace: namespace.clone(),
-            name: name.clone(),
+            name: name.to_owned(),
             uid: uid.to_owned(),
         })
     }

@@ -6,6 +6,7 @@ pub mod gpu;
 pub mod node;
 pub mod placement;
 pub mod pod;
+pub mod pod_group;
 pub mod policy;
 pub mod quantity;
 pub mod queue;

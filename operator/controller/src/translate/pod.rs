@@ -3,7 +3,7 @@
 use duosuan_crds::{LABEL_CLAIM, LABEL_GROUP, LABEL_QUEUE, LABEL_TIER};
 use duosuan_scheduler::{Tier, event};
 
-use super::{FieldError, gpu, placement, relations, requests, time};
+use super::{FieldError, gpu, placement, pod_group, relations, requests, time};
 use crate::lean::{self, Object, Texts};
 
 /// A pod, and what its object says of how it waits.
@@ -57,6 +57,13 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
         broken.extend(placement::undecided(spec));
     }
 
+    // A pod that names a claim of ours means that.
+    let of_kubernetes = spec.scheduling_group.as_ref().and_then(|g| g.pod_group_name.as_deref());
+    let (claim, group) = match (label(LABEL_CLAIM), of_kubernetes) {
+        (None, Some(name)) => (Some(pod_group::claim_name(name)), pod_group::GROUP.to_owned()),
+        (claim, _) => (claim, label(LABEL_GROUP).unwrap_or_default()),
+    };
+
     let waits = status
         .conditions
         .iter()
@@ -75,8 +82,8 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             created: time(meta.creation_timestamp.as_ref()),
             priority: spec.priority.unwrap_or_default(),
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
-            claim: label(LABEL_CLAIM),
-            group: label(LABEL_GROUP).unwrap_or_default(),
+            claim,
+            group,
             queue: label(LABEL_QUEUE).unwrap_or_default(),
             tier,
             requests,
@@ -97,7 +104,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
     }
 }
 
-fn tier_label(labels: &Texts) -> Result<Tier, FieldError> {
+pub(super) fn tier_label(labels: &Texts) -> Result<Tier, FieldError> {
     match labels.get(LABEL_TIER).map(String::as_str) {
         None | Some("" | "prod") => Ok(Tier::Prod),
         Some("mid") => Ok(Tier::Mid),
@@ -201,6 +208,21 @@ mod tests {
         let read = pod(json!({"metadata": {"uid": "u"}, "spec": {"schedulerName": "default-scheduler"}}));
         assert!(!read.pod.ours);
         assert!(pod(json!({"spec": {"schedulerName": "duosuan"}})).pod.ours);
+    }
+
+    #[test]
+    fn a_pod_of_kubernetes_own_groups_joins_one_unless_it_names_a_claim() {
+        let read = |labels: Value| {
+            let spec = json!({"schedulingGroup": {"podGroupName": "g"}});
+            let read = pod(json!({"metadata": {"labels": labels}, "spec": spec})).pod;
+            (read.claim.unwrap(), read.group)
+        };
+        assert_eq!(
+            read(json!({"duosuan.io/group": "x"})),
+            ("podgroup/g".into(), "pods".into())
+        );
+        let labels = json!({"duosuan.io/claim": "c", "duosuan.io/group": "x"});
+        assert_eq!(read(labels), ("c".into(), "x".into()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tracing::warn;
 use super::{Fact, Watched};
 use crate::{
     lean::{self, Kind, Object},
-    translate::{FieldError, claim, node, pod, policy, queue, relations, volume},
+    translate::{FieldError, claim, node, pod, pod_group, policy, queue, relations, volume},
 };
 
 impl Watched for lean::Pod {
@@ -87,6 +87,22 @@ impl Watched for lean::Claim {
     }
     fn gone(key: String) -> Fact {
         Fact::ClaimGone(key)
+    }
+}
+
+impl Watched for lean::PodGroup {
+    const GROUP: &'static str = <Self as Kind>::GROUP;
+    const KIND: &'static str = <Self as Kind>::KIND;
+    const OPTIONAL: bool = true;
+    type Read = Object<Self>;
+    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+        object.metadata.uid.as_deref().map(Cow::from)
+    }
+    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+        Ok(Fact::PodGroup(Box::new(pod_group::read(&object))))
+    }
+    fn gone(key: String) -> Fact {
+        Fact::PodGroupGone(key)
     }
 }
 

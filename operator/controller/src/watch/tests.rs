@@ -20,6 +20,10 @@ fn list(items: &[Value]) -> Answer {
 
 /// What the watch of queues says until it has no answers any more.
 async fn facts(script: &Script) -> (Vec<String>, Metrics) {
+    facts_of::<lean::Queue>(script).await
+}
+
+async fn facts_of<K: Watched>(script: &Script) -> (Vec<String>, Metrics) {
     let (facts, mut facts_in) = mpsc::channel(100);
     let metrics = Metrics::new();
     let watcher = Watcher {
@@ -28,7 +32,7 @@ async fn facts(script: &Script) -> (Vec<String>, Metrics) {
         facts,
         metrics: metrics.clone(),
     };
-    let watching = tokio::spawn(async move { watcher.watch::<lean::Queue>().await });
+    let watching = tokio::spawn(async move { watcher.watch::<K>().await });
     let mut said = Vec::new();
     while let Ok(Some(fact)) = tokio::time::timeout(Duration::from_secs(60), facts_in.recv()).await {
         said.push(match fact {
@@ -88,7 +92,7 @@ async fn a_kind_that_is_not_served_is_done_without_and_found_when_it_comes() {
 
 #[tokio::test(start_paused = true)]
 async fn pauses_grow_to_a_bound_until_it_has_been_calm() {
-    let mut pauses = Pauses::default();
+    let mut pauses = Pauses::of::<lean::Queue>();
     let mut seen = Vec::new();
     for _ in 0..6 {
         pauses.reset();
@@ -117,4 +121,23 @@ fn what_a_list_does_not_name_any_more_is_gone() {
     keys.start();
     keys.see("d");
     assert!(keys.finish().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_most_clusters_do_without_is_asked_for_ever_less_and_counted_by_nobody() {
+    const GROUPS: &str = "GET /apis/scheduling.k8s.io/v1beta1/podgroups";
+    for code in [404, 403] {
+        let mut script = Script::default();
+        for _ in 0..6 {
+            script = script.on(GROUPS, Answer::fails(code, "no"));
+        }
+        // Within the first minute, that is often enough.
+        script = script.on(GROUPS, Answer::Hangs);
+        let (said, metrics) = facts_of::<lean::PodGroup>(&script).await;
+        assert_eq!(said, ["synced false"; 6]);
+        let restarts = metrics
+            .watch_restarts
+            .get_or_create(&metrics::Kind { kind: "PodGroup" });
+        assert_eq!(restarts.get(), 0);
+    }
 }

@@ -45,6 +45,8 @@ pub(crate) struct ClaimSlot {
     pub(crate) queue: QueueOrd,
     pub(crate) tier: Tier,
     pub(crate) min_runtime: i64,
+    /// That some of its pods are missing beside others that run breaks nothing.
+    pub(crate) loose: bool,
     /// Why nothing more of it is to be placed as it is.
     pub(crate) refused: Option<String>,
     pub(crate) expected_duration: Option<i64>,
@@ -175,6 +177,7 @@ impl Model {
             queue,
             tier: Tier::Prod,
             min_runtime: 0,
+            loose: false,
             refused: None,
             expected_duration: None,
             window: None,
@@ -220,6 +223,7 @@ impl Model {
             && claim.queue == queue
             && claim.tier == event.tier
             && claim.min_runtime == event.min_runtime
+            && claim.loose == event.loose
             && claim.refused == refused
             && claim.expected_duration == event.expected_duration
             && claim.window == event.window
@@ -244,6 +248,7 @@ impl Model {
         claim.priority = event.priority;
         claim.tier = event.tier;
         claim.min_runtime = event.min_runtime;
+        claim.loose = event.loose;
         claim.refused = refused;
         claim.expected_duration = event.expected_duration;
         claim.window = event.window;

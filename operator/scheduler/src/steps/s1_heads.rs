@@ -52,7 +52,7 @@ pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
     // One whose eviction is ordered still is, until it goes: it may be refused.
     let is_bound = |p: PodOrd| matches!(model.pods[p].place, Place::Bound(_)) && !model.pods[p].terminating;
     let unproven = || matches!(claim.key, ClaimKey::Named(..)) && model.members(ord).any(|p| model.is_unproven(p));
-    let is_broken = (misses || unproven()) && model.members(ord).any(is_bound);
+    let is_broken = !claim.loose && (misses || unproven()) && model.members(ord).any(is_bound);
     model.list(ord, pending, live > 0);
     let claim = &mut model.claims[ord];
     if claim.known && live > 0 && !short && claim.started.is_none() {

@@ -249,6 +249,41 @@ fn a_gang_that_is_not_repaired_in_time_is_released_as_a_whole() {
 }
 
 #[test]
+fn what_is_lost_of_a_loose_gang_is_placed_again_and_breaks_nothing() {
+    let mut world = World::with([node("a", 4).into()]);
+    let mut loose = claim("g", "default", &[("worker", 3, u32::MAX, 1)]);
+    world.tell(loose.clone());
+    for i in 0..3 {
+        world.tell(member(&format!("g-{i}"), "g", "worker", 1000));
+    }
+    assert_eq!(binds(&world.run()).len(), 3);
+    loose.loose = true;
+    world.tell(loose);
+    world.tell(Event::PodGone("g-1".into()));
+    world.cycle();
+    world.now += 600_000;
+    assert_eq!(world.cycle(), []);
+    for i in 3..6 {
+        world.tell(member(&format!("g-{i}"), "g", "worker", 1000));
+    }
+    assert_eq!(binds(&world.run()).len(), 2, "as many as have room, each by itself");
+}
+
+#[test]
+fn a_group_without_a_minimum_is_placed_pod_by_pod() {
+    let mut world = World::with([node("a", 2).into()]);
+    let mut basic = claim("g", "default", &[("worker", 0, u32::MAX, 1)]);
+    basic.loose = true;
+    world.tell(basic);
+    for i in 0..3 {
+        world.tell(member(&format!("g-{i}"), "g", "worker", 1000));
+    }
+    assert_eq!(binds(&world.run()).len(), 2);
+    world.now += 600_000;
+    assert!(evictions(&world.cycle()).is_empty());
+}
+
+#[test]
 fn a_member_that_failed_to_bind_is_placed_again() {
     let mut world = World::with([node("a", 4).into(), node("b", 4).into()]);
     gang(&mut world, "g", 2, 3000);
