@@ -182,6 +182,7 @@ impl Occupied {
         for (slot, free) in idle.free.iter_mut().zip(&self.free) {
             *slot = *free;
         }
+        idle.free.sort_unstable_by(|a, b| b.cmp(a));
         idle
     }
 }

@@ -11,9 +11,10 @@ use duosuan_planner::{openb, replay};
 use duosuan_scheduler::Policy;
 
 /// Published for BestFit, the second best of six policies, with sd 0.144 over ten seeds: 92.862 % at 100 % arrived and
-/// 93.076 % at 130 %. Measured for ours on seed 42: 94.17 % and 94.36 %. (The best published, FGD: 95.227 % and 95.391 %.)
+/// 93.076 % at 130 %; for the best, FGD, that knows all pods beforehand: 95.227 % and 95.391 %. FGD measured in this core
+/// on seed 42: 95.22 % and 95.38 %; ours, that learns from the pods that came: 95.7 % and 95.9 %.
 #[test]
-fn the_production_policy_packs_the_trace_better_than_best_fit_and_always_the_same_way() {
+fn the_production_policy_packs_the_trace_better_than_gradient_descent_and_always_the_same_way() {
     let trace = openb::shipped().unwrap();
     let outcome = replay::openb(&trace, Policy::Standard).unwrap();
     let at = |percent| outcome.allocation_at(percent).unwrap();
@@ -23,12 +24,15 @@ fn the_production_policy_packs_the_trace_better_than_best_fit_and_always_the_sam
         at(80),
         at(90)
     );
-    assert!(at(100) >= 94.0, "{}", at(100));
-    assert!(at(130) >= 94.2, "{}", at(130));
+    let gradient = replay::openb(&trace, Policy::Fgd).unwrap();
+    for percent in [100, 130] {
+        let (ours, theirs) = (at(percent), gradient.allocation_at(percent).unwrap());
+        assert!(ours > theirs + 0.2, "{ours} at {percent} %, gradient descent {theirs}");
+    }
 
     let nodes_per_pod = outcome.nodes_visited / u64::from(outcome.pods);
     assert!(
-        nodes_per_pod < 60,
+        nodes_per_pod < 150,
         "{nodes_per_pod} of 1,213 nodes are looked at for a pod"
     );
 

@@ -84,7 +84,7 @@ impl Cluster {
         }
         let shape = self.model.shapes.value(pod.shape);
         let mut classes: BTreeMap<Key, NodeClass> = BTreeMap::new();
-        let said = index::verdicts(&self.model, self.policy, pod);
+        let said = index::verdicts(&self.model, pod);
         let nodes = self.model.nodes_by_name.values();
         for (node, against) in nodes.filter_map(|node| Some((&self.model.nodes[*node], *said.get(node)?))) {
             let lacks = against.and_then(|constraint| self.model.lack(shape, node, constraint));

@@ -25,13 +25,13 @@ pub struct Kind {
 }
 
 /// What is idle on a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Idle {
     /// Milli-cores.
     pub cpu_milli: i64,
     /// Model of its devices, by the numbering of [`Kind::models`].
     pub model: u32,
-    /// Thousandths of each device, most first.
+    /// Thousandths of each device, most first: what fits is seen by that.
     pub free: [u16; DEVICES],
 }
 
@@ -47,6 +47,45 @@ impl Idle {
     #[must_use]
     pub fn milli(&self) -> i64 {
         self.free.iter().map(|&free| i64::from(free)).sum()
+    }
+
+    /// Pods of a kind that fit, if no others come.
+    #[must_use]
+    pub fn room_for(&self, kind: &Kind) -> i64 {
+        if kind.gpus == 0 || !kind.fits(self) {
+            return 0;
+        }
+        let on_one = |free: &u16| i64::from(free.checked_div(kind.gpu_milli).unwrap_or(0));
+        let on_devices = self.free.iter().map(on_one).sum::<i64>() / i64::from(kind.gpus);
+        on_devices.min(self.cpu_milli.checked_div(kind.cpu_milli).unwrap_or(i64::MAX))
+    }
+
+    /// Takes a pod of a kind, a share from the device that it leaves least of. False if it does not fit.
+    #[must_use]
+    pub fn take(&mut self, kind: &Kind) -> bool {
+        if !kind.fits(self) {
+            return false;
+        }
+        self.cpu_milli -= kind.cpu_milli;
+        let held = usize::from(kind.gpus);
+        if held != 1 {
+            // Devices that fit come first, and a pod that needs several takes them whole.
+            self.free.rotate_left(held);
+            self.free.iter_mut().rev().take(held).for_each(|free| *free = 0);
+            return true;
+        }
+        let fitting = self.free.partition_point(|&free| free >= kind.gpu_milli);
+        let Some(from) = fitting.checked_sub(1).and_then(|last| self.free.get_mut(last..)) else {
+            return false;
+        };
+        let Some(first) = from.first_mut() else { return false };
+        *first -= kind.gpu_milli;
+        let left = *first;
+        let freer = from.iter().skip(1).take_while(|&&free| free > left).count();
+        if let Some(moved) = from.get_mut(..=freer) {
+            moved.rotate_left(1);
+        }
+        true
     }
 
     /// What is left when a pod has taken its part; a share takes it from a device with exactly so much free.
@@ -69,9 +108,9 @@ impl Idle {
 
 impl Kind {
     fn fits(&self, idle: &Idle) -> bool {
-        let enough = idle.free.iter().filter(|&&free| free >= self.gpu_milli).count();
+        let last = usize::from(self.gpus).checked_sub(1);
         self.cpu_milli <= idle.cpu_milli
-            && enough >= usize::from(self.gpus)
+            && last.is_none_or(|last| idle.free.get(last).is_some_and(|&free| free >= self.gpu_milli))
             && (self.models.is_empty() || self.models.binary_search(&idle.model).is_ok())
     }
 }
@@ -85,13 +124,20 @@ impl Typical {
         for kind in pods {
             *counts.entry(kind).or_insert(0) += 1;
         }
-        let all: u64 = counts.values().sum();
+        Typical::covering(COVERED, counts)
+    }
+
+    /// The fewest, most frequent kinds that cover so many percent of pods that were counted already. Each kind comes
+    /// once; of equally frequent ones the first comes first.
+    #[must_use]
+    pub fn covering(percent: u64, counts: impl IntoIterator<Item = (Kind, u64)>) -> Typical {
         let mut by_count: Vec<(Kind, u64)> = counts.into_iter().collect();
-        by_count.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        let all: u64 = by_count.iter().map(|(_, count)| count).sum();
+        by_count.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         let mut typical = Typical::default();
         let mut covered = 0;
         for (kind, count) in by_count {
-            if covered * 100 >= all * COVERED {
+            if covered * 100 >= all * percent {
                 break;
             }
             covered += count;
@@ -100,6 +146,12 @@ impl Typical {
             typical.kinds.push((kind, count));
         }
         typical
+    }
+
+    /// The kinds, most frequent first, with how many pods there are of each.
+    #[must_use]
+    pub fn kinds(&self) -> &[(Kind, i64)] {
+        &self.kinds
     }
 
     /// How many pods the typical kinds stand for.
@@ -213,6 +265,36 @@ mod tests {
             let exact = 100.0 / (1.0 + (-(gained as f64) / 1000.0).exp());
             assert_eq!(typical.score(0, -gained), exact.floor() as i64, "{gained}");
         }
+    }
+
+    #[test]
+    fn room_is_bounded_by_devices_and_by_cores() {
+        let node = idle(4000, &[1000, 1000, 1000, 600, 300]);
+        assert_eq!(node.room_for(&kind(100, 1, 300)), 3 * 3 + 2 + 1);
+        assert_eq!(node.room_for(&kind(1500, 1, 300)), 2);
+        assert_eq!(node.room_for(&kind(0, 2, 1000)), 1);
+        assert_eq!(node.room_for(&kind(0, 4, 1000)), 0);
+    }
+
+    #[test]
+    fn a_pod_takes_from_the_device_that_it_leaves_least_of_and_the_freest_stay_first() {
+        let mut node = idle(4000, &[1000, 1000, 600, 300]);
+        assert!(node.take(&kind(1000, 1, 300)));
+        assert_eq!(node, idle(3000, &[1000, 1000, 600]));
+        assert!(node.take(&kind(1000, 1, 700)));
+        assert_eq!(node, idle(2000, &[1000, 600, 300]));
+        assert!(!node.take(&kind(1000, 2, 1000)) && !node.take(&kind(2001, 1, 100)));
+        assert!(node.take(&kind(500, 1, 1000)));
+        assert_eq!(node, idle(1500, &[600, 300]));
+        let mut node = idle(8000, &[1000, 1000, 1000, 20]);
+        assert!(node.take(&kind(8000, 2, 1000)));
+        assert_eq!(node, idle(0, &[1000, 20]));
+        let mut node = Idle {
+            cpu_milli: 9,
+            free: [1000; DEVICES],
+            ..Default::default()
+        };
+        assert!(node.take(&kind(9, 16, 1000)) && node.milli() == 0);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::{
     model::{Model, NodeSlot, PodSlot, Shape, areas::LEVELS, rules::Check},
     score::{self, Cost, Policy},
     slab::{AreaOrd, HitsOrd, NodeOrd, ShapeOrd},
+    worth::Worths,
 };
 pub(crate) use areas::ByArea;
 use related::Related;
@@ -51,6 +52,7 @@ pub(crate) struct Index {
     shapes: HashMap<ShapeOrd, Vec<(Look, Candidates)>>,
     clock: u64,
     entries: usize,
+    pub(crate) worths: Worths,
     pub(crate) work: Work,
 }
 
@@ -60,6 +62,8 @@ struct Candidates {
     cursor: u64,
     /// When it was last asked for.
     asked: u64,
+    /// The outlook on GPU pods with which nodes that have GPUs were valued.
+    outlook: u64,
     /// By node.
     entries: Vec<Option<Entry>>,
     /// Nodes that fit. One for all, if no rule about other pods is judged by the parts of a topology.
@@ -273,7 +277,7 @@ impl Index {
         candidates.asked = self.clock;
         let shape = model.shapes.value(look.shape);
         let before = candidates.size();
-        self.work.nodes_visited += candidates.catch_up(model, policy, shape);
+        self.work.nodes_visited += candidates.catch_up(model, policy, &mut self.worths, shape);
         self.entries += candidates.size() - before;
         Some(candidates)
     }
@@ -321,9 +325,10 @@ impl Candidates {
     }
 
     /// Values the nodes that changed since it last looked, and says how many.
-    fn catch_up(&mut self, model: &Model, policy: Policy, shape: &Shape) -> u64 {
+    fn catch_up(&mut self, model: &Model, policy: Policy, worths: &mut Worths, shape: &Shape) -> u64 {
         let cursor = std::mem::replace(&mut self.cursor, model.changes.clock());
-        if cursor == model.changes.clock() {
+        let outlook = std::mem::replace(&mut self.outlook, model.mix.outlook.version());
+        if cursor == model.changes.clock() && outlook == self.outlook {
             return 0;
         }
         if self.entries.len() < model.nodes.bound() {
@@ -333,12 +338,19 @@ impl Candidates {
         if self.related.is_some() {
             for node in self.take_in(model, shape, cursor) {
                 visited += 1;
-                self.revalue(model, policy, shape, node);
+                self.revalue(model, policy, worths, shape, node);
             }
         } else {
             for node in model.changes.since(cursor) {
                 visited += 1;
-                self.revalue(model, policy, shape, node);
+                self.revalue(model, policy, worths, shape, node);
+            }
+        }
+        if outlook != self.outlook && cursor > 0 && policy == Policy::Standard {
+            let with_gpus = |(_, node): &(NodeOrd, &NodeSlot)| node.present && !node.devices.is_empty();
+            for (node, _) in model.nodes.iter().filter(with_gpus) {
+                visited += 1;
+                self.revalue(model, policy, worths, shape, node);
             }
         }
         visited
@@ -382,7 +394,7 @@ impl Candidates {
         new
     }
 
-    fn revalue(&mut self, model: &Model, policy: Policy, shape: &Shape, ord: NodeOrd) {
+    fn revalue(&mut self, model: &Model, policy: Policy, worths: &mut Worths, shape: &Shape, ord: NodeOrd) {
         let node = model.nodes.find(ord).filter(|n| n.present);
         let bucket = self.bucket(ord);
         let Some(slot) = self.entries.get_mut(ord.index()) else {
@@ -393,7 +405,7 @@ impl Candidates {
                 Some(entry) if entry.epoch == node.epoch => entry.ever,
                 _ => model.fits_ever(shape, node),
             };
-            let mut now = value(model, policy, shape, node, ever);
+            let mut now = value(model, policy, worths, shape, node, ever);
             if let (Ok(cost), Some(related)) = (now, &self.related) {
                 now = related.judge_node(ord).map(|against| cost.against(against));
             }
@@ -449,11 +461,13 @@ fn add(against: &mut Vec<(Constraint, u32)>, constraint: Constraint, nodes: u32)
 }
 
 /// What each node says, by a list that is built for this one question: by node, what turns the pod away.
-pub(crate) fn verdicts(model: &Model, policy: Policy, pod: &PodSlot) -> BTreeMap<NodeOrd, Option<Constraint>> {
+pub(crate) fn verdicts(model: &Model, pod: &PodSlot) -> BTreeMap<NodeOrd, Option<Constraint>> {
     let hits = model.marks.find_hits(pod.identity);
     let checks = model.checks(pod.shape, &hits);
     let mut candidates = Candidates::new(model, checks, model.own(pod.shape, pod.identity));
-    candidates.catch_up(model, policy, model.shapes.value(pod.shape));
+    // What a place costs does not matter, only whether there is one.
+    let mut worths = Worths::default();
+    candidates.catch_up(model, Policy::FirstFit, &mut worths, model.shapes.value(pod.shape));
     let entries = candidates.entries.iter().enumerate();
     let said = entries.filter_map(|(i, entry)| {
         let node = NodeOrd::new(i);
@@ -469,21 +483,23 @@ pub(crate) fn verdicts(model: &Model, policy: Policy, pod: &PodSlot) -> BTreeMap
 fn value(
     model: &Model,
     policy: Policy,
+    worths: &mut Worths,
     shape: &Shape,
     node: &NodeSlot,
     ever: Result<u32, Constraint>,
 ) -> Result<Cost, Constraint> {
-    score::place(policy, model, shape, node, ever?).map(|(cost, _)| cost)
+    score::place(policy, model, worths, shape, node, ever?).map(|(cost, _)| cost)
 }
 
 /// The same answer by looking at every node: what the index is compared with. Other pods do not matter.
 #[cfg(test)]
 pub(crate) fn by_scan(model: &Model, policy: Policy, ord: ShapeOrd) -> Option<NodeOrd> {
     let shape = model.shapes.value(ord);
+    let mut worths = Worths::default();
     let fitting = model.nodes_by_name.values().filter_map(|&node| {
         let slot = &model.nodes[node];
         let ever = model.fits_ever(shape, slot);
-        let cost = value(model, policy, shape, slot, ever).ok()?;
+        let cost = value(model, policy, &mut worths, shape, slot, ever).ok()?;
         slot.present.then_some((cost, slot.rank, node))
     });
     fitting.min().map(|(_, _, node)| node)

@@ -18,6 +18,7 @@ mod fit;
 pub mod fragmentation;
 mod index;
 mod intern;
+mod mix;
 mod model;
 pub mod occupancy;
 mod packing;
@@ -30,6 +31,7 @@ mod slab;
 mod steps;
 mod transaction;
 pub mod verdict;
+mod worth;
 
 #[cfg(test)]
 mod tests;

@@ -46,6 +46,7 @@ use crate::{
     event::{Taint, Tier, Time},
     fragmentation::Typical,
     intern::{Counted, Names},
+    mix::Mix,
     slab::{ClaimOrd, ModelOrd, NodeOrd, PodOrd, QueueOrd, ShapeOrd, Slab, TaintOrd, TemplateOrd},
 };
 
@@ -85,6 +86,8 @@ pub(crate) struct Model {
     pub(crate) dirty: BTreeSet<ClaimOrd>,
     /// The pods that are expected, for the policy that was told.
     pub(crate) typical: Typical,
+    /// The GPU pods that were seen, and what they make expect.
+    pub(crate) mix: Mix,
     /// The last epoch that a node was given.
     pub(crate) epochs: u64,
     /// Racks, blocks and zones that some node is in, and the nodes themselves.
@@ -157,6 +160,7 @@ impl Default for Model {
             keeps_something: false,
             dirty: BTreeSet::new(),
             typical: Typical::default(),
+            mix: Mix::default(),
             epochs: 0,
             areas: areas::Areas::default(),
             changes: ChangeLog::default(),
@@ -272,6 +276,7 @@ impl PartialEq for Model {
             && self.queues == other.queues
             && self.queues_by_name == other.queues_by_name
             && self.capacity == other.capacity
+            && self.mix == other.mix
             && self.dirty == other.dirty
             && self.broken == other.broken
             && self.ending == other.ending

@@ -4,6 +4,8 @@ use crate::{
     event,
     fragmentation::{DEVICES, Idle, Kind},
     model::{GpuNeed, Model, NodeSlot, Shape},
+    slab::ModelOrd,
+    worth::Worths,
 };
 
 impl Model {
@@ -21,7 +23,7 @@ impl Model {
             Some(need) => (
                 need.count,
                 small(need.milli),
-                need.models.iter().map(|m| number(m.index())).collect(),
+                need.models.iter().map(|m| number(*m)).collect(),
             ),
         };
         Kind {
@@ -44,7 +46,7 @@ impl Model {
         free.sort_unstable_by(|a, b| b.cmp(a));
         let mut idle = Idle {
             cpu_milli: (node.allocatable.of(self.resources.cpu) - node.used.of(self.resources.cpu)).get(),
-            model: node.devices.first().map_or(0, |d| number(d.model.index())),
+            model: node.devices.first().map_or(0, |d| number(d.model)),
             free: [0; DEVICES],
         };
         // Whole devices of pods of which we do not know which they have come first: they are the freest.
@@ -60,8 +62,9 @@ fn small(milli: i64) -> u16 {
     u16::try_from(milli.clamp(0, 1000)).unwrap_or(0)
 }
 
-fn number(index: usize) -> u32 {
-    u32::try_from(index).unwrap_or(u32::MAX)
+/// A model by its ordinal, as [`Kind`] and [`Idle`] have it.
+pub(crate) fn number(model: ModelOrd) -> u32 {
+    u32::try_from(model.index()).unwrap_or(u32::MAX)
 }
 
 /// The seats that a pod could get on a node, each with what is idle there afterwards. `chosen` is one that fits.
@@ -103,4 +106,22 @@ pub(crate) fn by_gradient(model: &Model, shape: &Shape, node: &NodeSlot, chosen:
         })
         .min_by_key(|(cost, _)| *cost)
         .unwrap_or((100, fallback))
+}
+
+/// The seat on a node after which what is idle there is worth most to the pods that are expected, and its cost: the
+/// steps of [worth](crate::worth) that are lost.
+pub(crate) fn by_worth(
+    model: &Model,
+    worths: &mut Worths,
+    shape: &Shape,
+    node: &NodeSlot,
+    chosen: Vec<u16>,
+) -> (i64, Vec<u16>) {
+    let idle = model.idle_on(node);
+    let milli = shape.gpus.as_ref().map_or(0, GpuNeed::total_milli);
+    let fallback = chosen.clone();
+    seats(model, shape, node, idle, chosen)
+        .map(|(devices, after)| (model.mix.outlook.loss(worths, &idle, &after, milli), devices))
+        .min_by_key(|(cost, _)| *cost)
+        .unwrap_or((0, fallback))
 }

@@ -9,14 +9,16 @@ use crate::{
     fit::Constraint,
     model::{GpuNeed, Model, NodeSlot, Shape},
     packing,
+    worth::Worths,
 };
 
 /// How places are valued.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// What production uses. GPU pods: the place that leaves least of the node, devices that are broken already
-    /// before whole ones. Prod without GPUs spreads, batch packs, and both keep away from free GPUs.
+    /// What production uses. GPU pods: the place after which what is idle is worth most to pods like those that came
+    /// so far; while too few came, the place that leaves least of the node. Prod without GPUs spreads, batch packs, and
+    /// both go where they cost GPU pods least.
     #[default]
     Standard,
     /// Everything goes to the first node, in node order, that it fits on.
@@ -46,6 +48,8 @@ const STEPS: i64 = 16;
 /// A pod that needs no GPU avoids nodes with free ones before anything else about use is looked at: a thousandth of one
 /// weighs 32, and use at most [`STEPS`].
 const FREE_GPUS: i64 = 1 << 15;
+/// Steps of worth that are told apart when a pod that needs no GPU takes them: with [`FREE_GPUS`] some 25 bits.
+const LOST: i64 = 1000;
 /// Bits of a cost for what is left of a node. A node with 1,024 free GPUs has use for all of them.
 const PLACE: u32 = 26;
 /// A taint that would rather have other pods weighs more than all wishes of pods together.
@@ -79,6 +83,7 @@ impl Cost {
 pub(crate) fn place(
     policy: Policy,
     model: &Model,
+    worths: &mut Worths,
     shape: &Shape,
     node: &NodeSlot,
     unwelcome: u32,
@@ -87,17 +92,30 @@ pub(crate) fn place(
     let (here, devices) = match policy {
         Policy::FirstFit => (0, devices),
         Policy::Standard => match &shape.gpus {
+            Some(_) if model.mix.outlook.version() > 0 => packing::by_worth(model, worths, shape, node, devices),
             Some(need) => (gpu_leftover(need, node, &devices), devices),
-            None => (plain(model, shape, node), devices),
+            None => (plain(model, worths, shape, node), devices),
         },
         Policy::Fgd => packing::by_gradient(model, shape, node, devices),
     };
     Ok((Cost::of(unwelcome, here), devices))
 }
 
-/// Pods without GPUs: away from free GPUs; then prod to where most is left, batch and mid to where least is.
-fn plain(model: &Model, shape: &Shape, node: &NodeSlot) -> i64 {
+/// Pods without GPUs: to where GPU pods lose least by it; then prod to where most is left, batch and mid to where least
+/// is.
+fn plain(model: &Model, worths: &mut Worths, shape: &Shape, node: &NodeSlot) -> i64 {
     let free_milli: i64 = (0..node.devices.len()).map(|i| node.free_milli(i)).sum();
+    let by_gpus = match free_milli {
+        0 => 0,
+        _ if model.mix.outlook.version() == 0 => free_milli * FREE_GPUS / 1000,
+        // Even where nothing is lost by what is expected, a node without free GPUs is better.
+        _ => {
+            FREE_GPUS
+                * (1 + packing::by_worth(model, worths, shape, node, Vec::new())
+                    .0
+                    .clamp(0, LOST))
+        }
+    };
     let mut fullest = 0;
     for &(resource, amount) in shape.requests.iter().filter(|(r, _)| *r != model.resources.pods) {
         let all = node.allocatable.of(resource).get();
@@ -112,7 +130,7 @@ fn plain(model: &Model, shape: &Shape, node: &NodeSlot) -> i64 {
     } else {
         STEPS - fullest
     };
-    free_milli * FREE_GPUS / 1000 + by_use
+    by_gpus + by_use
 }
 
 /// Pods with GPUs: least left over of the node, by device, and cores in proportion.

@@ -114,6 +114,7 @@ impl<'a> Round<'a> {
         model.settle_pasts();
         model.deciding = true;
         model.just_placed.clear();
+        model.learn();
         model.try_held_back();
         if model.retry_at.is_some_and(|at| at <= model.now) {
             model.retry_at = None;

@@ -25,7 +25,7 @@ impl Cluster {
         if pod.place.seat().is_some() {
             return None;
         }
-        let said = index::verdicts(&self.model, self.policy, pod);
+        let said = index::verdicts(&self.model, pod);
         let nodes = self.model.nodes_by_name.values();
         let verdict = |node: &NodeOrd| {
             Some(Verdict {

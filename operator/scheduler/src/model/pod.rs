@@ -75,6 +75,8 @@ pub(crate) struct PodSlot {
     /// Why it is never to be placed as it is.
     pub(crate) refused: Option<Box<str>>,
     pub(crate) ours: bool,
+    /// It is in the [mix](crate::mix) already.
+    pub(crate) counted: bool,
     /// We decided to evict it.
     pub(crate) leaving: bool,
     /// The claim that waits for it to be gone.
@@ -143,6 +145,7 @@ impl Model {
             gated: event.gated,
             refused: event.refused.as_deref().map(Into::into),
             ours: event.ours,
+            counted: false,
             leaving: false,
             leaving_for: None,
             refused_until: Time::default(),
@@ -155,6 +158,7 @@ impl Model {
             // Neither a pod's end nor its deletion is ever taken back: what says otherwise came late.
             slot.finished |= old.finished;
             slot.terminating |= old.terminating;
+            slot.counted = old.counted;
             slot.leaving = old.leaving;
             slot.leaving_for = old.leaving_for;
             slot.refused_until = old.refused_until;
@@ -187,6 +191,7 @@ impl Model {
                 let uid = slot.uid.clone();
                 let ord = self.pods.insert(slot);
                 self.pods_by_uid.insert(uid, ord);
+                self.mix.note(ord);
                 self.put_in(ord, event);
                 if self.pods[ord].held_seat().is_some() {
                     self.raise_hopes(ord);

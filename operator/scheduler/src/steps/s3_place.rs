@@ -325,6 +325,7 @@ pub(super) fn seat_one(round: &mut Round<'_>, transaction: &mut Transaction, pod
         Some(_) => match score::place(
             round.policy,
             round.model,
+            &mut round.index.worths,
             round.model.shapes.value(look.shape),
             &round.model.nodes[node],
             0,

@@ -14,7 +14,7 @@ use crate::{
     amount::Amounts,
     event::Time,
     model::{Model, Place, Reservation, Seat, tier_index},
-    score::{self, Policy},
+    score,
     slab::{ClaimOrd, NodeOrd, PodOrd, ShapeOrd},
     transaction::Transaction,
 };
@@ -126,7 +126,7 @@ pub(super) fn seat_beside(
         };
         let here: Vec<Arc<Reservation>> = guard.spared.iter().filter(|r| r.is_on(node)).cloned().collect();
         let mut moved = None;
-        for devices in choices(round.model, round.policy, ord, node, &here, &guard.others) {
+        for devices in choices(round, ord, node, &here, &guard.others) {
             let mark = transaction.mark();
             transaction.seat(round.model, pod, (seating.place)(Seat { node, devices }));
             moved = here
@@ -148,15 +148,15 @@ pub(super) fn seat_beside(
 
 /// The devices to be tried for a pod on a node: the best as things stand, then the best beside each reservation.
 fn choices(
-    model: &mut Model,
-    policy: Policy,
+    round: &mut Round<'_>,
     shape: ShapeOrd,
     node: NodeOrd,
     here: &[Arc<Reservation>],
     others: &[Arc<Reservation>],
 ) -> Vec<Box<[u16]>> {
-    let of = |model: &Model| {
-        let placed = score::place(policy, model, model.shapes.value(shape), &model.nodes[node], 0);
+    let (model, worths, policy) = (&mut *round.model, &mut round.index.worths, round.policy);
+    let mut of = |model: &Model| {
+        let placed = score::place(policy, model, worths, model.shapes.value(shape), &model.nodes[node], 0);
         placed.ok().map(|(_, devices)| devices.into_boxed_slice())
     };
     let mut choices: Vec<Box<[u16]>> = of(model).into_iter().collect();
