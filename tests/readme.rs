@@ -150,6 +150,10 @@ fn every_command_of_the_readme_does_what_it_says() {
                 let line = format!("{} simulate {}", binary.display(), arguments.join(" "));
                 said.push((line.clone(), run(&line, &root(), "", &path)));
             }
+            ["cargo", "run", "--release", "--", "explain", arguments @ ..] => {
+                let line = format!("{} explain {}", binary.display(), arguments.join(" "));
+                said.push((line.clone(), run(&line, &root(), &up.kubeconfig, &path)));
+            }
             ["cargo", "run", "--release", "--", arguments @ ..] => {
                 let line = format!("{} {}", binary.display(), arguments.join(" "));
                 said.push((line.clone(), run(&line, folder.path(), "", &path)));
@@ -179,6 +183,11 @@ fn every_command_of_the_readme_does_what_it_says() {
     let described = of("kubectl describe");
     assert!(described.contains("Running"), "{described}");
     assert!(of("kubectl explain").contains("count"));
+    let explained = |of: &str| &said.iter().find(|(line, _)| line.contains(of)).expect(of).1;
+    let live = explained(" explain hello");
+    assert!(live.contains("Claim default/hello, queue research: runs"), "{live}");
+    let offline = explained(" explain lab/pretrain -f");
+    assert!(offline.contains("2 gpu less per pod"), "{offline}");
 }
 
 #[test]

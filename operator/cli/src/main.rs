@@ -1,6 +1,8 @@
 //! `duosuan`: the command line tool, also usable as a kubectl plugin by the name `kubectl-duosuan`.
 
 mod crds;
+mod explain;
+mod names;
 mod objects;
 mod replay;
 mod simulate;
@@ -30,6 +32,8 @@ enum Command {
     Simulate(simulate::Command),
     /// Repeat what an operator recorded with --record, and say whether this build decides the same
     Replay(replay::Arguments),
+    /// Say why a claim or a pod waits, and the smallest single change that would admit it
+    Explain(explain::Arguments),
     /// Print all CustomResourceDefinitions as YAML
     Crds,
 }
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
         Command::Up(arguments) => up::main(arguments),
         Command::Simulate(command) => simulate::run(command).and_then(|text| print(&text)),
         Command::Replay(arguments) => replay::run(&arguments).and_then(|text| print(&text)),
+        Command::Explain(arguments) => explain::run(&arguments).and_then(|text| print(&text)),
         Command::Crds => crds::yaml().and_then(|text| print(&text)),
     };
     result.unwrap_or_else(|error| {

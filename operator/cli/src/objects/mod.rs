@@ -1,7 +1,9 @@
-//! A cluster as facts for the core, from files: the objects go the way that the operator's watches take.
+//! A cluster as facts for the core, from files or from an API server: the objects go the way that the operator's watches
+//! take.
 
 mod defaults;
 mod document;
+mod live;
 mod read;
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -14,6 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use document::{Document, Place};
+pub(crate) use live::from_server;
 
 /// Objects of a kind that were read and that nothing is done about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -41,6 +44,24 @@ pub(crate) struct Objects {
     pub(crate) skipped: BTreeMap<String, u32>,
     /// Pods without a node that name another scheduler, by its name.
     pub(crate) of_others: BTreeMap<String, u32>,
+    /// What else is to be said of what was read.
+    pub(crate) remarks: Vec<String>,
+}
+
+impl Objects {
+    /// Takes in facts, by the index that the operator has before its core. Without any report, what a node offers is
+    /// believed as it stands.
+    fn take(&mut self, facts: Vec<Fact>, reports: bool) {
+        let mut index = Index::default();
+        for fact in facts {
+            index.apply(fact, self.now, &mut self.events);
+        }
+        let synced = Fact::Synced {
+            kind: "NodeReport",
+            served: reports,
+        };
+        index.apply(synced, self.now, &mut self.events);
+    }
 }
 
 /// Reads a cluster from files, for a scheduler of this name.
@@ -80,17 +101,8 @@ fn from_documents(documents: Vec<Document>, scheduler_name: &str) -> anyhow::Res
     for (place, identity, value) in identified {
         reader.document(&place, &identity, value)?;
     }
-    let mut index = Index::default();
     let reports = reader.facts.iter().any(|fact| matches!(fact, Fact::Report(..)));
-    for fact in reader.facts {
-        index.apply(fact, objects.now, &mut objects.events);
-    }
-    // Without any report, what a node offers is believed as it stands, as it is where reports are not served.
-    let synced = Fact::Synced {
-        kind: "NodeReport",
-        served: reports,
-    };
-    index.apply(synced, objects.now, &mut objects.events);
+    objects.take(reader.facts, reports);
     objects.run_times = reader.run_times;
     objects.skipped = reader.skipped;
     objects.of_others = reader.of_others;

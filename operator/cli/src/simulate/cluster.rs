@@ -7,14 +7,17 @@ use clap::Args;
 use duosuan_controller::binder::cause_name;
 use duosuan_crds::{Duration, SCHEDULER_NAME};
 use duosuan_planner::{
+    explain::{Case, Target, would_admit},
     facts::Facts,
     simulation::{Simulation, Wait},
 };
 use duosuan_scheduler::{EvictCause, Time, occupancy::NodeView, query::QueueTierView};
-use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
-use crate::objects::{self, NotActedOn};
+use crate::{
+    names::{Names, Subject, rfc3339},
+    objects::{self, NotActedOn},
+};
 
 mod text;
 
@@ -90,14 +93,6 @@ struct Pending {
     message: String,
     would_admit: Option<String>,
     earliest_start: Option<String>,
-}
-
-/// What waits, by namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Subject {
-    Claim(String),
-    Pod(String),
 }
 
 #[derive(Debug, Serialize)]
@@ -193,52 +188,42 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
     Ok(text::of(&report))
 }
 
+/// Changes that are tried for each that waits, at most.
+const EFFORT: i64 = 60;
+/// Nodes and pods that are copied in all for that, at most: some 30 s of work.
+const COPIED: i64 = 30_000_000;
+
 fn pending(simulation: &Simulation, names: &Names<'_>) -> Vec<Pending> {
-    let mut pending: Vec<Pending> = simulation
-        .waits()
+    let case = Case {
+        cluster: simulation.cluster(),
+        facts: simulation.facts(),
+        now: simulation.now(),
+    };
+    let waits = simulation.waits();
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let size = count(case.facts.nodes.len() + case.facts.pods.len()).max(1);
+    let each = (COPIED / size / count(waits.len()).max(1)).min(EFFORT);
+    let effort = u32::try_from(each).unwrap_or(0);
+    let mut pending: Vec<Pending> = waits
         .into_iter()
-        .map(|(uid, Wait { reason, counterfactual })| Pending {
-            what: names.subject(&uid),
-            reason: reason.name(),
-            message: reason.to_string(),
-            would_admit: counterfactual,
-            earliest_start: simulation.estimate(&uid).map(rfc3339),
+        .map(|(uid, Wait { reason, counterfactual })| {
+            let what = names.subject(&uid);
+            let target = match what {
+                Subject::Claim(_) => Target::Claim(uid.clone()),
+                Subject::Pod(_) => Target::Pod(uid.clone()),
+            };
+            let (found, tried) = would_admit(case, &target, &reason, effort);
+            // What the core says without trying stands only where nothing was tried.
+            let found = found.map(|found| found.change.to_string());
+            Pending {
+                what,
+                reason: reason.name(),
+                message: reason.to_string(),
+                would_admit: found.or(counterfactual.filter(|_| tried == 0)),
+                earliest_start: simulation.estimate(&uid).map(rfc3339),
+            }
         })
         .collect();
     pending.sort_by(|a, b| a.what.cmp(&b.what));
     pending
-}
-
-/// A time as people and programs read it.
-fn rfc3339(time: Time) -> String {
-    Timestamp::from_millisecond(time.0).unwrap_or_default().to_string()
-}
-
-/// Names by UID.
-struct Names<'a>(&'a Facts);
-
-impl Names<'_> {
-    fn pod(&self, uid: &str) -> String {
-        let named = self
-            .0
-            .pods
-            .get(uid)
-            .map(|pod| format!("{}/{}", pod.namespace, pod.name));
-        named.unwrap_or_else(|| uid.to_owned())
-    }
-
-    fn subject(&self, uid: &str) -> Subject {
-        match self.0.claims.get(uid) {
-            Some(claim) => Subject::Claim(format!("{}/{}", claim.namespace, claim.name)),
-            None => Subject::Pod(self.pod(uid)),
-        }
-    }
-}
-
-impl Subject {
-    fn name(&self) -> &str {
-        match self {
-            Subject::Claim(name) | Subject::Pod(name) => name,
-        }
-    }
 }

@@ -88,7 +88,11 @@ pub fn explain(case: Case<'_>, target: &Target, effort: u32) -> Option<Explanati
     let classes = pod.and_then(|pod| case.cluster.classes(&pod.uid)).unwrap_or_default();
     let outcome = match wait.filter(|_| state == State::Waits) {
         Some(wait) => search::search(case, target, &subject, &wait.reason, &classes, effort),
-        None => search::Outcome::default(),
+        // There is nothing to look for.
+        None => search::Outcome {
+            complete: true,
+            ..search::Outcome::default()
+        },
     };
     Some(Explanation {
         state,
@@ -100,6 +104,18 @@ pub fn explain(case: Case<'_>, target: &Target, effort: u32) -> Option<Explanati
         pod: pod.filter(|_| !classes.is_empty()).map(|pod| pod.uid.clone()),
         classes,
     })
+}
+
+/// The smallest single change that would admit what waits for a reason, and how many changes were tried, at most `effort`.
+#[must_use]
+pub fn would_admit(case: Case<'_>, target: &Target, reason: &Reason, effort: u32) -> (Option<Found>, u32) {
+    let Some(subject) = Subject::of(case, target) else {
+        return (None, 0);
+    };
+    let pod = subject.pods.first().filter(|pod| pod.ours);
+    let classes = pod.and_then(|pod| case.cluster.classes(&pod.uid)).unwrap_or_default();
+    let outcome = search::search(case, target, &subject, reason, &classes, effort);
+    (outcome.found.into_iter().next(), outcome.tried)
 }
 
 /// Who would be admitted.

@@ -66,7 +66,7 @@ pub(super) fn search(
     let mut outcome = search.outcome;
     outcome
         .found
-        .sort_by(|a, b| (a.part, rank(&a.change)).cmp(&(b.part, rank(&b.change))));
+        .sort_by_cached_key(|found| (found.part, rank(&found.change)));
     outcome
 }
 

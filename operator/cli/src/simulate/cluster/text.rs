@@ -6,7 +6,8 @@ use comfy_table::Table;
 use duosuan_crds::RESOURCE_GPU;
 use duosuan_scheduler::{Tier, amount_in_words, query::ByResource};
 
-use super::{Report, Subject};
+use super::Report;
+use crate::names::Subject;
 
 /// Rows of a kind that are shown; the rest is counted, and --json has all of it.
 const MOST_ROWS: usize = 40;
@@ -77,7 +78,7 @@ fn waits(text: &mut String, report: &Report) {
         };
         let _ = writeln!(text, " {kind} {name}: {}: {}", pending.reason, pending.message);
         if let Some(change) = &pending.would_admit {
-            let _ = writeln!(text, "   {change}");
+            let _ = writeln!(text, "   would be admitted with {change}");
         }
         if let Some(start) = &pending.earliest_start {
             let _ = writeln!(text, "   expected to start at {start}");
