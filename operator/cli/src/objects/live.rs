@@ -6,11 +6,10 @@ use anyhow::{Context, anyhow, bail};
 use duosuan_controller::{
     Options,
     clock::Clock,
-    connect,
-    lean::{self, Object},
+    connect, lean,
     watch::{Fact, Watched},
 };
-use kube::{Api, Client, api::ListParams};
+use kube::{Api, Client, Resource, api::ListParams};
 
 use super::Objects;
 
@@ -49,6 +48,11 @@ async fn read(kubeconfig: Option<&Path>, scheduler_name: &str) -> anyhow::Result
     lists.list::<lean::Policy>().await?;
     let reports = lists.list::<lean::Report>().await?;
     lists.list::<lean::Claim>().await?;
+    lists.list::<lean::Namespace>().await?;
+    lists.list::<lean::StorageClass>().await?;
+    lists.list::<lean::Volume>().await?;
+    lists.list::<lean::VolumeClaim>().await?;
+    lists.list::<lean::CsiNode>().await?;
     lists.list::<lean::Pod>().await?;
     let mut objects = Objects {
         now: Clock::default().now(),
@@ -70,7 +74,8 @@ struct Lists<'a> {
 impl Lists<'_> {
     /// Takes in all objects of a kind. False if the API server does not know the kind.
     async fn list<K: Watched>(&mut self) -> anyhow::Result<bool> {
-        let api: Api<Object<K>> = Api::all_with(self.client.clone(), &());
+        let api: Api<K::Read> = Api::all_with(self.client.clone(), &());
+        let kind = K::Read::plural(&());
         let mut page = ListParams::default().limit(PAGE);
         loop {
             let answer = tokio::time::timeout(ANSWER, api.list(&page)).await;
@@ -79,21 +84,19 @@ impl Lists<'_> {
                 Err(_) => bail!("the API server {server} does not answer within {} s", ANSWER.as_secs()),
                 Ok(Ok(list)) => list,
                 Ok(Err(kube::Error::Api(status))) if status.code == 404 && !K::GROUP.is_empty() => {
-                    self.remarks
-                        .push(format!("the API server does not serve {}", K::PLURAL));
+                    self.remarks.push(format!("the API server does not serve {kind}"));
                     return Ok(false);
                 }
                 Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => bail!(
-                    "the API server {server} refuses to list {} ({}): use credentials that may",
-                    K::PLURAL,
+                    "the API server {server} refuses to list {kind} ({}): use credentials that may",
                     status.message
                 ),
                 Ok(Err(error)) => {
-                    return Err(anyhow!(error)).with_context(|| format!("cannot list {} of {server}", K::PLURAL));
+                    return Err(anyhow!(error)).with_context(|| format!("cannot list {kind} of {server}"));
                 }
             };
             for object in list.items {
-                let name = object.metadata.name.clone().unwrap_or_default();
+                let name = object.meta().name.clone().unwrap_or_default();
                 match K::fact(object, self.scheduler_name) {
                     Ok(fact) => self.facts.push(fact),
                     // As the operator does, which goes on without it.
