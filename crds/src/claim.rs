@@ -202,10 +202,15 @@ pub struct Gpus {
 #[serde(rename_all = "camelCase")]
 pub struct Topology {
     /// Domain that all the pods shall share, from small to large: `numa` (one NUMA node), `node` (one server), `nvlink` (GPUs
-    /// that reach each other without the host), `rack`, `block` (racks under one spine), `zone`.
+    /// that reach each other without the host), `rack`, `block` (racks under one spine), `zone`. A node's rack, block and zone
+    /// are named by its labels `duosuan.io/rack`, `duosuan.io/block` and `topology.kubernetes.io/zone`, unless the operator is
+    /// told others; a node without the label is in no such domain. `numa` and `nvlink` are not served yet: required, the claim
+    /// waits and says so; preferred, they are not acted on, and the condition `Honoured` says so.
     pub pack: Domain,
-    /// `required`: wait until one such domain has room; not served yet, such a claim waits and says so. `preferred`: take the
-    /// smallest domain that has room now. Not acted on yet: the condition `Honoured` says so.
+    /// `required`: wait until one such domain has room for all; the reason `TopologyTooSmall` says how much is missing. What runs
+    /// already decides where the rest goes: a lost pod is replaced in the same domain, and if that has had no room for 60 s the
+    /// claim is started anew as a whole. `preferred`: the smallest domain, from this one up, that has room for all, else as few
+    /// of them as hold all.
     #[serde(default)]
     pub mode: TopologyMode,
 }

@@ -49,6 +49,12 @@ pub const ANNOTATION_GPUS: &str = "duosuan.io/gpus";
 pub const RESOURCE_GPU: &str = "nvidia.com/gpu";
 /// Node label with the GPU's product name, as NVIDIA's feature discovery writes it.
 pub const LABEL_GPU_MODEL: &str = "nvidia.com/gpu.product";
+/// Node label with the name of the node's zone, unless the operator is told another one.
+pub const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
+/// Node label with the name of the node's block, the racks under one spine, unless the operator is told another one.
+pub const LABEL_BLOCK: &str = "duosuan.io/block";
+/// Node label with the name of the node's rack, unless the operator is told another one.
+pub const LABEL_RACK: &str = "duosuan.io/rack";
 /// Extended resource: CPU of the batch tier, in milli-cores.
 pub const RESOURCE_BATCH_CPU: &str = "duosuan.io/batch-cpu";
 /// Extended resource: memory of the batch tier, in bytes.

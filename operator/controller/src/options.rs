@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
-use duosuan_crds::SCHEDULER_NAME;
+use duosuan_crds::{LABEL_BLOCK, LABEL_RACK, LABEL_ZONE, SCHEDULER_NAME};
 
-use crate::record::Recording;
+use crate::{record::Recording, translate::node::LocationLabels};
 
 /// Namespace of the components.
 pub const NAMESPACE: &str = "duosuan-system";
@@ -19,6 +19,8 @@ pub struct Options {
     pub config: Option<kube::Config>,
     /// `spec.schedulerName` of the pods to place.
     pub scheduler_name: String,
+    /// Labels that say where nodes stand.
+    pub location_labels: LocationLabels,
     /// Where `/metrics` is served.
     pub metrics_addr: Option<SocketAddr>,
     /// Where `/healthz` and `/readyz` are served.
@@ -37,6 +39,7 @@ impl Default for Options {
             kubeconfig: None,
             config: None,
             scheduler_name: SCHEDULER_NAME.to_owned(),
+            location_labels: LocationLabels::default(),
             metrics_addr: None,
             health_addr: None,
             lease_namespace: NAMESPACE.to_owned(),
@@ -57,6 +60,15 @@ pub struct Arguments {
     /// Name in spec.schedulerName of the pods to place
     #[arg(long, value_name = "NAME", default_value = SCHEDULER_NAME)]
     pub scheduler_name: String,
+    /// Key of the node label that names a node's zone, for claims with a topology
+    #[arg(long, value_name = "KEY", default_value = LABEL_ZONE)]
+    pub zone_label: String,
+    /// Key of the node label that names a node's block, the racks under one spine
+    #[arg(long, value_name = "KEY", default_value = LABEL_BLOCK)]
+    pub block_label: String,
+    /// Key of the node label that names a node's rack
+    #[arg(long, value_name = "KEY", default_value = LABEL_RACK)]
+    pub rack_label: String,
     /// Address on which /metrics is served, such as 0.0.0.0:9090
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_addr: Option<SocketAddr>,
@@ -99,6 +111,11 @@ impl From<Arguments> for Options {
             kubeconfig: arguments.kubeconfig,
             config: None,
             scheduler_name: arguments.scheduler_name,
+            location_labels: LocationLabels {
+                zone: arguments.zone_label,
+                block: arguments.block_label,
+                rack: arguments.rack_label,
+            },
             metrics_addr: arguments.metrics_addr,
             health_addr: arguments.health_addr,
             lease_namespace: arguments.lease_namespace,

@@ -154,6 +154,7 @@ async fn session(
     let watcher = Watcher {
         client: client.clone(),
         scheduler_name: options.scheduler_name.clone(),
+        location_labels: options.location_labels.clone(),
         facts,
         metrics: metrics.clone(),
     };

@@ -21,7 +21,11 @@ use tracing::{debug, info, warn};
 use crate::{
     lean,
     metrics::{self, Metrics},
-    translate::{FieldError, claim, node, pod, pod_group, policy, queue, volume},
+    translate::{
+        FieldError, claim,
+        node::{self, LocationLabels},
+        pod, pod_group, policy, queue, volume,
+    },
 };
 
 mod kinds;
@@ -143,6 +147,8 @@ pub struct Watcher {
     pub client: Client,
     /// Name of our scheduler.
     pub scheduler_name: String,
+    /// Labels that say where nodes stand.
+    pub location_labels: LocationLabels,
     /// Where the facts go.
     pub facts: mpsc::Sender<Fact>,
     /// Counts what fails.
@@ -226,7 +232,12 @@ impl Watcher {
         let meta = object.meta();
         let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
         match K::fact(object, &self.scheduler_name) {
-            Ok(fact) => self.send(fact).await,
+            Ok(mut fact) => {
+                if let Fact::Node(node) = &mut fact {
+                    node.location = self.location_labels.read(&node.labels);
+                }
+                self.send(fact).await
+            }
             Err(error) => {
                 self.metrics
                     .broken_objects

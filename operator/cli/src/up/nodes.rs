@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use duosuan_crds::{LABEL_GPU_MODEL, RESOURCE_GPU};
+use duosuan_crds::{LABEL_GPU_MODEL, LABEL_RACK, LABEL_ZONE, RESOURCE_GPU};
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::json;
@@ -121,8 +121,8 @@ fn node(i: usize, name: &str, shape: &Shape) -> anyhow::Result<Node> {
         ("kubernetes.io/hostname", name.to_owned()),
         ("kubernetes.io/os", "linux".to_owned()),
         ("kubernetes.io/arch", "amd64".to_owned()),
-        ("topology.kubernetes.io/zone", format!("zone-{}", rack / 2)),
-        ("duosuan.io/rack", format!("rack-{rack}")),
+        (LABEL_ZONE, format!("zone-{}", rack / 2)),
+        (LABEL_RACK, format!("rack-{rack}")),
     ]);
     let mut capacity = BTreeMap::from([
         ("cpu", format!("{}m", shape.cpu_milli)),

@@ -1,6 +1,6 @@
 //! Capacity claims.
 
-use duosuan_crds::claim::{CapacityClaimSpec, CapacityClaimStatus, Group, TopologyMode};
+use duosuan_crds::claim::{CapacityClaimSpec, CapacityClaimStatus, Domain, Group, Topology, TopologyMode};
 use duosuan_scheduler::event::{self, Toleration};
 use k8s_openapi::{api::core::v1, apimachinery::pkg::api::resource::Quantity};
 
@@ -68,6 +68,7 @@ fn spec(
     into.queue = spec.queue;
     into.tier = tier(spec.tier);
     into.priority = spec.priority;
+    into.topology = topology(spec.topology.as_ref());
     let millis = |duration: &duosuan_crds::Duration, field: &str| {
         let parsed = duration.parse().map_err(|e| FieldError::new(field, e))?;
         Ok(i64::try_from(parsed.as_millis()).unwrap_or(i64::MAX))
@@ -97,8 +98,13 @@ fn honoured(spec: &CapacityClaimSpec) -> Result<(), FieldError> {
             .map(|(i, g)| (format!("spec.groups[{i}].topology"), &g.topology)),
     );
     for (field, topology) in topologies {
-        if topology.as_ref().is_some_and(|t| t.mode == TopologyMode::Required) {
-            let words = "a required topology cannot be guaranteed yet: leave it out, or write mode: preferred";
+        if let Some(Topology {
+            pack,
+            mode: TopologyMode::Required,
+        }) = topology
+            && level(*pack).is_none()
+        {
+            let words = "what is smaller than a node cannot be guaranteed yet: write pack: node, or mode: preferred";
             return Err(FieldError::new(field, words));
         }
     }
@@ -114,10 +120,10 @@ fn honoured(spec: &CapacityClaimSpec) -> Result<(), FieldError> {
 fn not_looked_at(spec: &CapacityClaimSpec) -> Vec<&'static str> {
     let interruption = spec.interruption.as_ref();
     let fields = [
-        ("spec.topology", spec.topology.is_some()),
+        ("spec.topology", is_too_fine(&spec.topology)),
         (
             "spec.groups[].topology",
-            spec.groups.iter().any(|g| g.topology.is_some()),
+            spec.groups.iter().any(|g| is_too_fine(&g.topology)),
         ),
         ("spec.deadline", spec.deadline.is_some()),
         (
@@ -133,6 +139,30 @@ fn not_looked_at(spec: &CapacityClaimSpec) -> Vec<&'static str> {
         .into_iter()
         .filter_map(|(field, given)| given.then_some(field))
         .collect()
+}
+
+/// The area that a domain is to the scheduler; `None` for what it does not tell apart.
+fn level(domain: Domain) -> Option<event::Level> {
+    match domain {
+        Domain::Numa | Domain::Nvlink => None,
+        Domain::Node => Some(event::Level::Node),
+        Domain::Rack => Some(event::Level::Rack),
+        Domain::Block => Some(event::Level::Block),
+        Domain::Zone => Some(event::Level::Zone),
+    }
+}
+
+fn is_too_fine(topology: &Option<Topology>) -> bool {
+    topology.as_ref().is_some_and(|t| level(t.pack).is_none())
+}
+
+fn topology(topology: Option<&Topology>) -> Option<event::Topology> {
+    topology.and_then(|t| {
+        Some(event::Topology {
+            pack: level(t.pack)?,
+            required: t.mode == TopologyMode::Required,
+        })
+    })
 }
 
 fn group(group: &Group, field: &str) -> Result<event::Group, FieldError> {
@@ -152,7 +182,7 @@ fn group(group: &Group, field: &str) -> Result<event::Group, FieldError> {
             .map_or(Ok(None), |g| gpu::of_group(g, &format!("{field}.gpus")))?,
         node_terms: placement::group_terms(group.affinity.as_ref())?,
         tolerations: group.tolerations.iter().map(toleration).collect(),
-        topology: None,
+        topology: topology(group.topology.as_ref()),
     })
 }
 
@@ -254,9 +284,9 @@ mod tests {
 
     #[test]
     fn what_is_not_honoured_is_refused_if_it_binds_and_told_if_it_is_a_wish() {
-        let groups = json!([{"name": "a", "count": 1, "topology": {"pack": "node", "mode": "preferred"}}]);
+        let groups = json!([{"name": "a", "count": 1, "topology": {"pack": "numa", "mode": "preferred"}}]);
         let wishes = claim(json!({
-            "groups": groups, "topology": {"pack": "rack"}, "deadline": "2026-12-24T06:00:00Z",
+            "groups": groups, "topology": {"pack": "nvlink"}, "deadline": "2026-12-24T06:00:00Z",
             "interruption": {"notice": "30s", "checkpointInterval": "10m", "minRuntime": "1m"},
         }));
         assert_eq!(wishes.broken, None);
@@ -274,7 +304,7 @@ mod tests {
             claim(json!({"groups": [{"name": "a", "count": 1}]})).ignored,
             Vec::<&str>::new()
         );
-        let required = json!({"pack": "rack", "mode": "required"});
+        let required = json!({"pack": "nvlink", "mode": "required"});
         let window = json!({"start": "2026-12-24T06:00:00Z", "end": "2026-12-24T08:00:00Z"});
         for (spec, field) in [
             (
@@ -295,6 +325,26 @@ mod tests {
             assert!(read.claim.refused.unwrap().starts_with(field));
             assert!(!read.claim.groups.is_empty(), "what runs of it counts in its groups");
         }
+    }
+
+    #[test]
+    fn topologies_of_claim_and_groups_are_read() {
+        let read = claim(json!({
+            "topology": {"pack": "zone"},
+            "groups": [
+                {"name": "a", "count": 1, "topology": {"pack": "rack", "mode": "required"}},
+                {"name": "b", "count": 1, "topology": {"pack": "node", "mode": "preferred"}},
+                {"name": "c", "count": 1},
+            ],
+        }));
+        let pack = |pack, required| Some(event::Topology { pack, required });
+        assert_eq!((read.broken, read.ignored), (None, Vec::new()));
+        assert_eq!(read.claim.topology, pack(event::Level::Zone, false));
+        let groups: Vec<_> = read.claim.groups.iter().map(|g| g.topology).collect();
+        assert_eq!(
+            groups,
+            [pack(event::Level::Rack, true), pack(event::Level::Node, false), None]
+        );
     }
 
     #[test]

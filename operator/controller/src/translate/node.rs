@@ -1,7 +1,9 @@
 //! Nodes and their reports.
 
-use duosuan_crds::{LABEL_GPU_MODEL, RESOURCE_GPU, report::GpuReport};
-use duosuan_scheduler::event::{self, Gpu, Taint};
+use std::collections::BTreeMap;
+
+use duosuan_crds::{LABEL_BLOCK, LABEL_GPU_MODEL, LABEL_RACK, LABEL_ZONE, RESOURCE_GPU, report::GpuReport};
+use duosuan_scheduler::event::{self, Gpu, Location, Taint};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{FieldError, amounts, quantity};
@@ -10,7 +12,41 @@ use crate::lean::{self, Object};
 /// GPUs that one node may have; a number that is larger is a mistake and not memory to allocate.
 const MOST_GPUS: i64 = 1024;
 
-/// Reads a node, without what its report says. Amounts that cannot be understood are left out: capacity that is not
+/// The node labels that say where a node stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocationLabels {
+    /// Key of the label with the name of its zone.
+    pub zone: String,
+    /// Key of the label with the name of its block.
+    pub block: String,
+    /// Key of the label with the name of its rack.
+    pub rack: String,
+}
+
+impl Default for LocationLabels {
+    fn default() -> Self {
+        Self {
+            zone: LABEL_ZONE.to_owned(),
+            block: LABEL_BLOCK.to_owned(),
+            rack: LABEL_RACK.to_owned(),
+        }
+    }
+}
+
+impl LocationLabels {
+    /// Where a node with these labels stands.
+    #[must_use]
+    pub fn read(&self, labels: &BTreeMap<String, String>) -> Location {
+        let named = |key: &str| labels.get(key).filter(|name| !name.is_empty()).cloned();
+        Location {
+            zone: named(&self.zone),
+            block: named(&self.block),
+            rack: named(&self.rack),
+        }
+    }
+}
+
+/// Reads a node, without what its report says. It stands where the labels of [`LocationLabels::default`] say. Amounts that cannot be understood are left out: capacity that is not
 /// known is not there.
 pub fn read(object: &Object<lean::Node>) -> (event::Node, Vec<FieldError>) {
     let mut broken = Vec::new();
@@ -48,9 +84,9 @@ pub fn read(object: &Object<lean::Node>) -> (event::Node, Vec<FieldError>) {
             })
             .collect(),
         allocatable,
-        labels,
         stale: false,
-        location: event::Location::default(),
+        location: LocationLabels::default().read(&labels),
+        labels,
     };
     (node, broken)
 }
@@ -173,7 +209,7 @@ mod tests {
             .into(),
             gpus: vec![t4.clone(), t4],
             stale: false,
-            location: event::Location::default(),
+            location: Location::default(),
         };
         assert_eq!(node, expected);
         let [error] = broken.as_slice() else {
@@ -206,6 +242,25 @@ mod tests {
             (report.policy.as_deref(), report.time.unwrap().to_string().as_str()),
             (Some("p"), "2026-01-01T00:00:00Z")
         );
+    }
+
+    #[test]
+    fn a_node_stands_where_its_labels_say_and_an_empty_one_says_nothing() {
+        let labels =
+            json!({"topology.kubernetes.io/zone": "z", "duosuan.io/rack": "r", "duosuan.io/block": "", "row": "7"});
+        let object = json!({"metadata": {"name": "n", "labels": labels}});
+        let (node, _) = read(&serde_json::from_value(object).unwrap());
+        let expected = Location {
+            zone: Some("z".into()),
+            block: None,
+            rack: Some("r".into()),
+        };
+        assert_eq!(node.location, expected);
+        let labels = LocationLabels {
+            block: "row".into(),
+            ..LocationLabels::default()
+        };
+        assert_eq!(labels.read(&node.labels).block.as_deref(), Some("7"));
     }
 
     #[test]

@@ -29,6 +29,7 @@ async fn facts_of<K: Watched>(script: &Script) -> (Vec<String>, Metrics) {
     let watcher = Watcher {
         client: script.client(),
         scheduler_name: "duosuan".into(),
+        location_labels: crate::translate::node::LocationLabels::default(),
         facts,
         metrics: metrics.clone(),
     };
