@@ -18,6 +18,8 @@ mod binary;
 mod lab;
 #[path = "operator/reclaim.rs"]
 mod reclaim;
+#[path = "operator/refused.rs"]
+mod refused;
 
 use std::collections::BTreeMap;
 

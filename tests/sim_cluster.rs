@@ -215,6 +215,25 @@ fn a_pod_is_as_urgent_as_its_priority_class_says() {
 }
 
 #[test]
+fn pods_of_a_pod_group_start_together_or_not_at_all() {
+    let group = json!({
+        "apiVersion": "scheduling.k8s.io/v1beta1", "kind": "PodGroup", "metadata": {"name": "train"},
+        "spec": {"schedulingPolicy": {"gang": {"minCount": 3}}},
+    });
+    let member = |name: &str| {
+        pod(
+            name,
+            "1",
+            json!({"spec": {"schedulingGroup": {"podGroupName": "train"}}}),
+        )
+    };
+    let objects = |cpu: &str| json!([node("n", cpu), group, member("a"), member("b"), member("c")]);
+    assert_eq!(cluster(objects("2"))["bound"], json!([]));
+    let bound = cluster(objects("3"))["bound"].clone();
+    assert_eq!(names(&bound, "pod"), ["default/a", "default/b", "default/c"]);
+}
+
+#[test]
 fn what_another_scheduler_runs_counts_and_is_placed_when_it_is_asked_for() {
     let foreign = |name: &str, node: Value| {
         pod(

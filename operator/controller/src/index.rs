@@ -9,12 +9,15 @@ use duosuan_scheduler::{Event, Tier, Time, event};
 use crate::{
     binder::PodName,
     nodes::Nodes,
-    translate::{claim, pod, pod_group, policy, queue},
+    translate::{claim, pod, policy, queue},
     volumes::Volumes,
     watch::Fact,
 };
 
+mod pod_groups;
 mod storage;
+
+pub use pod_groups::PodGroupEntry;
 
 /// Namespace and name.
 pub type Namespaced = (String, String);
@@ -72,17 +75,6 @@ pub struct ClaimEntry {
     pub broken: Option<String>,
     /// Fields that nothing is done about yet.
     pub ignored: Vec<&'static str>,
-}
-
-/// A pod group of Kubernetes' own.
-#[derive(Clone, Debug)]
-pub struct PodGroupEntry {
-    /// UID.
-    pub uid: String,
-    /// Pods that it needs to be scheduled; at least 1.
-    pub min: u32,
-    /// What its condition says: whether it was scheduled, and why or why not.
-    pub says: Option<(bool, String)>,
 }
 
 /// A queue.
@@ -354,20 +346,6 @@ impl Index {
             );
         }
         self.claims.insert(name.clone(), entry);
-        self.claim_names.insert(claim.uid.clone(), name.clone());
-        self.changed_claims.insert(name);
-        events.push(Event::Claim(Box::new(claim)));
-    }
-
-    fn pod_group(&mut self, read: pod_group::PodGroup, events: &mut Vec<Event>) {
-        let pod_group::PodGroup { claim, says } = read;
-        let name = (claim.namespace.clone(), claim.name.clone());
-        let entry = PodGroupEntry {
-            uid: claim.uid.clone(),
-            min: claim.groups.iter().map(|g| g.min).sum::<u32>().max(1),
-            says,
-        };
-        self.pod_groups.insert(name.clone(), entry);
         self.claim_names.insert(claim.uid.clone(), name.clone());
         self.changed_claims.insert(name);
         events.push(Event::Claim(Box::new(claim)));

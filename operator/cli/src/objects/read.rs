@@ -218,6 +218,10 @@ impl<'a> Reader<'a> {
             ("storage.k8s.io", "StorageClass") => self.watched::<lean::StorageClass>(value).map_err(fail)?,
             ("storage.k8s.io", "CSINode") => self.watched::<lean::CsiNode>(value).map_err(fail)?,
             ("scheduling.k8s.io", "PriorityClass") => {}
+            ("scheduling.k8s.io", "PodGroup") => {
+                defaults::fill(&mut value, "podgroup", true);
+                self.watched::<lean::PodGroup>(value).map_err(fail)?;
+            }
             (group, kind) => match READ_ONLY.iter().position(|(g, k, _)| (*g, *k) == (group, kind)) {
                 Some(position) => *self.read_only.entry(position).or_default() += 1,
                 None => *self.skipped.entry(kind.to_owned()).or_default() += 1,

@@ -24,7 +24,7 @@ mod text;
 /// Flags of `duosuan simulate cluster`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Read are Node, Namespace, Pod, PriorityClass, PersistentVolume, PersistentVolumeClaim, StorageClass, CSINode, Queue, \
+    after_help = "Read are Node, Namespace, Pod, PodGroup, PriorityClass, PersistentVolume, PersistentVolumeClaim, StorageClass, CSINode, Queue, \
 CapacityClaim, NodeReport and ColocationPolicy; other kinds are named in the result. A volume that is made for its first \
 pod is there when the pod has a place, and one that lies ready may be counted on by several claims. Nothing is validated as an API server does beyond the type of each field.\n\n\
 Example: kubectl get nodes,pods,priorityclasses,duosuan -A -o yaml | duosuan simulate cluster -f -\n\n\
