@@ -49,10 +49,15 @@ fn record(last: impl IntoIterator<Item = Entry>) -> Vec<u8> {
 }
 
 fn replay(file: &[u8]) -> Output {
+    replay_with(file, &[])
+}
+
+fn replay_with(file: &[u8], flags: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("record"), file).unwrap();
     Command::new(env!("CARGO_BIN_EXE_duosuan"))
         .args(["replay", "record"])
+        .args(flags)
         .current_dir(folder.path())
         .output()
         .unwrap()
@@ -124,4 +129,114 @@ fn what_is_no_record_is_named() {
     damaged[at] ^= 1;
     let said = failure(&replay(&damaged));
     assert!(said.contains("the record is damaged in the block at byte "), "{said}");
+}
+
+/// A record of three cycles on a node of two cores: a pod of 1.5 is bound, one of one core comes and waits, and the first
+/// ends.
+fn story() -> Vec<u8> {
+    let pod = |name: &str, cpu: i64, finished: bool| {
+        Event::Pod(Box::new(Pod {
+            uid: format!("{name}-uid"),
+            namespace: "ns".into(),
+            name: name.into(),
+            requests: [("cpu".into(), cpu)].into(),
+            node: finished.then(|| "n".to_owned()),
+            finished,
+            ours: true,
+            ..Pod::default()
+        }))
+    };
+    let node = Event::Node(Box::new(Node {
+        name: "n".into(),
+        allocatable: [("cpu".into(), 2000), ("pods".into(), 10)].into(),
+        ..Node::default()
+    }));
+    let steps = [
+        vec![node, pod("first", 1500, false)],
+        vec![pod("second", 1000, false)],
+        vec![pod("first", 1500, true)],
+    ];
+    let mut cluster = Cluster::default();
+    let mut writer = Writer::new(Vec::new(), &Header::new("duosuan")).unwrap();
+    let start = Entry::Start {
+        now: Time(0),
+        policy: Policy::default(),
+    };
+    writer.push(&start).unwrap();
+    for (number, events) in steps.into_iter().enumerate() {
+        for event in events {
+            cluster.apply(event.clone());
+            writer.push(&Entry::Event(event)).unwrap();
+        }
+        let now = Time(i64::try_from(number).unwrap() * 1000);
+        let decisions = cycle(&mut cluster, now, Budget::default());
+        let recorded = Cycle::new(now, Budget::default(), decisions, true);
+        writer.push(&Entry::Cycle(recorded)).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+fn said(flags: &[&str]) -> String {
+    let output = replay_with(&story(), flags);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_replay_stops_where_it_is_told_to_and_says_what_was_decided_and_what_waits() {
+    let first = said(&["--until", "1"]);
+    assert!(
+        first.starts_with("After cycle 1 at 1970-01-01T00:00:00Z (session 1, event 2)."),
+        "{first}"
+    );
+    assert!(
+        first.contains("  pod ns/first goes to node n\n\nWhat waits:\n  nothing"),
+        "{first}"
+    );
+    let second = said(&["--until", "2"]);
+    let waits = "pod ns/second: NoNodeFits: 0/1 nodes are available: 1 insufficient cpu";
+    assert!(
+        second.contains("  pod ns/second waits: NoNodeFits: ") && second.contains(waits),
+        "{second}"
+    );
+    let third = said(&["--until", "3"]);
+    assert!(
+        third.contains("  pod ns/second goes to node n") && third.contains("What waits:\n  nothing"),
+        "{third}"
+    );
+}
+
+#[test]
+fn what_waits_is_explained_at_the_point_where_the_replay_stops_and_nowhere_else() {
+    let explained = |until: &str| -> serde_json::Value {
+        serde_json::from_str(&said(&["--until", until, "--pod", "ns/second", "--json"])).unwrap()
+    };
+    let waits = explained("2");
+    assert_eq!(
+        (&waits["state"], &waits["reason"]),
+        (&"waits".into(), &"NoNodeFits".into())
+    );
+    assert_eq!(waits["would_admit"], "500m cpu less asked for");
+    assert_eq!(waits["classes"][0]["lacks"]["free"], 500);
+    let starts = explained("3");
+    assert_eq!(
+        (&starts["state"], &starts["placed_now"][0][1]),
+        (&"starts".into(), &"n".into())
+    );
+    let text = said(&["--pod", "ns/second"]);
+    assert!(
+        text.starts_with("After cycle 3 ") && text.contains("Pod ns/second: is placed now"),
+        "{text}"
+    );
+    let not_there = failure(&replay_with(&story(), &["--until", "1", "--pod", "ns/second"]));
+    assert_eq!(not_there, "duosuan: there is no pod ns/second\n", "it has not come yet");
+}
+
+#[test]
+fn a_point_behind_the_end_and_a_question_without_an_answer_are_errors() {
+    let late = failure(&replay_with(&story(), &["--until", "4"]));
+    assert_eq!(late, "duosuan: record has 3 cycles, and is to stop after cycle 4\n");
+    let nobody = failure(&replay_with(&story(), &["--explain", "ns/nobody"]));
+    assert_eq!(nobody, "duosuan: there is no claim ns/nobody\n");
+    assert!(failure(&replay_with(&story(), &["--json"])).contains("--json goes with --explain or --pod"));
 }

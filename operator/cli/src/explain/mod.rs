@@ -117,7 +117,8 @@ impl Asked {
         }
     }
 
-    fn words(&self) -> String {
+    /// The name with its kind, for people.
+    pub(crate) fn words(&self) -> String {
         match self {
             Asked::Claim(namespace, name) => format!("claim {namespace}/{name}"),
             Asked::Pod(namespace, name) => format!("pod {namespace}/{name}"),

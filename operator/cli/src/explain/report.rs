@@ -122,7 +122,7 @@ impl Report {
             .as_ref()
             .map_or_else(String::new, |queue| format!(", queue {queue}"));
         let state = match self.state {
-            "starts" => "is placed by the next cycle",
+            "starts" => "is placed now",
             "leaves" => "is being deleted",
             "of-another-scheduler" => "waits for another scheduler, which its spec.schedulerName names",
             "ended" => "has ended",

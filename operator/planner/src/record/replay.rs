@@ -1,8 +1,11 @@
 //! Replays a record on the production core, and compares what it decides.
 
-use duosuan_scheduler::{Cluster, Decision, cycle};
+use std::collections::BTreeMap;
+
+use duosuan_scheduler::{Cluster, Decision, Time, cycle};
 
 use super::{Cycle, Entry, digest};
+use crate::facts::Facts;
 
 /// A cycle that decided otherwise than the record says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +43,10 @@ fn first(recorded: &Cycle, replayed: &[Decision]) -> String {
 #[derive(Debug, Default)]
 pub struct Replay {
     cluster: Cluster,
+    /// What the core was told, if that is kept.
+    facts: Option<Facts>,
+    estimates: BTreeMap<String, Time>,
+    now: Time,
     sessions: u64,
     events: u64,
     cycles: u64,
@@ -47,6 +54,15 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// A replay that keeps what the core is told, to be explained where it stops.
+    #[must_use]
+    pub fn to_explain() -> Replay {
+        Replay {
+            facts: Some(Facts::default()),
+            ..Replay::default()
+        }
+    }
+
     /// Takes the next entry. For a cycle, its decisions.
     ///
     /// # Errors
@@ -55,18 +71,26 @@ impl Replay {
     /// at it.
     pub fn take(&mut self, entry: Entry) -> Result<Vec<Decision>, Difference> {
         match entry {
-            Entry::Start { policy, .. } => {
+            Entry::Start { policy, now } => {
                 self.cluster = Cluster::with_policy(policy);
+                self.facts = self.facts.take().map(|_| Facts::default());
+                self.estimates.clear();
+                self.now = now;
                 self.sessions += 1;
             }
             Entry::Event(event) => {
                 self.events += 1;
+                if let Some(facts) = &mut self.facts {
+                    facts.take(&event);
+                }
                 self.cluster.apply(event);
             }
             Entry::Cycle(recorded) => {
                 self.cycles += 1;
                 let decisions = cycle(&mut self.cluster, recorded.now, recorded.budget);
                 self.decisions += decisions.len() as u64;
+                self.now = recorded.now;
+                self.note_estimates(&decisions);
                 if decisions.len() != recorded.decisions || digest(&decisions) != recorded.digest {
                     return Err(Difference {
                         cycle: self.cycles,
@@ -79,6 +103,37 @@ impl Replay {
             Entry::End { .. } => {}
         }
         Ok(Vec::new())
+    }
+
+    fn note_estimates(&mut self, decisions: &[Decision]) {
+        for decision in decisions {
+            if let Decision::Reserve { claim, start } = decision {
+                match start {
+                    Some(start) => drop(self.estimates.insert(claim.clone(), *start)),
+                    None => drop(self.estimates.remove(claim)),
+                }
+            }
+        }
+    }
+
+    /// The core as it stands.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// What it was told in this session; `None` unless the replay [is to be explained](Replay::to_explain).
+    pub fn facts(&self) -> Option<&Facts> {
+        self.facts.as_ref()
+    }
+
+    /// When the last cycle was, or the session began.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// When a claim, or a pod without one, that waits is expected to start, by UID, if that was said.
+    pub fn estimate(&self, uid: &str) -> Option<Time> {
+        self.estimates.get(uid).copied()
     }
 
     /// Sessions that began so far.
