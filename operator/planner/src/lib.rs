@@ -4,6 +4,7 @@
 pub mod explain;
 pub mod facts;
 pub mod openb;
+pub mod queues;
 pub mod record;
 pub mod replay;
 pub mod simulation;

@@ -219,6 +219,7 @@ impl Model {
     }
 
     fn what_was_just_placed_fits(&self, violations: &mut Vec<Violation>) {
+        let kept_of_queues = self.kept_seats();
         for pod in self.just_placed.iter().map(|&p| &self.pods[p]) {
             let shape = self.shapes.value(pod.shape);
             let Some(seat) = pod.place.seat() else {
@@ -261,13 +262,13 @@ impl Model {
             let Some(claim) = pod.claim else { continue };
             let claim = &self.claims[claim];
             let tier = tier_index(claim.tier);
-            for &queue in self.queues[claim.queue].path.iter() {
-                let queue = &self.queues[queue];
+            for &ord in self.queues[claim.queue].path.iter() {
+                let queue = &self.queues[ord];
+                let kept = kept_of_queues.get(ord.index()).and_then(|k| k.get(tier));
                 for &(resource, _) in &shape.ask {
-                    if queue
-                        .limit(tier, resource)
-                        .is_some_and(|l| self.held_for_real(queue, tier, resource) > l)
-                    {
+                    let kept = kept.map_or(Amount::ZERO, |totals| totals.of(resource));
+                    let held = queue.used(tier, resource) - kept;
+                    if queue.limit(tier, resource).is_some_and(|limit| held > limit) {
                         violations.push(Violation(format!(
                             "pod {} was placed though queue {} is over its limit of {}",
                             pod.uid,
@@ -280,31 +281,23 @@ impl Model {
         }
     }
 
-    /// What a queue holds, without the seats that are kept for those who wait for an eviction.
-    fn held_for_real(
-        &self,
-        queue: &crate::model::QueueSlot,
-        tier: usize,
-        resource: crate::slab::ResourceOrd,
-    ) -> Amount {
-        let mut held = queue.used(tier, resource);
-        for claim in queue
-            .pending
-            .claims()
-            .chain(queue.parked.claims())
-            .filter(|&c| !self.claims[c].awaiting.is_empty())
-        {
-            for pod in self
-                .members(claim)
-                .filter(|&p| matches!(self.pods[p].place, Place::Nominated(_)))
-            {
-                let shape = self.shapes.value(self.pods[pod].shape);
-                if let Some((_, amount)) = shape.ask.iter().find(|(r, _)| *r == resource) {
-                    held -= *amount;
+    /// Seats that are kept for those who wait for an eviction, by queue and tier: others still sit there.
+    fn kept_seats(&self) -> Vec<[Totals; 3]> {
+        let mut kept: Vec<[Totals; 3]> = vec![Default::default(); self.queues.bound()];
+        let nominated = self.pods.iter().filter(|(_, p)| matches!(p.place, Place::Nominated(_)));
+        for (_, pod) in nominated {
+            let Some(claim) = pod.claim else { continue };
+            let shape = self.shapes.value(pod.shape);
+            for queue in self.queues[self.claims[claim].queue].path.iter() {
+                let of = kept
+                    .get_mut(queue.index())
+                    .and_then(|k| k.get_mut(tier_index(shape.tier)));
+                if let Some(of) = of {
+                    of.add(&shape.ask);
                 }
             }
         }
-        held
+        kept
     }
 
     fn gangs_are_whole(&self, violations: &mut Vec<Violation>) {

@@ -8,6 +8,7 @@ use super::{Round, s3_place, s3_place::Seating, s3_topology, s5_areas, victims};
 use crate::{
     amount::{Amount, Amounts},
     decision::EvictCause,
+    event::Time,
     fit::Constraint,
     index::Look,
     model::{Model, Place},
@@ -151,9 +152,30 @@ fn reclaim_borrowed(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> 
     Some(victims)
 }
 
+/// A claim that states how long it runs waits up to a part of that, one half, for those of lower priority to end by
+/// themselves: what they have done would be lost, and nobody is delayed by more than half of what he asked for.
+const PATIENCE: i64 = 2;
+
+/// True if a claim that could have others of its queue evicted is to start by itself soon enough, by its reservation. Its
+/// patience ends at a fixed time, so that those who outlive their estimates cannot keep it waiting.
+fn starts_soon(model: &mut Model, claim: ClaimOrd) -> bool {
+    let (Some(reservation), Some(length)) = (model.reservation_of(claim), model.claims[claim].expected_duration) else {
+        return false;
+    };
+    let patient_until = Time(model.claims[claim].created.0.saturating_add(length / PATIENCE));
+    let soon = reservation.start <= patient_until && model.now < patient_until;
+    if soon {
+        model.retry_at = Some(model.retry_at.map_or(patient_until, |at| at.min(patient_until)));
+    }
+    soon
+}
+
 /// From those of lower priority in the claim's own queue, and, as far as its queue is within its guarantee without them,
 /// from those who borrow.
 fn preempt(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> Option<Vec<Victim>> {
+    if starts_soon(round.model, claim) {
+        return None;
+    }
     let ask = round.model.ask_of_pods(pods);
     for limit in [FEW, usize::MAX] {
         let own = victims::below(round.model, claim, pods, limit);

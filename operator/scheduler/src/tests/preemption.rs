@@ -176,3 +176,44 @@ fn a_queue_that_never_reclaims_still_prefers_its_own_important_work() {
     world.tell(of("a-high", "a", 1, 1000));
     assert_eq!(evictions(&world.run()), ["a-low"]);
 }
+
+/// The first runs for a second and has half of that left; whoever is more important and runs as long waits for that, and has
+/// it evicted when it does not end.
+#[test]
+fn a_short_wait_is_better_than_lost_work_and_has_an_end() {
+    let mut world = World::with([node("n", 1).into()]);
+    let tell = |world: &mut World, name: &str, priority: i32, created: i64, length: i64| {
+        let mut claim = claim(name, "", &[("w", 1, 1, 1)]);
+        claim.priority = priority;
+        claim.created.0 = created;
+        claim.expected_duration = Some(length);
+        world.tell(claim);
+        let mut pod = member(&format!("{name}-0"), name, "w", 1000);
+        pod.created.0 = created;
+        world.tell(pod);
+    };
+    world.now = 1_000_000;
+    tell(&mut world, "low", 0, 1_000_000, 1000);
+    world.run();
+    world.cycle();
+    world.now += 500;
+    tell(&mut world, "high", 9, 1_000_500, 1000);
+    assert!(evictions(&world.cycle()).is_empty(), "it starts within 500 ms");
+    world.now += 499;
+    assert!(evictions(&world.cycle()).is_empty());
+    world.now += 1;
+    assert_eq!(evictions(&world.cycle()), ["low-0"], "it did not end when it said");
+
+    // With nothing stated, or with more to wait for, nobody waits.
+    for (length, left) in [(100, 500), (1000, 600)] {
+        let mut world = World::with([node("n", 1).into()]);
+        world.now = 1_000_000;
+        tell(&mut world, "low", 0, 1_000_000, 1000);
+        world.run();
+        world.cycle();
+        world.now += 1000 - left;
+        let now = world.now;
+        tell(&mut world, "high", 9, now, length);
+        assert_eq!(evictions(&world.cycle()), ["low-0"]);
+    }
+}
