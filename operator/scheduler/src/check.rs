@@ -1,5 +1,7 @@
 //! The invariants. Everything is computed anew from the pods and compared with what the model says.
 
+mod relations;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
@@ -26,6 +28,7 @@ impl Cluster {
         model.queues_use_what_their_claims_hold(&mut violations);
         model.queues_keep_what_they_do_not_lend(&mut violations);
         model.what_was_just_placed_fits(&mut violations);
+        model.nobody_is_near_whom_to_avoid(&mut violations);
         model.gangs_are_whole(&mut violations);
         model.references_meet(&mut violations);
         if violations.is_empty() { Ok(()) } else { Err(violations) }

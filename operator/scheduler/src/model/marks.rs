@@ -4,7 +4,7 @@
 mod lookup;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -16,7 +16,7 @@ use crate::{
     intern::{Counted, Fresh},
     model::{
         Model, PodSlot, Shape,
-        rules::{Check, Compiled, Effect, Labels, Mark, Rule},
+        rules::{Check, Compiled, Effect, Labels, Mark, Peers, Rule},
     },
     slab::{HitsOrd, IdentityOrd, MarkOrd, PodOrd, ShapeOrd},
 };
@@ -47,6 +47,8 @@ pub(crate) struct Marks {
     matching: Lookup,
     having: Lookup,
     identities: Counted<IdentityOrd, Identity>,
+    /// Those of each namespace.
+    by_namespace: HashMap<String, BTreeSet<IdentityOrd>>,
     /// By identity.
     standing: Vec<Standing>,
     hits: Fresh<HitsOrd, Vec<MarkOrd>>,
@@ -69,6 +71,7 @@ impl Marks {
                 matching: self.found(&self.matching, self.identities.value(ord), true),
                 ..Default::default()
             };
+            self.by_namespace.entry(namespace.to_owned()).or_default().insert(ord);
             if ord.index() >= self.standing.len() {
                 self.standing.resize(ord.index() + 1, Standing::default());
             }
@@ -80,11 +83,32 @@ impl Marks {
     }
 
     fn release_identity(&mut self, ord: IdentityOrd) {
+        if self.identities.references(ord) == 1 {
+            let namespace = &self.identities.value(ord).namespace;
+            if let Some(theirs) = self.by_namespace.get_mut(namespace) {
+                theirs.remove(&ord);
+                if theirs.is_empty() {
+                    self.by_namespace.remove(namespace);
+                }
+            }
+        }
         if self.identities.release(ord)
             && let Some(gone) = self.standing.get_mut(ord.index()).map(std::mem::take)
             && let Some(hits) = gone.hits
         {
             self.hits.release(hits);
+        }
+    }
+
+    /// The identities that a mark may speak of: those of the namespaces that it names, if it names them.
+    fn candidates(&self, mark: &Mark) -> Vec<IdentityOrd> {
+        let named = mark.peers().iter().find_map(Peers::only_namespaces);
+        match named {
+            Some(named) => {
+                let theirs = named.iter().filter_map(|name| self.by_namespace.get(name));
+                theirs.flatten().copied().collect()
+            }
+            None => self.identities.iter().map(|(identity, _)| identity).collect(),
         }
     }
 
@@ -144,6 +168,12 @@ impl Marks {
             self.hits.release(old);
         }
         new
+    }
+
+    /// True if a term that is asked about for a pod that is to be placed speaks of the pods of an identity.
+    pub(crate) fn includes(&self, peers: &Peers, ord: IdentityOrd) -> bool {
+        let identity = self.identity(ord);
+        peers.include(&identity.namespace, &identity.labels, &self.namespaces, true)
     }
 
     /// Marks that count the pods of an identity.
@@ -261,13 +291,8 @@ impl Model {
             return ord;
         }
         self.marks.matching.change(&mark, |marks| marks.push(ord));
-        let spoken_of: Vec<IdentityOrd> = self
-            .marks
-            .identities
-            .iter()
-            .filter(|(_, identity)| self.marks.speaks_of(&mark, identity, true))
-            .map(|(identity, _)| identity)
-            .collect();
+        let mut spoken_of = self.marks.candidates(&mark);
+        spoken_of.retain(|&identity| self.marks.speaks_of(&mark, self.marks.identity(identity), true));
         let mut seated = 0;
         for identity in spoken_of {
             if let Some(standing) = self.marks.standing.get_mut(identity.index()) {
@@ -311,8 +336,17 @@ impl Model {
             return;
         }
         self.marks.matching.change(&gone, |marks| marks.retain(|m| *m != ord));
-        for standing in &mut self.marks.standing {
-            standing.matching.retain(|m| *m != ord);
+        let mut seated = 0;
+        for identity in self.marks.candidates(&gone) {
+            if let Some(standing) = self.marks.standing.get_mut(identity.index())
+                && standing.matching.contains(&ord)
+            {
+                standing.matching.retain(|m| *m != ord);
+                seated += standing.seated;
+            }
+        }
+        if seated == 0 {
+            return;
         }
         let nodes: Vec<_> = self.nodes.iter().map(|(node, _)| node).collect();
         for node in nodes {
@@ -365,10 +399,11 @@ impl Model {
     fn count_namespace_anew(&mut self, name: &str) {
         let theirs: Vec<IdentityOrd> = self
             .marks
-            .identities
-            .iter()
-            .filter(|(_, identity)| identity.namespace == name)
-            .map(|(identity, _)| identity)
+            .by_namespace
+            .get(name)
+            .into_iter()
+            .flatten()
+            .copied()
             .collect();
         let mut changed = false;
         let mut after = Vec::with_capacity(theirs.len());

@@ -76,6 +76,11 @@ impl Peers {
         (anchor, self.selector.is_some())
     }
 
+    /// The namespaces of these pods, if they are in no others, whatever the labels of namespaces.
+    pub(crate) fn only_namespaces(&self) -> Option<&[String]> {
+        self.namespace_selector.is_none().then_some(&self.namespaces)
+    }
+
     /// True for a selector that matches every pod; spread counts none by it.
     fn is_everybody(&self) -> bool {
         self.selector.as_ref().is_some_and(Vec::is_empty)
