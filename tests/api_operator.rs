@@ -18,13 +18,10 @@ mod binary;
 mod lab;
 #[path = "operator/reclaim.rs"]
 mod reclaim;
-<<<<<<< HEAD
 #[path = "operator/refused.rs"]
 mod refused;
-=======
 #[path = "operator/relations.rs"]
 mod relations;
->>>>>>> 26b9d80 (Try on a real API server that pods keep apart, spread, and follow the labels of namespaces)
 
 use std::collections::BTreeMap;
 
