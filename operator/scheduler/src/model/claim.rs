@@ -66,6 +66,8 @@ pub(crate) struct ClaimSlot {
     pub(crate) listed_end: Option<Time>,
     /// When all its minima were first seen to be met.
     pub(crate) started: Option<Time>,
+    /// It has fewer pods than its minima, as last looked.
+    pub(crate) short: bool,
     /// Since when it has had some of its pods and not all.
     pub(crate) broken_since: Option<Time>,
     /// Pods that it waits for to go.
@@ -188,6 +190,7 @@ impl Model {
             listed_running: false,
             listed_end: None,
             started: None,
+            short: false,
             broken_since: None,
             awaiting: BTreeSet::new(),
             reported: None,

@@ -240,8 +240,8 @@ impl Model {
             };
             let had_trouble = self.pods[ord].trouble.take().is_some();
             // From now on it counts that others of its gang are not there.
-            let waits = self.pods[ord].claim.is_some_and(|c| self.claims[c].listed_pending);
-            if first && (had_trouble || waits) {
+            let breaks = |c| self.claims[c].short && self.claims[c].broken_since.is_none();
+            if first && (had_trouble || self.pods[ord].claim.is_some_and(breaks)) {
                 self.mark_claim_of(ord);
             }
         }

@@ -63,6 +63,7 @@ pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
     }
     model.note_end(ord);
     let claim = &mut model.claims[ord];
+    claim.short = short;
     if claim.known && is_broken {
         claim.broken_since.get_or_insert(now);
         model.broken.insert(ord);

@@ -189,3 +189,16 @@ fn an_eviction_that_is_refused_is_ordered_again_later_each_time() {
     assert_eq!(at.len(), 4);
     assert_eq!(at, [0, 5_000, 15_000, 35_000]);
 }
+
+#[test]
+fn a_gang_that_loses_a_pod_while_it_is_being_bound_is_broken_from_the_first_that_is() {
+    let mut world = decided();
+    world.tell(Event::PodGone("g-1".into()));
+    world.cycle();
+    world.now += 100_000;
+    bound(&mut world, "g-0");
+    bound(&mut world, "g-2");
+    assert!(evictions(&world.cycle()).is_empty());
+    world.now += 60_000;
+    assert_eq!(evictions(&world.cycle()), ["g-0", "g-2"]);
+}
