@@ -51,6 +51,7 @@ fairnessHalfLife: 1h
         "ColocationPolicy",
         "
 nodeSelector: {a: b}
+placement: {cpuPercent: 80, memoryPercent: 90}
 reclaim: {quantilePercent: 98, cpuMarginPercent: 10, memoryMarginPercent: 10, growthPercent: 10, hold: 60s, expire: 5m}
 guards:
   cpu: {stallMilli: 100, floor: 1}

@@ -45,6 +45,9 @@ pub struct ColocationPolicySpec {
     /// `act`: the agent offers capacity and enforces the guards. `observe`: it only reports what it would do.
     #[serde(default)]
     pub mode: Mode,
+    /// Load over which a selected node gets no new pod.
+    #[serde(default)]
+    pub placement: Placement,
     /// What is offered to mid and batch.
     #[serde(default)]
     pub reclaim: Reclaim,
@@ -75,6 +78,21 @@ impl ColocationPolicySpec {
         .filter_map(|(field, given)| given.then_some(field))
         .collect()
     }
+}
+
+/// Load over which a node gets no new pod, of any tier: what the node uses, or what its forecast expects over the next
+/// minutes if that is more. What runs there stays. Below the line by 5 percent of the capacity, the node gets pods again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// CPU in use over which a node gets no new pod, in percent of its capacity, 10 to 100. Absent: no line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 100))]
+    pub cpu_percent: Option<u32>,
+    /// Memory in use over which a node gets no new pod, in percent of its capacity, 10 to 100. Absent: no line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 100))]
+    pub memory_percent: Option<u32>,
 }
 
 /// Whether the agent acts.

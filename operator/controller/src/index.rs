@@ -198,6 +198,7 @@ impl Index {
             Fact::Policy(name, policy) => {
                 let policy::Policy {
                     expire,
+                    lines,
                     status,
                     generation,
                     suspended,
@@ -210,7 +211,7 @@ impl Index {
                     ignored,
                 };
                 self.policies.insert(name.clone(), entry);
-                self.nodes.policy(name, expire);
+                self.nodes.policy(name, Some((expire, lines)));
             }
             Fact::PolicyGone(name) => {
                 self.policies.remove(&name);

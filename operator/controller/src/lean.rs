@@ -443,10 +443,27 @@ pub struct ReportStatus {
     pub time: Option<String>,
     /// Policy that the node follows.
     pub policy: Option<String>,
+    /// Use of the node.
+    pub usage: Texts,
+    /// Capacity of the node.
+    pub capacity: Texts,
+    /// Use and forecast by tier.
+    #[serde(deserialize_with = "list")]
+    pub tiers: Vec<ReportedTier>,
     /// GPUs: a list of `GpuReport`.
     pub gpus: Unread,
     /// What the agent says of itself.
     pub conditions: Vec<ReportCondition>,
+}
+
+/// A tier in a node's report.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReportedTier {
+    /// Used now.
+    pub usage: Texts,
+    /// Expected over the next minutes.
+    pub forecast_peak: Texts,
 }
 
 /// A condition of a node's report.

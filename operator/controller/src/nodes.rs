@@ -6,7 +6,10 @@ use duosuan_crds::{RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU, 
 use duosuan_scheduler::{Event, Time, event};
 
 use crate::{
-    translate::node::{Answer, Report},
+    translate::{
+        node::{Answer, Report},
+        policy::Lines,
+    },
     volumes::ATTACHED,
 };
 
@@ -16,6 +19,10 @@ mod settling;
 
 /// Age of a report over which nothing is placed by it, unless a policy says otherwise: 5 min.
 const EXPIRE: i64 = 5 * 60 * 1000;
+
+/// A node that was over a line gets pods again when its load is below the line by so many thousandths of its capacity, so
+/// that it does not swing with each report.
+const COOLED: i64 = 50;
 
 /// What an agent lends, and a kubelet learns of only by its watch.
 const LENT: [&str; 4] = [
@@ -31,6 +38,7 @@ struct Entry {
     lent: BTreeMap<&'static str, Settling>,
     report: Option<(Report, Time)>,
     stale: bool,
+    hot: bool,
 }
 
 impl Entry {
@@ -43,7 +51,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct Nodes {
     entries: HashMap<String, Entry>,
-    expire: BTreeMap<String, i64>,
+    policies: BTreeMap<String, (Option<i64>, Lines)>,
     reports_served: bool,
 }
 
@@ -121,18 +129,24 @@ impl Nodes {
             }
             return None;
         }
-        let stale = entry.stale;
+        let (stale, hot) = (entry.stale, entry.hot);
         let due = entry.due(now);
         let event = self.event(&name, now);
-        let news = due || gpus != gpus_before || self.entries.get(&name).is_some_and(|e| e.stale != stale);
+        let news = due
+            || gpus != gpus_before
+            || self
+                .entries
+                .get(&name)
+                .is_some_and(|e| (e.stale, e.hot) != (stale, hot));
         event.filter(|_| news)
     }
 
-    /// A policy says after how many milliseconds a report expires, or says so no more.
-    pub fn policy(&mut self, name: String, expire: Option<i64>) {
-        match expire {
-            Some(expire) => drop(self.expire.insert(name, expire)),
-            None => drop(self.expire.remove(&name)),
+    /// A policy says after how many milliseconds a report expires and over which load a node gets no new pod, or it is
+    /// gone.
+    pub fn policy(&mut self, name: String, says: Option<(Option<i64>, Lines)>) {
+        match says {
+            Some(says) => drop(self.policies.insert(name, says)),
+            None => drop(self.policies.remove(&name)),
         }
     }
 
@@ -142,12 +156,15 @@ impl Nodes {
         self.aged(now)
     }
 
-    /// Nodes whose reports have become too old, or are so no more, or whose raised amounts have settled.
+    /// Nodes whose reports have become too old, or are so no more, whose load is judged otherwise by their policy now, or
+    /// whose raised amounts have settled.
     pub fn aged(&mut self, now: Time) -> Vec<Event> {
         let mut names: Vec<String> = self
             .entries
             .iter()
-            .filter(|(_, e)| e.node.is_some() && (self.stale(e, now) != e.stale || e.due(now)))
+            .filter(|(_, e)| {
+                e.node.is_some() && (self.stale(e, now) != e.stale || self.hot(e, now) != e.hot || e.due(now))
+            })
             .map(|(name, _)| name.clone())
             .collect();
         names.sort_unstable();
@@ -190,25 +207,44 @@ impl Nodes {
         match &entry.report {
             // Missing is never fresh.
             None => true,
-            Some((report, seen)) => {
-                let expire = report
-                    .policy
-                    .as_ref()
-                    .and_then(|p| self.expire.get(p))
-                    .copied()
-                    .unwrap_or(EXPIRE);
-                report.time.is_none() || now.0.saturating_sub(seen.0) > expire
-            }
+            Some((report, seen)) => report.time.is_none() || now.0.saturating_sub(seen.0) > self.says(report).0,
         }
+    }
+
+    /// After how many milliseconds a report expires, and the lines of its policy.
+    fn says(&self, report: &Report) -> (i64, Lines) {
+        let (expire, lines) = report
+            .policy
+            .as_ref()
+            .and_then(|name| self.policies.get(name))
+            .copied()
+            .unwrap_or_default();
+        (expire.unwrap_or(EXPIRE), lines)
+    }
+
+    /// Whether a node's load is over the line of its policy. What is too old to be known is over no line.
+    fn hot(&self, entry: &Entry, now: Time) -> bool {
+        let Some((report, seen)) = &entry.report else {
+            return false;
+        };
+        let (expire, lines) = self.says(report);
+        let margin = if entry.hot { COOLED } else { 0 };
+        let over = |load: i64, line: Option<u32>| line.is_some_and(|line| load > i64::from(line) * 10 - margin);
+        report.time.is_some()
+            && now.0.saturating_sub(seen.0) <= expire
+            && (over(report.load.cpu, lines.cpu) || over(report.load.memory, lines.memory))
     }
 
     /// The node as the core shall see it.
     fn event(&mut self, name: &str, now: Time) -> Option<Event> {
-        let stale = self.stale(self.entries.get(name)?, now);
+        let (stale, hot) = (
+            self.stale(self.entries.get(name)?, now),
+            self.hot(self.entries.get(name)?, now),
+        );
         let entry = self.entries.get_mut(name)?;
-        entry.stale = stale;
+        (entry.stale, entry.hot) = (stale, hot);
         let mut node = entry.node.clone()?;
-        node.stale = stale;
+        (node.stale, node.hot) = (stale, hot);
         for (resource, lent) in &mut entry.lent {
             let counts = lent.advance(now);
             if let Some(amount) = node.allocatable.get_mut(*resource) {
@@ -230,6 +266,7 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
+    use crate::translate::node::Load;
 
     fn node(batch: i64) -> event::Node {
         event::Node {
@@ -243,6 +280,7 @@ mod tests {
         Report {
             time: Some(Timestamp::from_millisecond(millis).unwrap()),
             policy: Some("p".into()),
+            load: Load::default(),
             answer: Answer::Follows,
             gpus: vec![],
         }
@@ -279,7 +317,7 @@ mod tests {
             reports_served: true,
             ..Nodes::default()
         };
-        nodes.policy("p".into(), Some(1000));
+        nodes.policy("p".into(), Some((Some(1000), Lines::default())));
         nodes.node(node(1000), Time(0));
         nodes.report("n".into(), Some(report(0)), Time(0));
         assert_eq!(stale(nodes.aged(Time(1001)).pop()), Some(true));
@@ -349,5 +387,42 @@ mod tests {
         assert_eq!(seen.gpus, [gpu]);
         assert_eq!(nodes.report("n".into(), Some(with_gpu), Time(3)), None);
         assert_eq!(nodes.followers("p"), [("n", &Answer::Follows)]);
+    }
+
+    #[test]
+    fn a_node_over_the_line_of_its_policy_is_hot_until_it_is_well_below_or_not_known_any_more() {
+        let mut nodes = Nodes {
+            reports_served: true,
+            ..Nodes::default()
+        };
+        let lines = Lines {
+            cpu: Some(80),
+            memory: None,
+        };
+        nodes.policy("p".into(), Some((Some(60_000), lines)));
+        nodes.node(node(0), Time(0));
+        let hot = |event: Option<Event>| match event {
+            Some(Event::Node(node)) => Some(node.hot),
+            _ => None,
+        };
+        let mut now = 0;
+        let mut report = |nodes: &mut Nodes, cpu, memory| {
+            now += 1000;
+            let report = Report {
+                load: Load { cpu, memory },
+                ..report(now)
+            };
+            hot(nodes.report("n".into(), Some(report), Time(now)))
+        };
+        assert_eq!(report(&mut nodes, 800, 1000), None, "at the line, and memory has none");
+        assert_eq!(report(&mut nodes, 801, 0), Some(true));
+        assert_eq!(report(&mut nodes, 751, 0), None, "it does not swing");
+        assert_eq!(report(&mut nodes, 750, 0), Some(false));
+        assert_eq!(report(&mut nodes, 900, 0), Some(true));
+        assert_eq!(nodes.aged(Time(60_000)), []);
+        assert_eq!(hot(nodes.aged(Time(66_000)).pop()), Some(false), "too old to be known");
+        assert_eq!(report(&mut nodes, 900, 0), Some(true));
+        nodes.policy("p".into(), None);
+        assert_eq!(hot(nodes.aged(Time(6_000)).pop()), Some(false), "nobody draws a line");
     }
 }

@@ -98,6 +98,8 @@ pub struct Node {
     pub gpus: Vec<Gpu>,
     /// The node's report is too old to place anything of the mid or batch tier by it.
     pub stale: bool,
+    /// The node's load, measured or forecast, is over the line of its policy: it gets no new pod.
+    pub hot: bool,
     /// Where it stands.
     pub location: Location,
 }

@@ -29,6 +29,8 @@ pub(crate) enum Constraint {
     Gpus,
     /// The node's report is too old for this tier; everything else fits.
     Stale,
+    /// The node's load is over the line of its policy; everything else fits.
+    Hot,
     /// The node has no label that a required topology spread divides the nodes by.
     SpreadLabel,
     /// Required topology spread.
@@ -57,6 +59,7 @@ impl Model {
             Constraint::Resource(resource) => format!("insufficient {}", self.resources.name(resource)),
             Constraint::Gpus => "insufficient free GPUs".into(),
             Constraint::Stale => "stale report".into(),
+            Constraint::Hot => "load over the policy's line".into(),
             Constraint::SpreadLabel => "topology spread (no such label)".into(),
             Constraint::Spread => "topology spread".into(),
             Constraint::PodAffinity => "pod affinity".into(),
@@ -126,6 +129,9 @@ impl Model {
         };
         if self.too_stale(shape, node) {
             return Err(Constraint::Stale);
+        }
+        if node.hot {
+            return Err(Constraint::Hot);
         }
         Ok(devices)
     }

@@ -7,7 +7,7 @@ use duosuan_scheduler::event::{self, Gpu, Location, Taint};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{FieldError, amounts, quantity};
-use crate::lean::{self, Object};
+use crate::lean::{self, Object, Texts};
 
 /// GPUs that one node may have; a number that is larger is a mistake and not memory to allocate.
 const MOST_GPUS: i64 = 1024;
@@ -85,6 +85,7 @@ pub fn read(object: &Object<lean::Node>) -> (event::Node, Vec<FieldError>) {
             .collect(),
         allocatable,
         stale: false,
+        hot: false,
         location: LocationLabels::default().read(&labels),
         labels,
     };
@@ -98,10 +99,22 @@ pub struct Report {
     pub time: Option<Timestamp>,
     /// Policy that the node follows.
     pub policy: Option<String>,
+    /// Load of the node; zero where it is not known.
+    pub load: Load,
     /// What the agent makes of that policy.
     pub answer: Answer,
     /// GPUs by index; an index that the report leaves out is a device that cannot be used.
     pub gpus: Vec<Gpu>,
+}
+
+/// Load of a node: what is used, or what is to be expected over the next minutes if that is more, in thousandths of the
+/// node's capacity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Of its CPU.
+    pub cpu: i64,
+    /// Of its memory.
+    pub memory: i64,
 }
 
 /// What an agent makes of the policy that its node follows.
@@ -135,6 +148,7 @@ pub fn report(object: Object<lean::Report>) -> Result<Report, FieldError> {
                 .map_err(|e| FieldError::new("status.time", format!("{text:?}: {e}")))
         })
         .transpose()?;
+    let load = load(&status.usage, &status.capacity, &status.tiers)?;
     let reports: Option<Vec<GpuReport>> = status.gpus.read_list().map_err(|e| FieldError::new("status.gpus", e))?;
     let mut gpus = Vec::new();
     for gpu in reports.into_iter().flatten() {
@@ -165,9 +179,38 @@ pub fn report(object: Object<lean::Report>) -> Result<Report, FieldError> {
     }
     Ok(Report {
         time,
+        load,
         answer,
         policy: status.policy,
         gpus,
+    })
+}
+
+/// Load by what a report says of use and of tiers. What is used by no tier (the system, and pods that nobody has
+/// classified) is expected to stay as it is.
+fn load(usage: &Texts, capacity: &Texts, tiers: &[lean::ReportedTier]) -> Result<Load, FieldError> {
+    let of = |resource: &str| -> Result<i64, FieldError> {
+        let read = |amounts: &Texts, field: &str| {
+            amounts.get(resource).map_or(Ok(0), |text| {
+                quantity::amount(resource, text).map_err(|e| FieldError::new(format!("{field}[{resource}]"), e))
+            })
+        };
+        let mut peak = i128::from(read(usage, "status.usage")?);
+        for (i, tier) in tiers.iter().enumerate() {
+            let used = read(&tier.usage, &format!("status.tiers[{i}].usage"))?;
+            let expected = read(&tier.forecast_peak, &format!("status.tiers[{i}].forecastPeak"))?;
+            peak += i128::from(expected.saturating_sub(used).max(0));
+        }
+        let all = i128::from(read(capacity, "status.capacity")?);
+        Ok(if all == 0 {
+            0
+        } else {
+            i64::try_from(peak * 1000 / all).unwrap_or(i64::MAX)
+        })
+    };
+    Ok(Load {
+        cpu: of("cpu")?,
+        memory: of("memory")?,
     })
 }
 
@@ -209,6 +252,7 @@ mod tests {
             .into(),
             gpus: vec![t4.clone(), t4],
             stale: false,
+            hot: false,
             location: Location::default(),
         };
         assert_eq!(node, expected);
@@ -269,5 +313,26 @@ mod tests {
         assert_eq!(report(empty), Ok(Report::default()));
         let broken = serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"gpus": "many"}})).unwrap();
         assert_eq!(report(broken).unwrap_err().field, "status.gpus");
+    }
+
+    #[test]
+    fn load_is_what_is_used_or_expected_if_that_is_more() {
+        let load = |status: serde_json::Value| {
+            let object = json!({"metadata": {"name": "n"}, "status": status});
+            report(serde_json::from_value(object).unwrap()).unwrap().load
+        };
+        let mut status = json!({
+            "usage": {"cpu": "5", "memory": "1Gi"}, "capacity": {"cpu": "10", "memory": "4Gi"},
+            "tiers": [
+                {"tier": "prod", "usage": {"cpu": "2"}, "forecastPeak": {"cpu": "4500m"}},
+                {"tier": "batch", "usage": {"cpu": "1"}, "forecastPeak": {"cpu": "500m"}},
+            ],
+        });
+        assert_eq!(load(status.clone()), Load { cpu: 750, memory: 250 });
+        status["capacity"] = json!({});
+        assert_eq!(load(status), Load::default(), "what is not known is not over any line");
+        let object = json!({"status": {"usage": {"cpu": "lots"}}});
+        let error = report(serde_json::from_value(object).unwrap()).unwrap_err();
+        assert_eq!(error.field, "status.usage[cpu]");
     }
 }

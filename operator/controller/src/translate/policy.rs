@@ -10,6 +10,8 @@ use crate::lean::{self, Object};
 pub struct Policy {
     /// Age of a report, in milliseconds, over which nothing is placed by it.
     pub expire: Option<i64>,
+    /// Load over which a node gets no new pod.
+    pub lines: Lines,
     /// Status, as it was read; `None` if it cannot be understood.
     pub status: Option<ColocationPolicyStatus>,
     /// `metadata.generation`.
@@ -18,6 +20,15 @@ pub struct Policy {
     pub suspended: bool,
     /// Fields that nothing is done about yet.
     pub ignored: Vec<&'static str>,
+}
+
+/// Load over which a node gets no new pod, in percent of its capacity; `None` draws no line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// Of its CPU.
+    pub cpu: Option<u32>,
+    /// Of its memory.
+    pub memory: Option<u32>,
 }
 
 /// Reads a policy.
@@ -43,6 +54,10 @@ pub fn read(object: Object<lean::Policy>) -> Result<Policy, FieldError> {
         status,
         generation: object.metadata.generation.unwrap_or_default(),
         suspended: spec.suspended,
+        lines: Lines {
+            cpu: spec.placement.cpu_percent,
+            memory: spec.placement.memory_percent,
+        },
         ignored,
     })
 }

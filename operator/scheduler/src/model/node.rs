@@ -35,6 +35,7 @@ pub(crate) struct NodeSlot {
     pub(crate) taints: Vec<TaintOrd>,
     pub(crate) unschedulable: bool,
     pub(crate) stale: bool,
+    pub(crate) hot: bool,
     pub(crate) allocatable: Totals,
     pub(crate) used: Totals,
     pub(crate) devices: Vec<Device>,
@@ -206,6 +207,7 @@ impl Model {
             && node.labels == event.labels
             && node.unschedulable == event.unschedulable
             && node.stale == event.stale
+            && node.hot == event.hot
             && node.location == event.location;
         if same {
             return false;
@@ -225,6 +227,7 @@ impl Model {
         node.labels = event.labels.clone();
         node.unschedulable = event.unschedulable;
         node.stale = event.stale;
+        node.hot = event.hot;
         self.areas.leave(&left);
         self.find_domains(ord);
         self.count_capacity(ord, true);

@@ -117,7 +117,16 @@ pub(super) fn say_no_place(round: &mut Round<'_>, claim: ClaimOrd, no_place: &No
     } else {
         "it"
     };
-    let change = nearest(round, no_place.look).map(|change| format!("{subject} would fit if {change}"));
+    let hot = against
+        .iter()
+        .find(|(c, _)| *c == Constraint::Hot)
+        .map(|(_, nodes)| *nodes);
+    let change = match hot {
+        Some(nodes) => Some(format!(
+            "{subject} would fit as soon as the load of one of {nodes} nodes falls below the line of its policy"
+        )),
+        None => nearest(round, no_place.look).map(|change| format!("{subject} would fit if {change}")),
+    };
     let reason = Reason::NoNodeFits {
         constraint,
         placed: no_place.placed,
@@ -137,7 +146,7 @@ fn nearest(round: &mut Round<'_>, look: Look) -> Option<String> {
     let (model, index, policy) = (&*round.model, &mut *round.index, round.policy);
     let shape = model.shapes.value(look.shape);
     let mut best: Option<(i128, u64, String)> = None;
-    for (ord, node) in model.nodes.iter().filter(|(_, n)| n.present) {
+    for (ord, node) in model.nodes.iter().filter(|(_, n)| n.present && !n.hot) {
         let refused = model.fits_ever(shape, node).is_err()
             || node.port_conflict(&shape.ports)
             || index.related(model, policy, look, ord).is_err();

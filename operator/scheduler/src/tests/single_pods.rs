@@ -154,6 +154,37 @@ fn higher_priority_goes_first_then_the_older_then_the_uid() {
 }
 
 #[test]
+fn a_node_whose_load_is_over_the_line_keeps_what_it_has_and_takes_nothing_new() {
+    let mut hot = node("a", 8);
+    let mut world = World::with([hot.clone().into(), pod("first", 500).into()]);
+    assert_eq!(binds(&world.cycle()), [("first", "a")]);
+    hot.hot = true;
+    world.tell(hot.clone());
+    world.tell(pod("second", 500));
+    let decisions = world.cycle();
+    assert_eq!(
+        decisions.iter().filter(|d| matches!(d, Decision::Evict { .. })).count(),
+        0
+    );
+    let Some(Decision::Pending {
+        reason,
+        counterfactual: Some(change),
+        ..
+    }) = decisions.first()
+    else {
+        panic!("{decisions:?}")
+    };
+    assert_eq!(reason.name(), "NoNodeFits");
+    assert_eq!(
+        change,
+        "it would fit as soon as the load of one of 1 nodes falls below the line of its policy"
+    );
+    hot.hot = false;
+    world.tell(hot);
+    assert_eq!(binds(&world.cycle()), [("second", "a")]);
+}
+
+#[test]
 fn a_stale_node_takes_nothing_new_of_batch_but_prod() {
     let mut stale = node("a", 8);
     stale.stale = true;
