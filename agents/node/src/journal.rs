@@ -123,8 +123,24 @@ impl Journal {
     ///
     /// If it could not be put on disk: then the change must not be made.
     pub fn set(&mut self, entry: Entry) -> anyhow::Result<()> {
-        self.append(&Line::Set(entry.clone()))?;
-        self.entries.insert(entry.key(), entry);
+        self.set_all(vec![entry])
+    }
+
+    /// Notes changes that are about to be made, all with one wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// If they could not be put on disk: then none of the changes must be made.
+    pub fn set_all(&mut self, entries: Vec<Entry>) -> anyhow::Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.append(entries.iter().map(|entry| Line::Set(entry.clone())))?;
+        self.entries
+            .extend(entries.into_iter().map(|entry| (entry.key(), entry)));
+        if self.size > COMPACT_AT {
+            self.compact()?;
+        }
         Ok(())
     }
 
@@ -135,23 +151,28 @@ impl Journal {
     /// If it could not be put on disk: a successor would restore once more, which does no harm.
     pub fn restored(&mut self, key: &Key) -> anyhow::Result<()> {
         self.entries.remove(key);
-        self.append(&Line::Restored {
+        let line = Line::Restored {
             path: key.0.clone(),
             file: key.1.clone(),
-        })
+        };
+        self.append(std::iter::once(line))?;
+        if self.size > COMPACT_AT {
+            self.compact()?;
+        }
+        Ok(())
     }
 
-    fn append(&mut self, line: &Line) -> anyhow::Result<()> {
-        let mut text = serde_json::to_string(line)?;
-        text.push('\n');
+    fn append(&mut self, lines: impl Iterator<Item = Line>) -> anyhow::Result<()> {
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(&serde_json::to_string(&line)?);
+            text.push('\n');
+        }
         self.file
             .write_all(text.as_bytes())
             .and_then(|()| self.file.sync_data())
             .with_context(|| format!("writing the journal {}", self.path.display()))?;
         self.size += text.len() as u64;
-        if self.size > COMPACT_AT {
-            self.compact()?;
-        }
         Ok(())
     }
 
@@ -268,6 +289,26 @@ mod tests {
         }
         assert!(std::fs::metadata(&path).unwrap().len() <= COMPACT_AT + 1_000);
         assert_eq!(journal.entries().len(), 1);
+    }
+
+    /// The change that made the journal too large was not in the new file: an agent killed right then left it for ever.
+    #[test]
+    fn a_change_that_has_the_journal_rewritten_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let mut journal = Journal::open(&path, "boot").unwrap();
+        let (mut n, mut size) = (0, journal.size);
+        while journal.size >= size {
+            size = journal.size;
+            n += 1;
+            journal.set(entry("a", &format!("{n} 100000"))).unwrap();
+        }
+        drop(journal);
+        let journal = Journal::open(&path, "boot").unwrap();
+        assert_eq!(
+            journal.entries().values().cloned().collect::<Vec<_>>(),
+            [entry("a", &format!("{n} 100000"))]
+        );
     }
 
     #[test]
