@@ -14,12 +14,12 @@ pub struct Guards {
     /// CPU guard: when prod waits for CPU, batch is cut at once and given back slowly.
     #[serde(default)]
     pub cpu: CpuGuard,
-    /// Memory guard: when memory runs short, batch gives its page cache and then its growth back before prod loses any.
-    /// Not acted on yet: the condition `Honoured` says so.
+    /// Memory guard: when memory runs short, batch gives its page cache and then its growth back before prod loses any, and
+    /// the kernel takes what prod asked for last. Absent: on, with its defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryGuard>,
-    /// IO guard: when prod waits for its disks, batch's share of them is cut at once and given back slowly. Not acted on
-    /// yet: the condition `Honoured` says so.
+    /// IO guard: when prod waits for its disks, batch's share of them is cut at once and given back slowly. Absent: on,
+    /// with its defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io: Option<IoGuard>,
     /// Guard of the last-level cache and of memory bandwidth, by the kernel's resctrl: batch is held to a part of both.

@@ -66,8 +66,6 @@ impl ColocationPolicySpec {
     pub fn not_acted_on(&self) -> Vec<&'static str> {
         let guards = &self.guards;
         [
-            ("spec.guards.memory", guards.memory.is_some()),
-            ("spec.guards.io", guards.io.is_some()),
             ("spec.guards.llc", guards.llc.is_some()),
             ("spec.guards.network", guards.network.is_some()),
             ("spec.guards.gpu", guards.gpu.is_some()),

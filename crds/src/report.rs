@@ -120,6 +120,10 @@ pub struct Pressure {
     pub io_milli: u32,
     /// CPU stall of prod's pods, less what they suffer from their own limits.
     pub prod_cpu_milli: u32,
+    /// Memory stall of prod's pods, of those that do not run into their own limits.
+    pub prod_memory_milli: u32,
+    /// IO stall of prod's pods.
+    pub prod_io_milli: u32,
 }
 
 /// One GPU.
@@ -148,17 +152,22 @@ pub struct GpuReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GuardReport {
-    /// Name of the guard: `cpu`.
+    /// Name of the guard: `cpu`, `io`, `memory`.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// `Idle`: nothing is cut. `Suppressing`: batch is cut. `Recovering`: it is being given back. `Off`: switched off, or the
     /// kernel cannot do it.
     #[schemars(extend("enum" = ["Idle", "Suppressing", "Recovering", "Off"]))]
     pub state: String,
-    /// CPU that the guard allows batch now, in milli-cores; absent if unlimited.
+    /// What the guard allows batch now: of `cpu` in milli-cores, of `io` in thousandths of what batch did when it was cut.
+    /// Absent if unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub limit_milli: Option<i64>,
+    /// Memory that the guard of `memory` allows batch now, page cache included, in bytes; absent if unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub limit_bytes: Option<i64>,
     /// Times that the guard cut batch since the agent's start.
     #[serde(default)]
     pub cuts: u64,

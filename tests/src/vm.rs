@@ -24,13 +24,15 @@ const BOOT: Duration = Duration::from_secs(60);
 const COMMAND: Duration = Duration::from_secs(120);
 /// Between two looks at the guest. A look costs it some milliseconds.
 const LOOK: Duration = Duration::from_millis(200);
+/// Bytes a second of the bare machine's disk.
+const SCRATCH_SPEED: u32 = 20 << 20;
 /// Lines of the guest's console that an error quotes.
 const CONSOLE_TAIL: usize = 25;
 
 /// What a machine boots into.
 #[derive(Debug, Clone)]
 pub enum Kind {
-    /// Kernel, busybox, guest program and agent; up in four seconds.
+    /// Kernel, busybox, guest program and agent, and a disk of 256 MiB with nothing on it; up in four seconds.
     Bare,
     /// A Kubernetes node without its kubelet running yet: containerd, runc, CNI and the images of the tests.
     Node {
@@ -303,6 +305,14 @@ fn qemu(kind: &Kind, files: &Path, console: &Path, socket: &Path) -> Result<Comm
         "-device",
         "virtserialport,chardev=commands,name=commands",
     ]);
+    if matches!(kind, Kind::Bare) {
+        // As slow as a disk: where nobody waits for it, nobody's stall can be tested.
+        command.arg("-drive").arg(format!(
+            "file={},format=raw,if=none,id=scratch,cache=unsafe,snapshot=on,throttling.bps-total={SCRATCH_SPEED}",
+            files.join("scratch").display()
+        ));
+        command.args(["-device", "virtio-blk-pci,drive=scratch"]);
+    }
     if matches!(kind, Kind::Node { .. }) {
         let image = files.join("root.ext4");
         command.arg("-drive").arg(format!(

@@ -5,13 +5,15 @@
 use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
-const USAGE: &str = "usage: guest serve NAME | pause | spin THREADS | burst THREADS ITERATIONS SLEEP_US | touch MIB";
+const USAGE: &str = "usage: guest serve NAME | pause | spin THREADS | burst THREADS ITERATIONS SLEEP_US | touch MIB
+    | read FILE THREADS KIB SLEEP_US | cache FILE";
 /// Output goes through a file: a background process that keeps it open does not keep the reply back, as a pipe would.
 const OUTPUT: &str = "/run/guest.output";
 
@@ -26,6 +28,14 @@ fn main() -> ExitCode {
             on_threads(threads, move || burst(iterations, Duration::from_micros(pause)))
         }
         (Some("touch"), Some(mebibytes), ..) => touch(mebibytes),
+        (Some("read"), ..) => match (arguments.get(1), number(2), number(3), number(4)) {
+            (Some(file), Some(threads), Some(kibibytes), Some(pause)) => {
+                let (file, pause) = (&*String::leak(file.clone()), Duration::from_micros(pause));
+                on_threads(threads, move || read(file, kibibytes, pause))
+            }
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, USAGE)),
+        },
+        (Some("cache"), ..) => cache(arguments.get(1).map_or("", String::as_str)),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, USAGE)),
     };
     match done {
@@ -131,6 +141,32 @@ fn touch(mebibytes: u64) -> io::Result<()> {
     }
     black_box(&memory);
     sleep_for_ever()
+}
+
+/// Reads from the device itself, past the page cache, again and again from its start to its end.
+fn read(file: &str, kibibytes: u64, pause: Duration) {
+    const O_DIRECT: i32 = 0x4000;
+    const ALIGNMENT: usize = 4096;
+    let size = usize::try_from(kibibytes << 10).unwrap_or(ALIGNMENT);
+    let mut buffer = vec![0_u8; size + ALIGNMENT];
+    let start = buffer.as_ptr().align_offset(ALIGNMENT);
+    loop {
+        let Ok(mut device) = OpenOptions::new().read(true).custom_flags(O_DIRECT).open(file) else {
+            return;
+        };
+        while let Some(block) = buffer.get_mut(start..start + size)
+            && device.read(block).is_ok_and(|n| n == size)
+        {
+            thread::sleep(pause);
+        }
+    }
+}
+
+/// Reads a file through the page cache for ever.
+fn cache(file: &str) -> io::Result<()> {
+    loop {
+        io::copy(&mut File::open(file)?, &mut io::sink())?;
+    }
 }
 
 fn sleep_for_ever() -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Dir, FileType, Mode, OFlags, fstat, openat},
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat},
     io::{Errno, pread, write},
 };
 
@@ -125,9 +125,9 @@ impl Cgroup {
         })
     }
 
-    /// Whether the file is there.
+    /// Whether the file is there, readable or not.
     pub fn has(&self, file: &str) -> bool {
-        openat(&self.fd, file, READ, Mode::empty()).is_ok()
+        statat(&self.fd, file, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|s| FileType::from_raw_mode(s.st_mode).is_file())
     }
 
     /// The text of a file, without the newline at its end; `None` if this kernel or this cgroup does not have it.

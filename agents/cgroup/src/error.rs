@@ -46,4 +46,15 @@ impl Error {
             }
         )
     }
+
+    /// Whether the kernel did only a part of what was asked.
+    pub(crate) fn is_again(&self) -> bool {
+        matches!(
+            self.cause,
+            Cause::Kernel {
+                errno: Errno::AGAIN,
+                ..
+            }
+        )
+    }
 }

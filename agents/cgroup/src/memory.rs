@@ -27,8 +27,10 @@ impl fmt::Display for Limit {
 pub struct MemoryStat {
     /// Anonymous memory.
     pub anon: u64,
-    /// Page cache.
+    /// Page cache, shared memory and tmpfs included.
     pub file: u64,
+    /// Of that, shared memory and tmpfs: without swap the kernel cannot drop it.
+    pub shmem: u64,
     /// Page cache that was not used lately.
     pub inactive_file: u64,
     /// Kernel memory that can be given back.
@@ -48,6 +50,15 @@ pub struct MemoryEvents {
     pub oom: u64,
     /// Processes killed for that.
     pub oom_kill: u64,
+}
+
+impl MemoryStat {
+    /// What the kernel can take back without swapping, bytes.
+    pub const fn reclaimable(&self) -> u64 {
+        self.file
+            .saturating_sub(self.shmem)
+            .saturating_add(self.slab_reclaimable)
+    }
 }
 
 impl Cgroup {
@@ -70,6 +81,7 @@ impl Cgroup {
         let found = self.keyed("memory.stat", |key, value| match key {
             "anon" => stat.anon = value,
             "file" => stat.file = value,
+            "shmem" => stat.shmem = value,
             "inactive_file" => stat.inactive_file = value,
             "slab_reclaimable" => stat.slab_reclaimable = value,
             _ => {}
@@ -149,6 +161,19 @@ impl Cgroup {
         self.write("memory.low", &limit.to_string())
     }
 
+    /// Asks the kernel to reclaim so many bytes now, and waits for it; false if it found less than that to reclaim.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not know how, or refuses.
+    pub fn reclaim(&self, bytes: u64) -> Result<bool, Error> {
+        match self.write("memory.reclaim", &bytes.to_string()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_again() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn limit(&self, file: &'static str) -> Result<Option<Limit>, Error> {
         match self.read(file)?.as_deref() {
             None => Ok(None),
@@ -181,7 +206,7 @@ mod tests {
         put("memory.low", "1024\n");
         put(
             "memory.stat",
-            "anon 1\nfile 5\nkernel 9\ninactive_file 3\nslab_reclaimable 2\n",
+            "anon 1\nfile 5\nshmem 1\nkernel 9\ninactive_file 3\nslab_reclaimable 2\n",
         );
         put(
             "memory.events",
@@ -195,10 +220,12 @@ mod tests {
         let stat = MemoryStat {
             anon: 1,
             file: 5,
+            shmem: 1,
             inactive_file: 3,
             slab_reclaimable: 2,
         };
         assert_eq!(c.memory_stat().unwrap(), Some(stat));
+        assert_eq!(stat.reclaimable(), 6);
         assert_eq!(
             c.memory_events().unwrap(),
             Some(MemoryEvents {

@@ -24,6 +24,8 @@ pub struct Acted {
     pub written: u64,
     /// Of these, files that somebody else had changed since.
     pub reasserted: u64,
+    /// Memory that was reclaimed from batch, bytes.
+    pub reclaimed: u64,
     /// What could not be done, by file.
     pub failed: Vec<Failure>,
 }

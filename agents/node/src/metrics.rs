@@ -68,6 +68,9 @@ pub struct Metrics {
     reclaimable: Family<TierLabels, Float>,
     pressure: Family<ScopeLabels, Float>,
     limit: Family<GuardLabels, Float>,
+    limit_bytes: Family<GuardLabels, Float>,
+    limit_ratio: Family<GuardLabels, Float>,
+    reclaimed: Family<NodeLabels, Counter>,
     cuts: Family<GuardLabels, Counter>,
     state: Family<GuardStateLabels, Gauge>,
     reasserted: Family<NodeLabels, Counter>,
@@ -93,6 +96,9 @@ impl Metrics {
             reclaimable: Family::default(),
             pressure: Family::default(),
             limit: Family::default(),
+            limit_bytes: Family::default(),
+            limit_ratio: Family::default(),
+            reclaimed: Family::default(),
             cuts: Family::default(),
             state: Family::default(),
             reasserted: Family::default(),
@@ -122,6 +128,22 @@ impl Metrics {
             "guard_limit_cores",
             "CPU that the guard allows batch, the node's where unlimited",
             metrics.limit.clone(),
+        );
+        r.register(
+            "guard_limit_bytes",
+            "Memory that the guard allows batch, the node's where unlimited",
+            metrics.limit_bytes.clone(),
+        );
+        r.register(
+            "guard_limit_ratio",
+            "IO that the guard allows batch, of what batch did when it was cut; 1 where unlimited",
+            metrics.limit_ratio.clone(),
+        );
+        r.register_with_unit(
+            "reclaimed",
+            "Memory that was reclaimed from batch before prod needed it",
+            Unit::Bytes,
+            metrics.reclaimed.clone(),
         );
         r.register("guard_cuts", "Times that the guard cut batch", metrics.cuts.clone());
         r.register(
@@ -214,16 +236,21 @@ impl Metrics {
         pressure("node", "cpu", report.node_stall.cpu);
         pressure("node", "memory", report.node_stall.memory);
         pressure("node", "io", report.node_stall.io);
-        pressure("prod", "cpu", report.prod_stall);
+        pressure("prod", "cpu", report.prod_stall.cpu);
+        pressure("prod", "memory", report.prod_stall.memory);
+        pressure("prod", "io", report.prod_stall.io);
         pressure("batch", "cpu", report.batch_stall);
         for guard in &report.guards {
             let labels = GuardLabels {
                 node: node.to_owned(),
                 guard: guard.name.clone(),
             };
-            self.limit
-                .get_or_create(&labels)
-                .set(cores(guard.limit.unwrap_or(report.capacity.cpu)));
+            let (family, limit) = match guard.name.as_str() {
+                "memory" => (&self.limit_bytes, guard.limit.unwrap_or(report.capacity.memory) as f64),
+                "io" => (&self.limit_ratio, cores(guard.limit.unwrap_or(1000))),
+                _ => (&self.limit, cores(guard.limit.unwrap_or(report.capacity.cpu))),
+            };
+            family.get_or_create(&labels).set(limit);
             let cuts = self.cuts.get_or_create(&labels);
             cuts.inc_by(guard.cuts.saturating_sub(cuts.get()));
             for state in GuardState::ALL {
@@ -237,6 +264,7 @@ impl Metrics {
         }
         let labels = NodeLabels { node: node.to_owned() };
         self.reasserted.get_or_create(&labels).inc_by(acted.reasserted);
+        self.reclaimed.get_or_create(&labels).inc_by(acted.reclaimed);
         self.failures(node, &acted.failed);
     }
 

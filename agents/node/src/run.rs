@@ -34,7 +34,7 @@ use crate::{
     publish::{Draft, PublishError, Publisher},
     selection::{self, Choice},
     status, store,
-    triggers::Triggers,
+    triggers::{Arming, Triggers},
     watching::{Watched, watch},
 };
 
@@ -201,7 +201,7 @@ impl LiveNode {
                 _ = tick.tick() => {
                     self.poll_policy();
                     self.look();
-                    self.triggers.update(&self.agent.machine, armed_at(self.agent.choice()));
+                    self.triggers.update(&self.agent.machine, &armings(self.agent.choice()));
                     self.store(false);
                 }
                 Some(event) = next(&mut events) => {
@@ -381,14 +381,20 @@ impl LiveNode {
     }
 }
 
-/// The stall at which triggers fire: half of what the policy allows, so that the guard sees it coming. 0: none.
-fn armed_at(choice: &Choice) -> u32 {
-    match choice {
-        Choice::Policy { policy, .. } if !policy.suspended && !policy.cpu.disabled => {
-            (policy.cpu.stall_milli / 2).max(1)
-        }
-        _ => 0,
-    }
+/// Where triggers fire: at half of the stall that the policy allows, so that the guard sees it coming.
+fn armings(choice: &Choice) -> Vec<Arming> {
+    let Choice::Policy { policy, .. } = choice else {
+        return Vec::new();
+    };
+    [
+        ("cpu.pressure", policy.cpu.disabled, policy.cpu.stall_milli),
+        ("memory.pressure", policy.memory.disabled, policy.memory.stall_milli),
+        ("io.pressure", policy.io.disabled, policy.io.stall_milli),
+    ]
+    .into_iter()
+    .filter(|(_, disabled, _)| !disabled && !policy.suspended)
+    .map(|(file, _, stall_milli)| (file, (stall_milli / 2).max(1)))
+    .collect()
 }
 
 async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {

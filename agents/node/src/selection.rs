@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use duosuan_crds::{ColocationPolicySpec, policy::Mode as ApiMode};
-use duosuan_policy::{Guard, Mode, Policy, Resources};
+use duosuan_policy::{
+    Guard, Mode, Policy, Resources,
+    policy::{IoGuard, MemoryGuard},
+};
 
 use crate::quantity;
 
@@ -99,6 +102,8 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
         }
         floor
     });
+    let memory = spec.guards.memory.clone().unwrap_or_default();
+    let io = spec.guards.io.clone().unwrap_or_default();
     let policy = Policy {
         suspended: spec.suspended,
         mode: match spec.mode {
@@ -115,6 +120,15 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
             disabled: spec.guards.cpu.disabled,
             stall_milli: spec.guards.cpu.stall_milli.unwrap_or(base.cpu.stall_milli),
             floor,
+        },
+        memory: MemoryGuard {
+            disabled: memory.disabled,
+            stall_milli: memory.stall_milli.unwrap_or(base.memory.stall_milli),
+            available_percent: memory.available_percent.unwrap_or(base.memory.available_percent),
+        },
+        io: IoGuard {
+            disabled: io.disabled,
+            stall_milli: io.stall_milli.unwrap_or(base.io.stall_milli),
         },
         ..base
     };
@@ -162,16 +176,33 @@ mod tests {
     }
 
     #[test]
+    fn the_guards_of_memory_and_io_are_on_unless_they_are_switched_off() {
+        let none = translate(&spec(serde_json::json!({})), NODE).unwrap();
+        assert_eq!((none.memory, none.io), (MemoryGuard::default(), IoGuard::default()));
+        let given = spec(serde_json::json!({"guards": {
+            "memory": {"stallMilli": 20, "availablePercent": 10}, "io": {"disabled": true}}}));
+        let policy = translate(&given, NODE).unwrap();
+        let memory = MemoryGuard {
+            disabled: false,
+            stall_milli: 20,
+            available_percent: 10,
+        };
+        assert_eq!((policy.memory, policy.io.disabled), (memory, true));
+    }
+
+    #[test]
     fn every_field_that_cannot_be_honoured_is_named() {
         let bad = spec(serde_json::json!({
             "reclaim": {"quantilePercent": 101, "hold": "10m", "expire": "soon"},
-            "guards": {"cpu": {"floor": "many"}}
+            "guards": {"cpu": {"floor": "many"}, "memory": {"availablePercent": 51}, "io": {"stallMilli": 0}}
         }));
         let problems = translate(&bad, NODE).unwrap_err();
         for field in [
             "reclaim.quantilePercent is 101",
             "reclaim.expire: duration \"soon\"",
             "guards.cpu.floor is \"many\"",
+            "guards.memory.availablePercent is 51",
+            "guards.io.stallMilli is 0",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(field)), "{field} in {problems:?}");
         }

@@ -152,7 +152,9 @@ pub fn status(
             cpu_milli: stall(report.node_stall.cpu),
             memory_milli: stall(report.node_stall.memory),
             io_milli: stall(report.node_stall.io),
-            prod_cpu_milli: stall(report.prod_stall),
+            prod_cpu_milli: stall(report.prod_stall.cpu),
+            prod_memory_milli: stall(report.prod_stall.memory),
+            prod_io_milli: stall(report.prod_stall.io),
         },
         gpus: gpus.to_vec(),
         capabilities: capabilities.names().into_iter().map(str::to_owned).collect(),
@@ -162,7 +164,8 @@ pub fn status(
             .map(|g| GuardReport {
                 name: g.name.clone(),
                 state: g.state.as_str().to_owned(),
-                limit_milli: g.limit,
+                limit_milli: g.limit.filter(|_| g.name != "memory"),
+                limit_bytes: g.limit.filter(|_| g.name == "memory"),
                 cuts: g.cuts,
                 last_action: g.last_action.clone(),
             })

@@ -14,12 +14,15 @@ use crate::kernel::Kernel;
 /// Windows that are tried: the shortest that the kernel knows, which needs CAP_SYS_RESOURCE, and the shortest that does not.
 const WINDOWS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 
-/// Armed triggers, by cgroup.
+/// A pressure file, and the stall in thousandths of a window at which its triggers fire.
+pub type Arming = (&'static str, u32);
+
+/// Armed triggers, by cgroup and file.
 #[derive(Debug)]
 pub struct Triggers {
     wake: Arc<Notify>,
-    armed: BTreeMap<String, Armed>,
-    stall_milli: u32,
+    armed: BTreeMap<(String, &'static str), Armed>,
+    wanted: Vec<Arming>,
     complained: bool,
 }
 
@@ -38,40 +41,42 @@ impl Triggers {
         Self {
             wake,
             armed: BTreeMap::new(),
-            stall_milli: 0,
+            wanted: Vec::new(),
             complained: false,
         }
     }
 
-    /// Arms those that are missing, and drops those whose cgroup is gone. They fire when `stall_milli` thousandths of a
-    /// window were lost. Zero disarms all.
-    pub fn update(&mut self, kernel: &Kernel, stall_milli: u32) {
-        if stall_milli != self.stall_milli {
+    /// Arms those that are missing, and drops those whose cgroup is gone or that are not wanted any more.
+    pub fn update(&mut self, kernel: &Kernel, wanted: &[Arming]) {
+        if *wanted != *self.wanted {
             self.armed.clear();
-            self.stall_milli = stall_milli;
+            self.wanted = wanted.to_vec();
         }
-        if stall_milli == 0 {
+        if wanted.is_empty() {
             return;
         }
         let places = kernel.trigger_places();
         self.armed
-            .retain(|path, armed| !armed.0.is_finished() && places.contains(path));
+            .retain(|(path, _), armed| !armed.0.is_finished() && places.contains(path));
         for path in places {
-            if self.armed.contains_key(&path) {
-                continue;
-            }
-            // A cgroup that is gone again needs none.
-            let Ok(group) = kernel.group(&path) else { continue };
-            let attempt = |window: Duration| group.trigger("cpu.pressure", window * stall_milli / 1000, window);
-            let [short, long] = WINDOWS;
-            match attempt(short)
-                .or_else(|_| attempt(long))
-                .map(|trigger| trigger.map(|t| self.arm(t)))
-            {
-                Ok(Some(Ok(armed))) => drop(self.armed.insert(path, armed)),
-                Ok(None) => {}
-                Ok(Some(Err(error))) => self.complain(&error),
-                Err(error) => self.complain(&error),
+            for &(file, stall_milli) in wanted {
+                let key = (path.clone(), file);
+                if self.armed.contains_key(&key) {
+                    continue;
+                }
+                // A cgroup that is gone again needs none.
+                let Ok(group) = kernel.group(&path) else { continue };
+                let attempt = |window: Duration| group.trigger(file, window * stall_milli / 1000, window);
+                let [short, long] = WINDOWS;
+                match attempt(short)
+                    .or_else(|_| attempt(long))
+                    .map(|trigger| trigger.map(|t| self.arm(t)))
+                {
+                    Ok(Some(Ok(armed))) => drop(self.armed.insert(key, armed)),
+                    Ok(None) => {}
+                    Ok(Some(Err(error))) => self.complain(&error),
+                    Err(error) => self.complain(&error),
+                }
             }
         }
     }

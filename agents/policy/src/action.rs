@@ -8,6 +8,9 @@ use crate::{
 };
 
 /// A setting that should hold. Whatever the caller set before and is not asked for any more goes back to what it was.
+///
+/// [`RECLAIM`] is none but an order: it is carried out once, and nothing of it is left to restore. Of a file that has a
+/// line for each device, one line is set: `io.max 254:0`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
     /// Path of the cgroup below the root.
@@ -18,6 +21,20 @@ pub struct Action {
     pub value: String,
     /// Why, in words.
     pub why: String,
+}
+
+/// The file that takes orders: so many bytes of the cgroup are to be reclaimed now.
+pub const RECLAIM: &str = "memory.reclaim";
+
+impl Action {
+    pub(crate) fn new(path: &str, file: impl Into<String>, value: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            path: path.to_owned(),
+            file: file.into(),
+            value: value.into(),
+            why: why.into(),
+        }
+    }
 }
 
 /// One tier as the report shows it.
@@ -72,11 +89,12 @@ pub enum Basis {
 /// A guard as the report shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardView {
-    /// `cpu`.
+    /// `cpu`, `io`, `memory`.
     pub name: String,
     /// State.
     pub state: GuardState,
-    /// What it allows batch, milli-cores; absent if unlimited.
+    /// What it allows batch; absent if unlimited. CPU in milli-cores, memory in bytes, IO in thousandths of what batch did
+    /// when it was cut.
     pub limit: Option<i64>,
     /// Times that it cut batch.
     pub cuts: u64,
@@ -99,8 +117,8 @@ pub struct Report {
     pub tiers: Vec<TierView>,
     /// Stall of the node, thousandths of wall time since the last look.
     pub node_stall: StallView,
-    /// Largest CPU stall of a prod pod that its own limit does not explain.
-    pub prod_stall: Option<i64>,
+    /// Largest stall of a prod or mid pod that its own limit does not explain.
+    pub prod_stall: StallView,
     /// Largest CPU stall of a batch pod.
     pub batch_stall: Option<i64>,
     /// Terms of the CPU offer, milli-cores.

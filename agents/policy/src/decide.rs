@@ -1,8 +1,9 @@
-//! The decision, in steps: rates, samples, offers, guard, settings.
+//! The decision, in steps: rates, samples, offers, guards, settings.
 
 use crate::{
     action::{Action, Basis, GuardView, Report, Terms, TierView},
-    guard::{GuardState, Reading},
+    guard::{GuardState, Reading, ShareGuard},
+    memory,
     observation::{Capabilities, Group, Millis, Observation, Resources, Signals, Tier},
     offer::Bounds,
     policy::{Mode, Policy},
@@ -12,6 +13,8 @@ use crate::{
 
 /// Samples are a second apart; a little less counts too, since timers are late and early.
 const SAMPLE_SPAN: Millis = 900;
+/// A cut of the CPU guard shows in the stall only after this long: no second cut before.
+const AFTER_CUT: Millis = 200;
 /// Period of `cpu.max`, microseconds. The kernel's default.
 const PERIOD: i64 = 100_000;
 
@@ -42,6 +45,7 @@ pub fn decide(
         state
             .memory
             .add([prod.memory, mid.memory, rates.system.memory], now, half_life, quantile);
+        state.io_guard.remember(&rates.batch_io);
     }
 
     // 3. offers
@@ -98,22 +102,26 @@ pub fn decide(
         known(prod.memory, mid.memory, measured.system.memory),
     );
 
-    // 4. guard
+    // 4. guards
     if policy.suspended || policy.cpu.disabled {
         state.guard.switch_off();
     } else if measured.fresh {
         let firm = prod.cpu.zip(mid.cpu).map(|(a, b)| a + b);
         let reading = Reading {
+            unit: "m",
             capacity: observation.capacity.cpu,
-            stall: measured.firm_stall,
+            floor: policy.cpu.floor_on(observation.capacity.cpu),
+            threshold: i64::from(policy.cpu.stall_milli),
+            settles: AFTER_CUT,
+            stall: measured.firm_stall.cpu,
             firm,
             batch: batch.cpu,
         };
-        state.guard.step(&policy.cpu, reading, now);
+        state.guard.step(reading, now);
     }
 
     // 5. settings
-    let intended = if state.guard.state == GuardState::Off {
+    let mut intended = if state.guard.state == GuardState::Off {
         Vec::new()
     } else {
         settings(
@@ -123,6 +131,25 @@ pub fn decide(
             state.guard.last_action.as_deref(),
         )
     };
+    if policy.suspended || policy.memory.disabled {
+        state.memory_guard.switch_off(None);
+    } else {
+        let reading = memory::Reading {
+            seen: observation,
+            capabilities,
+            // A look that came too soon has no rate of its own, and nothing is decided by an old one.
+            stall: measured.firm_stall.memory.filter(|_| measured.fresh),
+        };
+        intended.extend(state.memory_guard.step(&policy.memory, reading, now));
+    }
+    if policy.suspended || policy.io.disabled {
+        state.io_guard.switch_off(None);
+    } else {
+        let mut stall = measured.firm_stall;
+        stall.io = stall.io.filter(|_| measured.fresh);
+        let io = state.io_guard.step(&policy.io, capabilities, observation, stall, now);
+        intended.extend(io);
+    }
     let tier_view = |tier: Tier, peaks: Signals, reclaimable| TierView {
         tier,
         usage: measured.tiers.get(tier as usize).copied().unwrap_or_default(),
@@ -169,13 +196,7 @@ pub fn decide(
         memory_terms,
         cpu_basis,
         memory_basis,
-        guards: vec![GuardView {
-            name: "cpu".to_owned(),
-            state: state.guard.state,
-            limit: state.guard.limit,
-            cuts: state.guard.cuts,
-            last_action: state.guard.last_action.clone(),
-        }],
+        guards: guard_views(state),
         intended: intended.clone(),
     };
     let actions = if policy.mode == Mode::Observe {
@@ -184,6 +205,28 @@ pub fn decide(
         intended
     };
     (actions, report)
+}
+
+fn guard_views(state: &State) -> Vec<GuardView> {
+    let memory = &state.memory_guard;
+    let share = |name: &str, guard: &ShareGuard| GuardView {
+        name: name.to_owned(),
+        state: guard.state,
+        limit: guard.limit,
+        cuts: guard.cuts,
+        last_action: guard.last_action.clone(),
+    };
+    vec![
+        share("cpu", &state.guard),
+        share("io", &state.io_guard.share),
+        GuardView {
+            name: "memory".to_owned(),
+            state: memory.state,
+            limit: memory.limit,
+            cuts: memory.cuts,
+            last_action: memory.last_action.clone(),
+        },
+    ]
 }
 
 /// What prod and mid pods that are new here asked for and do not use yet: their past is no witness for them.
@@ -278,34 +321,21 @@ fn settings(
         } else {
             continue;
         };
-        settings.push(action(&group.path, file, value.to_owned(), why));
+        settings.push(Action::new(&group.path, file, value.to_owned(), why));
     }
     let Some(limit) = limit.filter(|_| capabilities.cpu_max && !batch.is_empty()) else {
         return settings;
     };
     let why = why.unwrap_or("the guard limits batch");
-    let inside = |group: &Group, envelope: &str| {
-        group
-            .path
-            .strip_prefix(envelope)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
     // The kubelet's besteffort cgroup holds batch pods, but others too: with one of those in it, each batch pod is limited.
-    let together = observation.envelope.as_deref().filter(|e| {
-        observation.complete
-            && observation
-                .groups
-                .iter()
-                .all(|g| inside(g, e) == (g.tier == Tier::Batch))
-    });
-    if let Some(envelope) = together {
-        settings.push(action(envelope, "cpu.max", quota(limit), why));
+    if let Some(envelope) = observation.batch_alone_in() {
+        settings.push(Action::new(envelope, "cpu.max", quota(limit), why));
         return settings;
     }
     let total: i64 = batch.iter().map(|g| g.requests.cpu.max(1)).sum();
     for group in &batch {
         let share = i128::from(limit) * i128::from(group.requests.cpu.max(1)) / i128::from(total.max(1));
-        settings.push(action(
+        settings.push(Action::new(
             &group.path,
             "cpu.max",
             quota(i64::try_from(share).unwrap_or(limit)),
@@ -329,15 +359,6 @@ fn weighted_by_kubelet(observation: &Observation, group: &Group) -> bool {
             .strip_prefix(kubepods)
             .is_some_and(|rest| rest.starts_with('/'))
     })
-}
-
-fn action(path: &str, file: &str, value: String, why: &str) -> Action {
-    Action {
-        path: path.to_owned(),
-        file: file.to_owned(),
-        value,
-        why: why.to_owned(),
-    }
 }
 
 /// Milli-cores as `cpu.max` spells them. The kernel takes no quota under 1 ms.

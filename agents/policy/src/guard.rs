@@ -1,4 +1,4 @@
-//! The CPU guard: prod's stall cuts what batch may use by a factor, calm gives it back by steps.
+//! A guard of a share: prod's stall cuts what batch may use by a factor, calm gives it back by steps. CPU and IO go by it.
 //!
 //! Additive increase, multiplicative decrease, as in TCP, with what keeps it from swinging: between half the
 //! threshold and the threshold it holds; the level at which prod last stalled is remembered, approached to 95 %, and
@@ -6,10 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{observation::Millis, policy::Guard};
+use crate::observation::Millis;
 
-/// A cut shows in the stall only after this long: no second cut before.
-const AFTER_CUT: Millis = 200;
 /// Calm must have lasted this long before something is given back.
 const CALM: Millis = 2_000;
 /// Time between two steps up.
@@ -48,12 +46,12 @@ impl GuardState {
     }
 }
 
-/// The guard's memory.
+/// The guard's memory. What is shared is counted in a unit of the caller's choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CpuGuard {
+pub struct ShareGuard {
     /// Where it is.
     pub state: GuardState,
-    /// What batch may use, milli-cores; `None` if unlimited.
+    /// What batch may use; `None` if unlimited.
     pub limit: Option<i64>,
     /// Times that it cut.
     pub cuts: u64,
@@ -70,8 +68,16 @@ pub struct CpuGuard {
 /// What the guard looks at.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
-    /// Milli-cores of the node.
+    /// The unit in words: `m`.
+    pub unit: &'static str,
+    /// All that there is of it.
     pub capacity: i64,
+    /// Batch is never cut below this.
+    pub floor: i64,
+    /// Prod's stall, thousandths, over which batch is cut.
+    pub threshold: i64,
+    /// A cut shows in the stall only after this long: no second cut before.
+    pub settles: Millis,
     /// Prod's stall, thousandths.
     pub stall: Option<i64>,
     /// What prod and mid use.
@@ -80,7 +86,7 @@ pub struct Reading {
     pub batch: Option<i64>,
 }
 
-impl CpuGuard {
+impl ShareGuard {
     /// Forgets every limit.
     pub fn switch_off(&mut self) {
         *self = Self {
@@ -92,16 +98,16 @@ impl CpuGuard {
     }
 
     /// Moves by one reading. A reading without a stall changes nothing: unknown is not calm.
-    pub fn step(&mut self, guard: &Guard, reading: Reading, now: Millis) {
+    pub fn step(&mut self, reading: Reading, now: Millis) {
         if self.state == GuardState::Off {
             self.state = GuardState::Idle;
         }
-        let threshold = i64::from(guard.stall_milli);
+        let threshold = reading.threshold;
         match reading.stall {
             None => self.calm_since = None,
             Some(stall) if stall > threshold => {
                 self.calm_since = None;
-                self.cut(guard, reading, stall, threshold, now);
+                self.cut(reading, stall, now);
             }
             Some(stall) if stall <= threshold / 2 => {
                 let since = *self.calm_since.get_or_insert(now);
@@ -113,12 +119,14 @@ impl CpuGuard {
         }
     }
 
-    fn cut(&mut self, guard: &Guard, reading: Reading, stall: i64, threshold: i64, now: Millis) {
+    fn cut(&mut self, reading: Reading, stall: i64, now: Millis) {
         let since = self.last_cut.map(|at| now.saturating_sub(at));
-        if since.is_some_and(|s| s < AFTER_CUT) {
+        if since.is_some_and(|s| s < reading.settles) {
             return;
         }
-        let floor = guard.floor_on(reading.capacity);
+        let Reading {
+            unit, floor, threshold, ..
+        } = reading;
         let allowed = self.limit.unwrap_or(reading.capacity);
         // A limit far above what batch uses would be no cut at all.
         let level = reading.batch.map_or(allowed, |used| allowed.min(used.max(floor)));
@@ -145,7 +153,7 @@ impl CpuGuard {
         self.cuts = self.cuts.saturating_add(1);
         self.state = GuardState::Suppressing;
         self.last_action = Some(format!(
-            "cut batch from {level}m to {limit}m: prod stalled {stall} of 1000, the policy allows {threshold}"
+            "cut batch from {level}{unit} to {limit}{unit}: prod stalled {stall} of 1000, the policy allows {threshold}"
         ));
     }
 
@@ -180,7 +188,8 @@ impl CpuGuard {
         } else if next > limit {
             self.limit = Some(next);
             self.last_action = Some(format!(
-                "raised batch from {limit}m to {next}m: prod stalled {stall} of 1000"
+                "raised batch from {limit}{unit} to {next}{unit}: prod stalled {stall} of 1000",
+                unit = reading.unit
             ));
         }
     }
@@ -199,7 +208,11 @@ mod tests {
 
     fn reading(stall: Option<i64>, firm: i64, batch: i64) -> Reading {
         Reading {
+            unit: "m",
             capacity: 4000,
+            floor: 200,
+            threshold: 100,
+            settles: 200,
             stall,
             firm: Some(firm),
             batch: Some(batch),
@@ -208,44 +221,44 @@ mod tests {
 
     #[test]
     fn a_stall_cuts_batch_to_half_of_what_it_uses() {
-        let mut g = CpuGuard::default();
-        g.step(&Guard::default(), reading(Some(400), 1000, 3000), 10_000);
+        let mut g = ShareGuard::default();
+        g.step(reading(Some(400), 1000, 3000), 10_000);
         assert_eq!((g.limit, g.state, g.cuts), (Some(1500), GuardState::Suppressing, 1));
         assert!(g.last_action.unwrap().contains("cut batch from 3000m to 1500m"));
     }
 
     #[test]
     fn it_never_cuts_below_the_floor_and_counts_no_cut_there() {
-        let guard = Guard {
-            floor: Some(500),
-            ..Guard::default()
-        };
-        let mut g = CpuGuard::default();
+        let mut g = ShareGuard::default();
         for i in 0..20 {
-            g.step(&guard, reading(Some(900), 3500, 500), 10_000 + i * 1000);
+            let reading = Reading {
+                floor: 500,
+                ..reading(Some(900), 3500, 500)
+            };
+            g.step(reading, 10_000 + i * 1000);
         }
         assert_eq!((g.limit, g.cuts), (Some(500), 1));
     }
 
     #[test]
     fn a_stall_without_batch_is_not_batchs_fault() {
-        let mut g = CpuGuard::default();
-        g.step(&Guard::default(), reading(Some(900), 4000, 0), 10_000);
+        let mut g = ShareGuard::default();
+        g.step(reading(Some(900), 4000, 0), 10_000);
         assert_eq!((g.limit, g.state), (None, GuardState::Idle));
     }
 
     #[test]
     fn when_prods_load_is_gone_batch_has_everything_back_within_a_minute() {
-        let mut g = CpuGuard::default();
+        let mut g = ShareGuard::default();
         for i in 0..10 {
-            g.step(&Guard::default(), reading(Some(600), 3000, 900), 10_000 + i * 1000);
+            g.step(reading(Some(600), 3000, 900), 10_000 + i * 1000);
         }
         assert_eq!(g.limit, Some(200));
         let spike_over = 20_000;
         let mut lifted = None;
         for i in 0..120 {
             let now = spike_over + i * 1000;
-            g.step(&Guard::default(), reading(Some(0), 500, g.limit.unwrap_or(3500)), now);
+            g.step(reading(Some(0), 500, g.limit.unwrap_or(3500)), now);
             if g.limit.is_none() {
                 lifted.get_or_insert(now - spike_over);
             }
@@ -256,10 +269,10 @@ mod tests {
 
     #[test]
     fn a_missing_stall_neither_cuts_nor_gives_back() {
-        let mut g = CpuGuard::default();
-        g.step(&Guard::default(), reading(Some(400), 1000, 3000), 10_000);
+        let mut g = ShareGuard::default();
+        g.step(reading(Some(400), 1000, 3000), 10_000);
         for i in 0..100 {
-            g.step(&Guard::default(), reading(None, 1000, 1500), 11_000 + i * 1000);
+            g.step(reading(None, 1000, 1500), 11_000 + i * 1000);
         }
         assert_eq!(g.limit, Some(1500));
     }

@@ -1,5 +1,7 @@
 //! What is seen of a node at one moment: counters and gauges as the kernel gives them, rates are made here.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since an epoch of the caller's choice that never goes back.
@@ -74,10 +76,43 @@ pub struct Group {
     pub cpu_usage: Option<u64>,
     /// Time stopped by its own `cpu.max` or that of a cgroup in it, microseconds. Absent where nothing can throttle.
     pub cpu_throttled: Option<u64>,
-    /// Memory that cannot be dropped, bytes.
+    /// Memory in use, bytes: without page cache that was not used lately.
     pub memory: Option<i64>,
+    /// Memory charged to it, bytes, page cache included: what `memory.high` is compared with.
+    pub memory_charged: Option<i64>,
+    /// Of that, what the kernel can take back without swapping, bytes.
+    pub memory_reclaimable: Option<i64>,
+    /// Times that it ran into its own `memory.high` or `memory.max`, or that of a cgroup in it.
+    pub memory_hits: Option<u64>,
+    /// Its IO by device (`major:minor`), as far as it is looked at: batch's alone.
+    pub io: BTreeMap<String, Io>,
     /// Stall.
     pub stall: Stall,
+}
+
+/// IO of a device: totals in an observation, per second in a rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Io {
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+}
+
+impl Io {
+    /// Each figure of both combined.
+    pub fn with(self, other: Self, f: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            read_bytes: f(self.read_bytes, other.read_bytes),
+            written_bytes: f(self.written_bytes, other.written_bytes),
+            reads: f(self.reads, other.reads),
+            writes: f(self.writes, other.writes),
+        }
+    }
 }
 
 /// What the kernel under this node can do. Probed, never assumed.
@@ -95,8 +130,20 @@ pub struct Capabilities {
     pub pressure: bool,
     /// `memory.high`.
     pub memory_high: bool,
-    /// `io.weight`.
+    /// `memory.low`.
+    pub memory_low: bool,
+    /// `memory.reclaim`.
+    pub memory_reclaim: bool,
+    /// `memory.pressure`.
+    pub memory_pressure: bool,
+    /// `io.weight`. It takes effect where the kernel's cost model is switched on for the device (`io.cost.qos`).
     pub io_weight: bool,
+    /// `io.bfq.weight`: some device has the BFQ scheduler.
+    pub io_bfq_weight: bool,
+    /// `io.max`.
+    pub io_max: bool,
+    /// `io.pressure`.
+    pub io_pressure: bool,
 }
 
 impl Capabilities {
@@ -108,8 +155,14 @@ impl Capabilities {
             (self.cpu_burst, "cpu.max.burst"),
             (self.pressure, "cpu.pressure"),
             (self.cpu_weight, "cpu.weight"),
+            (self.io_bfq_weight, "io.bfq.weight"),
+            (self.io_max, "io.max"),
+            (self.io_pressure, "io.pressure"),
             (self.io_weight, "io.weight"),
             (self.memory_high, "memory.high"),
+            (self.memory_low, "memory.low"),
+            (self.memory_pressure, "memory.pressure"),
+            (self.memory_reclaim, "memory.reclaim"),
         ]
         .into_iter()
         .filter_map(|(there, name)| there.then_some(name))
@@ -136,4 +189,21 @@ pub struct Observation {
     pub envelope: Option<String>,
     /// What the API says is bound here in tier batch. Known without the kernel, and it outlives a cgroup that is late.
     pub bound_batch: Resources,
+}
+
+impl Observation {
+    /// The kubelet's besteffort cgroup, if it holds every batch pod and nothing else.
+    pub fn batch_alone_in(&self) -> Option<&str> {
+        let inside = |path: &str, envelope: &str| {
+            path.strip_prefix(envelope)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.envelope.as_deref().filter(|envelope| {
+            self.complete
+                && self
+                    .groups
+                    .iter()
+                    .all(|g| inside(&g.path, envelope) == (g.tier == Tier::Batch))
+        })
+    }
 }

@@ -43,6 +43,51 @@ pub struct Policy {
     pub warm_up: Millis,
     /// CPU guard.
     pub cpu: Guard,
+    /// Memory guard.
+    pub memory: MemoryGuard,
+    /// IO guard.
+    pub io: IoGuard,
+}
+
+/// Memory guard: a shortage takes batch's memory first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct MemoryGuard {
+    /// Off: batch's memory is not touched and prod's not protected.
+    pub disabled: bool,
+    /// Prod's memory stall, thousandths of wall time, over which batch's memory is taken back.
+    pub stall_milli: u32,
+    /// Available memory under which it is taken back whatever the stall, percent of capacity.
+    pub available_percent: u32,
+}
+
+impl Default for MemoryGuard {
+    fn default() -> Self {
+        Self {
+            disabled: false,
+            stall_milli: 50,
+            available_percent: 5,
+        }
+    }
+}
+
+/// IO guard: prod's IO stall cuts batch's IO.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct IoGuard {
+    /// Off: batch's IO is not touched.
+    pub disabled: bool,
+    /// Prod's IO stall, thousandths of wall time, over which batch is cut.
+    pub stall_milli: u32,
+}
+
+impl Default for IoGuard {
+    fn default() -> Self {
+        Self {
+            disabled: false,
+            stall_milli: 100,
+        }
+    }
 }
 
 /// CPU guard: prod's stall cuts batch.
@@ -82,6 +127,8 @@ impl Default for Policy {
             min_samples: 60,
             warm_up: 300_000,
             cpu: Guard::default(),
+            memory: MemoryGuard::default(),
+            io: IoGuard::default(),
         }
     }
 }
@@ -146,11 +193,23 @@ impl Policy {
             format!("{} ms", self.half_life),
             "give a second or more",
         );
+        for (field, stall_milli) in [
+            ("guards.cpu.stallMilli", self.cpu.stall_milli),
+            ("guards.memory.stallMilli", self.memory.stall_milli),
+            ("guards.io.stallMilli", self.io.stall_milli),
+        ] {
+            check(
+                (1..=1000).contains(&stall_milli),
+                field,
+                stall_milli.to_string(),
+                "give 1 to 1000 thousandths of wall time",
+            );
+        }
         check(
-            (1..=1000).contains(&self.cpu.stall_milli),
-            "guards.cpu.stallMilli",
-            self.cpu.stall_milli.to_string(),
-            "give 1 to 1000 thousandths of wall time",
+            (1..=50).contains(&self.memory.available_percent),
+            "guards.memory.availablePercent",
+            self.memory.available_percent.to_string(),
+            "give 1 to 50",
         );
         if let Some(floor) = self.cpu.floor {
             check(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     action::StallView,
-    observation::{Group, Millis, Observation, Signals, Tier},
+    observation::{Group, Io, Millis, Observation, Signals, Tier},
 };
 
 /// Spans shorter than this give no rate worth having: the last rates stand.
@@ -16,8 +16,16 @@ pub struct Counters {
     at: Option<Millis>,
     busy: Option<u64>,
     stall: [Option<u64>; 3],
-    groups: BTreeMap<String, [Option<u64>; 3]>,
+    groups: BTreeMap<String, Totals>,
     measured: Measured,
+}
+
+/// Totals of a group at the last look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Totals {
+    /// CPU time, CPU stall, throttled time, memory stall, IO stall, hits of its own memory limits.
+    counters: [Option<u64>; 6],
+    io: BTreeMap<String, Io>,
 }
 
 /// Rates since the last look.
@@ -35,10 +43,12 @@ pub struct Measured {
     pub group_cpu: BTreeMap<String, i64>,
     /// Stall of the node.
     pub node_stall: StallView,
-    /// Largest CPU stall of a group of prod or mid that its own limit does not explain, thousandths.
-    pub firm_stall: Option<i64>,
-    /// The same of batch.
+    /// Largest stall of a group of prod or mid that its own limit does not explain, thousandths.
+    pub firm_stall: StallView,
+    /// Largest CPU stall of a group of batch that its own limit does not explain, thousandths.
     pub batch_stall: Option<i64>,
+    /// IO a second of groups of batch, by path and device.
+    pub batch_io: BTreeMap<String, BTreeMap<String, Io>>,
 }
 
 impl Counters {
@@ -53,7 +63,7 @@ impl Counters {
         self.at = Some(now);
         self.busy = seen.cpu_busy;
         self.stall = [seen.stall.cpu, seen.stall.memory, seen.stall.io];
-        self.groups = seen.groups.iter().map(|g| (g.path.clone(), counters(g))).collect();
+        self.groups = seen.groups.iter().map(|g| (g.path.clone(), totals(g))).collect();
         self.measured = measured.clone();
         measured
     }
@@ -65,12 +75,13 @@ impl Counters {
             memory: Some(0),
         }; 3];
         let mut group_cpu = BTreeMap::new();
-        let (mut firm_stall, mut batch_stall) = (None, None);
+        let (mut firm_stall, mut batch_stall) = (StallView::default(), None);
+        let mut batch_io = BTreeMap::new();
         for group in &seen.groups {
             let before = self.groups.get(&group.path);
             let rate = |index: usize, after: Option<u64>| {
                 // A group that was not there before began at zero; one that could not be read has an unknown past.
-                let before = before.map_or(Some(0), |b| b.get(index).copied().flatten());
+                let before = before.map_or(Some(0), |b| b.counters.get(index).copied().flatten());
                 per_milli(before, after, span)
             };
             let cpu = rate(0, group.cpu_usage).map(cap);
@@ -87,19 +98,28 @@ impl Counters {
                 // runs into its own limit is no witness.
                 (stall - rate(2, group.cpu_throttled).unwrap_or(0)).max(0)
             });
-            let worst = if group.tier == Tier::Batch {
-                &mut batch_stall
-            } else {
-                &mut firm_stall
-            };
-            *worst = (*worst).max(stall);
+            if group.tier == Tier::Batch {
+                batch_stall = batch_stall.max(stall);
+                batch_io.insert(group.path.clone(), self.io_rates(group, span));
+                continue;
+            }
+            firm_stall.cpu = firm_stall.cpu.max(stall);
+            // A pod that runs into its own memory limit reclaims for itself: no witness either.
+            let own = before.is_some_and(|b| matches!((b.counters[5], group.memory_hits), (Some(a), Some(b)) if b > a));
+            let memory = rate(3, group.stall.memory).map(|s| if own { 0 } else { s.min(1000) });
+            firm_stall.memory = firm_stall.memory.max(memory);
+            firm_stall.io = firm_stall.io.max(rate(4, group.stall.io).map(|s| s.min(1000)));
         }
         if seen.groups.iter().all(|g| g.tier == Tier::Batch) {
-            firm_stall = Some(0);
+            firm_stall = StallView {
+                cpu: Some(0),
+                memory: Some(0),
+                io: Some(0),
+            };
         }
         if !seen.complete {
             tiers = [Signals::default(); 3];
-            firm_stall = None;
+            firm_stall = StallView::default();
         }
         let node = Signals {
             cpu: per_milli(self.busy, seen.cpu_busy, span).map(cap),
@@ -134,12 +154,36 @@ impl Counters {
             },
             firm_stall,
             batch_stall,
+            batch_io,
         }
+    }
+
+    /// IO a second of a group that was there before; of a new one nobody knows when it began.
+    fn io_rates(&self, group: &Group, span: Millis) -> BTreeMap<String, Io> {
+        let Some(before) = self.groups.get(&group.path) else {
+            return BTreeMap::new();
+        };
+        let rate = |(device, after): (&String, &Io)| {
+            let before = before.io.get(device).copied().unwrap_or_default();
+            let per_second = |after: u64, before: u64| after.saturating_sub(before).saturating_mul(1000) / span.max(1);
+            (device.clone(), after.with(before, per_second))
+        };
+        group.io.iter().map(rate).collect()
     }
 }
 
-fn counters(group: &Group) -> [Option<u64>; 3] {
-    [group.cpu_usage, group.stall.cpu, group.cpu_throttled]
+fn totals(group: &Group) -> Totals {
+    Totals {
+        counters: [
+            group.cpu_usage,
+            group.stall.cpu,
+            group.cpu_throttled,
+            group.stall.memory,
+            group.stall.io,
+            group.memory_hits,
+        ],
+        io: group.io.clone(),
+    }
 }
 
 fn plus(a: Option<i64>, b: Option<i64>) -> Option<i64> {

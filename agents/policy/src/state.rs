@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{forecast::Forecast, guard::CpuGuard, observation::Millis, offer::Offer, rates::Counters};
+use crate::{
+    forecast::Forecast, guard::ShareGuard, io::IoGuard, memory::MemoryGuard, observation::Millis, offer::Offer,
+    rates::Counters,
+};
 
-/// What a node remembers. Written and read, it survives a restart; counters and the guard begin anew.
+/// What a node remembers. Written and read, it survives a restart; counters and the guards begin anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// CPU of prod, mid and system.
@@ -28,7 +31,11 @@ pub struct State {
     #[serde(skip)]
     pub(crate) sampled_counters: Counters,
     #[serde(skip)]
-    pub(crate) guard: CpuGuard,
+    pub(crate) guard: ShareGuard,
+    #[serde(skip)]
+    pub(crate) memory_guard: MemoryGuard,
+    #[serde(skip)]
+    pub(crate) io_guard: IoGuard,
 }
 
 /// Forecasts of one resource.

@@ -166,7 +166,7 @@ fn groups_that_cannot_be_listed_are_not_taken_for_an_empty_node() {
     node.seen.complete = false;
     let (_, report) = node.second(0);
     assert_eq!((report.cpu_basis, report.batch_offer().cpu), (Basis::Held, before.cpu));
-    assert_eq!(report.prod_stall, None);
+    assert_eq!(report.prod_stall.cpu, None);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_stall_from_prods_own_limit_cuts_nobody() {
     node.second(0);
     node.seen.groups[1].cpu_throttled = Some(290_000);
     let (_, report) = node.second(300);
-    assert_eq!(report.prod_stall, Some(10));
+    assert_eq!(report.prod_stall.cpu, Some(10));
     assert_eq!(report.guards[0].state, GuardState::Idle);
 }
 

@@ -2,6 +2,7 @@
 
 mod actor;
 mod observer;
+mod slot;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -56,6 +57,8 @@ pub struct Kernel {
     fights: BTreeMap<Key, u32>,
     /// Settings that the kernel refused, with the look at which it did.
     refused: BTreeMap<Key, u64>,
+    /// Patient settings that held, with the look at which they did.
+    verified: BTreeMap<Key, (String, u64)>,
     failed: Vec<Failure>,
     /// Failures that were logged already, and have not ceased since.
     logged: BTreeSet<String>,
@@ -94,6 +97,7 @@ impl Kernel {
             journal,
             fights: BTreeMap::new(),
             refused: BTreeMap::new(),
+            verified: BTreeMap::new(),
             failed: Vec::new(),
             logged: BTreeSet::new(),
             failing: BTreeSet::new(),
@@ -115,7 +119,7 @@ impl Kernel {
         self.act(&[])
     }
 
-    /// Cgroups whose CPU stall is prod's: triggers belong on their `cpu.pressure`. Batch is in none of them.
+    /// Cgroups whose stall is prod's: triggers belong on their pressure files. Batch is in none of them.
     pub fn trigger_places(&self) -> Vec<String> {
         let rules = self
             .rules

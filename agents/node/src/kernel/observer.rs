@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use duosuan_cgroup::{Cgroup, Error};
-use duosuan_policy::{Capabilities, Group, Observation, Resources, Stall, Tier};
+use duosuan_cgroup::{Cgroup, Error, IoStat};
+use duosuan_policy::{Capabilities, Group, Io, Observation, Resources, Stall, Tier};
 
 use super::Kernel;
 use crate::{
@@ -173,15 +173,27 @@ impl Kernel {
             .filter_map(|c| c.cpu_stat().ok().flatten().and_then(|s| s.throttled));
         let throttled = inner.fold(own, |sum, t| Some(sum.unwrap_or(0).saturating_add(t)));
         let current = group.memory_current()?;
-        let cache = group.memory_stat()?.map_or(0, |m| m.inactive_file);
-        let memory = current.map(|c| i64::try_from(c.saturating_sub(cache)).unwrap_or(i64::MAX));
+        let memory = group.memory_stat()?;
+        let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let batch = target.tier == Tier::Batch;
+        // Batch's own limits are ours, and prod's IO is measured by how it stalls.
+        let hits = if batch { None } else { group.memory_events()? };
+        let io = if batch { group.io_stat()? } else { None };
         Ok(Some(Group {
             path: target.path.clone(),
             tier: target.tier,
             requests: target.requests,
             cpu_usage: stat.map(|s| s.usage),
             cpu_throttled: throttled,
-            memory,
+            memory: current.map(|c| bytes(c.saturating_sub(memory.map_or(0, |m| m.inactive_file)))),
+            memory_charged: current.map(bytes),
+            memory_reclaimable: memory.map(|m| bytes(m.reclaimable())),
+            memory_hits: hits.map(|e| e.high.saturating_add(e.max)),
+            io: io
+                .into_iter()
+                .flatten()
+                .map(|(device, stat)| (device, totals(stat)))
+                .collect(),
             stall: Stall {
                 cpu: group.cpu_pressure()?.map(|p| p.some.total),
                 memory: group.memory_pressure()?.map(|p| p.some.total),
@@ -213,7 +225,13 @@ impl Kernel {
             cpu_burst: group.has("cpu.max.burst"),
             pressure: matches!(group.cpu_pressure(), Ok(Some(_))),
             memory_high: group.has("memory.high"),
+            memory_low: group.has("memory.low"),
+            memory_reclaim: group.has("memory.reclaim"),
+            memory_pressure: matches!(group.memory_pressure(), Ok(Some(_))),
             io_weight: group.has("io.weight"),
+            io_bfq_weight: group.has("io.bfq.weight"),
+            io_max: group.has("io.max"),
+            io_pressure: matches!(group.io_pressure(), Ok(Some(_))),
         };
     }
 
@@ -225,5 +243,14 @@ impl Kernel {
                 None
             }
         }
+    }
+}
+
+fn totals(stat: IoStat) -> Io {
+    Io {
+        read_bytes: stat.read_bytes,
+        written_bytes: stat.written_bytes,
+        reads: stat.reads,
+        writes: stat.writes,
     }
 }

@@ -52,7 +52,7 @@ impl SimulatedMachine {
                 cpu_burst: true,
                 pressure: true,
                 memory_high: true,
-                io_weight: true,
+                ..Capabilities::default()
             },
             at: None,
             busy: 0,
@@ -152,11 +152,14 @@ impl Machine for SimulatedMachine {
                     cpu_usage: Some(counters.usage),
                     cpu_throttled: Some(0),
                     memory: Some(pod.requests.memory / 1000 * share),
+                    memory_charged: Some(pod.requests.memory / 1000 * share),
+                    memory_reclaimable: Some(0),
                     stall: Stall {
                         cpu: Some(counters.stall),
                         memory: Some(0),
                         io: Some(0),
                     },
+                    ..Group::default()
                 }
             })
             .collect();

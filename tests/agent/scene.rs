@@ -1,0 +1,262 @@
+//! Cgroups of prod and batch in a virtual machine, and an agent that serves them.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use duosuan_tests::vm::{Kind, Vm};
+
+/// Some ten times what a reaction takes; the guard gives back by a twentieth of the node each second, and takes its time
+/// before it tries again where prod stalled.
+pub(crate) const LIMIT: Duration = Duration::from_secs(240);
+
+/// What the cgroups have before any agent: values that no default would restore by chance.
+pub(crate) const BEFORE_MAX: &str = "190000 100000";
+pub(crate) const BEFORE_WEIGHT: &str = "37";
+pub(crate) const BEFORE_HIGH: &str = "471859200";
+pub(crate) const BEFORE_LOW: &str = "1048576";
+pub(crate) const BEFORE_IO_WEIGHT: &str = "73";
+
+/// In the guest, whose loopback nobody else uses.
+const METRICS: &str = "127.0.0.1:9100";
+
+/// Two cgroups of its own in the machine. Gone when dropped.
+pub(crate) struct Scene {
+    name: &'static str,
+    before: String,
+    vm: Arc<Vm>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// CPUs in use.
+pub(crate) struct Shares {
+    pub(crate) online: f64,
+    pub(crate) batch: f64,
+}
+
+impl Scene {
+    /// One machine serves all tests that want one at the same time; they take turns.
+    pub(crate) fn open(name: &'static str) -> Result<Self> {
+        static MACHINE: Mutex<Weak<Vm>> = Mutex::new(Weak::new());
+        static TURN: Mutex<()> = Mutex::new(());
+        let vm = {
+            let mut machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+            match machine.upgrade() {
+                Some(vm) => vm,
+                None => {
+                    let vm = Arc::new(Vm::boot(&Kind::Bare)?);
+                    *machine = Arc::downgrade(&vm);
+                    vm
+                }
+            }
+        };
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        vm.run(&format!(
+            "cd /sys/fs/cgroup && echo '+cpu +memory +io' > cgroup.subtree_control && mkdir {name} &&
+             echo '+cpu +memory +io' > {name}/cgroup.subtree_control && mkdir {name}/online {name}/batch &&
+             echo {BEFORE_MAX} > {name}/batch/cpu.max && echo {BEFORE_WEIGHT} > {name}/batch/cpu.weight &&
+             echo {BEFORE_HIGH} > {name}/batch/memory.high && echo {BEFORE_LOW} > {name}/online/memory.low &&
+             echo 'default {BEFORE_IO_WEIGHT}' > {name}/batch/io.weight"
+        ))?;
+        let before = vm.settings(name)?;
+        Ok(Self {
+            name,
+            before,
+            vm,
+            _turn: turn,
+        })
+    }
+
+    /// Starts a command inside one of the cgroups.
+    pub(crate) fn start(&self, cgroup: &str, command: &str) -> Result<()> {
+        let procs = format!("/sys/fs/cgroup/{}/{cgroup}/cgroup.procs", self.name);
+        self.vm
+            .run(&format!(
+                "sh -c 'echo $$ > {procs} && exec {command}' > /dev/null 2>&1 &"
+            ))
+            .map(drop)
+    }
+
+    /// Ends all that runs in one of the cgroups.
+    pub(crate) fn stop(&self, cgroup: &str) -> Result<()> {
+        self.vm
+            .run(&format!("echo 1 > /sys/fs/cgroup/{}/{cgroup}/cgroup.kill", self.name))
+            .map(drop)
+    }
+
+    /// Starts the agent without a cluster and returns its process.
+    pub(crate) fn start_agent(&self, mode: &str, guards: &str) -> Result<String> {
+        let name = self.name;
+        let policy = format!(
+            "spec: {{mode: {mode}, guards: {guards}}}\ngroups: [{{path: {name}/online, tier: prod}}, {{path: {name}/batch, tier: batch}}]"
+        );
+        self.vm.run(&format!("mkdir -p /run/{name}"))?;
+        self.vm.write(&format!("/run/{name}/policy.yaml"), &policy)?;
+        self.vm.run(&format!(
+            "cd /run/{name} && duosuan-agent --policy policy.yaml --journal /run/{name}/journal --node vm \
+             --metrics-addr {METRICS} >> log 2>&1 & echo $!"
+        ))
+    }
+
+    /// Asks the agent to end, and waits until it has.
+    pub(crate) fn end(&self, agent: &str) -> Result<()> {
+        self.vm.run(&format!("kill {agent}"))?;
+        self.gone(agent)
+    }
+
+    pub(crate) fn kill(&self, agent: &str) -> Result<()> {
+        self.vm.run(&format!("kill -9 {agent}"))?;
+        self.gone(agent)
+    }
+
+    pub(crate) fn gone(&self, process: &str) -> Result<()> {
+        self.vm.wait(
+            "the agent ends",
+            LIMIT,
+            &format!("[ -d /proc/{process} ] || echo gone"),
+            |text| text.contains("gone").then_some(()),
+        )
+    }
+
+    pub(crate) fn read(&self, file: &str) -> Result<String> {
+        self.vm.run(&format!("cat /sys/fs/cgroup/{}/{file}", self.name))
+    }
+
+    pub(crate) fn counter(&self, cgroup: &str, name: &str) -> Result<u64> {
+        let text = self.read(&format!("{cgroup}/cpu.stat"))?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .context("no such counter")?;
+        Ok(value.trim().parse()?)
+    }
+
+    pub(crate) fn wait_for(&self, file: &str, what: &str, seen: impl Fn(&str) -> bool) -> Result<()> {
+        let shell = format!("cat /sys/fs/cgroup/{}/{file}", self.name);
+        self.vm
+            .wait(what, LIMIT, &shell, |text| seen(text.trim()).then_some(()))
+            .map_err(|e| self.explain(e))
+    }
+
+    /// Waits until the agent exports a metric that is not zero.
+    pub(crate) fn wait_for_metric(&self, name: &str) -> Result<()> {
+        let shell = format!("wget -q -O - http://{METRICS}/metrics");
+        let seen = |text: &str| {
+            let mut values = text
+                .lines()
+                .filter(|line| line.starts_with(name))
+                .filter_map(|line| line.rsplit(' ').next());
+            values
+                .any(|value| value.parse().is_ok_and(|value: f64| value > 0.0))
+                .then_some(())
+        };
+        self.vm
+            .wait(&format!("{name} is not zero"), LIMIT, &shell, seen)
+            .map_err(|e| self.explain(e))
+    }
+
+    /// Memory of the machine, bytes.
+    pub(crate) fn memory(&self) -> Result<u64> {
+        self.meminfo("MemTotal:")
+    }
+
+    /// Memory of the machine that is available, bytes.
+    pub(crate) fn available(&self) -> Result<u64> {
+        self.meminfo("MemAvailable:")
+    }
+
+    fn meminfo(&self, name: &str) -> Result<u64> {
+        let text = self.vm.run("cat /proc/meminfo")?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .context("no such figure")?;
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kibibytes << 10)
+    }
+
+    /// Lets so many seconds of the machine pass, and answers how many it were.
+    pub(crate) fn seconds(&self, seconds: u32) -> Result<f64> {
+        let uptime = || -> Result<f64> { Ok(self.vm.run("cut -d' ' -f1 /proc/uptime")?.parse()?) };
+        let before = uptime()?;
+        self.vm.run(&format!("sleep {seconds}"))?;
+        Ok(uptime()? - before)
+    }
+
+    /// Looks again and again until what is seen is good.
+    pub(crate) fn repeat(&self, what: &str, look: impl Fn() -> Result<Result<(), String>>) -> Result<()> {
+        let start = std::time::Instant::now();
+        loop {
+            let Err(seen) = look()? else { return Ok(()) };
+            if start.elapsed() > LIMIT {
+                return Err(self.explain(anyhow::anyhow!("{what}: not within {LIMIT:?}: {seen}")));
+            }
+        }
+    }
+
+    pub(crate) fn shares(&self) -> Result<Shares> {
+        let look = || -> Result<[f64; 3]> {
+            let uptime = self.vm.run("cut -d' ' -f1 /proc/uptime")?.parse()?;
+            let used = |cgroup| self.counter(cgroup, "usage_usec").map(|usec| usec as f64 / 1e6);
+            Ok([uptime, used("online")?, used("batch")?])
+        };
+        let before = look()?;
+        self.vm.run("sleep 3")?;
+        let after = look()?;
+        let share = |at: usize| (after[at] - before[at]) / (after[0] - before[0]);
+        Ok(Shares {
+            online: share(1),
+            batch: share(2),
+        })
+    }
+
+    pub(crate) fn until(&self, what: &str, seen: impl Fn(&Shares) -> bool) -> Result<()> {
+        self.repeat(what, || {
+            let shares = self.shares()?;
+            let Shares { online, batch } = shares;
+            Ok(seen(&shares)
+                .then_some(())
+                .ok_or_else(|| format!("online uses {online:.2} CPUs, batch {batch:.2}")))
+        })
+    }
+
+    pub(crate) fn is_as_before(&self) -> Result<()> {
+        let now = self.vm.settings(self.name)?;
+        let changed: Vec<&str> = now
+            .lines()
+            .filter(|line| !self.before.lines().any(|before| before == *line))
+            .collect();
+        ensure!(
+            now == self.before,
+            self.explain(anyhow::anyhow!("not as before: {changed:#?}"))
+        );
+        Ok(())
+    }
+
+    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let log = self
+            .vm
+            .exec(&format!("tail -n 20 /run/{}/log", self.name))
+            .map_or_else(|e| e.to_string(), |output| output.text);
+        let metrics = self
+            .vm
+            .exec(&format!(
+                "wget -q -O - http://{METRICS}/metrics | grep '^duosuan_node_[up]\\|^duosuan_guard'"
+            ))
+            .map_or_else(|e| e.to_string(), |output| output.text);
+        error.context(format!("the agent's log ends with\n{log}\nand it measures\n{metrics}"))
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let name = self.name;
+        let _ = self.vm.run(&format!(
+            "kill -9 $(pidof duosuan-agent); cd /sys/fs/cgroup; echo 1 > {name}/cgroup.kill;
+             while grep -q 'populated 1' {name}/cgroup.events; do sleep 0.1; done; rmdir {name}/online {name}/batch {name}"
+        ));
+    }
+}
