@@ -190,8 +190,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
 
 /// Changes that are tried for each that waits, at most.
 const EFFORT: i64 = 60;
-/// Nodes and pods that are copied in all for that, at most: some 30 s of work.
-const COPIED: i64 = 30_000_000;
+/// Nodes and pods that are copied in all for that, at most: 20 s of work, at 2 us each.
+const COPIED: i64 = 10_000_000;
 
 fn pending(simulation: &Simulation, names: &Names<'_>) -> Vec<Pending> {
     let case = Case {

@@ -98,6 +98,8 @@ pub enum Change {
     AnyModel,
     /// The pods do not mind which pods run beside them.
     AnyNeighbour,
+    /// The areas that pods have to share are a preference.
+    AnyArea,
     /// The pods have no scheduling gates.
     NoGates,
 }
@@ -149,6 +151,7 @@ impl fmt::Display for Change {
             Change::AnyNode => f.write_str("no node selector and no node affinity"),
             Change::AnyModel => f.write_str("any model of GPU accepted"),
             Change::AnyNeighbour => f.write_str("no required pod affinity, anti-affinity or topology spread"),
+            Change::AnyArea => f.write_str("the required topology as a preferred one"),
             Change::NoGates => f.write_str("no scheduling gates"),
         }
     }
@@ -280,6 +283,12 @@ impl Change {
                 events
             }
             Change::AnyNeighbour => pods(None, &|pod| pod.rules = None),
+            Change::AnyArea => claim(&|claim| {
+                let groups = claim.groups.iter_mut().filter_map(|group| group.topology.as_mut());
+                groups
+                    .chain(claim.topology.as_mut())
+                    .for_each(|topology| topology.required = false);
+            }),
             Change::NoGates => pods(None, &|pod| pod.gated = false),
         }
     }

@@ -80,7 +80,7 @@ fn rank(change: &Change) -> (u8, String) {
         Change::Less { .. } => 3,
         Change::Fewer { .. } => 4,
         Change::Tolerate { .. } => 5,
-        Change::AnyNode | Change::AnyModel | Change::AnyNeighbour => 6,
+        Change::AnyNode | Change::AnyModel | Change::AnyNeighbour | Change::AnyArea => 6,
     };
     (kind, change.to_string())
 }
@@ -128,7 +128,10 @@ impl Search<'_> {
                 self.less(Some(resource));
                 self.fewer();
             }
-            Reason::NoNodeFits { .. } | Reason::StaleReports { .. } | Reason::WaitingForReservation { .. } => {
+            Reason::NoNodeFits { .. }
+            | Reason::TopologyTooSmall { .. }
+            | Reason::StaleReports { .. }
+            | Reason::WaitingForReservation { .. } => {
                 if self.case.facts.nodes.values().any(|node| node.stale) {
                     self.once(Change::Reports);
                 }
@@ -380,7 +383,12 @@ impl Search<'_> {
             claim.groups.iter().any(|group| any_model(&group.gpus))
         });
         let by_neighbour = chooses(&|pod| pod.rules.is_some(), &|_| false);
+        let by_area = chooses(&|_| false, &|claim| {
+            let groups = claim.groups.iter().filter_map(|group| group.topology.as_ref());
+            groups.chain(claim.topology.as_ref()).any(|topology| topology.required)
+        });
         for (there, change) in [
+            (by_area, Change::AnyArea),
             (by_label, Change::AnyNode),
             (by_model, Change::AnyModel),
             (by_neighbour, Change::AnyNeighbour),

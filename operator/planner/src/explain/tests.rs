@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use duosuan_scheduler::event::{Gpu, GpuRequest, Group, Node, Operator, Queue, Quota, Requirement, Taint};
+use duosuan_scheduler::event::{
+    Gpu, GpuRequest, Group, Level, Location, Node, Operator, Queue, Quota, Requirement, Taint, Topology,
+};
 
 use super::*;
 use crate::simulation::Simulation;
@@ -246,6 +248,41 @@ fn a_taint_and_a_selector_that_are_all_that_stands_against_it_are_named() {
     assert_eq!(
         explanation.classes.first().unwrap().against.as_deref(),
         Some("node affinity")
+    );
+}
+
+#[test]
+fn a_gang_that_no_rack_holds_is_told_of_nodes_in_one_and_of_preferring_it() {
+    let (claim_event, pods) = gang(3, &pod("m", 3000));
+    let Event::Claim(mut racked) = claim_event else {
+        unreachable!()
+    };
+    racked.topology = Some(Topology {
+        pack: Level::Rack,
+        required: true,
+    });
+    let in_rack = |name: &str, rack: &str| {
+        Event::Node(Box::new(Node {
+            location: Location {
+                rack: Some(rack.to_owned()),
+                ..Location::default()
+            },
+            ..node(name, 4000, 0)
+        }))
+    };
+    let events = vec![
+        in_rack("a1", "a"),
+        in_rack("a2", "a"),
+        in_rack("b1", "b"),
+        Event::Claim(racked),
+    ];
+    let explanation = explained(events.into_iter().chain(told(pods)).collect(), &claim(), 200);
+    assert_eq!(explanation.reason.as_ref().map(Reason::name), Some("TopologyTooSmall"));
+    let changes = changes(&explanation);
+    assert!(changes.contains(&"one more node like a1".to_owned()), "{changes:?}");
+    assert!(
+        changes.contains(&"the required topology as a preferred one".to_owned()),
+        "{changes:?}"
     );
 }
 
