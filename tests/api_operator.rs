@@ -16,6 +16,8 @@
 mod binary;
 #[path = "operator/lab.rs"]
 mod lab;
+#[path = "operator/racks.rs"]
+mod racks;
 #[path = "operator/reclaim.rs"]
 mod reclaim;
 #[path = "operator/refused.rs"]

@@ -177,8 +177,13 @@ impl Lab {
 
     /// A node that kwok plays, ready and without taints.
     pub async fn node(&self, name: &str, resources: Value) {
+        self.labelled_node(name, resources, json!({})).await;
+    }
+
+    /// The same with labels.
+    pub async fn labelled_node(&self, name: &str, resources: Value, labels: Value) {
         let api: Api<Node> = Api::all(self.client.clone());
-        let metadata = json!({"name": name, "annotations": {"kwok.x-k8s.io/node": "fake"}});
+        let metadata = json!({"name": name, "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}});
         let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata});
         self.put(&api, name, object.clone()).await;
         let mut status = object;
