@@ -338,6 +338,9 @@ impl Model {
 
     /// What some pods ask of quotas together, in the order of names.
     pub(crate) fn ask_of_pods(&self, pods: &[PodOrd]) -> Amounts {
+        if let [pod] = pods {
+            return self.shapes.value(self.pods[*pod].shape).ask.clone();
+        }
         let mut sum: Amounts = Vec::new();
         for &pod in pods {
             for &(resource, amount) in &self.shapes.value(self.pods[pod].shape).ask {

@@ -17,6 +17,8 @@ const MID: &str = "duosuan.io/mid-";
 pub(crate) struct Resources {
     names: Names<ResourceOrd, String>,
     quota: Vec<ResourceOrd>,
+    /// The tier that alone may ask for each, found once: it is asked for at every turn.
+    reserved: Vec<Option<Tier>>,
     /// Pods of a node; each pod takes one.
     pub(crate) pods: ResourceOrd,
     /// Firm milli-cores.
@@ -33,6 +35,7 @@ impl Default for Resources {
         let mut resources = Resources {
             names: Names::default(),
             quota: Vec::new(),
+            reserved: Vec::new(),
             pods: zero,
             cpu: zero,
             gpu: zero,
@@ -55,6 +58,7 @@ impl Resources {
         let ord: ResourceOrd = self.names.intern(name);
         let plain = name.strip_prefix(BATCH).or_else(|| name.strip_prefix(MID));
         self.quota.push(ord);
+        self.reserved.push(reserved_for(name));
         if let Some(plain) = plain {
             let quota = self.named(plain);
             if let Some(slot) = self.quota.get_mut(ord.index()) {
@@ -102,7 +106,7 @@ impl Resources {
 
     /// The tier that alone may ask for a resource; `None` if every tier may.
     pub(crate) fn reserved_for(&self, ord: ResourceOrd) -> Option<Tier> {
-        reserved_for(self.name(ord))
+        self.reserved.get(ord.index()).copied().flatten()
     }
 }
 
