@@ -159,9 +159,11 @@ impl Related {
         }))
     }
 
-    /// How much memory a node takes, in entries of a list.
+    /// How much memory a node takes, in entries of a list of 80 bytes: itself, eight bytes for each rule, four for each
+    /// label, and some 56 more for one of many values, which are lists of nodes.
     pub(super) fn size(&self) -> usize {
-        1 + (self.rules.len() + self.keys.len()) / 8
+        let fine = self.keys.len() - self.coarse;
+        1 + (self.rules.len() * 8 + self.keys.len() * 4 + fine * 56).div_ceil(80)
     }
 
     /// True if a label has become one of many values, or of few.
