@@ -83,6 +83,8 @@ struct Round<'a> {
     trials_left: u32,
     /// Pods that may still be moved on trial to find reservations.
     moves_left: u32,
+    /// Claims for which reservations may still be tried at other seats.
+    ways_left: u32,
     /// Searches for a start that were made, by queue.
     tried_heads: s4_reserve::TriedHeads,
     /// What is asked before a pod gets a seat.
@@ -128,6 +130,7 @@ impl<'a> Round<'a> {
             pods_left: budget.pods,
             trials_left: budget.pods,
             moves_left: s4_reserve::MOVES,
+            ways_left: s4_reserve::WAYS,
             tried_heads: s4_reserve::TriedHeads::new(),
             guard: None,
             unguarded: false,

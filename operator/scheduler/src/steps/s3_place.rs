@@ -225,7 +225,7 @@ fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>, minim
         // What has no room anyway is not kept out by anybody.
         transaction.rollback_to(round.model, 0);
         seated = seat_gang(round, &mut transaction, claim, &pods, seating);
-        seated.is_ok()
+        seated.is_ok() && !s4_reserve::make_way(round, claim)
     }) {
         transaction.rollback(round.model);
         if minimum {

@@ -28,6 +28,9 @@ use crate::{
 /// Pods that one cycle takes off the model and puts on it at most, to find reservations: some 10 ms of work.
 pub(super) const MOVES: u32 = 16_384;
 
+/// Claims for which a cycle tries at most whether reservations can make way for them.
+pub(super) const WAYS: u32 = 16;
+
 /// Claims of one queue for which a start is looked for in a cycle: the first of it may be one that no time helps.
 const HEADS: u32 = 4;
 
@@ -65,7 +68,7 @@ pub(super) fn review(round: &mut Round<'_>) {
             claim: old.claim,
             pods,
             from: window_start(round.model, old.claim, round.now),
-            before: None,
+            before: round.model.claims.find(old.claim).and_then(|c| c.window).map(|w| w.end),
         };
         if !wish.pods.is_empty()
             && waits(round.model, old.claim)
@@ -128,6 +131,7 @@ pub(super) fn reserve(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) {
     }
     let slot = &model.claims[claim];
     let (queue, priority, window) = (slot.queue, slot.priority, slot.window.is_some());
+    let window_end = slot.window.map(|w| w.end);
     let own = model.reservation_of(claim).cloned();
     // One whose time has come, and that could not start all the same, is nothing to hold on to.
     let own_holds = own.as_ref().is_some_and(|r| r.start > round.now);
@@ -155,7 +159,7 @@ pub(super) fn reserve(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) {
         claim,
         pods: pods.to_vec(),
         from: None,
-        before: own.filter(|_| own_holds).map(|r| r.start),
+        before: own.filter(|_| own_holds).map(|r| r.start).or(window_end),
     };
     let Some(found) = search(round, &wish, &others) else {
         if !own_holds {
@@ -168,6 +172,38 @@ pub(super) fn reserve(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) {
         round.model.unreserve(replaced);
     }
     keep(round.model, found);
+}
+
+/// Tries whether the reservations that are moved by a claim, which has its seats now, have others at which they start no
+/// later. If so, they have them, and the claim may stay.
+pub(super) fn make_way(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
+    if round.ways_left == 0 {
+        return false;
+    }
+    round.ways_left -= 1;
+    let mut kept: Vec<Arc<Reservation>> = Vec::new();
+    for old in round.model.reservations.clone() {
+        if old.claim == claim || holds(round.model, &old, &kept) {
+            kept.push(old);
+            continue;
+        }
+        let wish = Wish {
+            claim: old.claim,
+            pods: old.seats.iter().map(|(pod, _)| *pod).collect(),
+            from: window_start(round.model, old.claim, round.now),
+            before: Some(Time(old.start.0.saturating_add(1))),
+        };
+        if !is_wanted(round.model, &old) {
+            return false;
+        }
+        let Some(new) = search(round, &wish, &kept) else {
+            return false;
+        };
+        kept.push(Arc::new(new));
+    }
+    round.model.reservations = kept;
+    round.model.freed += 1;
+    true
 }
 
 /// Puts a reservation where it belongs: those for windows first.
