@@ -189,6 +189,30 @@ fn a_claim_that_outlives_its_estimate_delays_the_reservation_and_does_not_break_
     assert_eq!(binds(&world.at(1210)), [("big-0", "n0")]);
 }
 
+/// Placement by itself would give `a` the emptier node, and leave none for `b`.
+#[test]
+fn a_gang_gets_the_seats_of_its_reservation_where_placement_by_itself_would_not_find_them() {
+    let mut world = cluster(2);
+    for (name, cores, length, on) in [("r0", 4, Some(2000), "n0"), ("r1", 3, Some(1000), "n1"), ("e", 1, None, "n1")] {
+        let mut running = job(name, 0, 1, cores, length);
+        if let Some(Event::Pod(pod)) = running.get_mut(1) {
+            pod.node = Some(on.into());
+        }
+        world.submit(running);
+    }
+    world.at(0);
+    let mut gang = claim("gang", "q", &[("a", 1, 1, 1), ("b", 1, 1, 1)]);
+    gang.created = Time(1);
+    world.tell(gang);
+    world.tell(member("a", "gang", "a", 2000));
+    world.tell(member("b", "gang", "b", 4000));
+    assert_eq!(starts(&world.at(1)), [("gang-uid", Some(2000))]);
+    world.finish("r1-0");
+    assert_eq!(binds(&world.at(1000)), []);
+    world.finish("r0-0");
+    assert_eq!(binds(&world.at(2000)), [("a", "n1"), ("b", "n0")]);
+}
+
 #[test]
 fn a_claim_that_ends_early_brings_the_start_forward() {
     let mut world = cluster(2);
