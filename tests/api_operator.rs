@@ -241,15 +241,16 @@ async fn what_cannot_be_had_waits_with_its_field_and_what_runs_goes_on() {
         .await;
     let operator = lab.operator().await;
     let groups = json!([{"name": "g", "count": 1}]);
-    let window = json!({"start": "2036-01-01T00:00:00Z", "end": "2036-01-02T00:00:00Z"});
-    lab.claim("later", json!({"groups": groups, "window": window})).await;
+    let topology = json!({"pack": "nvlink", "mode": "required"});
+    lab.claim("later", json!({"groups": groups, "topology": topology}))
+        .await;
     lab.member("later-1", "later", "g", json!({"cpu": "1"})).await;
     let claim = lab
         .wait::<CapacityClaim>("later", |c| reason(c) == Some("Invalid"))
         .await;
-    assert!(message(&claim).starts_with("spec.window: "), "{}", message(&claim));
+    assert!(message(&claim).starts_with("spec.topology: "), "{}", message(&claim));
     let event = lab.event("later", "FailedScheduling").await;
-    assert!(event.note.is_some_and(|note| note.contains("spec.window")));
+    assert!(event.note.is_some_and(|note| note.contains("spec.topology")));
 
     lab.claim("wish", json!({"groups": groups, "deadline": "2036-01-01T00:00:00Z"}))
         .await;
@@ -264,7 +265,7 @@ async fn what_cannot_be_had_waits_with_its_field_and_what_runs_goes_on() {
     lab.wait::<CapacityClaim>("wish", ignored).await;
 
     // It runs; now it asks for what cannot be had.
-    let patch = json!({"spec": {"window": {"start": "2035-01-01T00:00:00Z", "end": "2035-01-02T00:00:00Z"}}});
+    let patch = json!({"spec": {"topology": topology}});
     let claims = lab.api::<CapacityClaim>();
     claims
         .patch("wish", &PatchParams::default(), &Patch::Merge(&patch))
@@ -280,6 +281,62 @@ async fn what_cannot_be_had_waits_with_its_field_and_what_runs_goes_on() {
     assert!(running(&claim), "{:?}", claim.status);
     assert_eq!(claim.status.unwrap().placed[0].count, 1);
     operator.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_is_told_when_it_starts_and_others_start_only_beside_that() {
+    let lab = Lab::start("reserved").await;
+    lab.node("reserved-1", json!({"cpu": "4", "memory": "8Gi", "pods": "110"}))
+        .await;
+    let operator = lab.operator().await;
+    let groups = json!([{"name": "g", "count": 1}]);
+    // Its window opens when the test is long over.
+    let window = json!({"start": "2036-01-01T00:00:00Z", "end": "2036-01-02T00:00:00Z"});
+    lab.claim("later", json!({"groups": groups, "window": window})).await;
+    lab.member("later-1", "later", "g", json!({"cpu": "4"})).await;
+    let kept = |c: &CapacityClaim| reason(c) == Some("WaitingForWindow") && estimate(c).is_some();
+    let claim = lab.wait::<CapacityClaim>("later", kept).await;
+    assert_eq!(estimate(&claim).as_deref(), Some("2036-01-01T00:00:00Z"));
+    assert!(
+        message(&claim).contains("its place is kept for then"),
+        "{}",
+        message(&claim)
+    );
+
+    // One that never ends would be in its way; one that ends in an hour is not.
+    lab.claim("endless", json!({"groups": groups})).await;
+    lab.member("endless-1", "endless", "g", json!({"cpu": "1"})).await;
+    let waits = |c: &CapacityClaim| reason(c) == Some("WaitingForReservation");
+    let claim = lab.wait::<CapacityClaim>("endless", waits).await;
+    let words = format!("{}/later, which starts by 2036-01-01T00:00:00Z", lab.namespace);
+    assert!(message(&claim).contains(&words), "{}", message(&claim));
+    lab.claim("hour", json!({"groups": groups, "expectedDuration": "1h"}))
+        .await;
+    lab.member("hour-1", "hour", "g", json!({"cpu": "3"})).await;
+    lab.wait::<CapacityClaim>("hour", running).await;
+
+    // The first that waits starts when that hour is over, as far as can be said.
+    lab.claim("next", json!({"groups": groups, "expectedDuration": "2h"}))
+        .await;
+    lab.member("next-1", "next", "g", json!({"cpu": "4"})).await;
+    let told = |c: &CapacityClaim| reason(c) == Some("NoNodeFits") && estimate(c).is_some();
+    lab.wait::<CapacityClaim>("next", told).await;
+    lab.api::<CapacityClaim>()
+        .delete("later", &DeleteParams::default())
+        .await
+        .unwrap();
+    lab.wait::<Pod>("later-1", |p| {
+        condition(p, "PodScheduled")
+            .and_then(|c| c.message)
+            .is_some_and(|m| m.contains("later"))
+    })
+    .await;
+    operator.end().await;
+}
+
+fn estimate(claim: &CapacityClaim) -> Option<String> {
+    let start = claim.status.as_ref()?.estimated_start.as_ref()?;
+    Some(start.0.to_string())
 }
 
 #[tokio::test(flavor = "multi_thread")]

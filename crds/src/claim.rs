@@ -77,16 +77,18 @@ pub struct CapacityClaimSpec {
     /// Where all pods of the claim stand to each other; a group may ask for a smaller domain of its own. Absent: anywhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topology: Option<Topology>,
-    /// How long the claim is expected to run once it has started. Others may be let past a waiting claim if, by this, they
-    /// end in time; nothing is ended because of it. Absent: unknown, treated as unlimited. Example: `4h`.
+    /// How long the claim is expected to run once it has started. From this the first claim of a queue that waits gets its
+    /// `estimatedStart`, and others are let past it if, by this, they end in time. Nothing is ended because of it: a claim
+    /// that takes longer delays those who wait. Absent: unknown, treated as unlimited. Example: `4h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_duration: Option<Duration>,
     /// When the work has to be finished, in RFC 3339. Not acted on yet: the condition `Honoured` says so.
     /// Example: `2026-12-24T06:00:00Z`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
-    /// A reservation: the capacity is asked for from start to end, not as soon as possible. Not served yet: a claim with a
-    /// window waits, and says so.
+    /// A reservation: the capacity is wanted from start to end, not as soon as possible. Once the claim's pods exist, places
+    /// are kept for that time: whoever would still run then is not placed on them. Nothing that runs is ended for it. The claim
+    /// starts within the window or not at all, and counts as ended with it. Absent: as soon as possible.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
     /// What the claim can bear when its capacity is wanted elsewhere. Absent: it can be evicted at any time without notice.
@@ -243,9 +245,9 @@ pub enum TopologyMode {
 #[x_kube(validation = Rule::new("self.start < self.end").message("the window must start before it ends").field_path(".start"))]
 #[serde(rename_all = "camelCase")]
 pub struct Window {
-    /// From when the capacity is wanted, in RFC 3339. Example: `2026-12-24T00:00:00Z`.
+    /// From when the capacity is wanted: the claim starts no earlier. In RFC 3339. Example: `2026-12-24T00:00:00Z`.
     pub start: Time,
-    /// Until when it is wanted, in RFC 3339.
+    /// Until when it is wanted, in RFC 3339: from then on others count on it, and nothing more of the claim is started.
     pub end: Time,
 }
 
@@ -303,7 +305,7 @@ pub struct CapacityClaimStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32768))]
     pub message: Option<String>,
-    /// When the claim is expected to start, if that can be said.
+    /// When the claim is expected to start, if that can be said: by the expected durations of what runs, or by its window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimated_start: Option<Time>,
     /// What the claim has on loan, if anything: capacity that its queue borrows and may have to give back.

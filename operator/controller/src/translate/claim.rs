@@ -78,6 +78,10 @@ fn spec(
         .as_ref()
         .map(|d| millis(d, "spec.expectedDuration"))
         .transpose()?;
+    into.window = spec.window.as_ref().map(|w| event::Window {
+        start: time(Some(&w.start)),
+        end: time(Some(&w.end)),
+    });
     let min_runtime = spec.interruption.as_ref().and_then(|i| i.min_runtime.as_ref());
     into.min_runtime = min_runtime.map_or(Ok(0), |d| millis(d, "spec.interruption.minRuntime"))?;
     into.groups = spec
@@ -107,11 +111,6 @@ fn honoured(spec: &CapacityClaimSpec) -> Result<(), FieldError> {
             let words = "what is smaller than a node cannot be guaranteed yet: write pack: node, or mode: preferred";
             return Err(FieldError::new(field, words));
         }
-    }
-    if spec.window.is_some() {
-        let words =
-            "capacity cannot be reserved for a time yet: leave it out, and create the claim when it shall start";
-        return Err(FieldError::new("spec.window", words));
     }
     Ok(())
 }
@@ -283,6 +282,15 @@ mod tests {
     }
 
     #[test]
+    fn a_window_is_a_time_to_start_and_one_to_have_ended() {
+        let window = json!({"start": "2026-12-24T06:00:00Z", "end": "2026-12-24T08:00:00Z"});
+        let read = claim(json!({"groups": [{"name": "a", "count": 1}], "window": window}));
+        let [start, end] = [1_798_092_000_000, 1_798_099_200_000].map(duosuan_scheduler::Time);
+        assert_eq!(read.claim.window, Some(event::Window { start, end }));
+        assert_eq!((read.broken, read.ignored.len()), (None, 0));
+    }
+
+    #[test]
     fn what_is_not_honoured_is_refused_if_it_binds_and_told_if_it_is_a_wish() {
         let groups = json!([{"name": "a", "count": 1, "topology": {"pack": "numa", "mode": "preferred"}}]);
         let wishes = claim(json!({
@@ -305,7 +313,6 @@ mod tests {
             Vec::<&str>::new()
         );
         let required = json!({"pack": "nvlink", "mode": "required"});
-        let window = json!({"start": "2026-12-24T06:00:00Z", "end": "2026-12-24T08:00:00Z"});
         for (spec, field) in [
             (
                 json!({"groups": [{"name": "a", "count": 1}], "topology": required}),
@@ -314,10 +321,6 @@ mod tests {
             (
                 json!({"groups": [{"name": "a", "count": 1}, {"name": "b", "count": 1, "topology": required}]}),
                 "spec.groups[1].topology",
-            ),
-            (
-                json!({"groups": [{"name": "a", "count": 1}], "window": window}),
-                "spec.window",
             ),
         ] {
             let read = claim(spec);
