@@ -2,6 +2,7 @@
 //! what merely makes them fast is in [`crate::index`].
 
 pub(crate) mod areas;
+mod bulk;
 pub(crate) mod changes;
 pub(crate) mod claim;
 pub(crate) mod device;

@@ -16,6 +16,7 @@ mod gangs;
 mod gpus;
 mod lending;
 mod preemption;
+mod optimum;
 mod promises;
 mod properties;
 mod queues;

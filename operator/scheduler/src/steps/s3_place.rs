@@ -100,7 +100,7 @@ fn settle(round: &mut Round<'_>, claim: ClaimOrd) {
     round.said.push((claim, None));
 }
 
-/// The pods that a claim's minimum still needs, or why there are too few.
+/// The pods that a claim's minimum still needs, in the order in which they are to be seated, or why there are too few.
 pub(super) fn minimum(model: &Model, ord: ClaimOrd) -> Result<Vec<PodOrd>, Reason> {
     let mut pods = Vec::new();
     for group in &model.claims[ord].groups {
@@ -112,6 +112,9 @@ pub(super) fn minimum(model: &Model, ord: ClaimOrd) -> Result<Vec<PodOrd>, Reaso
             return Err(incomplete(model, &group.spec.name, &tally, waiting, need, group.min()));
         }
         pods.extend(tally.waiting.into_iter().take(need as usize));
+    }
+    if model.claims[ord].groups.len() > 1 {
+        model.largest_first(&mut pods);
     }
     Ok(pods)
 }
@@ -228,7 +231,8 @@ fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>, minim
         seated.is_ok() && !s4_reserve::make_way(round, claim)
     }) {
         transaction.rollback(round.model);
-        if minimum {
+        // One that a window keeps out waits for that; the queue's reservation is for those who have no room.
+        if minimum && !by.window {
             s4_reserve::reserve(round, claim, &pods);
         }
         let waits = s4_reserve::kept_out(round.model, claim, &by);

@@ -193,7 +193,11 @@ fn a_claim_that_outlives_its_estimate_delays_the_reservation_and_does_not_break_
 #[test]
 fn a_gang_gets_the_seats_of_its_reservation_where_placement_by_itself_would_not_find_them() {
     let mut world = cluster(2);
-    for (name, cores, length, on) in [("r0", 4, Some(2000), "n0"), ("r1", 3, Some(1000), "n1"), ("e", 1, None, "n1")] {
+    for (name, cores, length, on) in [
+        ("r0", 4, Some(2000), "n0"),
+        ("r1", 3, Some(1000), "n1"),
+        ("e", 1, None, "n1"),
+    ] {
         let mut running = job(name, 0, 1, cores, length);
         if let Some(Event::Pod(pod)) = running.get_mut(1) {
             pod.node = Some(on.into());
