@@ -102,6 +102,7 @@ impl Gap {
     }
 
     /// Prints the gap, and holds it under a bound in thousandths.
+    #[allow(clippy::print_stdout, reason = "the gap is what a reader of this test wants to see")]
     fn print(&self, what: &str, bound: i64) {
         let gap = (self.ours - self.best).abs() * 1000 / self.best.max(1);
         println!(
