@@ -34,7 +34,11 @@ pub(super) fn below(model: &mut Model, ord: ClaimOrd, pods: &[PodOrd], limit: us
                 .filter_map(|p| model.pods[p].place.seat())
                 .any(|seat| {
                     let node = &model.nodes[seat.node];
-                    let fits = |&p: &PodOrd| model.fits_ever(model.shapes.value(model.pods[p].shape), node).is_ok();
+                    let fits = |&p: &PodOrd| {
+                        let shape = model.shapes.value(model.pods[p].shape);
+                        let large_enough = |(r, asked): &(ResourceOrd, Amount)| node.allocatable.of(*r) >= *asked;
+                        shape.requests.iter().all(large_enough) && model.fits_ever(shape, node).is_ok()
+                    };
                     pods.iter().any(fits)
                 })
     };
@@ -211,4 +215,34 @@ fn evictable(model: &Model, claim: ClaimOrd) -> bool {
         }
     }
     bound > 0
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+    use crate::{
+        event::Pod,
+        tests::fixtures::{World, node, pod},
+    };
+
+    /// Each of them would be taken off the model on trial, in every cycle in which something was freed.
+    #[test]
+    fn nobody_is_tried_for_a_pod_that_is_larger_than_the_nodes_on_which_they_sit() {
+        let mut world = World::with([node("n", 4).into()]);
+        for i in 0..4 {
+            world.tell(pod(&format!("low-{i}"), 1000));
+        }
+        world.run();
+        for (uid, cores, tried) in [("huge", 9, 0), ("large", 4, 4)] {
+            world.tell(Pod {
+                priority: 9,
+                ..pod(uid, cores * 1000)
+            });
+            let model = &mut world.cluster.model;
+            let pod = model.pods_by_uid[uid];
+            let claim = model.pods[pod].claim.unwrap();
+            assert_eq!(below(model, claim, &[pod], usize::MAX).len(), tried, "{uid}");
+        }
+    }
 }
