@@ -11,8 +11,8 @@ use duosuan_planner::{openb, replay};
 use duosuan_scheduler::Policy;
 
 /// Published for BestFit, the second best of six policies, with sd 0.144 over ten seeds: 92.862 % at 100 % arrived and
-/// 93.076 % at 130 %; for the best, FGD, that knows all pods beforehand: 95.227 % and 95.391 %. FGD measured in this core
-/// on seed 42: 95.22 % and 95.38 %; ours, that learns from the pods that came: 95.7 % and 95.9 %.
+/// 93.076 % at 130 %; for the best, FGD, that knows all pods beforehand: 95.227 % and 95.391 %. Ours, that learns from the
+/// pods that came, in the mean of seeds 42 to 46 with their ranks of nodes: 96.06 % and 96.15 %.
 #[test]
 fn the_production_policy_packs_the_trace_better_than_gradient_descent_and_always_the_same_way() {
     let trace = openb::shipped().unwrap();
@@ -27,7 +27,7 @@ fn the_production_policy_packs_the_trace_better_than_gradient_descent_and_always
     let gradient = replay::openb(&trace, Policy::Fgd).unwrap();
     for percent in [100, 130] {
         let (ours, theirs) = (at(percent), gradient.allocation_at(percent).unwrap());
-        assert!(ours > theirs + 0.2, "{ours} at {percent} %, gradient descent {theirs}");
+        assert!(ours > theirs + 0.5, "{ours} at {percent} %, gradient descent {theirs}");
     }
 
     let nodes_per_pod = outcome.nodes_visited / u64::from(outcome.pods);

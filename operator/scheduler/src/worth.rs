@@ -1,10 +1,10 @@
 //! What the idle GPUs of a node are worth: how much of them pods like those seen so far will use.
 //!
-//! Four things make it up. What the node would still take if such pods came one after the other, the mean of several
-//! sampled sequences of them: it sees how cores and GPUs, and large and small shares, go together. Less half of what
-//! is [fragments](crate::fragmentation) now: it sees the pod that comes next. Room for several GPUs at once is rare: it
-//! is worth more the more of it the pods that need it will want of what is left in the cluster. And GPUs of a model that many pods insist
-//! on are not for those that can do without: the part of them that such pods will need counts as lost.
+//! Three things make it up. What the node would still take if such pods came one after the other, the mean of several
+//! sampled sequences of them: it sees how cores and GPUs, and large and small shares, go together. Room for one kind of
+//! pod that is rare in the cluster, that is for several GPUs or a lot of cores at once: it is worth more the more of it
+//! those pods will want of what is left. And GPUs of a model that many pods insist on are not for those that can do
+//! without: the part of them that such pods will need counts as lost.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,6 +21,9 @@ const FINE: i64 = 1000;
 const STEP: i64 = 20 * FINE;
 /// Cores are looked at in steps of half a core, so that more nodes are alike.
 const CPU_STEP: i64 = 500;
+/// Part of the wanted room that counts: enough to keep it until it is wanted. With a quarter, less is packed of
+/// everything else.
+const ROOM: i64 = 10;
 /// What is wanted of a model is counted in parts of this.
 const PARTS: i64 = 1024;
 /// States of nodes whose worth is kept, at most: some 10 MiB.
@@ -30,12 +33,11 @@ const KEPT: usize = 1 << 17;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Outlook {
     version: u64,
-    typical: Typical,
     sequences: Vec<Vec<Kind>>,
     /// Part of a model's GPUs, in [`PARTS`], that pods which insist on it want, if all GPUs were asked for.
     wanted: BTreeMap<u32, i64>,
-    /// Kinds that need several GPUs, with the part, in [`PARTS`], of all room for them that they will want.
-    large: Vec<(Kind, i64)>,
+    /// Kinds, with the part, in [`PARTS`], of all room for each that it will want.
+    rooms: Vec<(Kind, i64)>,
 }
 
 impl Outlook {
@@ -46,8 +48,7 @@ impl Outlook {
             version,
             sequences: sequences(&typical),
             wanted: wanted(&typical, gpus),
-            large: large(&typical, nodes),
-            typical,
+            rooms: rooms(&typical, nodes),
         }
     }
 
@@ -77,10 +78,9 @@ impl Outlook {
             taken += idle.milli() - left.milli();
         }
         let taken = taken * FINE / i64::try_from(SEQUENCES).unwrap_or(1);
-        let fragments = self.typical.fragments(idle) * FINE / self.typical.total().max(1);
         let room = |(kind, wanted): &(Kind, i64)| idle.room_for(kind) * milli(kind) * wanted;
-        let room = self.large.iter().map(room).sum::<i64>() * FINE / PARTS;
-        taken - fragments / 2 + room / 4
+        let room = self.rooms.iter().map(room).sum::<i64>() * FINE / PARTS;
+        taken + room / ROOM
     }
 }
 
@@ -143,21 +143,21 @@ fn asked(typical: &Typical) -> i64 {
     typical.kinds().iter().map(|(kind, count)| count * milli(kind)).sum()
 }
 
-/// What kinds that need several GPUs will want of the room that nodes have for each of them, if pods come for all GPUs
-/// that are idle.
-fn large(typical: &Typical, nodes: &[Idle]) -> Vec<(Kind, i64)> {
+/// What kinds will want of the room that nodes have for each of them by itself, if pods come for all GPUs that are idle.
+/// Those that will want next to nothing of it are left out.
+fn rooms(typical: &Typical, nodes: &[Idle]) -> Vec<(Kind, i64)> {
     let asked = asked(typical);
     let mut alike: BTreeMap<Idle, i64> = BTreeMap::new();
     for idle in nodes {
         *alike.entry(*idle).or_insert(0) += 1;
     }
     let idle: i64 = nodes.iter().map(Idle::milli).sum();
-    let kinds = typical.kinds().iter().filter(|(kind, _)| kind.gpus > 1);
-    let wanted = kinds.filter_map(|(kind, count)| {
+    let wanted = typical.kinds().iter().filter_map(|(kind, count)| {
         let room: i64 = alike.iter().map(|(idle, nodes)| idle.room_for(kind) * nodes).sum();
         let coming = i128::from(*count) * i128::from(idle) * i128::from(PARTS);
         let part = coming.checked_div(i128::from(asked) * i128::from(room))?;
-        Some((kind.clone(), i64::try_from(part).map_or(PARTS, |part| part.min(PARTS))))
+        let part = i64::try_from(part).map_or(PARTS, |part| part.min(PARTS));
+        (part > 0).then(|| (kind.clone(), part))
     });
     wanted.collect()
 }
@@ -224,11 +224,7 @@ mod tests {
         let worth = |idle: Idle| outlook.worth(&idle);
         assert_eq!(worth(idle(8000, 0, &[1000])), 1000 * FINE, "all of it");
         assert_eq!(worth(idle(7000, 0, &[1000])), 500 * FINE, "the cores are for one pod");
-        assert_eq!(
-            worth(idle(3000, 0, &[1000])),
-            -500 * FINE,
-            "of what nobody can use half counts as lost"
-        );
+        assert_eq!(worth(idle(3000, 0, &[1000])), 0, "nobody can use it");
         assert_eq!(
             worth(idle(8000, 0, &[900])),
             500 * FINE,
@@ -246,7 +242,10 @@ mod tests {
         };
         let (even, odd) = (loss(&[1000, 300], &[1000]), loss(&[1000, 300], &[700, 300]));
         assert!(even <= odd, "{even} {odd}");
-        assert!(loss(&[600], &[300]) < loss(&[400], &[100]));
+        assert!(
+            loss(&[600], &[300]) < loss(&[700], &[400]),
+            "700 is of use in one piece"
+        );
     }
 
     #[test]
@@ -309,6 +308,6 @@ mod tests {
         let mut worths = Worths::default();
         let node = idle(0, 0, &[500]);
         assert_eq!(worths.of(&all, &node), 500 * FINE);
-        assert_eq!(worths.of(&half, &node), -250 * FINE);
+        assert_eq!(worths.of(&half, &node), 0);
     }
 }
