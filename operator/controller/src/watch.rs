@@ -287,6 +287,11 @@ impl Watcher {
                 warn!(kind = K::KIND, %error, "the API server refuses the credentials; is the token expired?");
                 Ok(())
             }
+            // It is busy, or makes ready to serve a kind that has just been defined.
+            Some(429) => {
+                info!(kind = K::KIND, %error, "the API server asks to wait; the watch is started again");
+                Ok(())
+            }
             Some(410) => {
                 debug!(kind = K::KIND, %error, "the watch starts again with a list");
                 Ok(())
