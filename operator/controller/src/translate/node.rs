@@ -216,7 +216,7 @@ fn load(usage: &Texts, capacity: &Texts, tiers: &[lean::ReportedTier]) -> Result
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
     use serde_json::json;
 
