@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{any_relations::*, fixtures::*};
 use crate::{
     Budget, Cluster, Decision, Event, Tier, Time, cycle,
-    event::{Pod, Taint, Window},
+    event::{Level, Location, Pod, Taint, Topology, Window},
 };
 
 const NODES: usize = 4;
@@ -22,6 +22,11 @@ fn any_node() -> impl Strategy<Value = Event> {
             node.labels
                 .insert("zone".into(), ["a", "b"][(i + usize::from(taint)) % 2].into());
         }
+        node.location = Location {
+            zone: (!stale).then(|| "z".into()),
+            block: None,
+            rack: (!sick).then(|| format!("r{}", (i + usize::from(off)) % 2)),
+        };
         node.allocatable.insert("duosuan.io/batch-cpu".into(), cores * 500);
         node.allocatable.insert("duosuan.io/mid-cpu".into(), cores * 200);
         (node.unschedulable, node.stale) = (off && sick, stale);
@@ -125,6 +130,13 @@ fn any_claim() -> impl Strategy<Value = Event> {
                 });
                 if gpus {
                     claim.groups[0].gpus = Some(share(500));
+                }
+                let pack = [Level::Node, Level::Rack, Level::Zone][(min + quantum) as usize % 3];
+                let topology = Topology { pack, required: both };
+                match length {
+                    2 => claim.topology = Some(topology),
+                    3 => claim.groups[0].topology = Some(topology),
+                    _ => {}
                 }
                 if again {
                     claim.uid.push_str("-again");

@@ -8,7 +8,7 @@ use super::fixtures::*;
 use crate::{
     Decision, Event, EvictCause, Reason, Time,
     decision::Home,
-    event::{Claim, Level, Location, Node, Pod, Topology},
+    event::{Claim, Level, Location, Node, Operator, Pod, PodRules, PodTerm, Requirement, Topology},
 };
 
 fn at(zone: &str, block: &str, rack: &str) -> Location {
@@ -411,6 +411,85 @@ fn reclaim_for_one_rack_evicts_in_one_rack_only() {
     assert_eq!(binds(&decisions).len(), 3);
     let bound: BTreeSet<&str> = nodes(&decisions).into_keys().map(|n| &n[..1]).collect();
     assert_eq!(bound.len(), 1);
+}
+
+#[test]
+fn pods_that_want_each_other_find_their_rack_together() {
+    let mut world = three_racks();
+    let rules = PodRules {
+        affinity: vec![PodTerm {
+            topology_key: "host".into(),
+            selector: Some(vec![Requirement {
+                key: "app".into(),
+                operator: Operator::In,
+                values: vec!["ps".into()],
+            }]),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    for (rack, cores) in [("a", 1), ("b", 2), ("c", 4)] {
+        for i in 0..2 {
+            let name = format!("{rack}{i}");
+            let mut node = in_rack(&name, cores, rack);
+            node.labels.insert("host".into(), name);
+            world.tell(node);
+        }
+    }
+    let mut claim = claim("g", "", &[("ps", 1, 1, 1), ("w", 3, 3, 1)]);
+    claim.topology = pack(Level::Rack, true);
+    world.tell(claim);
+    for i in 0..3 {
+        world.tell(Pod {
+            rules: Some(Box::new(rules.clone())),
+            ..member(&format!("w{i}"), "g", "w", 1000)
+        });
+    }
+    let mut ps = member("ps", "g", "ps", 1000);
+    ps.labels.insert("app".into(), "ps".into());
+    world.tell(ps);
+    let decisions = world.run();
+    // Four cores on one node of one rack: no node has room for a worker before the server is there.
+    assert_eq!(
+        nodes(&decisions).into_values().collect::<Vec<_>>(),
+        [4],
+        "{decisions:?}"
+    );
+}
+
+#[test]
+fn a_gang_that_waits_for_a_rack_has_a_start_reserved_in_one_rack() {
+    let mut world = World::default();
+    for (name, rack) in [("a0", "a"), ("a1", "a"), ("b0", "b"), ("b1", "b")] {
+        world.tell(in_rack(name, 1, rack));
+    }
+    // a0 and b0 are free after 1 s, which makes two nodes; a rack is free after 5 s.
+    for (name, length) in [("a0", 1000), ("a1", 5000), ("b0", 1000), ("b1", 9000)] {
+        let mut runs = claim(&format!("on-{name}"), "", &[("w", 1, 1, 1)]);
+        runs.expected_duration = Some(length);
+        world.tell(runs);
+        let pod = Pod {
+            node: Some(name.into()),
+            ..member(name, &format!("on-{name}"), "w", 1000)
+        };
+        world.tell(pod);
+    }
+    world.run();
+    gang(&mut world, rack_claim("g", 2, true), &[("w", 2, 1000)]);
+    let said = world.run();
+    let start = said.iter().find_map(|d| match d {
+        Decision::Reserve { claim, start } if claim == "g-uid" => *start,
+        _ => None,
+    });
+    assert_eq!(start, Some(Time(5000)), "{said:?}");
+    for name in ["a0", "b0", "a1"] {
+        world.now = if name == "a1" { 5000 } else { 1000 };
+        world.tell(Event::PodGone(name.into()));
+        world.tell(Event::ClaimGone(format!("on-{name}-uid")));
+        let decisions = world.run();
+        let expected = if name == "a1" { vec!["a0", "a1"] } else { vec![] };
+        assert_eq!(nodes(&decisions).into_keys().collect::<Vec<_>>(), expected);
+    }
 }
 
 #[test]
