@@ -21,6 +21,15 @@ pub fn cores(milli: i64) -> Quantity {
     }
 }
 
+/// Bytes as they are written in a report, where people read them: in whole mebibytes, rounded up.
+pub fn mebibytes(bytes: i64) -> Quantity {
+    const MIB: i64 = 1 << 20;
+    Quantity(format!(
+        "{}Mi",
+        bytes.div_euclid(MIB) + i64::from(bytes.rem_euclid(MIB) > 0)
+    ))
+}
+
 /// Bytes, or whole units, in plain digits.
 pub fn plain(value: i64) -> Quantity {
     Quantity(value.to_string())
@@ -120,5 +129,15 @@ mod tests {
             assert_eq!(milli(&cores(value)), Some(value));
             assert_eq!(whole(&plain(value)), Some(value));
         }
+    }
+
+    #[test]
+    fn a_report_holds_bytes_as_people_read_them_and_never_too_few() {
+        let read = |bytes| mebibytes(bytes).0;
+        assert_eq!(
+            [read(0), read(1), read(1 << 20), read(3 << 30)],
+            ["0Mi", "1Mi", "1Mi", "3072Mi"]
+        );
+        assert_eq!(whole(&mebibytes((1 << 20) + 1)), Some(2 << 20));
     }
 }

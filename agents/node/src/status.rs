@@ -184,7 +184,7 @@ fn both(r: Resources) -> BTreeMap<String, Quantity> {
 /// What is unknown is left out: zero would be a lie.
 fn known(s: Signals) -> BTreeMap<String, Quantity> {
     let cpu = s.cpu.map(|v| ("cpu".to_owned(), quantity::cores(v)));
-    let memory = s.memory.map(|v| ("memory".to_owned(), quantity::plain(v)));
+    let memory = s.memory.map(|v| ("memory".to_owned(), quantity::mebibytes(v)));
     cpu.into_iter().chain(memory).collect()
 }
 
