@@ -152,6 +152,18 @@ fn a_pod_goes_where_its_volume_is_and_waits_for_one_that_is_missing() {
 }
 
 #[test]
+fn files_without_any_object_are_a_mistake() {
+    for text in ["", "---\n", r#"{"apiVersion": "v1", "kind": "List", "items": []}"#] {
+        let output = simulate(&["-f", "-"], text);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && error.contains("hold no Kubernetes object"),
+            "{text:?}: {error}"
+        );
+    }
+}
+
+#[test]
 fn the_same_files_give_the_same_result_byte_for_byte() {
     let once = simulate(&["-f", SMALL, "--json"], "");
     assert!(once.status.success());

@@ -70,6 +70,10 @@ pub struct Volumes {
     users: BTreeMap<Namespaced, BTreeSet<String>>,
     /// Volumes that were given to a claim of which the API server does not say so yet.
     given: BTreeMap<String, Namespaced>,
+    /// Nodes for which the volume of a claim was asked for, of which the API server does not say so yet.
+    selected: BTreeMap<Namespaced, String>,
+    /// Pods, by UID, that get a node, of which the API server does not say so yet.
+    placed: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -83,9 +87,13 @@ struct User {
 impl Volumes {
     /// Takes in a pod with the claims that it names; gives the pod as the core shall see it.
     pub fn pod(&mut self, pod: event::Pod, claims: &[String]) -> event::Pod {
+        let placed = self.placed.contains(&pod.uid) && pod.node.is_none();
         self.pod_gone(&pod.uid);
         if claims.is_empty() {
             return pod;
+        }
+        if placed {
+            self.placed.insert(pod.uid.clone());
         }
         let claims: Vec<Namespaced> = claims.iter().map(|c| (pod.namespace.clone(), c.clone())).collect();
         let told = self.seen(&pod, &claims);
@@ -103,6 +111,7 @@ impl Volumes {
 
     /// A pod is gone.
     pub fn pod_gone(&mut self, uid: &str) {
+        self.placed.remove(uid);
         let Some(user) = self.pods.remove(uid) else { return };
         for claim in user.claims {
             if let Some(users) = self.users.get_mut(&claim) {
@@ -138,6 +147,10 @@ impl Volumes {
         }
         self.given
             .retain(|_, to| *to != name || self.claims.get(to).is_some_and(|c| c.volume.is_none()));
+        let said = |c: &VolumeClaim| c.volume.is_some() || c.selected_node.is_some();
+        if self.claims.get(&name).is_none_or(said) {
+            self.selected.remove(&name);
+        }
         let users = self.users.get(&name).cloned().unwrap_or_default();
         self.anew(users)
     }
@@ -292,6 +305,11 @@ impl Volumes {
                 }
             } else if claim.selected_node.as_deref() == Some(&node.name) {
                 waiting = true;
+            } else if let Some(other) = self.selected.get(name).filter(|other| **other != node.name) {
+                return Stand::Impossible(format!(
+                    "the volume of persistentvolumeclaim {:?} is being made for node {other}",
+                    name.1
+                ));
             } else {
                 wanting.push(Preparation::Select {
                     claim: name.clone(),
@@ -306,20 +324,34 @@ impl Volumes {
         }
     }
 
-    /// Volumes are given to claims: nobody else gets them.
+    /// A pod gets a node: what is for one pod alone, others do not get.
+    pub fn placed(&mut self, uid: &str) {
+        if self.pods.contains_key(uid) {
+            self.placed.insert(uid.to_owned());
+        }
+    }
+
+    /// A pod does not get the node that it was to get.
+    pub fn unplaced(&mut self, uid: &str) {
+        self.placed.remove(uid);
+    }
+
+    /// Volumes are given to claims, and asked for on nodes: nobody else gets them, and nobody asks for them elsewhere.
     pub fn give(&mut self, preparations: &[Preparation]) {
         for preparation in preparations {
-            if let Preparation::Give { claim, volume, .. } = preparation {
-                self.given.insert(volume.clone(), claim.clone());
+            match preparation {
+                Preparation::Give { claim, volume, .. } => drop(self.given.insert(volume.clone(), claim.clone())),
+                Preparation::Select { claim, node } => drop(self.selected.insert(claim.clone(), node.clone())),
             }
         }
     }
 
-    /// What was given to claims is not to be given to them any more.
+    /// What was given and asked for is so no more.
     pub fn take_back(&mut self, preparations: &[Preparation]) {
         for preparation in preparations {
-            if let Preparation::Give { volume, .. } = preparation {
-                self.given.remove(volume);
+            match preparation {
+                Preparation::Give { volume, .. } => drop(self.given.remove(volume)),
+                Preparation::Select { claim, .. } => drop(self.selected.remove(claim)),
             }
         }
     }

@@ -78,6 +78,9 @@ pub(crate) fn from_files(files: &[PathBuf], scheduler_name: &str) -> anyhow::Res
 }
 
 fn from_documents(documents: Vec<Document>, scheduler_name: &str) -> anyhow::Result<Objects> {
+    if documents.is_empty() {
+        bail!("the files hold no Kubernetes object; did the command that writes them fail?");
+    }
     let mut objects = Objects {
         now: documents
             .iter()

@@ -134,9 +134,10 @@ impl Session {
                 self.tries.remove(&pod.uid);
                 self.apply(Event::BindAllowed { pod: pod.uid });
             }
-            (Order::Prepare { pod, .. }, Outcome::Failed(why) | Outcome::Refused(why) | Outcome::Unknown(why)) => {
-                self.gave_up(&pod.uid, why);
-            }
+            (
+                Order::Prepare { pod, preparations },
+                Outcome::Failed(why) | Outcome::Refused(why) | Outcome::Unknown(why),
+            ) => self.unprepared(&pod.uid, &preparations, why),
             (Order::Prepare { .. }, Outcome::Done) => self.go_on_preparing(),
             // The watch says so too.
             (_, Outcome::Gone) => {}
@@ -167,6 +168,7 @@ impl Session {
             Outcome::Gone => {}
             Outcome::Failed(message) => {
                 self.index.set_unsure(&pod.uid, None);
+                self.index.volumes.unplaced(&pod.uid);
                 self.tries.remove(&pod.uid);
                 self.apply(Event::BindFailed {
                     pod: pod.uid,
@@ -177,6 +179,7 @@ impl Session {
             }
             Outcome::Refused(message) => {
                 self.index.set_unsure(&pod.uid, None);
+                self.index.volumes.unplaced(&pod.uid);
                 self.apply(Event::BindFailed {
                     pod: pod.uid.clone(),
                     node: node.clone(),

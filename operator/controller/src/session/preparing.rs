@@ -36,7 +36,10 @@ impl Session {
             None => Stand::Ready,
         };
         let given = match stand {
-            Stand::Ready => return self.order(Order::Bind { pod, node, devices }),
+            Stand::Ready => {
+                self.index.volumes.placed(&pod.uid);
+                return self.order(Order::Bind { pod, node, devices });
+            }
             Stand::Impossible(why) => return self.not_to_be(pod.uid, node, why),
             Stand::Waiting => Vec::new(),
             Stand::Wanting(preparations) => preparations,
@@ -44,6 +47,7 @@ impl Session {
         let message = format!("waits for its volumes on node {node}: see the events of its persistentvolumeclaims");
         let reason = reasons::WAITING_FOR_VOLUMES;
         self.index.set_unsure(&pod.uid, Some(Waiting { reason, message }));
+        self.index.volumes.placed(&pod.uid);
         self.index.volumes.give(&given);
         let preparing = Preparing {
             pod: pod.clone(),
@@ -117,7 +121,15 @@ impl Session {
         Some(preparing)
     }
 
+    /// A preparation failed. One that was given up meanwhile, and begun anew, is not meant.
+    pub(super) fn unprepared(&mut self, uid: &str, preparations: &[Preparation], why: String) {
+        if self.preparing.get(uid).is_some_and(|p| p.given == preparations) {
+            self.gave_up(uid, why);
+        }
+    }
+
     fn not_to_be(&mut self, pod: String, node: String, message: String) {
+        self.index.volumes.unplaced(&pod);
         self.apply(Event::BindFailed {
             pod,
             node,

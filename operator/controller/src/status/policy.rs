@@ -9,22 +9,34 @@ use k8s_openapi::{
 use super::{honoured, with_condition};
 use crate::{index::Index, translate::node::Answer};
 
-/// Condition of a policy: every node that it holds for can do what it asks.
+/// Condition of a policy: every node that reports that it follows it can do what it asks.
 const ACCEPTED: &str = "Accepted";
-/// Condition of a policy, only while its kill switch is thrown: every node that it holds for is as without the agent.
+/// Condition of a policy, only while its kill switch is thrown: every node that reports that it
+/// follows it is as without the agent.
 const UNTOUCHED: &str = "Untouched";
 
 /// The status that a policy shall have, if it is not what it has.
 pub fn policy(index: &Index, name: &str, now: Timestamp) -> Option<ColocationPolicyStatus> {
     let entry = index.policies.get(name)?;
     let followers = index.nodes.followers(name);
-    let said = |type_: &str, problem: Option<String>, reasons: (&str, &str), good: &str| Condition {
-        type_: type_.to_owned(),
-        status: if problem.is_none() { "True" } else { "False" }.to_owned(),
-        reason: if problem.is_none() { reasons.0 } else { reasons.1 }.to_owned(),
-        message: problem.unwrap_or_else(|| good.to_owned()),
-        observed_generation: Some(entry.generation),
-        last_transition_time: Time(now),
+    let said = |type_: &str, problem: Option<String>, reasons: (&str, &str), good: &str| {
+        let (status, reason, message) = match problem {
+            _ if followers.is_empty() => (
+                "Unknown",
+                "NoNodes",
+                "no node reports that it follows this policy".to_owned(),
+            ),
+            Some(problem) => ("False", reasons.1, problem),
+            None => ("True", reasons.0, good.to_owned()),
+        };
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            observed_generation: Some(entry.generation),
+            last_transition_time: Time(now),
+        }
     };
     let refuse: Vec<(&str, &str)> = followers
         .iter()
@@ -43,7 +55,12 @@ pub fn policy(index: &Index, name: &str, now: Timestamp) -> Option<ColocationPol
     let says = entry.says.clone().unwrap_or_default();
     let mut conditions = with_condition(
         says.conditions,
-        said(ACCEPTED, refused, ("Followed", "Refused"), "no node refuses it"),
+        said(
+            ACCEPTED,
+            refused,
+            ("Followed", "Refused"),
+            "no node that reports refuses it",
+        ),
     );
     conditions.retain(|c| entry.suspended || c.type_ != UNTOUCHED);
     if entry.suspended {
@@ -62,7 +79,7 @@ pub fn policy(index: &Index, name: &str, now: Timestamp) -> Option<ColocationPol
             UNTOUCHED,
             touched,
             ("Suspended", "Returning"),
-            "every node is as without the agent; what batch pods run is left to run",
+            "every node that reports is as without the agent; batch pods that run are left to run",
         );
         conditions = with_condition(conditions, condition);
     }
@@ -126,6 +143,10 @@ mod tests {
         let mut world = World::default();
         let wish = json!({"guards": {"llc": {}}, "eviction": {"disabled": true}});
         world.policy(&wish, None);
+        let nobody = world.wanted(1).unwrap();
+        let message = "no node reports that it follows this policy";
+        assert_eq!(said(&nobody, ACCEPTED), Some(("Unknown", "NoNodes", message, 1)));
+        world.node("a", "Following", "");
         let status = world.wanted(1).unwrap();
         assert_eq!(
             said(&status, HONOURED),
@@ -143,7 +164,7 @@ mod tests {
         assert_eq!(said(&status, HONOURED), None);
         assert_eq!(
             said(&status, ACCEPTED),
-            Some(("True", "Followed", "no node refuses it", 1))
+            Some(("True", "Followed", "no node that reports refuses it", 1))
         );
     }
 
@@ -163,7 +184,7 @@ mod tests {
         world.node("c", "Following", "");
         assert_eq!(
             said(&world.wanted(2).unwrap(), ACCEPTED),
-            Some(("True", "Followed", "no node refuses it", 2))
+            Some(("True", "Followed", "no node that reports refuses it", 2))
         );
     }
 

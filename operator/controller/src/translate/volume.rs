@@ -65,6 +65,8 @@ pub struct Volume {
 pub struct Class {
     /// Name.
     pub name: String,
+    /// Who makes its volumes: the name of a driver.
+    pub provisioner: String,
     /// It makes no volumes; they are made by people.
     pub made_by_hand: bool,
     /// A claim gets its volume when its first pod has a node, and not before.
@@ -217,6 +219,7 @@ pub fn class(object: lean::StorageClass) -> Class {
     Class {
         name: object.metadata.name.unwrap_or_default(),
         made_by_hand: object.provisioner == BY_HAND,
+        provisioner: object.provisioner,
         waits: object.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"),
         places: object.allowed_topologies.into_iter().map(term).collect(),
     }

@@ -26,16 +26,21 @@ impl Volumes {
     /// Volumes of limited drivers, counted by the resource of their driver.
     pub(super) fn attached(&self, claims: &[Namespaced]) -> BTreeMap<String, i64> {
         let limited = self.limited();
-        let volume = |claim| {
-            self.volumes
-                .get(self.claims.get(claim)?.volume.as_ref()?)?
-                .handle
-                .as_ref()
+        // A volume that is to be made will be one of its class's driver, and is known by its claim until then.
+        let volume = |name: &Namespaced| {
+            let claim = self.claims.get(name)?;
+            match &claim.volume {
+                Some(volume) => self.volumes.get(volume)?.handle.clone(),
+                None => {
+                    let class = self.classes.get(&claim.class).filter(|c| c.waits && !c.made_by_hand)?;
+                    Some((class.provisioner.clone(), format!("{}/{}", name.0, name.1)))
+                }
+            }
         };
-        let handles: BTreeSet<&(String, String)> = claims.iter().filter_map(volume).collect();
+        let handles: BTreeSet<(String, String)> = claims.iter().filter_map(volume).collect();
         let mut attached = BTreeMap::new();
         for (driver, _) in handles {
-            if limited.contains(driver) {
+            if limited.contains(&driver) {
                 let count: &mut i64 = attached.entry(format!("{ATTACHED}{driver}")).or_default();
                 *count = count.saturating_add(1);
             }
@@ -79,7 +84,8 @@ impl Volumes {
             let holder = users
                 .filter(|other| *other != uid)
                 .filter_map(|other| self.pods.get(other));
-            let mut holder = holder.filter(|user| user.pod.node.is_some() && !user.pod.finished);
+            let mut holder = holder
+                .filter(|user| (user.pod.node.is_some() || self.placed.contains(&user.pod.uid)) && !user.pod.finished);
             if let Some(user) = holder.next() {
                 return Err(format!(
                     "persistentvolumeclaim {:?} is {ONE_POD}, and pod {:?} uses it",
@@ -98,7 +104,7 @@ impl Volumes {
                 claim.name.1, claim.class
             )
         })?;
-        if let Some(node) = &claim.selected_node {
+        if let Some(node) = claim.selected_node.as_ref().or_else(|| self.selected.get(&claim.name)) {
             let there = Requirement {
                 key: NODE_NAME.to_owned(),
                 operator: Operator::In,

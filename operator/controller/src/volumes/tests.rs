@@ -73,6 +73,7 @@ fn class(name: &str, made_by_hand: bool) -> Class {
     Class {
         name: name.to_owned(),
         made_by_hand,
+        provisioner: "disk".to_owned(),
         waits: true,
         places: Vec::new(),
     }
@@ -164,6 +165,20 @@ fn a_claim_for_one_pod_alone_is_used_by_one_at_a_time() {
         "",
         "its own use does not stand against it"
     );
+    // One that gets a node counts before the API server says so.
+    volumes.pod(pod("q"), &names(&["c"]));
+    volumes.placed("q");
+    let why = r#"persistentvolumeclaim "c" is ReadWriteOncePod, and pod "q" uses it"#;
+    assert_eq!(volumes.stand("p", &node("n", "a")), Stand::Impossible(why.to_owned()));
+    volumes.pod(pod("q"), &names(&["c"]));
+    assert_eq!(
+        refused(&mut volumes, &["c"]),
+        why,
+        "and is not forgotten when it is read again"
+    );
+    volumes.unplaced("q");
+    assert_eq!(volumes.stand("p", &node("n", "a")), Stand::Ready);
+    assert_eq!(refused(&mut volumes, &["c"]), "");
     volumes.pod(bound_to("q", "n"), &names(&["c"]));
     let others = volumes.others(&names(&["c"]), "ns", "q");
     assert_eq!(
@@ -207,6 +222,11 @@ fn volumes_of_a_driver_count_where_the_driver_has_a_limit() {
     assert_eq!(volumes.limits("m"), [(resource, UNLIMITED)]);
     let (seen, all) = volumes.attachable("n", Some(most(4)));
     assert_eq!((seen, all), (vec![], false));
+    // One that is still to be made counts as one of its class's driver.
+    volumes.class("fast".into(), Some(class("fast", false)));
+    volumes.claim(named("f"), Some(claim("f", "fast", None)));
+    let seen = volumes.pod(pod("w"), &names(&["f", "c"]));
+    assert_eq!(seen.requests.get("attachable-volumes-csi-disk"), Some(&2));
 }
 
 #[test]
@@ -221,7 +241,15 @@ fn a_volume_that_is_made_for_its_first_pod_is_asked_for_on_the_node_that_the_pod
         claim: named("c"),
         node: "n".into(),
     };
-    assert_eq!(volumes.stand("p", &here), Stand::Wanting(vec![select]));
+    assert_eq!(volumes.stand("p", &here), Stand::Wanting(vec![select.clone()]));
+    // Another pod of the same claim does not have it made elsewhere.
+    volumes.give(std::slice::from_ref(&select));
+    volumes.pod(pod("q"), &names(&["c"]));
+    let why = r#"the volume of persistentvolumeclaim "c" is being made for node n"#;
+    assert_eq!(volumes.stand("q", &node("m", "a")), Stand::Impossible(why.to_owned()));
+    assert_eq!(volumes.stand("q", &here), Stand::Wanting(vec![select.clone()]));
+    volumes.take_back(&[select]);
+    volumes.pod_gone("q");
     let mut selected = claim("c", "fast", None);
     selected.selected_node = Some("n".into());
     let seen = volumes.claim(named("c"), Some(selected));
