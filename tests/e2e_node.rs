@@ -183,10 +183,22 @@ impl World {
         self.eventually("batch has what online leaves", || Ok(self.shares()?.1 > 0.6))?;
         let (_, batch_alone) = self.shares()?;
         let limited = format!("{BESTEFFORT}/cpu.max {}", self.vm.run(&limit)?);
-        let before = self
-            .vm
-            .settings("kubepods")?
-            .replace(&limited, &format!("{BESTEFFORT}/cpu.max {untouched}"));
+        let guarded = self.vm.settings("kubepods")?;
+        ensure!(
+            guarded
+                .lines()
+                .any(|line| line.starts_with("kubepods/burstable/pod") && line.ends_with("/memory.low 67108864")),
+            "what the online pod asked for is not protected:\n{guarded}"
+        );
+        // What the kubelet leaves at the kernel's defaults, the agent has to leave so, too.
+        let untouched_line = |line: &str| match line.split_once(' ') {
+            _ if line == limited => Some(format!("{BESTEFFORT}/cpu.max {untouched}")),
+            Some((file, _)) if file.ends_with("/memory.low") => Some(format!("{file} 0")),
+            Some((file, _)) if file.ends_with("/io.weight") => Some(format!("{file} default 100")),
+            Some((file, _)) if file.ends_with("/io.max") => None,
+            _ => Some(line.to_owned()),
+        };
+        let before: Vec<String> = guarded.lines().filter_map(untouched_line).collect();
         self.vm.run("touch /run/load/on")?;
         self.vm.wait("the batch pods are limited", LIMIT, &limit, |text| {
             (!text.starts_with("max")).then_some(())
@@ -207,9 +219,9 @@ impl World {
         let agent = format!("kubepods/burstable/pod{}/", agent.context("a pod without a uid")?);
         self.end_agent()?;
         let after = self.vm.settings("kubepods")?;
-        let changed: Vec<&str> = before
-            .lines()
-            .filter(|line| !after.lines().any(|now| now == *line))
+        let changed: Vec<&String> = before
+            .iter()
+            .filter(|line| !after.lines().any(|now| now == line.as_str()))
             // The agent's own pod is gone, and the kubelet weighs the burstable pods anew without it.
             .filter(|line| !line.starts_with(&agent) && !line.starts_with("kubepods/burstable/cpu.weight"))
             .collect();
