@@ -138,11 +138,27 @@ impl Model {
 
     /// True if a pod fits on exactly this seat.
     pub(crate) fn fits_seat(&self, shape: &Shape, ord: NodeOrd, devices: &[u16]) -> bool {
+        self.has_room_for(shape, ord, devices)
+            && self
+                .nodes
+                .find(ord)
+                .is_some_and(|node| self.fits_ever(shape, node).is_ok())
+    }
+
+    /// True if there is room on exactly this seat: enough for a pod that was there, which stays on a node that new pods
+    /// do not get any more.
+    pub(crate) fn has_room_for(&self, shape: &Shape, ord: NodeOrd, devices: &[u16]) -> bool {
         let Some(node) = self.nodes.find(ord).filter(|n| n.present) else {
             return false;
         };
-        self.fits_ever(shape, node).is_ok()
-            && self.fits_now(shape, node).is_ok()
-            && shape.gpus.as_ref().is_none_or(|need| node.devices_fit(need, devices))
+        self.fits_now(shape, node).is_ok() && shape.gpus.as_ref().is_none_or(|need| node.devices_fit(need, devices))
+    }
+
+    /// True if a node takes no new pod of a shape for now, whatever room it has: its load is over the line, or its report
+    /// too old.
+    pub(crate) fn takes_nothing_new(&self, shape: &Shape, ord: NodeOrd) -> bool {
+        self.nodes
+            .find(ord)
+            .is_none_or(|node| node.hot || self.too_stale(shape, node))
     }
 }

@@ -10,6 +10,7 @@
 mod any_relations;
 mod backfill;
 mod binding;
+mod closed_nodes;
 mod fairness;
 pub(crate) mod fixtures;
 mod gangs;

@@ -126,9 +126,10 @@ impl QueueSlot {
         !guaranteed.is_empty() && guaranteed.iter().all(|&(r, g)| self.used(tier, r) + asked(r) <= g)
     }
 
-    /// True if it uses less than it is guaranteed, of something.
-    pub(crate) fn below_guarantee(&self, tier: usize) -> bool {
-        self.guaranteed(tier).iter().any(|&(r, g)| self.used(tier, r) < g)
+    /// What it uses less of than it is guaranteed.
+    pub(crate) fn below_guarantee(&self, tier: usize) -> impl Iterator<Item = ResourceOrd> + '_ {
+        let below = move |&&(r, g): &&(ResourceOrd, Amount)| self.used(tier, r) < g;
+        self.guaranteed(tier).iter().filter(below).map(|(r, _)| *r)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Step 2: whose turn it is, over the tree of queues. At each level the queues side by side are compared: those below their
-//! guarantee go first, then those with the smaller share of the cluster by their weight. Within a queue it is priority, then
+//! guarantee of something that their next claim asks for go first, then those with the smaller share of the cluster by their weight. Within a queue it is priority, then
 //! the share of the namespace, then age. What a queue with others below it holds itself counts as one more beside these, of
 //! weight 1.
 //!
@@ -10,8 +10,9 @@ use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use super::Round;
 use crate::{
+    amount::Amount,
     model::{Age, Model, Share, tier_index},
-    slab::{ClaimOrd, QueueOrd},
+    slab::{ClaimOrd, PodOrd, QueueOrd},
 };
 
 /// The queues that have something waiting, the next first.
@@ -115,7 +116,7 @@ impl Order {
                 return;
             };
             let turn = branch.turns.first().map(|next| Turn {
-                has_its_guarantee: !model.queues[at].below_guarantee(tier_index(model.claims[next.age.claim].tier)),
+                has_its_guarantee: !is_owed(model, at, next.age.claim),
                 share: model.dominant_share(at),
                 priority: next.priority,
                 age: next.age.clone(),
@@ -130,6 +131,22 @@ impl Order {
             }
         }
     }
+}
+
+/// True if a queue uses less than it is guaranteed of something that a claim asks for: what is guaranteed of one resource
+/// gives no precedence for another.
+fn is_owed(model: &Model, queue: QueueOrd, claim: ClaimOrd) -> bool {
+    let tier = tier_index(model.claims[claim].tier);
+    model.queues[queue].below_guarantee(tier).any(|resource| {
+        let asks = |pod: PodOrd| {
+            let shape = model.shapes.value(model.pods[pod].shape);
+            shape
+                .ask
+                .iter()
+                .any(|(r, amount)| *r == resource && *amount > Amount::ZERO)
+        };
+        model.members(claim).any(asks)
+    })
 }
 
 /// Puts a turn in the place of an earlier one.

@@ -476,7 +476,9 @@ pub(super) fn seat_again(
     loop {
         let before = waiting.len();
         waiting.retain(|(pod, seat)| {
-            let fits = fits_seat(round.model, round.index, round.policy, *pod, seat);
+            let shape = round.model.shapes.value(round.model.pods[*pod].shape);
+            let fits = !round.model.takes_nothing_new(shape, seat.node)
+                && fits_seat(round.model, round.index, round.policy, *pod, seat);
             if fits {
                 transaction.seat(round.model, *pod, Place::Assumed(seat.clone()));
             }

@@ -311,7 +311,15 @@ pub(super) fn trim(
         let stays = in_quota
             && victim.seats.iter().all(|(pod, place)| {
                 let Some(seat) = place.seat() else { return true };
-                let fits = s3_place::fits_seat(round.model, round.index, round.policy, *pod, seat);
+                // It was there: what keeps new pods off the node has not driven it away.
+                let look = round.model.look(*pod);
+                let fits = round
+                    .model
+                    .has_room_for(round.model.shapes.value(look.shape), seat.node, &seat.devices)
+                    && round
+                        .index
+                        .related(round.model, round.policy, look, seat.node)
+                        .is_ok();
                 if fits {
                     transaction.seat(round.model, *pod, place.clone());
                 }

@@ -27,21 +27,6 @@ pub(super) fn below(model: &mut Model, ord: ClaimOrd, pods: &[PodOrd], limit: us
     let claim = &model.claims[ord];
     let rank = rank(model, ord, pods);
     let of_quota = model.over_limit(ord, &model.ask_of_pods(pods)).is_some();
-    let sits_in_the_way = |victim: ClaimOrd| {
-        of_quota
-            || model
-                .members(victim)
-                .filter_map(|p| model.pods[p].place.seat())
-                .any(|seat| {
-                    let node = &model.nodes[seat.node];
-                    let fits = |&p: &PodOrd| {
-                        let shape = model.shapes.value(model.pods[p].shape);
-                        let large_enough = |(r, asked): &(ResourceOrd, Amount)| node.allocatable.of(*r) >= *asked;
-                        shape.requests.iter().all(large_enough) && model.fits_ever(shape, node).is_ok()
-                    };
-                    pods.iter().any(fits)
-                })
-    };
     let mut sparing = Sparing::default();
     let running = model.queues[claim.queue].running.get(tier_index(claim.tier));
     let lower = running
@@ -49,12 +34,32 @@ pub(super) fn below(model: &mut Model, ord: ClaimOrd, pods: &[PodOrd], limit: us
         .flatten()
         .take_while(|key| i64::from(key.priority) < rank);
     let victims: Vec<ClaimOrd> = lower
-        .filter(|key| key.claim != ord && sparing.may_go(model, key.claim) && sits_in_the_way(key.claim))
+        .filter(|key| {
+            key.claim != ord
+                && sparing.may_go(model, key.claim)
+                && (of_quota || sits_in_the_way(model, key.claim, pods))
+        })
         .take(limit)
         .map(|key| key.claim)
         .collect();
     sparing.note(model);
     victims
+}
+
+/// True if one of some pods may ever sit where a claim has a seat.
+fn sits_in_the_way(model: &Model, victim: ClaimOrd, pods: &[PodOrd]) -> bool {
+    let mut seats = model.members(victim).filter_map(|p| model.pods[p].place.seat());
+    seats.any(|seat| {
+        let node = &model.nodes[seat.node];
+        let fits = |&p: &PodOrd| {
+            let shape = model.shapes.value(model.pods[p].shape);
+            let large_enough = |(r, asked): &(ResourceOrd, Amount)| node.allocatable.of(*r) >= *asked;
+            shape.requests.iter().all(large_enough)
+                && model.fits_ever(shape, node).is_ok()
+                && !model.takes_nothing_new(shape, seat.node)
+        };
+        pods.iter().any(fits)
+    })
 }
 
 /// True if a claim is of lower priority than another in the same queue and tier, so that it may have to go for it.
@@ -64,7 +69,7 @@ pub(super) fn is_below(model: &Model, claim: ClaimOrd, victim: ClaimOrd) -> bool
 }
 
 /// Claims of other queues, and of lower tiers, that may have to go for this one, those that go first first, and not many
-/// more than `limit`.
+/// more than `limit`. Those that sit where none of the pods may ever sit are left out, unless it is quota that is short.
 pub(super) fn borrowers(
     model: &mut Model,
     ord: ClaimOrd,
@@ -76,6 +81,7 @@ pub(super) fn borrowers(
     let devices = pods
         .iter()
         .any(|&p| model.shapes.value(model.pods[p].shape).gpus.is_some());
+    let of_quota = model.over_limit(ord, &model.ask_of_pods(pods)).is_some();
     let mut all: Vec<ClaimOrd> = Vec::new();
     let mut sparing = Sparing::default();
     for lower in TIERS.into_iter().rev().filter(|t| *t == tier || (*t > tier && devices)) {
@@ -87,7 +93,11 @@ pub(super) fn borrowers(
         let mut keys: Vec<&VictimKey> = Vec::new();
         for queue in queues {
             let running = model.queues[queue].running.get(tier_index(lower)).into_iter().flatten();
-            let may_go = |key: &&VictimKey| key.claim != ord && sparing.may_go(model, key.claim);
+            let may_go = |key: &&VictimKey| {
+                key.claim != ord
+                    && sparing.may_go(model, key.claim)
+                    && (of_quota || sits_in_the_way(model, key.claim, pods))
+            };
             keys.extend(running.filter(may_go).take(limit));
         }
         keys.sort_unstable();

@@ -269,3 +269,23 @@ fn a_queue_that_is_deleted_while_it_is_used_is_said_of_its_claims_and_what_runs_
     assert!(matches!(fault("q2"), Some(Reason::QueueCycle { circle, .. }) if circle == ["q2", "q"]));
     assert_eq!(barred(&world), fault("q"));
 }
+
+#[test]
+fn a_guarantee_of_gpus_gives_no_precedence_for_cpu() {
+    let mut world = World::with([
+        gpu_node("n", 2, "T4").into(),
+        queue("a", None, &[("cpu", 1000), ("gpu", 2000)], &[]).into(),
+        queue("b", None, &[], &[]).into(),
+    ]);
+    for name in ["a", "b"] {
+        for i in 0..64 {
+            world.tell(Pod {
+                queue: name.into(),
+                ..pod(&format!("{name}{i:02}"), 1000)
+            });
+        }
+    }
+    let decisions = world.run();
+    let of_a = binds(&decisions).iter().filter(|(pod, _)| pod.starts_with('a')).count();
+    assert_eq!((binds(&decisions).len(), of_a), (64, 32));
+}
