@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Round, s3_place::Seating};
+use super::{Round, s3_place, s3_place::Seating};
 use crate::{
     amount::Amounts,
     event::Time,
@@ -115,6 +115,14 @@ pub(super) fn seat_beside(
 ) -> bool {
     let look = round.model.look(pod);
     let ord = look.shape;
+    // Those whose pods look at others: they can be moved from afar. One that is kept from its seats without this pod is
+    // not moved by it.
+    let mut related: Vec<Arc<Reservation>> = Vec::new();
+    for reservation in &guard.spared {
+        if is_related(round.model, reservation) && is_let_in(round, reservation, &guard.others) {
+            related.push(reservation.clone());
+        }
+    }
     loop {
         let nothing = BTreeSet::new();
         let refused = guard.refused.get(&ord).unwrap_or(&nothing);
@@ -132,6 +140,7 @@ pub(super) fn seat_beside(
             moved = here
                 .iter()
                 .find(|r| !holds_on(round.model, r, node, &guard.others))
+                .or_else(|| related.iter().find(|r| !is_let_in(round, r, &guard.others)))
                 .cloned();
             if moved.is_none() {
                 return true;
@@ -185,6 +194,62 @@ pub(super) fn holds_on(model: &mut Model, r: &Reservation, node: NodeOrd, others
     let holds = take_seats(model, &mut trial, r, Some(node));
     trial.rollback(model);
     holds
+}
+
+/// True if pods of a reservation have rules about others, or others about them.
+pub(super) fn is_related(model: &mut Model, r: &Reservation) -> bool {
+    r.seats.iter().any(|(pod, _)| {
+        if model.pods.find(*pod).is_none() {
+            return false;
+        }
+        let look = model.look(*pod);
+        look.hits.is_some() || model.marks.compiled(look.shape).is_some()
+    })
+}
+
+/// True if the pods of a reservation may have their seats when it starts, also by what they say of others, wherever those
+/// are, and others of them.
+pub(super) fn is_let_in(round: &mut Round<'_>, r: &Reservation, others: &[Arc<Reservation>]) -> bool {
+    let mut trial = Transaction::default();
+    for pod in ended(round.model, r.start, others) {
+        trial.unseat(round.model, pod);
+    }
+    for other in others.iter().filter(|o| o.claim != r.claim && o.is_active(r.start)) {
+        occupy(round.model, &mut trial, other, None);
+    }
+    let mut waiting: Vec<&(PodOrd, Seat)> = r.seats.iter().collect();
+    // In whatever order they let each other in.
+    loop {
+        let before = waiting.len();
+        waiting.retain(|(pod, seat)| {
+            let free = round.model.pods.find(*pod).is_some_and(|p| p.place == Place::Nowhere);
+            let fits = free && s3_place::fits_seat(round.model, round.index, round.policy, *pod, seat);
+            if fits {
+                trial.seat(round.model, *pod, Place::Nominated(seat.clone()));
+            }
+            !fits
+        });
+        if waiting.is_empty() || waiting.len() == before {
+            break;
+        }
+    }
+    trial.rollback(round.model);
+    waiting.is_empty()
+}
+
+/// Pods with a seat that are expected to be gone at a time.
+fn ended(model: &mut Model, start: Time, others: &[Arc<Reservation>]) -> Vec<PodOrd> {
+    let mut ended: Vec<PodOrd> = model.going.iter().copied().collect();
+    for (_, claim) in model.endings(Some(start), usize::MAX) {
+        ended.extend(model.members(claim));
+    }
+    for other in others.iter().filter(|o| o.end.is_some_and(|end| end <= start)) {
+        ended.extend(other.seats.iter().map(|(pod, _)| *pod));
+    }
+    ended.sort_unstable();
+    ended.dedup();
+    ended.retain(|pod| model.pods.find(*pod).is_some_and(|p| p.place != Place::Nowhere));
+    ended
 }
 
 /// Makes a node what it will be when a reservation starts, without its own seats.
@@ -254,17 +319,8 @@ pub(super) fn within_quota(model: &mut Model, r: &Reservation, others: &[Arc<Res
     let mut within = model.over_limit(r.claim, &ask).is_none();
     if !within {
         // Only now is it worth to look who will have ended.
-        let mut ended: Vec<PodOrd> = model.going.iter().copied().collect();
-        for (_, claim) in model.endings(Some(r.start), usize::MAX) {
-            ended.extend(model.members(claim));
-        }
-        for other in others.iter().filter(|o| o.end.is_some_and(|end| end <= r.start)) {
-            ended.extend(other.seats.iter().map(|(pod, _)| *pod));
-        }
-        for pod in ended {
-            if model.pods.find(pod).is_some_and(|p| p.place != Place::Nowhere) {
-                trial.unseat(model, pod);
-            }
+        for pod in ended(model, r.start, others) {
+            trial.unseat(model, pod);
         }
         within = model.over_limit(r.claim, &ask).is_none();
     }

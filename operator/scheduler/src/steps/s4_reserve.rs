@@ -55,7 +55,7 @@ pub(super) fn review(round: &mut Round<'_>) {
     let mut kept: Vec<Arc<Reservation>> = Vec::new();
     for old in std::mem::take(&mut round.model.reservations) {
         let wanted = is_wanted(round.model, &old);
-        if wanted && holds(round.model, &old, &kept) {
+        if wanted && holds(round, &old, &kept) {
             kept.push(old);
             continue;
         }
@@ -100,21 +100,22 @@ fn is_wanted(model: &Model, r: &Reservation) -> bool {
 }
 
 /// True if a reservation's seats will be free at its start, and it moves none of the others.
-fn holds(model: &mut Model, r: &Arc<Reservation>, others: &[Arc<Reservation>]) -> bool {
-    let free = |model: &mut Model, r: &Reservation, others: &[Arc<Reservation>]| {
+fn holds(round: &mut Round<'_>, r: &Arc<Reservation>, others: &[Arc<Reservation>]) -> bool {
+    let free = |round: &mut Round<'_>, r: &Reservation, others: &[Arc<Reservation>]| {
         r.nodes
             .iter()
-            .all(|&node| s4_backfill::holds_on(model, r, node, others))
-            && s4_backfill::within_quota(model, r, others)
+            .all(|&node| s4_backfill::holds_on(round.model, r, node, others))
+            && s4_backfill::within_quota(round.model, r, others)
+            && (!s4_backfill::is_related(round.model, r) || s4_backfill::is_let_in(round, r, others))
     };
     // One whose time has come holds if it can start now.
-    if !free(model, r, others) {
+    if !free(round, r, others) {
         return false;
     }
     let mut all = others.to_vec();
     all.push(r.clone());
     let later = |o: &&Arc<Reservation>| r.start < o.start && r.is_active(o.start);
-    others.iter().filter(later).all(|other| free(model, other, &all))
+    others.iter().filter(later).all(|other| free(round, other, &all))
 }
 
 /// The start of a claim's window, if that is still to come.
@@ -183,7 +184,7 @@ pub(super) fn make_way(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
     round.ways_left -= 1;
     let mut kept: Vec<Arc<Reservation>> = Vec::new();
     for old in round.model.reservations.clone() {
-        if old.claim == claim || holds(round.model, &old, &kept) {
+        if old.claim == claim || holds(round, &old, &kept) {
             kept.push(old);
             continue;
         }

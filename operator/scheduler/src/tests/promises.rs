@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::fixtures::*;
+use super::{fixtures::*, relations::labels};
 use crate::{
     Cluster, Decision, Event, Reason, Time,
-    event::{Claim, Window},
+    event::{Claim, Operator, PodRules, PodTerm, Requirement, Window},
     index::Index,
 };
 
@@ -196,4 +196,68 @@ fn events_of_windows_survive_serialisation() {
     let text = serde_json::to_string(&event).unwrap();
     assert!(text.contains(r#""window":{"start":4,"end":9}"#), "{text}");
     assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);
+}
+
+/// Two nodes in one zone. Who runs leaves the large one at 1,000; `big`, which waits for that, and `x`, which would run on
+/// the small one for ever, keep away from each other by what one of them says.
+fn big_and_x(big_says: Option<PodRules>, x_says: Option<PodRules>) -> (World, Vec<Decision>) {
+    let zoned = |name: &str, cores| {
+        let mut node = node(name, cores);
+        node.labels = labels(&[("zone", "a"), ("host", name)]);
+        node
+    };
+    let mut world = World::with([
+        zoned("n1", 2).into(),
+        zoned("n2", 1).into(),
+        queue("q0", None, &[], &[]).into(),
+        queue("q1", None, &[], &[]).into(),
+    ]);
+    for (name, says, on) in [("run", None, Some("n1")), ("big", big_says, None)] {
+        let mut of = claim(name, "q0", &[("w", 1, 1, 1)]);
+        of.expected_duration = Some(1000);
+        world.tell(of);
+        let mut pod = member(&format!("{name}-0"), name, "w", 2000);
+        pod.node = on.map(str::to_owned);
+        pod.rules = says.map(Box::new);
+        pod.labels = labels(&[("app", name)]);
+        world.tell(pod);
+        world.run();
+    }
+    let mut x = pod("x", 1000);
+    x.queue = "q1".into();
+    x.labels = labels(&[("app", "x")]);
+    x.rules = x_says.map(Box::new);
+    world.tell(x);
+    let decisions = world.run();
+    (world, decisions)
+}
+
+fn away_from(app: &str) -> PodRules {
+    let is = Requirement {
+        key: "app".into(),
+        operator: Operator::In,
+        values: vec![app.into()],
+    };
+    PodRules {
+        anti_affinity: vec![PodTerm {
+            topology_key: "zone".into(),
+            selector: Some(vec![is]),
+            ..PodTerm::default()
+        }],
+        ..PodRules::default()
+    }
+}
+
+#[test]
+fn nobody_starts_on_another_node_from_which_he_keeps_the_reserved_pods_away() {
+    for (big_says, x_says) in [(Some(away_from("x")), None), (None, Some(away_from("big")))] {
+        let case = format!("{big_says:?} {x_says:?}");
+        let (mut world, decisions) = big_and_x(big_says, x_says);
+        assert_eq!(binds(&decisions), [], "{case}");
+        world.now = 1000;
+        world.tell(Event::PodGone("run-0".into()));
+        assert!(binds(&world.run()).contains(&("big-0", "n1")));
+    }
+    let (_, decisions) = big_and_x(Some(away_from("y")), Some(away_from("z")));
+    assert_eq!(binds(&decisions), [("x", "n2")], "who keeps nobody away starts");
 }
