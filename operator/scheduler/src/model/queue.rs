@@ -297,6 +297,15 @@ impl Model {
         None
     }
 
+    /// True if anything could ever keep a claim from having more: a limit on the way to the top, or what queues keep for
+    /// themselves.
+    pub(crate) fn is_limited(&self, ord: ClaimOrd) -> bool {
+        let claim = &self.claims[ord];
+        let tier = tier_index(claim.tier);
+        let limits = |&at: &QueueOrd| self.queues[at].quota(tier).is_some_and(|q| !q.limit.is_empty());
+        self.keeps_something || self.queues[claim.queue].path.iter().any(limits)
+    }
+
     /// Why a claim may not have `ask` more, if so: a limit on the way to the top, or what others keep for themselves.
     pub(crate) fn over_limit(&self, ord: ClaimOrd, ask: &[(ResourceOrd, Amount)]) -> Option<Reason> {
         let claim = &self.claims[ord];

@@ -310,6 +310,9 @@ pub(super) fn moved_by_quota(model: &mut Model, guard: &Guard) -> Option<Arc<Res
 
 /// True if the queues of a reservation will let it have what it needs when it starts.
 pub(super) fn within_quota(model: &mut Model, r: &Reservation, others: &[Arc<Reservation>]) -> bool {
+    if !model.is_limited(r.claim) {
+        return true;
+    }
     let pods: Vec<PodOrd> = r.seats.iter().map(|(pod, _)| *pod).collect();
     let ask = model.ask_of_pods(&pods);
     let mut trial = Transaction::default();

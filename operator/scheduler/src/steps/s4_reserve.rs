@@ -53,15 +53,15 @@ pub(super) fn review(round: &mut Round<'_>) {
         return;
     }
     let mut kept: Vec<Arc<Reservation>> = Vec::new();
+    let mut all_known = true;
     for old in std::mem::take(&mut round.model.reservations) {
         let wanted = is_wanted(round.model, &old);
         if wanted && holds(round, &old, &kept) {
             kept.push(old);
             continue;
         }
-        // Whoever was kept out by it may be let in now.
-        round.model.freed += 1;
         let Ok(pods) = s3_place::minimum(round.model, old.claim) else {
+            round.model.freed += 1;
             continue;
         };
         let wish = Wish {
@@ -70,15 +70,29 @@ pub(super) fn review(round: &mut Round<'_>) {
             from: window_start(round.model, old.claim, round.now),
             before: round.model.claims.find(old.claim).and_then(|c| c.window).map(|w| w.end),
         };
-        if !wish.pods.is_empty()
-            && waits(round.model, old.claim)
-            && let Some(new) = search(round, &wish, &kept)
-        {
-            kept.push(Arc::new(new));
+        let budget = round.moves_left;
+        let new = if wish.pods.is_empty() || !waits(round.model, old.claim) {
+            None
+        } else {
+            search(round, &wish, &kept)
+        };
+        if new.is_none() && wanted && round.moves_left == 0 && budget < MOVES {
+            // Not known: the next cycle looks again, with a whole budget. One for which that is not enough has no start.
+            kept.push(old);
+            all_known = false;
+            continue;
         }
+        // Whoever was kept out by it may be let in now.
+        round.model.freed += 1;
+        kept.extend(new.map(Arc::new));
     }
     round.model.reservations = kept;
-    round.model.reservations_hold();
+    if all_known {
+        round.model.reservations_hold();
+    } else {
+        round.unguarded = true;
+        round.model.look_again_at(round.now);
+    }
 }
 
 /// True if a claim still waits as it did when it got a reservation.
@@ -101,12 +115,14 @@ fn is_wanted(model: &Model, r: &Reservation) -> bool {
 
 /// True if a reservation's seats will be free at its start, and it moves none of the others.
 fn holds(round: &mut Round<'_>, r: &Arc<Reservation>, others: &[Arc<Reservation>]) -> bool {
-    let free = |round: &mut Round<'_>, r: &Reservation, others: &[Arc<Reservation>]| {
-        r.nodes
+    // Of one that is not this one, only the nodes that they share can have changed.
+    let free = |round: &mut Round<'_>, of: &Reservation, others: &[Arc<Reservation>]| {
+        of.nodes
             .iter()
-            .all(|&node| s4_backfill::holds_on(round.model, r, node, others))
-            && s4_backfill::within_quota(round.model, r, others)
-            && (!s4_backfill::is_related(round.model, r) || s4_backfill::is_let_in(round, r, others))
+            .filter(|&&node| r.is_on(node))
+            .all(|&node| s4_backfill::holds_on(round.model, of, node, others))
+            && s4_backfill::within_quota(round.model, of, others)
+            && (!s4_backfill::is_related(round.model, of) || s4_backfill::is_let_in(round, of, others))
     };
     // One whose time has come holds if it can start now.
     if !free(round, r, others) {
