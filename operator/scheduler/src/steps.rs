@@ -7,6 +7,7 @@ mod s3_place;
 mod s3_topology;
 mod s4_backfill;
 mod s4_reserve;
+mod s4_search;
 mod s5_areas;
 mod s5_reclaim;
 mod s6_commit;
@@ -129,7 +130,7 @@ impl<'a> Round<'a> {
             policy: *policy,
             pods_left: budget.pods,
             trials_left: budget.pods,
-            moves_left: s4_reserve::MOVES,
+            moves_left: s4_search::MOVES,
             ways_left: s4_reserve::WAYS,
             tried_heads: s4_reserve::TriedHeads::new(),
             guard: None,

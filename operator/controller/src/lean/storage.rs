@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use kube::api::ObjectMeta;
 use serde::Deserialize;
 
-use super::{NodeSelector, Requirement, Resources, Texts, list, metadata};
+use super::{LabelSelector, NodeSelector, Requirement, Resources, Texts, list, metadata};
 
 /// Spec of a claim to a persistent volume.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -19,16 +19,6 @@ pub struct VolumeClaimSpec {
     pub access_modes: Vec<String>,
     pub resources: Resources,
     pub selector: Option<LabelSelector>,
-}
-
-/// A selector of labels.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
-pub struct LabelSelector {
-    pub match_labels: Option<Texts>,
-    #[serde(deserialize_with = "list")]
-    pub match_expressions: Vec<Requirement>,
 }
 
 /// Phase of a volume or of a claim to one.

@@ -109,7 +109,11 @@ fn is(key: &str, value: &str) -> Requirement {
 }
 
 /// A selector of labels: without one, nothing is selected, and by an empty one everything is.
-fn selector(from: Option<&lean::LabelSelector>, field: &str) -> Result<Option<Term>, FieldError> {
+///
+/// # Errors
+///
+/// If an operator is unknown.
+pub(super) fn selector(from: Option<&lean::LabelSelector>, field: &str) -> Result<Option<Term>, FieldError> {
     let Some(from) = from else { return Ok(None) };
     let mut all: Term = from
         .match_labels

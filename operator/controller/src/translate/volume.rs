@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use duosuan_scheduler::event::{Operator, Requirement, Term};
 
-use super::{FieldError, placement, quantity};
+use super::{FieldError, placement, quantity, relations};
 use crate::lean::{self, Object, Texts};
 
 /// A persistent volume claim.
@@ -23,20 +23,20 @@ pub struct VolumeClaim {
     /// It is being deleted.
     pub deleting: bool,
     /// What it asks of a volume.
-    pub wish: Wish,
+    pub wish: Disk,
+    /// Labels that it asks of a volume; empty for any.
+    pub selector: Term,
 }
 
-/// What a claim asks of a volume, or what a volume has.
+/// What a volume has, or a claim asks of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct Disk {
     /// Bytes.
     pub storage: i64,
     /// Access modes, such as `ReadWriteOnce`.
     pub modes: Vec<String>,
     /// A block device and not a file system.
     pub block: bool,
-    /// Labels that the volume must have, all of them.
-    pub labels: Texts,
 }
 
 /// A persistent volume.
@@ -57,7 +57,9 @@ pub struct Volume {
     /// It can still be bound to a claim.
     pub available: bool,
     /// What it has.
-    pub has: Wish,
+    pub has: Disk,
+    /// Its labels.
+    pub labels: Texts,
 }
 
 /// A storage class.
@@ -123,19 +125,11 @@ pub fn claim(object: Object<lean::VolumeClaim>) -> Result<VolumeClaim, FieldErro
         volume: spec.volume_name.filter(|name| bound && !name.is_empty()),
         selected_node: annotations.get(SELECTED_NODE).cloned(),
         deleting: meta.deletion_timestamp.is_some(),
-        wish: Wish {
+        selector: relations::selector(spec.selector.as_ref(), "spec.selector")?.unwrap_or_default(),
+        wish: Disk {
             storage: storage(spec.resources.requests.as_ref(), "spec.resources.requests.storage")?,
             modes: spec.access_modes,
             block: spec.volume_mode.as_deref() == Some("Block"),
-            labels: match spec.selector {
-                Some(selector) if !selector.match_expressions.is_empty() => {
-                    return Err(FieldError::new(
-                        "spec.selector.matchExpressions",
-                        "is not supported yet; write matchLabels",
-                    ));
-                }
-                selector => selector.and_then(|s| s.match_labels).unwrap_or_default(),
-            },
         },
     })
 }
@@ -167,12 +161,12 @@ pub fn volume(object: Object<lean::Volume>) -> Result<Volume, FieldError> {
         claimed_by: spec.claim_ref.map(|r| (r.namespace, r.name, r.uid.unwrap_or_default())),
         available: matches!(object.status.phase.as_deref(), None | Some("Available" | "Pending"))
             && meta.deletion_timestamp.is_none(),
-        has: Wish {
+        has: Disk {
             storage: storage(spec.capacity.as_ref(), "spec.capacity.storage")?,
             modes: spec.access_modes,
             block: spec.volume_mode.as_deref() == Some("Block"),
-            labels,
         },
+        labels,
     })
 }
 

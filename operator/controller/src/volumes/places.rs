@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use duosuan_scheduler::event::{NODE_NAME, Operator, Requirement, Term};
+use duosuan_scheduler::{
+    event::{NODE_NAME, Operator, Requirement, Term},
+    matches_node,
+};
 
 use super::{ATTACHED, Volumes};
 use crate::{
     index::Namespaced,
-    translate::volume::{Volume, VolumeClaim, Wish},
+    translate::volume::{Volume, VolumeClaim},
 };
 
 /// Access mode of a volume that one pod alone may use.
@@ -147,7 +150,7 @@ impl Volumes {
         let mut found: Vec<&Volume> = self
             .volumes
             .values()
-            .filter(|v| v.available && v.class == claim.class && suits(&v.has, &claim.wish))
+            .filter(|v| v.available && v.class == claim.class && suits(v, claim))
             .filter(free)
             .collect();
         found.sort_by_key(|v| (v.claimed_by.is_none(), v.has.storage, v.name.clone()));
@@ -156,14 +159,13 @@ impl Volumes {
 }
 
 /// Whether a volume has what a claim asks for.
-fn suits(has: &Wish, wish: &Wish) -> bool {
+fn suits(volume: &Volume, claim: &VolumeClaim) -> bool {
+    let (has, wish) = (&volume.has, &claim.wish);
     has.storage >= wish.storage
         && has.block == wish.block
         && wish.modes.iter().all(|mode| has.modes.contains(mode))
-        && wish
-            .labels
-            .iter()
-            .all(|(key, value)| has.labels.get(key) == Some(value))
+        && (claim.selector.is_empty()
+            || matches_node(std::slice::from_ref(&claim.selector), &volume.name, &volume.labels))
 }
 
 /// Alternatives that hold where one of the first and one of each of the others do. None at all is anywhere.

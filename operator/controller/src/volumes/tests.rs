@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use duosuan_scheduler::event::{NODE_NAME, Operator, Requirement, Term};
 
 use super::{places::ONE_POD, *};
-use crate::translate::volume::Wish;
+use crate::translate::volume::Disk;
 
 fn named(name: &str) -> Namespaced {
     ("ns".to_owned(), name.to_owned())
@@ -34,10 +34,10 @@ fn claim(name: &str, class: &str, volume: Option<&str>) -> VolumeClaim {
         uid: format!("uid-{name}"),
         class: class.to_owned(),
         volume: volume.map(str::to_owned),
-        wish: Wish {
+        wish: Disk {
             storage: 10,
             modes: vec!["ReadWriteOnce".to_owned()],
-            ..Wish::default()
+            ..Disk::default()
         },
         ..VolumeClaim::default()
     }
@@ -61,10 +61,11 @@ fn volume(name: &str, class: &str, zone: &str, storage: i64) -> Volume {
         handle: Some(("disk".to_owned(), name.to_owned())),
         claimed_by: None,
         available: true,
-        has: Wish {
+        labels: [("kind".to_owned(), "ssd".to_owned())].into(),
+        has: Disk {
             storage,
             modes: vec!["ReadWriteOnce".to_owned()],
-            ..Wish::default()
+            ..Disk::default()
         },
     }
 }
@@ -305,6 +306,13 @@ fn a_volume_that_lies_ready_is_given_to_one_claim_and_the_smallest_that_suits() 
         volume: volume.into(),
         version: String::new(),
     };
+    assert_eq!(volumes.stand("p", &node("n", "a")), Stand::Wanting(vec![give("right")]));
+    let mut picky = claim("c", "local", None);
+    picky.selector = within("kind", "disk").concat();
+    volumes.claim(named("c"), Some(picky.clone()));
+    assert!(matches!(volumes.stand("p", &node("n", "a")), Stand::Impossible(_)));
+    picky.selector = within("kind", "ssd").concat();
+    volumes.claim(named("c"), Some(picky));
     assert_eq!(volumes.stand("p", &node("n", "a")), Stand::Wanting(vec![give("right")]));
     // Another claim gets it first.
     let other = Preparation::Give {

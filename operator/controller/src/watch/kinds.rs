@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use duosuan_scheduler::event::Node;
 use tracing::warn;
 
 use super::{Fact, Watched};
@@ -10,84 +11,50 @@ use crate::{
     translate::{FieldError, claim, node, pod, pod_group, policy, queue, relations, volume},
 };
 
-impl Watched for lean::Pod {
-    const GROUP: &'static str = <Self as Kind>::GROUP;
-    const KIND: &'static str = <Self as Kind>::KIND;
-    type Read = Object<Self>;
-    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
-        object.metadata.uid.as_deref().map(Cow::from)
-    }
-    fn fact(object: Object<Self>, scheduler_name: &str) -> Result<Fact, FieldError> {
-        Ok(Fact::Pod(Box::new(pod::read(&object, scheduler_name))))
-    }
-    fn gone(key: String) -> Fact {
-        Fact::PodGone(key)
-    }
+/// Kinds that are known by one text of their metadata: what an object and its end are to the core.
+macro_rules! watched {
+    ($($kind:ident by $key:ident: |$object:ident, $scheduler_name:tt| $fact:expr, $gone:ident;)*) => {
+        $(impl Watched for lean::$kind {
+            const GROUP: &'static str = <Self as Kind>::GROUP;
+            const KIND: &'static str = <Self as Kind>::KIND;
+            type Read = Object<Self>;
+            fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+                object.metadata.$key.as_deref().map(Cow::from)
+            }
+            fn fact($object: Object<Self>, $scheduler_name: &str) -> Result<Fact, FieldError> {
+                Ok($fact)
+            }
+            fn gone(key: String) -> Fact {
+                Fact::$gone(key)
+            }
+        })*
+    };
 }
 
-impl Watched for lean::Namespace {
-    const GROUP: &'static str = <Self as Kind>::GROUP;
-    const KIND: &'static str = <Self as Kind>::KIND;
-    type Read = Object<Self>;
-    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
-        object.metadata.name.as_deref().map(Cow::from)
-    }
-    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
-        Ok(Fact::Namespace(Box::new(relations::namespace(&object))))
-    }
-    fn gone(key: String) -> Fact {
-        Fact::NamespaceGone(key)
-    }
-}
-
-impl Watched for lean::Node {
-    const GROUP: &'static str = <Self as Kind>::GROUP;
-    const KIND: &'static str = <Self as Kind>::KIND;
-    type Read = Object<Self>;
-    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
-        object.metadata.name.as_deref().map(Cow::from)
-    }
-    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
-        let (node, broken) = node::read(&object);
-        for error in broken {
-            warn!(node = node.name, %error, "a resource of a node is left out");
-        }
-        Ok(Fact::Node(Box::new(node)))
-    }
-    fn gone(key: String) -> Fact {
-        Fact::NodeGone(key)
-    }
-}
-
-impl Watched for lean::Report {
-    const GROUP: &'static str = <Self as Kind>::GROUP;
-    const KIND: &'static str = <Self as Kind>::KIND;
-    type Read = Object<Self>;
-    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
-        object.metadata.name.as_deref().map(Cow::from)
-    }
-    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+watched! {
+    Pod by uid: |object, scheduler_name| Fact::Pod(Box::new(pod::read(&object, scheduler_name))), PodGone;
+    Namespace by name: |object, _| Fact::Namespace(Box::new(relations::namespace(&object))), NamespaceGone;
+    Node by name: |object, _| Fact::Node(Box::new(read_node(&object))), NodeGone;
+    Report by name: |object, _| {
         let name = object.metadata.name.clone().unwrap_or_default();
-        Ok(Fact::Report(name, Box::new(node::report(object)?)))
-    }
-    fn gone(key: String) -> Fact {
-        Fact::ReportGone(key)
-    }
+        Fact::Report(name, Box::new(node::report(object)?))
+    }, ReportGone;
+    Claim by uid: |object, _| Fact::Claim(Box::new(claim::read(object))), ClaimGone;
+    Queue by name: |object, _| Fact::Queue(Box::new(queue::read(object)?)), QueueGone;
+    Policy by name: |object, _| {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        Fact::Policy(name, Box::new(policy::read(object)?))
+    }, PolicyGone;
+    Volume by name: |object, _| Fact::Volume(Box::new(volume::volume(object)?)), VolumeGone;
+    CsiNode by name: |object, _| Fact::Attachable(Box::new(volume::attachable(object))), AttachableGone;
 }
 
-impl Watched for lean::Claim {
-    const GROUP: &'static str = <Self as Kind>::GROUP;
-    const KIND: &'static str = <Self as Kind>::KIND;
-    type Read = Object<Self>;
-    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
-        object.metadata.uid.as_deref().map(Cow::from)
+fn read_node(object: &Object<lean::Node>) -> Node {
+    let (node, broken) = node::read(object);
+    for error in broken {
+        warn!(node = node.name, %error, "a resource of a node is left out");
     }
-    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
-        Ok(Fact::Claim(Box::new(claim::read(object))))
-    }
-    fn gone(key: String) -> Fact {
-        Fact::ClaimGone(key)
-    }
+    node
 }
 
 impl Watched for lean::PodGroup {
@@ -103,37 +70,6 @@ impl Watched for lean::PodGroup {
     }
     fn gone(key: String) -> Fact {
         Fact::PodGroupGone(key)
-    }
-}
-
-impl Watched for lean::Queue {
-    const GROUP: &'static str = <Self as Kind>::GROUP;
-    const KIND: &'static str = <Self as Kind>::KIND;
-    type Read = Object<Self>;
-    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
-        object.metadata.name.as_deref().map(Cow::from)
-    }
-    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
-        Ok(Fact::Queue(Box::new(queue::read(object)?)))
-    }
-    fn gone(key: String) -> Fact {
-        Fact::QueueGone(key)
-    }
-}
-
-impl Watched for lean::Policy {
-    const GROUP: &'static str = <Self as Kind>::GROUP;
-    const KIND: &'static str = <Self as Kind>::KIND;
-    type Read = Object<Self>;
-    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
-        object.metadata.name.as_deref().map(Cow::from)
-    }
-    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
-        let name = object.metadata.name.clone().unwrap_or_default();
-        Ok(Fact::Policy(name, Box::new(policy::read(object)?)))
-    }
-    fn gone(key: String) -> Fact {
-        Fact::PolicyGone(key)
     }
 }
 
@@ -156,36 +92,6 @@ impl Watched for lean::VolumeClaim {
     }
     fn gone(key: String) -> Fact {
         Fact::VolumeClaimGone(key)
-    }
-}
-
-impl Watched for lean::Volume {
-    const GROUP: &'static str = <Self as Kind>::GROUP;
-    const KIND: &'static str = <Self as Kind>::KIND;
-    type Read = Object<Self>;
-    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
-        object.metadata.name.as_deref().map(Cow::from)
-    }
-    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
-        Ok(Fact::Volume(Box::new(volume::volume(object)?)))
-    }
-    fn gone(key: String) -> Fact {
-        Fact::VolumeGone(key)
-    }
-}
-
-impl Watched for lean::CsiNode {
-    const GROUP: &'static str = <Self as Kind>::GROUP;
-    const KIND: &'static str = <Self as Kind>::KIND;
-    type Read = Object<Self>;
-    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
-        object.metadata.name.as_deref().map(Cow::from)
-    }
-    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
-        Ok(Fact::Attachable(Box::new(volume::attachable(object))))
-    }
-    fn gone(key: String) -> Fact {
-        Fact::AttachableGone(key)
     }
 }
 

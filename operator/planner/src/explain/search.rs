@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use duosuan_scheduler::{
-    Reason,
+    Reason, Tier,
     classes::NodeClass,
-    event::{Claim, Group, Pod},
+    event::{Claim, Group, Pod, Quota},
 };
 
 use super::{
@@ -235,7 +235,7 @@ impl Search<'_> {
         Some(admits)
     }
 
-    fn tier(&self) -> duosuan_scheduler::Tier {
+    fn tier(&self) -> Tier {
         let of_pod = || self.subject.pods.first().map(|pod| pod.tier);
         self.subject
             .claim
@@ -245,40 +245,40 @@ impl Search<'_> {
     }
 
     fn limit(&mut self, queue: &str, resource: &str, lacks: i64) {
-        let tier = self.tier();
-        let raise = |times: i64| Change::Limit {
+        let of = |quota: &Quota| quota.limit.get(resource).copied();
+        self.raise(queue, lacks, &of, &|tier, more| Change::Limit {
             queue: queue.to_owned(),
             tier,
             resource: resource.to_owned(),
-            more: lacks.saturating_mul(times),
-        };
-        let quotas = self.case.facts.queues.get(queue).map(|queue| queue.quotas.as_slice());
-        let quota = quotas.and_then(|quotas| quotas.iter().find(|quota| quota.tier == tier));
-        let of = quota
-            .and_then(|quota| quota.limit.get(resource))
-            .copied()
-            .unwrap_or_default();
-        if let Some(times) = self.smallest(MOST_RAISES, &raise) {
-            self.found(raise(times), lacks.saturating_mul(times), of);
-        }
+            more,
+        });
     }
 
     fn lend_limit(&mut self, queue: &str, resource: &str, lacks: i64) {
-        let tier = self.tier();
-        let raise = |times: i64| Change::LendLimit {
+        let of = |quota: &Quota| quota.lend_limit.get(resource).copied();
+        self.raise(queue, lacks, &of, &|tier, more| Change::LendLimit {
             queue: queue.to_owned(),
             tier,
             resource: resource.to_owned(),
-            more: lacks.saturating_mul(times),
-        };
+            more,
+        });
+    }
+
+    /// More of what a quota of a queue says, `of` which it says so much now, in steps of what is lacking.
+    fn raise(
+        &mut self,
+        queue: &str,
+        lacks: i64,
+        of: &dyn Fn(&Quota) -> Option<i64>,
+        change: &dyn Fn(Tier, i64) -> Change,
+    ) {
+        let tier = self.tier();
+        let raise = |times: i64| change(tier, lacks.saturating_mul(times));
         let quotas = self.case.facts.queues.get(queue).map(|queue| queue.quotas.as_slice());
         let quota = quotas.and_then(|quotas| quotas.iter().find(|quota| quota.tier == tier));
-        let of = quota
-            .and_then(|quota| quota.lend_limit.get(resource))
-            .copied()
-            .unwrap_or_default();
+        let now = quota.and_then(of).unwrap_or_default();
         if let Some(times) = self.smallest(MOST_RAISES, &raise) {
-            self.found(raise(times), lacks.saturating_mul(times), of);
+            self.found(raise(times), lacks.saturating_mul(times), now);
         }
     }
 
