@@ -16,7 +16,8 @@ pub struct Readiness(watch::Sender<State>);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct State {
-    ready: bool,
+    /// Kinds of which the first list is awaited; `None` while there is no session.
+    awaited: Option<Vec<&'static str>>,
     missing: Vec<&'static str>,
 }
 
@@ -27,14 +28,14 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Says that it is so, or no longer.
-    pub fn set(&self, ready: bool) {
-        self.0.send_modify(|state| state.ready = ready);
+    /// Says of which kinds the first list is awaited.
+    pub fn set_awaited(&self, kinds: Vec<&'static str>) {
+        self.0.send_modify(|state| state.awaited = Some(kinds));
     }
 
-    /// Whether it is so.
-    pub fn get(&self) -> bool {
-        self.0.borrow().ready
+    /// Says that nobody watches any more.
+    pub fn end(&self) {
+        self.0.send_modify(|state| state.awaited = None);
     }
 
     /// Says which kinds of ours the API server does not serve.
@@ -45,10 +46,18 @@ impl Readiness {
     /// What `/readyz` answers.
     fn answer(&self) -> (StatusCode, String) {
         let state = self.0.borrow();
-        match (state.ready, state.missing.as_slice()) {
-            (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "watches are not synced yet".to_owned()),
-            (true, []) => (StatusCode::OK, "ok".to_owned()),
-            (true, missing) => (StatusCode::OK, format!("ok; {}", without(missing))),
+        match (state.awaited.as_deref(), state.missing.as_slice()) {
+            (None, _) => (StatusCode::SERVICE_UNAVAILABLE, "nothing is watched yet".to_owned()),
+            (Some([]), []) => (StatusCode::OK, "ok".to_owned()),
+            (Some([]), missing) => (StatusCode::OK, format!("ok; {}", without(missing))),
+            (Some(awaited), _) => {
+                let text = format!(
+                    "the first list of {} is awaited; if it stays so, the log says why: an account that may not list them \
+                     needs the ClusterRole of the chart",
+                    awaited.join(", ")
+                );
+                (StatusCode::SERVICE_UNAVAILABLE, text)
+            }
         }
     }
 }
@@ -134,7 +143,11 @@ mod tests {
     fn it_is_ready_without_the_crds_and_says_how_to_have_them() {
         let ready = Readiness::default();
         assert_eq!(ready.answer().0, StatusCode::SERVICE_UNAVAILABLE);
-        ready.set(true);
+        ready.set_awaited(vec!["Pod", "CSINode"]);
+        let (code, text) = ready.answer();
+        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.starts_with("the first list of Pod, CSINode is awaited"), "{text}");
+        ready.set_awaited(vec![]);
         assert_eq!(ready.answer(), (StatusCode::OK, "ok".to_owned()));
         ready.set_missing(vec!["Queue", "NodeReport"]);
         let (code, text) = ready.answer();

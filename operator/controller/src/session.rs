@@ -185,7 +185,7 @@ impl Session {
                 }
             }
         };
-        self.links.ready.set(false);
+        self.links.ready.end();
         ended
     }
 
@@ -233,7 +233,7 @@ impl Session {
                 } else if OURS.contains(kind) {
                     self.unserved.insert(kind);
                 }
-                self.links.ready.set(self.unsynced.is_empty());
+                self.links.ready.set_awaited(self.unsynced.iter().copied().collect());
             }
             Fact::Pod(pod) => {
                 if let Some(name) = self.index.pod_name(&pod.pod.uid) {

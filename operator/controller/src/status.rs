@@ -223,7 +223,7 @@ pub fn pod_group(index: &Index, name: &Namespaced, now: Timestamp) -> Option<Con
         status: status.to_owned(),
         reason: reason.to_owned(),
         message,
-        observed_generation: None,
+        observed_generation: Some(entry.generation),
         last_transition_time: Time(now),
     })
 }

@@ -232,8 +232,14 @@ impl<'a> Reader<'a> {
 
     /// Takes in an object as its watch would.
     fn watched<K: Watched>(&mut self, value: Value) -> Result<(), FieldError> {
-        self.facts.push(K::fact(object(value)?, self.scheduler_name)?);
-        Ok(())
+        let fact = K::fact(object(value)?, self.scheduler_name)?;
+        let broken = match &fact {
+            Fact::VolumeClaim(claim) => claim.broken.clone(),
+            Fact::Volume(volume) => volume.broken.clone(),
+            _ => None,
+        };
+        self.facts.push(fact);
+        broken.map_or(Ok(()), Err)
     }
 
     fn pod(&mut self, mut value: Value) -> Result<(), FieldError> {

@@ -10,6 +10,8 @@ use crate::translate::pod_group;
 pub struct PodGroupEntry {
     /// UID.
     pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
     /// Pods that it needs to be scheduled; at least 1.
     pub min: u32,
     /// What its condition says: whether it was scheduled, and why or why not.
@@ -19,10 +21,15 @@ pub struct PodGroupEntry {
 impl Index {
     /// Takes in a pod group: to the core it is a claim.
     pub(super) fn pod_group(&mut self, read: pod_group::PodGroup, events: &mut Vec<Event>) {
-        let pod_group::PodGroup { claim, says } = read;
+        let pod_group::PodGroup {
+            claim,
+            generation,
+            says,
+        } = read;
         let name = (claim.namespace.clone(), claim.name.clone());
         let entry = PodGroupEntry {
             uid: claim.uid.clone(),
+            generation,
             min: claim.groups.iter().map(|g| g.min).sum::<u32>().max(1),
             says,
         };

@@ -28,6 +28,8 @@ pub fn of_claim_name(claim: &str) -> Option<&str> {
 pub struct PodGroup {
     /// For the core.
     pub claim: event::Claim,
+    /// `metadata.generation`.
+    pub generation: i64,
     /// Whether its condition says that it was scheduled, and why or why not.
     pub says: Option<(bool, String)>,
 }
@@ -66,7 +68,11 @@ pub fn read(object: &Object<lean::PodGroup>) -> PodGroup {
         refused: refused.map(|error| error.to_string()),
         ..event::Claim::default()
     };
-    PodGroup { claim, says }
+    PodGroup {
+        generation: meta.generation.unwrap_or_default(),
+        claim,
+        says,
+    }
 }
 
 /// The first field with a requirement that the core does not look at.

@@ -26,6 +26,8 @@ pub struct VolumeClaim {
     pub wish: Disk,
     /// Labels that it asks of a volume; empty for any.
     pub selector: Term,
+    /// Field that cannot be understood: then nothing else is known of it.
+    pub broken: Option<FieldError>,
 }
 
 /// What a volume has, or a claim asks of it.
@@ -60,6 +62,8 @@ pub struct Volume {
     pub has: Disk,
     /// Its labels.
     pub labels: Texts,
+    /// Field that cannot be understood: then nothing else is known of it.
+    pub broken: Option<FieldError>,
 }
 
 /// A storage class.
@@ -106,11 +110,17 @@ const ZONES: [(&str, &str); 4] = [
 ];
 
 /// Reads a claim to a volume.
-///
-/// # Errors
-///
-/// If a field is not what it should be.
-pub fn claim(object: Object<lean::VolumeClaim>) -> Result<VolumeClaim, FieldError> {
+pub fn claim(object: Object<lean::VolumeClaim>) -> VolumeClaim {
+    let meta = object.metadata.clone();
+    read_claim(object).unwrap_or_else(|error| VolumeClaim {
+        name: (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default()),
+        uid: meta.uid.unwrap_or_default(),
+        broken: Some(error),
+        ..VolumeClaim::default()
+    })
+}
+
+fn read_claim(object: Object<lean::VolumeClaim>) -> Result<VolumeClaim, FieldError> {
     let (meta, spec) = (object.metadata, object.spec);
     let annotations = meta.annotations.unwrap_or_default();
     let bound = annotations.contains_key(BOUND) || object.status.phase.as_deref() == Some("Bound");
@@ -125,6 +135,7 @@ pub fn claim(object: Object<lean::VolumeClaim>) -> Result<VolumeClaim, FieldErro
         volume: spec.volume_name.filter(|name| bound && !name.is_empty()),
         selected_node: annotations.get(SELECTED_NODE).cloned(),
         deleting: meta.deletion_timestamp.is_some(),
+        broken: None,
         selector: relations::selector(spec.selector.as_ref(), "spec.selector")?.unwrap_or_default(),
         wish: Disk {
             storage: storage(spec.resources.requests.as_ref(), "spec.resources.requests.storage")?,
@@ -135,11 +146,16 @@ pub fn claim(object: Object<lean::VolumeClaim>) -> Result<VolumeClaim, FieldErro
 }
 
 /// Reads a volume.
-///
-/// # Errors
-///
-/// If a field is not what it should be.
-pub fn volume(object: Object<lean::Volume>) -> Result<Volume, FieldError> {
+pub fn volume(object: Object<lean::Volume>) -> Volume {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    read_volume(object).unwrap_or_else(|error| Volume {
+        name,
+        broken: Some(error),
+        ..Volume::default()
+    })
+}
+
+fn read_volume(object: Object<lean::Volume>) -> Result<Volume, FieldError> {
     let (meta, spec) = (object.metadata, object.spec);
     let labels = meta.labels.unwrap_or_default();
     let mut places = Vec::new();
@@ -167,6 +183,7 @@ pub fn volume(object: Object<lean::Volume>) -> Result<Volume, FieldError> {
             block: spec.volume_mode.as_deref() == Some("Block"),
         },
         labels,
+        broken: None,
     })
 }
 
@@ -248,7 +265,6 @@ mod tests {
                 }))
                 .unwrap(),
             )
-            .unwrap()
         };
         assert_eq!(read(json!({}), "Pending").volume, None);
         assert_eq!(read(json!({}), "Bound").volume.as_deref(), Some("v"));
@@ -272,8 +288,7 @@ mod tests {
                 "status": {"phase": "Available"}
             }))
             .unwrap(),
-        )
-        .unwrap();
+        );
         let is = |key: &str, values: &[&str]| Requirement {
             key: key.to_owned(),
             operator: Operator::In,
@@ -316,5 +331,21 @@ mod tests {
             .unwrap(),
         );
         assert_eq!(read.most, BTreeMap::from([("a".to_owned(), 3)]));
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_named_and_not_taken_for_missing() {
+        let object = json!({"metadata": {"namespace": "ns", "name": "c"}, "spec": {"resources": {"requests": {"storage": "much"}}}});
+        let read = claim(serde_json::from_value(object).unwrap());
+        assert_eq!(
+            (read.name.1.as_str(), read.broken.unwrap().field.as_str()),
+            ("c", "spec.resources.requests.storage")
+        );
+        let object = json!({"metadata": {"name": "v"}, "spec": {"capacity": {"storage": "-1"}}});
+        let read = volume(serde_json::from_value(object).unwrap());
+        assert_eq!(
+            (read.name.as_str(), read.broken.unwrap().field.as_str()),
+            ("v", "spec.capacity.storage")
+        );
     }
 }

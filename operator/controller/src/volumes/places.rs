@@ -67,6 +67,12 @@ impl Volumes {
                             name.1
                         )
                     })?;
+                    if let Some(broken) = &volume.broken {
+                        return Err(format!(
+                            "persistentvolume {:?} cannot be understood: {broken}",
+                            volume.name
+                        ));
+                    }
                     needs.places.extend(volume.places.iter().cloned());
                 }
                 None => needs.places.extend(self.places_to_be(claim)?),
@@ -79,6 +85,12 @@ impl Volumes {
     pub(super) fn usable(&self, name: &Namespaced, uid: &str) -> Result<&VolumeClaim, String> {
         let claim = self.claims.get(name);
         let claim = claim.ok_or_else(|| format!("persistentvolumeclaim {:?} not found", name.1))?;
+        if let Some(broken) = &claim.broken {
+            return Err(format!(
+                "persistentvolumeclaim {:?} cannot be understood: {broken}",
+                name.1
+            ));
+        }
         if claim.deleting {
             return Err(format!("persistentvolumeclaim {:?} is being deleted", name.1));
         }

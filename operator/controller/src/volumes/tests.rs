@@ -62,6 +62,7 @@ fn volume(name: &str, class: &str, zone: &str, storage: i64) -> Volume {
         claimed_by: None,
         available: true,
         labels: [("kind".to_owned(), "ssd".to_owned())].into(),
+        broken: None,
         has: Disk {
             storage,
             modes: vec!["ReadWriteOnce".to_owned()],
@@ -123,6 +124,11 @@ fn a_pod_stands_where_all_its_volumes_can_be_used_and_where_it_wants_itself() {
 fn a_claim_that_cannot_be_used_says_why_and_the_pod_is_seen_anew_when_it_can() {
     let mut volumes = Volumes::default();
     assert_eq!(refused(&mut volumes, &["c"]), r#"persistentvolumeclaim "c" not found"#);
+    let mut broken = claim("c", "", Some("v"));
+    broken.broken = Some(crate::translate::FieldError::new("spec.x", "is odd"));
+    let seen = volumes.claim(named("c"), Some(broken));
+    let why = seen.first().and_then(|p| p.refused.as_deref()).unwrap();
+    assert_eq!(why, r#"persistentvolumeclaim "c" cannot be understood: spec.x: is odd"#);
     let mut gone = claim("c", "", Some("v"));
     gone.deleting = true;
     let seen = volumes.claim(named("c"), Some(gone));

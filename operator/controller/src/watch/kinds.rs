@@ -45,7 +45,7 @@ watched! {
         let name = object.metadata.name.clone().unwrap_or_default();
         Fact::Policy(name, Box::new(policy::read(object)?))
     }, PolicyGone;
-    Volume by name: |object, _| Fact::Volume(Box::new(volume::volume(object)?)), VolumeGone;
+    Volume by name: |object, _| Fact::Volume(Box::new(volume::volume(object))), VolumeGone;
     CsiNode by name: |object, _| Fact::Attachable(Box::new(volume::attachable(object))), AttachableGone;
 }
 
@@ -88,7 +88,7 @@ impl Watched for lean::VolumeClaim {
         )
     }
     fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
-        Ok(Fact::VolumeClaim(Box::new(volume::claim(object)?)))
+        Ok(Fact::VolumeClaim(Box::new(volume::claim(object))))
     }
     fn gone(key: String) -> Fact {
         Fact::VolumeClaimGone(key)
