@@ -358,3 +358,38 @@ impl Model {
 
 /// Searches that were made in a cycle, by queue.
 pub(super) type TriedHeads = std::collections::BTreeMap<QueueOrd, u32>;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+    use crate::{
+        Budget, Event,
+        tests::fixtures::{World, claim, member, node},
+    };
+
+    #[test]
+    fn a_promise_is_kept_while_there_was_no_time_to_look_and_moved_when_there_is() {
+        let mut world = World::with([node("a", 4).into(), node("b", 4).into()]);
+        for (name, on) in [("run-a", Some("a")), ("run-b", Some("b")), ("next", None)] {
+            let mut of = claim(name, "", &[("w", 1, 1, 1)]);
+            of.expected_duration = Some(if name == "run-b" { 2000 } else { 1000 });
+            world.tell(of);
+            let mut pod = member(&format!("{name}-0"), name, "w", 4000);
+            pod.node = on.map(str::to_owned);
+            world.tell(pod);
+            world.run();
+        }
+        let starts = |model: &Model| model.reservations.iter().map(|r| r.start).collect::<Vec<_>>();
+        assert_eq!(starts(&world.cluster.model), [Time(1000)]);
+        // The node of the promise goes. With hardly any moves left it is not known what else there is.
+        world.tell(Event::NodeGone("a".into()));
+        for (moves, start) in [(1, 1000), (MOVES, 2000)] {
+            let mut round = Round::begin(&mut world.cluster, Time(0), Budget::default());
+            round.moves_left = moves;
+            review(&mut round);
+            assert_eq!(starts(round.model), [Time(start)], "{moves} moves");
+            assert_eq!(round.model.do_reservations_hold(), moves == MOVES);
+        }
+    }
+}

@@ -233,7 +233,7 @@ mod tests {
     use super::*;
     use crate::{
         event::Pod,
-        tests::fixtures::{World, node, pod},
+        tests::fixtures::{World, node, pod, queue},
     };
 
     /// Each of them would be taken off the model on trial, in every cycle in which something was freed.
@@ -253,6 +253,37 @@ mod tests {
             let pod = model.pods_by_uid[uid];
             let claim = model.pods[pod].claim.unwrap();
             assert_eq!(below(model, claim, &[pod], usize::MAX).len(), tried, "{uid}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_tried_who_borrows_on_a_node_that_takes_nothing_new() {
+        let mut world = World::with([
+            node("n", 4).into(),
+            queue("mine", None, &[("cpu", 4000)], &[]).into(),
+            queue("b", None, &[("cpu", 500)], &[]).into(),
+        ]);
+        for i in 0..4 {
+            world.tell(Pod {
+                queue: "b".into(),
+                ..pod(&format!("b{i}"), 1000)
+            });
+        }
+        world.run();
+        world.tell(Pod {
+            queue: "mine".into(),
+            ..pod("want", 1000)
+        });
+        for (cordoned, tried) in [(false, 4), (true, 0)] {
+            let mut on = node("n", 4);
+            on.unschedulable = cordoned;
+            world.tell(on);
+            let model = &mut world.cluster.model;
+            let pod = model.pods_by_uid["want"];
+            let claim = model.pods[pod].claim.unwrap();
+            let ask = model.ask_of_pods(&[pod]);
+            let found = borrowers(model, claim, &ask, &[pod], usize::MAX);
+            assert_eq!(found.len(), tried, "cordoned: {cordoned}");
         }
     }
 }
