@@ -16,6 +16,7 @@ pub(crate) mod fixtures;
 mod gangs;
 mod gpus;
 mod lending;
+mod making_room;
 mod optimum;
 mod preemption;
 mod promises;

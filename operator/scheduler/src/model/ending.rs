@@ -43,7 +43,7 @@ impl ClaimSlot {
         Some(Time(start.0.saturating_add(length)))
     }
 
-    /// When it is expected to end, as seen from `now`; always later than that. `None` if it does not run, or never ends
+    /// When it is expected to end, as seen from `now`; later than that, while there is a later time. `None` if it does not run, or never ends
     /// by itself.
     pub(crate) fn expected_end(&self, now: Time) -> Option<Time> {
         let started = self.started?;
@@ -53,7 +53,8 @@ impl ClaimSlot {
             return Some(Time(estimate));
         }
         let mut late = (length / LATE).max(1);
-        while estimate.saturating_add(late) <= now.0 {
+        // At the end of time nothing is later than now.
+        while late < i64::MAX && estimate.saturating_add(late) <= now.0 {
             late = late.saturating_mul(2);
         }
         Some(Time(estimate.saturating_add(late)))
@@ -151,6 +152,17 @@ mod tests {
         let slot = slot(of, 1000);
         let ends = [1000, 2599, 2600, 2699, 2700, 2799, 2800, 3001].map(|now| slot.expected_end(Time(now)).unwrap().0);
         assert_eq!(ends, [2600, 2600, 2700, 2700, 2800, 2800, 3000, 3400]);
+    }
+
+    /// It was doubled for ever.
+    #[test]
+    fn at_the_end_of_time_the_estimate_of_one_that_is_late_ends_too() {
+        let mut of = claim("c", "q", &[("w", 1, 1, 1)]);
+        for length in [1, 1600, i64::MAX] {
+            of.expected_duration = Some(length);
+            let end = slot(of.clone(), 1000).expected_end(Time(i64::MAX));
+            assert_eq!(end, Some(Time(i64::MAX)));
+        }
     }
 
     #[test]

@@ -407,17 +407,21 @@ fn take_other_seats(round: &mut Round<'_>, claim: ClaimOrd, kept: &[PodOrd]) -> 
         return false;
     }
     let mut transaction = Transaction::default();
-    round.unguarded = true;
+    let unguarded = round.unguarded;
     for &pod in kept {
         transaction.unseat(round.model, pod);
     }
     let pods = minimum(round.model, claim).unwrap_or_default();
     let ask = round.model.ask_of_pods(&pods);
+    round.guard = s4_backfill::guard(round, claim, &ask);
     let seated = !pods.is_empty()
         && round.model.over_limit(claim, &ask).is_none()
         && seat_gang(round, &mut transaction, claim, &pods, Seating::new(Place::Assumed)).is_ok();
-    if !seated {
+    let moved = round.guard.take();
+    let moved = moved.is_some_and(|guard| seated && s4_backfill::moved_by_quota(round.model, &guard).is_some());
+    if !seated || moved {
         transaction.rollback(round.model);
+        round.unguarded = unguarded;
         return false;
     }
     transaction.commit();

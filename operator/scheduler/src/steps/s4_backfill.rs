@@ -65,6 +65,17 @@ impl Guard {
         self.refused = mark;
     }
 
+    /// Forgets all that was refused: somebody went.
+    pub(super) fn ask_anew(&mut self) {
+        self.refused.clear();
+    }
+
+    /// True if the reservations that have a seat on a node still have it with whoever sits there now.
+    pub(super) fn all_hold_on(&self, model: &mut Model, node: NodeOrd) -> bool {
+        let here = self.spared.iter().filter(|r| r.is_on(node));
+        here.into_iter().all(|r| holds_on(model, r, node, &self.others))
+    }
+
     fn refuse(&mut self, shape: ShapeOrd, node: NodeOrd, moved: Arc<Reservation>) {
         self.refused.entry(shape).or_default().insert(node);
         self.moved.get_or_insert(moved);

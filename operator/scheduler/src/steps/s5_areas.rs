@@ -4,7 +4,7 @@ use super::{
     Round,
     s3_place::Seating,
     s3_topology,
-    s5_reclaim::{Victim, take_off, trim},
+    s5_reclaim::{Victim, moves_a_promise, take_off, trim},
     victims,
 };
 use crate::{
@@ -71,6 +71,7 @@ fn attempt_within(
         let (mark, before) = (transaction.mark(), taken.len());
         if round.model.over_limit(claim, ask).is_none()
             && s3_topology::seat_gang(round, &mut transaction, claim, pods, seating).is_ok()
+            && !moves_a_promise(round)
         {
             let victims = trim(round, &mut transaction, claim, taken, pods);
             return Some((transaction, victims));
@@ -82,10 +83,7 @@ fn attempt_within(
             let next = if round.trials_left == 0 { None } else { from.next() };
             let Some(&next) = next else { break };
             if victims::may_go(round.model, claim, next, ask) && sits_in(round.model, next, within) {
-                let victim = take_off(round.model, &mut transaction, next);
-                let count = u32::try_from(victim.seats.len()).unwrap_or(u32::MAX);
-                round.trials_left = round.trials_left.saturating_sub(count.max(1));
-                taken.push(victim);
+                taken.push(take_off(round, &mut transaction, next));
             }
         }
         if taken.len() == before {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Round, s3_place, s3_place::Seating, s3_topology, s5_areas, victims};
+use super::{Round, s3_place, s3_place::Seating, s3_topology, s4_backfill, s5_areas, victims};
 use crate::{
     amount::{Amount, Amounts},
     decision::EvictCause,
@@ -12,7 +12,7 @@ use crate::{
     fit::Constraint,
     index::Look,
     model::{Model, Place},
-    slab::{ClaimOrd, PodOrd, QueueOrd},
+    slab::{ClaimOrd, NodeOrd, PodOrd, QueueOrd},
     transaction::Transaction,
 };
 
@@ -217,8 +217,8 @@ fn preempt(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> Option<Ve
     Some(victims)
 }
 
-/// Takes victims off one after the other until all pods have a seat, and lets those stay that have room after all. The
-/// transaction is open on success, and nothing has changed otherwise.
+/// Takes victims off one after the other until all pods have a seat, and lets those stay that have room after all. No seat is
+/// taken that was promised to another. The transaction is open on success, and nothing has changed otherwise.
 fn attempt(
     round: &mut Round<'_>,
     claim: ClaimOrd,
@@ -226,9 +226,23 @@ fn attempt(
     ask: &Amounts,
     victims: &[ClaimOrd],
 ) -> Option<(Transaction, Vec<Victim>)> {
-    if s3_topology::is_bound_to_areas(round.model, claim) {
-        return s5_areas::attempt(round, claim, pods, ask, victims);
-    }
+    round.guard = s4_backfill::guard(round, claim, ask);
+    let found = if s3_topology::is_bound_to_areas(round.model, claim) {
+        s5_areas::attempt(round, claim, pods, ask, victims)
+    } else {
+        attempt_anywhere(round, claim, pods, ask, victims)
+    };
+    round.guard = None;
+    found
+}
+
+fn attempt_anywhere(
+    round: &mut Round<'_>,
+    claim: ClaimOrd,
+    pods: &[PodOrd],
+    ask: &Amounts,
+    victims: &[ClaimOrd],
+) -> Option<(Transaction, Vec<Victim>)> {
     let mut transaction = Transaction::default();
     let mut taken: Vec<Victim> = Vec::new();
     let mut victims = victims.iter();
@@ -247,14 +261,21 @@ fn attempt(
         // What is seated already is counted as used.
         let rest = round.model.ask_of_pods(pods.get(seated..).unwrap_or_default());
         if victims::may_go(round.model, claim, next, &rest) {
-            let victim = take_off(round.model, &mut transaction, next);
-            let count = u32::try_from(victim.seats.len()).unwrap_or(u32::MAX);
-            round.trials_left = round.trials_left.saturating_sub(count.max(1));
-            taken.push(victim);
+            taken.push(take_off(round, &mut transaction, next));
         }
+    }
+    if moves_a_promise(round) {
+        transaction.rollback(round.model);
+        return None;
     }
     let victims = trim(round, &mut transaction, claim, taken, pods);
     Some((transaction, victims))
+}
+
+/// True if a reservation would wait for its queues, now that the claim has its seats.
+pub(super) fn moves_a_promise(round: &mut Round<'_>) -> bool {
+    let guard = round.guard.as_ref();
+    guard.is_some_and(|guard| s4_backfill::moved_by_quota(round.model, guard).is_some())
 }
 
 /// False if what turns the pods away from every node is nothing that changes when others go.
@@ -281,7 +302,8 @@ pub(super) fn room_can_help(round: &mut Round<'_>, pods: &[PodOrd]) -> bool {
     })
 }
 
-pub(super) fn take_off(model: &mut Model, transaction: &mut Transaction, claim: ClaimOrd) -> Victim {
+pub(super) fn take_off(round: &mut Round<'_>, transaction: &mut Transaction, claim: ClaimOrd) -> Victim {
+    let model = &mut *round.model;
     let seated = |p: &PodOrd| model.pods[*p].place != Place::Nowhere;
     let pods: Vec<PodOrd> = model.members(claim).filter(seated).collect();
     let mut seats = Vec::with_capacity(pods.len());
@@ -289,6 +311,11 @@ pub(super) fn take_off(model: &mut Model, transaction: &mut Transaction, claim: 
         seats.push((pod, model.pods[pod].place.clone()));
         transaction.unseat(model, pod);
     }
+    if let Some(guard) = &mut round.guard {
+        guard.ask_anew();
+    }
+    let count = u32::try_from(seats.len()).unwrap_or(u32::MAX);
+    round.trials_left = round.trials_left.saturating_sub(count.max(1));
     Victim { claim, seats }
 }
 
@@ -325,6 +352,7 @@ pub(super) fn trim(
                 }
                 fits
             })
+            && keeps_promises(round, &victim)
             && reclaimers.iter().all(|&pod| keeps_seat(round, transaction, pod))
             // With those of its own queue back, its side may no longer be within the guarantee by which others go.
             && go.iter().all(|other| victims::is_due(round.model, claim, other.claim));
@@ -335,6 +363,13 @@ pub(super) fn trim(
     }
     go.reverse();
     go
+}
+
+/// True if those who were promised seats still have them with a victim that stays.
+fn keeps_promises(round: &mut Round<'_>, victim: &Victim) -> bool {
+    let Some(guard) = &round.guard else { return true };
+    let nodes: BTreeSet<NodeOrd> = victim.seats.iter().filter_map(|(_, p)| Some(p.seat()?.node)).collect();
+    nodes.into_iter().all(|node| guard.all_hold_on(round.model, node)) && !moves_a_promise(round)
 }
 
 /// True if a pod may still have the seat that was found for it: how others are spread may have changed since.
