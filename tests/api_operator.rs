@@ -14,6 +14,8 @@
 
 #[path = "operator/binary.rs"]
 mod binary;
+#[path = "operator/elastic.rs"]
+mod elastic;
 #[path = "operator/lab.rs"]
 mod lab;
 #[path = "operator/racks.rs"]

@@ -255,17 +255,22 @@ pub struct Window {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Interruption {
-    /// Warning that the pods get before they are evicted, to write a checkpoint. Absent: the pods' own grace period.
-    /// Not acted on yet: the condition `Honoured` says so. Example: `2m`.
+    /// Time that the pods get from the signal to stop until they are killed, in place of their own grace period, to write a
+    /// checkpoint: an eviction loses at most the work of so long. Absent: the pods' own grace period. Example: `2m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notice: Option<Duration>,
     /// Time that the claim may run undisturbed after each start. Absent: none. Example: `30m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_runtime: Option<Duration>,
-    /// Time between two checkpoints: an eviction loses at most the work of so long. Absent: all work since the start is lost,
-    /// so that the claim is a dear victim. Not acted on yet: the condition `Honoured` says so. Example: `20m`.
+    /// Time between two checkpoints: an eviction loses at most the work of so long. When the last one was written is told more
+    /// exactly by the annotation `duosuan.io/last-checkpoint` of the claim or of a pod of it. Absent, as that is: all work
+    /// since the start is lost, so that the claim is a dear victim. Example: `20m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_interval: Option<Duration>,
+    /// Time from a new start until the claim is where it was: images, processes, reading the checkpoint. It is lost with each
+    /// eviction. Absent: `1m`. Example: `5m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart_time: Option<Duration>,
 }
 
 /// Where a claim stands.

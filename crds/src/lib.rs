@@ -43,6 +43,8 @@ pub const ANNOTATION_GPU_MEMORY: &str = "duosuan.io/gpu-memory";
 pub const ANNOTATION_GPU_MODELS: &str = "duosuan.io/gpu-models";
 /// Annotation of a pod for simulations: how long it runs before it ends by itself, such as `90s`; without it, for ever.
 pub const ANNOTATION_RUN_TIME: &str = "duosuan.io/run-time";
+/// Annotation of a claim, or of a pod of it: when the last checkpoint was written, such as `2026-11-29T13:05:00Z`.
+pub const ANNOTATION_LAST_CHECKPOINT: &str = "duosuan.io/last-checkpoint";
 /// Annotation that the operator writes with the binding: indices of the pod's GPUs on its node, separated by `,`.
 pub const ANNOTATION_GPUS: &str = "duosuan.io/gpus";
 /// Extended resource: whole GPUs, in the name that device plugins use.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use duosuan_crds::ANNOTATION_GPUS;
-use duosuan_scheduler::EvictCause;
+use duosuan_scheduler::{EvictCause, LostWork};
 use futures::{StreamExt, stream::FuturesUnordered};
 use http::Request;
 use kube::{Api, Client};
@@ -74,6 +74,10 @@ pub enum Order {
         pod: PodName,
         /// Why.
         cause: EvictCause,
+        /// What is lost with its claim.
+        lost: LostWork,
+        /// Milliseconds that it gets to end, if not its own grace period; 0 for that.
+        notice: i64,
     },
 }
 
@@ -186,8 +190,8 @@ impl Binder {
             }
             Order::Probe { pod, node } => self.probe(pod, node).await,
             Order::Prepare { preparations, .. } => self.prepare(preparations).await,
-            Order::Evict { pod, cause } => {
-                let (outcome, result) = self.evict(pod).await;
+            Order::Evict { pod, cause, notice, .. } => {
+                let (outcome, result) = self.evict(pod, *notice).await;
                 self.metrics
                     .evictions
                     .get_or_create(&CauseResult {
@@ -254,13 +258,15 @@ impl Binder {
         }
     }
 
-    async fn evict(&self, pod: &PodName) -> (Outcome, &'static str) {
+    async fn evict(&self, pod: &PodName, notice: i64) -> (Outcome, &'static str) {
+        // Not a second less than was promised.
+        let grace = (notice > 0).then(|| notice.saturating_add(999) / 1000);
         let body = json!({
             "apiVersion": "policy/v1",
             "kind": "Eviction",
             "metadata": {"name": pod.name, "namespace": pod.namespace},
             // Never its successor of the same name.
-            "deleteOptions": {"preconditions": {"uid": pod.uid}},
+            "deleteOptions": {"preconditions": {"uid": pod.uid}, "gracePeriodSeconds": grace},
         });
         match self.post(pod, "eviction", &body, &Unanswered::default()).await {
             Ok(()) => (Outcome::Done, "evicted"),
@@ -352,6 +358,7 @@ pub fn cause_name(cause: &EvictCause) -> &'static str {
     match cause {
         EvictCause::Reclaimed { .. } => "Reclaimed",
         EvictCause::Preempted { .. } => "Preempted",
+        EvictCause::Shrunk { .. } => "Shrunk",
         EvictCause::GangBroken => "GangBroken",
     }
 }

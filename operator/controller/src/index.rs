@@ -138,6 +138,8 @@ pub struct Index {
     pub nominated: BTreeSet<String>,
     /// When what waits is expected to start, by UID of the claim or pod.
     pub estimates: HashMap<String, Time>,
+    /// Why claims were evicted that are not placed again, by UID.
+    pub evicted: HashMap<String, String>,
     /// Claims of which something changed that their status says.
     pub changed_claims: BTreeSet<Namespaced>,
     /// Pods of which something changed that their condition says.
@@ -355,6 +357,21 @@ impl Index {
     fn forget(&mut self, uid: &str) {
         self.waiting.remove(uid);
         self.estimates.remove(uid);
+        self.evicted.remove(uid);
+    }
+
+    /// Notes why the claim of a pod was evicted.
+    pub fn set_evicted(&mut self, pod: &str, note: String) {
+        let claim = self
+            .pods
+            .get(pod)
+            .and_then(|p| Some((p.namespace.clone(), p.claim.clone()?)));
+        if let Some(name) = claim
+            && let Some(entry) = self.claims.get(&name)
+        {
+            self.evicted.insert(entry.uid.clone(), note);
+            self.changed_claims.insert(name);
+        }
     }
 
     /// The names of a pod of this scheduler.

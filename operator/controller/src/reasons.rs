@@ -1,6 +1,6 @@
 //! Decisions in words.
 
-use duosuan_scheduler::{Decision, EvictCause, Reason};
+use duosuan_scheduler::{Decision, EvictCause, LostWork, Reason};
 
 use crate::{index::Index, translate::pod_group};
 
@@ -36,16 +36,35 @@ pub fn message(reason: &Reason, counterfactual: Option<&str>) -> String {
     }
 }
 
-/// Why a pod was evicted.
-pub fn evicted(cause: &EvictCause, index: &Index) -> String {
-    let named = |by: &str| match (index.claim_name(by), index.pod_name(by)) {
+/// Who gets the capacity of others, as people call it.
+fn named(by: &str, index: &Index) -> String {
+    match (index.claim_name(by), index.pod_name(by)) {
         (Some((namespace, name)), _) => match pod_group::of_claim_name(name) {
             Some(name) => format!("PodGroup {namespace}/{name}"),
             None => format!("claim {namespace}/{name}"),
         },
         (None, Some(pod)) => format!("pod {}/{}", pod.namespace, pod.name),
         (None, None) => "another claim".to_owned(),
-    };
+    }
+}
+
+/// What a claim says that was evicted and waits.
+pub fn evicted_claim(cause: &EvictCause, lost: LostWork, index: &Index) -> String {
+    match cause {
+        EvictCause::Reclaimed { by } | EvictCause::Preempted { by } | EvictCause::Shrunk { by } => {
+            format!("evicted for {}; {lost} lost", named(by, index))
+        }
+        EvictCause::GangBroken => format!("evicted after it lost a pod; {lost} lost"),
+    }
+}
+
+/// Why a pod was evicted, and what is lost.
+pub fn evicted(cause: &EvictCause, lost: LostWork, index: &Index) -> String {
+    format!("{}; {lost} lost", why_evicted(cause, index))
+}
+
+fn why_evicted(cause: &EvictCause, index: &Index) -> String {
+    let named = |by: &str| named(by, index);
     match cause {
         EvictCause::Reclaimed { by } => format!(
             "Its capacity was on loan and goes back to {}, whose queue is guaranteed it",
@@ -53,6 +72,10 @@ pub fn evicted(cause: &EvictCause, index: &Index) -> String {
         ),
         EvictCause::Preempted { by } => format!(
             "Its capacity goes to {}, which has a higher priority in the same queue",
+            named(by)
+        ),
+        EvictCause::Shrunk { by } => format!(
+            "Its group gives back what it holds above its minimum, for {}; its claim goes on",
             named(by)
         ),
         EvictCause::GangBroken => "Its gang lost a member that could not be placed again in time".to_owned(),

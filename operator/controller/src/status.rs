@@ -85,7 +85,13 @@ fn wanted_claim(
     let (reason, message) = match (phase, &entry.broken, waiting) {
         (Phase::Running | Phase::Finished, ..) => (None, None),
         (Phase::Pending, Some(broken), _) => (Some(BROKEN.to_owned()), Some(broken.clone())),
-        (Phase::Pending, None, Some(waiting)) => (Some(waiting.reason.to_owned()), Some(waiting.message.clone())),
+        (Phase::Pending, None, Some(waiting)) => {
+            let message = match index.evicted.get(&entry.uid) {
+                Some(note) => format!("{} ({note})", waiting.message),
+                None => waiting.message.clone(),
+            };
+            (Some(waiting.reason.to_owned()), Some(message))
+        }
         // Not decided yet; what was said last still stands.
         (Phase::Pending, None, None) => (says.reason.clone(), says.message.clone()),
     };

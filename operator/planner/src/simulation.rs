@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use duosuan_scheduler::{Budget, Cluster, Decision, Event, EvictCause, Reason, Time, cycle};
+use duosuan_scheduler::{Budget, Cluster, Decision, Event, EvictCause, LostWork, Reason, Time, cycle};
 
 use crate::facts::Facts;
 
@@ -40,6 +40,8 @@ pub struct Evicted {
     pub pod: String,
     /// Why.
     pub cause: EvictCause,
+    /// Work that is lost with all pods of its claim that went with it.
+    pub lost: LostWork,
     /// When.
     pub at: Time,
 }
@@ -157,7 +159,7 @@ impl Simulation {
         let mut cycles = 0;
         loop {
             let decisions = cycle(&mut self.cluster, self.now, Budget::default());
-            if decisions.is_empty() {
+            if decisions.is_empty() && !self.cluster.is_unfinished() {
                 return Ok(cycles > 0);
             }
             cycles += 1;
@@ -185,11 +187,11 @@ impl Simulation {
                 let at = self.now;
                 self.bound.push(Bound { pod, node, devices, at });
             }
-            Decision::Evict { pod, cause } => {
+            Decision::Evict { pod, cause, lost, .. } => {
                 self.ends.retain(|(_, ends)| *ends != pod);
                 self.tell(Event::PodGone(pod.clone()));
                 let at = self.now;
-                self.evicted.push(Evicted { pod, cause, at });
+                self.evicted.push(Evicted { pod, cause, lost, at });
             }
             Decision::Reserve { claim, start } => match start {
                 Some(start) => drop(self.estimates.insert(claim, start)),
@@ -401,6 +403,11 @@ mod tests {
             [Evicted {
                 pod: "borrows".into(),
                 cause: EvictCause::Reclaimed { by },
+                // The minute that it takes to start anew.
+                lost: LostWork {
+                    milli_card_seconds: 0,
+                    milli_core_seconds: 60_000,
+                },
                 at: Time(0),
             }]
         );

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Level, Time};
+use crate::{
+    event::{Level, Time},
+    lost::LostWork,
+};
 
 /// One decision of `cycle()`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +29,15 @@ pub enum Decision {
         pod: String,
         /// Why.
         cause: EvictCause,
+        /// Work that is lost with all pods of its claim that go now.
+        #[serde(default)]
+        lost: LostWork,
+        /// Milliseconds of warning that it gets, beside its own grace period; 0 for none.
+        #[serde(default)]
+        notice: i64,
     },
-    /// An elastic group shall have this many pods.
+    /// An elastic group shall have this many pods: it grows by what is bound with this decision, or shrinks by what is
+    /// evicted.
     Resize {
         /// UID of the claim.
         claim: String,
@@ -73,6 +83,11 @@ pub enum EvictCause {
     /// A claim of higher priority in its queue gets the capacity.
     Preempted {
         /// UID of the claim (or pod) that gets it.
+        by: String,
+    },
+    /// Its elastic group gives back what it holds above its minimum; its claim goes on.
+    Shrunk {
+        /// UID of the claim (or pod) that gets the capacity.
         by: String,
     },
     /// Its gang lost a member that could not be placed again in time.
@@ -242,6 +257,16 @@ pub enum Reason {
         areas: u32,
         /// Where its other pods are.
         home: Home,
+    },
+    /// It has no place. Whether evictions help is being looked for, and the work of one cycle was not enough: the next one
+    /// goes on.
+    LookingForRoom {
+        /// What kind of area it is looked for in.
+        level: Level,
+        /// How many of them were looked at in vain.
+        tried: u32,
+        /// How many there are.
+        of: u32,
     },
     /// Its place is proven and the pods that stand on it are being evicted.
     WaitingForEviction {

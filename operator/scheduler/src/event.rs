@@ -353,6 +353,9 @@ pub struct Pod {
     pub node: Option<String>,
     /// Devices given to it when it was bound, by index on that node.
     pub devices: Vec<u16>,
+    /// When it wrote its last checkpoint, if it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_checkpoint: Option<Time>,
     /// Succeeded or failed: it holds nothing.
     pub finished: bool,
     /// Being deleted: it still holds what it has, and is never placed.
@@ -392,12 +395,33 @@ pub struct Claim {
     pub window: Option<Window>,
     /// Milliseconds that it runs at least before it may be reclaimed.
     pub min_runtime: i64,
+    /// What it loses when it is interrupted.
+    #[serde(skip_serializing_if = "is_default")]
+    pub interruption: Interruption,
     /// Its pods come and go each by itself: that some are missing beside others that run breaks nothing.
     pub loose: bool,
     /// Why nothing more of it is to be placed as it is. What is bound counts and stays.
     pub refused: Option<String>,
     /// How all its pods stand to each other.
     pub topology: Option<Topology>,
+}
+
+/// What a claim loses when it is interrupted, and what it gets before. Times in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Interruption {
+    /// Warning that its pods get, in which they write a checkpoint; 0 for none.
+    pub notice: i64,
+    /// Time between two checkpoints, if it writes any.
+    pub checkpoint_interval: Option<i64>,
+    /// Time from a new start until it is where it was, if it says so.
+    pub restart_time: Option<i64>,
+    /// When it wrote its last checkpoint, if it says so.
+    pub last_checkpoint: Option<Time>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A span of time for which capacity is asked.

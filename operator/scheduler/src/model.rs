@@ -7,9 +7,11 @@ pub(crate) mod changes;
 pub(crate) mod claim;
 pub(crate) mod device;
 pub(crate) mod ending;
+pub(crate) mod growth;
 pub(crate) mod hopes;
 pub(crate) mod lending;
 mod listing;
+mod lost_work;
 pub(crate) mod marks;
 pub(crate) mod node;
 pub(crate) mod past;
@@ -48,7 +50,7 @@ use crate::{
     fragmentation::Typical,
     intern::{Counted, Names},
     mix::Mix,
-    slab::{ClaimOrd, ModelOrd, NodeOrd, PodOrd, QueueOrd, ShapeOrd, Slab, TaintOrd, TemplateOrd},
+    slab::{AreaOrd, ClaimOrd, ModelOrd, NodeOrd, PodOrd, QueueOrd, ShapeOrd, Slab, TaintOrd, TemplateOrd},
 };
 
 /// Everything that is known.
@@ -97,6 +99,12 @@ pub(crate) struct Model {
     pub(crate) changes: ChangeLog,
     /// Claims that have had some of their pods, and not all, since `broken_since`.
     pub(crate) broken: BTreeSet<ClaimOrd>,
+    /// Elastic claims that hold more than their minimum.
+    pub(crate) grown: BTreeSet<ClaimOrd>,
+    /// Areas in which nobody was found who could go for a claim, while the search for it goes on.
+    pub(crate) searched: BTreeMap<ClaimOrd, (Stage, BTreeSet<AreaOrd>)>,
+    /// The work of the last cycle ended before it had looked for everybody who could go.
+    pub(crate) unfinished: bool,
     /// Claims that run and are expected to end, the first to end first.
     pub(crate) ending: BTreeSet<ending::EndKey>,
     /// Seats at later times: those for windows first, then in the order in which they were promised.
@@ -121,6 +129,24 @@ pub(crate) struct Model {
     pub(crate) deciding: bool,
     /// Pods that the last cycle placed, until the next event: what the invariants hold us to.
     pub(crate) just_placed: Vec<PodOrd>,
+}
+
+/// Among whom it is looked for those who could go for a claim, one after the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// What elastic claims hold above their minima; and beside that:
+    #[default]
+    Grown,
+    /// Those who borrow and go first.
+    FewBorrowers,
+    /// All who borrow.
+    Borrowers,
+    /// Those of lower priority in the same queue who go first.
+    FewBelow,
+    /// All of those.
+    Below,
+    /// All of those, and all who borrow.
+    All,
 }
 
 /// Position of a tier in arrays.
@@ -166,6 +192,9 @@ impl Default for Model {
             areas: areas::Areas::default(),
             changes: ChangeLog::default(),
             broken: BTreeSet::new(),
+            grown: BTreeSet::new(),
+            searched: BTreeMap::new(),
+            unfinished: false,
             ending: BTreeSet::new(),
             reservations: Vec::new(),
             told_starts: BTreeMap::new(),
@@ -280,6 +309,8 @@ impl PartialEq for Model {
             && self.mix == other.mix
             && self.dirty == other.dirty
             && self.broken == other.broken
+            && self.grown == other.grown
+            && self.searched == other.searched
             && self.ending == other.ending
             && self.reservations == other.reservations
             && self.told_starts == other.told_starts

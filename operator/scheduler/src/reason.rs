@@ -26,6 +26,7 @@ impl Reason {
             Reason::KeptForOthers { .. } => "KeptForOthers",
             Reason::NoNodeFits { .. } => "NoNodeFits",
             Reason::TopologyTooSmall { .. } => "TopologyTooSmall",
+            Reason::LookingForRoom { .. } => "LookingForRoom",
             Reason::WaitingForEviction { .. } => "WaitingForEviction",
             Reason::WaitingForReservation { .. } => "WaitingForReservation",
             Reason::WaitingForWindow { .. } => "WaitingForWindow",
@@ -218,6 +219,12 @@ impl fmt::Display for Reason {
                     Home::Free => write!(f, "it needs {need} {unit} in one {level}; the best {level} has {best}"),
                 }
             }
+            Reason::LookingForRoom { level, tried, of } => write!(
+                f,
+                "it has no place; whether evictions help was looked for in {tried} of {of} {}s in vain, and the next \
+                 cycle goes on with the others",
+                level.word()
+            ),
             Reason::WaitingForEviction { pods: count } => {
                 write!(
                     f,

@@ -26,6 +26,13 @@ impl Cluster {
         broken.chain(self.model.retry_at).min()
     }
 
+    /// True if the work of the last cycle ended before it had looked for everybody who could go for those who wait: the next
+    /// one goes on from there, with no event before it.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.model.unfinished
+    }
+
     /// Has the next cycle say of all that waits why it does, as if it had never said so: with today's numbers.
     pub fn say_again(&mut self) {
         let model = &mut self.model;

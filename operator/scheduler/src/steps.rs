@@ -1,14 +1,17 @@
 //! A cycle, step by step. Step 4, reservations and backfill, is woven into step 3: a claim that finds no place gets its
 //! reservation before the next one has its turn.
 
+mod candidates;
 mod s1_heads;
 mod s2_order;
+mod s3_grow;
 mod s3_place;
 mod s3_topology;
 mod s4_backfill;
 mod s4_reserve;
 mod s4_search;
 mod s5_areas;
+mod s5_attempt;
 mod s5_reclaim;
 mod s6_commit;
 mod s7_explain;
@@ -16,14 +19,17 @@ mod victims;
 
 pub(crate) use s5_reclaim::GRACE;
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use crate::{
     Budget, Cluster,
     decision::{Decision, EvictCause, Reason},
     event::Time,
     index::Index,
-    model::Model,
+    lost::LostWork,
+    model::{Model, Stage},
     score::Policy,
-    slab::{ClaimOrd, PodOrd},
+    slab::{AreaOrd, ClaimOrd, PodOrd},
 };
 
 /// Pods up to which debug builds check the invariants after each cycle. The check looks at every pod: with more of them,
@@ -60,6 +66,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, budget: Budget) -> Vec<Decision> 
         round.model.reservations_hold();
     }
     s5_reclaim::reclaim(&mut round);
+    s3_grow::grow(&mut round);
     s5_reclaim::release_broken(&mut round);
     s4_reserve::review(&mut round);
     let mut decisions = s6_commit::commit(&mut round);
@@ -82,6 +89,14 @@ struct Round<'a> {
     pods_left: u32,
     /// Pods that may still be taken off the model on trial.
     trials_left: u32,
+    /// Pods that a cycle may take off the model on trial.
+    trials: u32,
+    /// Pods that may still be taken off the model to compare what was found with something else.
+    compares_left: u32,
+    /// Where the search for those who could go for the claim whose turn it is stopped in the last cycle.
+    goes_on: Option<(Stage, BTreeSet<AreaOrd>)>,
+    /// What those cost who run.
+    prices: candidates::Prices,
     /// Pods that may still be moved on trial to find reservations.
     moves_left: u32,
     /// Claims for which reservations may still be tried at other seats.
@@ -94,9 +109,13 @@ struct Round<'a> {
     unguarded: bool,
     /// Pods that were placed together, claim by claim.
     admitted: Vec<(ClaimOrd, Vec<PodOrd>)>,
+    /// Claims that have their minimum and may grow.
+    growing: BTreeSet<ClaimOrd>,
     /// Claims whose minimum found no place in this cycle.
     blocked: Vec<ClaimOrd>,
-    evicted: Vec<(PodOrd, EvictCause)>,
+    evicted: Vec<(PodOrd, EvictCause, LostWork)>,
+    /// Groups of elastic claims that have another size now.
+    resized: BTreeSet<(ClaimOrd, Arc<str>)>,
     /// What is to be said of claims; the last word counts.
     said: Vec<(ClaimOrd, Option<Waits>)>,
     /// What is to be said of pods by themselves.
@@ -116,6 +135,7 @@ impl<'a> Round<'a> {
         model.now = model.now.max(now);
         model.settle_pasts();
         model.deciding = true;
+        model.unfinished = false;
         model.just_placed.clear();
         model.learn();
         model.try_held_back();
@@ -130,14 +150,20 @@ impl<'a> Round<'a> {
             policy: *policy,
             pods_left: budget.pods,
             trials_left: budget.pods,
+            trials: budget.pods,
+            compares_left: s5_areas::COMPARED,
+            goes_on: None,
+            prices: candidates::Prices::default(),
             moves_left: s4_search::MOVES,
             ways_left: s4_reserve::WAYS,
             tried_heads: s4_reserve::TriedHeads::new(),
             guard: None,
             unguarded: false,
             admitted: Vec::new(),
+            growing: BTreeSet::new(),
             blocked: Vec::new(),
             evicted: Vec::new(),
+            resized: BTreeSet::new(),
             said: Vec::new(),
             said_of_pods: Vec::new(),
         }

@@ -131,9 +131,9 @@ fn subject(uid: &str, names: Names<'_>) -> String {
 fn words(decision: &Decision, names: Names<'_>) -> String {
     match decision {
         Decision::Bind { pod, node, .. } => format!("pod {} goes to node {node}", names.pod(pod)),
-        Decision::Evict { pod, cause } => {
+        Decision::Evict { pod, cause, lost, .. } => {
             let cause = duosuan_controller::binder::cause_name(cause);
-            format!("pod {} is evicted: {cause}", names.pod(pod))
+            format!("pod {} is evicted: {cause}; {lost} lost", names.pod(pod))
         }
         Decision::Resize { claim, group, count } => {
             format!("group {group} of {} shall have {count} pods", subject(claim, names))

@@ -11,7 +11,7 @@ use duosuan_planner::{
     facts::Facts,
     simulation::{Simulation, Wait},
 };
-use duosuan_scheduler::{EvictCause, Time, occupancy::NodeView, query::QueueTierView};
+use duosuan_scheduler::{EvictCause, LostWork, Time, occupancy::NodeView, query::QueueTierView};
 use serde::Serialize;
 
 use crate::{
@@ -76,6 +76,8 @@ struct EvictedPod {
     #[serde(rename = "for")]
     by: Option<String>,
     reason: &'static str,
+    /// With all pods of its claim that went with it.
+    lost_work: LostWork,
     at: String,
 }
 
@@ -147,12 +149,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
             .map(|evicted| EvictedPod {
                 pod: names.pod(&evicted.pod),
                 by: match &evicted.cause {
-                    EvictCause::Reclaimed { by } | EvictCause::Preempted { by } => {
+                    EvictCause::Reclaimed { by } | EvictCause::Preempted { by } | EvictCause::Shrunk { by } => {
                         Some(names.subject(by).name().to_owned())
                     }
                     EvictCause::GangBroken => None,
                 },
                 reason: cause_name(&evicted.cause),
+                lost_work: evicted.lost,
                 at: rfc3339(evicted.at),
             })
             .collect(),

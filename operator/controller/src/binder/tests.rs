@@ -44,6 +44,8 @@ async fn evict(script: &Script) -> (Outcome, Metrics) {
         Order::Evict {
             pod: pod(),
             cause: EvictCause::GangBroken,
+            lost: LostWork::default(),
+            notice: 1500,
         },
     )
     .await
@@ -198,6 +200,11 @@ async fn an_eviction_never_meets_a_successor_of_the_same_name() {
     assert_eq!(evict(&script).await.0, Outcome::Done);
     let body = script.bodies(EVICTION).pop().unwrap();
     assert_eq!(body.pointer("/deleteOptions/preconditions/uid"), Some(&json!("u")));
+    assert_eq!(
+        body.pointer("/deleteOptions/gracePeriodSeconds"),
+        Some(&json!(2)),
+        "1.5 s, and no less"
+    );
     let conflict = async |found: Answer| {
         let script = Script::default()
             .on(EVICTION, Answer::fails(409, "precondition"))

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use duosuan_scheduler::{Budget, Decision, Event, Reason};
+use duosuan_scheduler::{Budget, Decision, Event, EvictCause, Reason};
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::{OUTSTANDING, Session};
 use crate::{
@@ -26,7 +26,7 @@ impl Session {
         let decisions = self.cluster.cycle(self.cluster.now(), Budget { pods });
         self.links.metrics.cycle_seconds.observe(began.elapsed().as_secs_f64());
         let binds = decisions.iter().filter(|d| matches!(d, Decision::Bind { .. })).count();
-        if binds >= room {
+        if binds >= room || self.cluster.is_unfinished() {
             self.due = Some(Instant::now());
         }
         for decision in decisions {
@@ -52,14 +52,30 @@ impl Session {
                     lasting: false,
                 }),
             },
-            Decision::Evict { pod, cause } => match self.index.pod_name(&pod) {
-                Some(pod) => self.order(Order::Evict { pod, cause }),
+            Decision::Evict {
+                pod,
+                cause,
+                lost,
+                notice,
+            } => match self.index.pod_name(&pod) {
+                Some(pod) => {
+                    if !matches!(cause, EvictCause::Shrunk { .. }) {
+                        let note = reasons::evicted_claim(&cause, lost, &self.index);
+                        self.index.set_evicted(&pod.uid, note);
+                    }
+                    self.order(Order::Evict {
+                        pod,
+                        cause,
+                        lost,
+                        notice,
+                    });
+                }
                 None => self.apply(Event::EvictFailed {
                     pod,
                     message: "the pod is not known to the operator".to_owned(),
                 }),
             },
-            Decision::Resize { claim, group, count } => debug!(claim, group, count, "a group shall have another size"),
+            Decision::Resize { claim, group, count } => self.tell_size(&claim, &group, count),
             Decision::Reserve { claim, start } => self.index.set_estimate(&claim, start),
             Decision::Placed { claim } => {
                 self.untold.remove(&claim);
@@ -144,7 +160,7 @@ impl Session {
             (order @ Order::Probe { .. }, _) => self.order_later(order),
             (order @ Order::Evict { .. }, Outcome::Done) => self.tell(&order),
             (
-                Order::Evict { pod, cause },
+                Order::Evict { pod, cause, .. },
                 Outcome::Failed(message) | Outcome::Refused(message) | Outcome::Unknown(message),
             ) => {
                 self.tell_not_evicted(&pod, &cause, &message);

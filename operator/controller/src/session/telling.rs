@@ -31,12 +31,12 @@ impl Session {
                 "Binding",
                 format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name),
             ),
-            Order::Evict { pod, cause } => (
+            Order::Evict { pod, cause, lost, .. } => (
                 pod,
                 true,
                 cause_name(cause),
                 "Evicting",
-                reasons::evicted(cause, &self.index),
+                reasons::evicted(cause, *lost, &self.index),
             ),
             Order::Probe { .. } | Order::Prepare { .. } => return,
         };
@@ -70,6 +70,18 @@ impl Session {
                 note,
             });
         }
+    }
+
+    /// Tells a claim that a group of it has another size.
+    pub(super) fn tell_size(&mut self, claim: &str, group: &str, count: u32) {
+        let Some(regarding) = self.about(claim) else { return };
+        self.links.events.record(Note {
+            regarding,
+            warning: false,
+            reason: "Resized",
+            action: "Resizing",
+            note: format!("Group {group} has room for {count} pods now"),
+        });
     }
 
     /// Tells why a claim, or a pod, waits: at once, or only if it still does so after a while.

@@ -4,7 +4,7 @@ use duosuan_crds::claim::{CapacityClaimSpec, CapacityClaimStatus, Domain, Group,
 use duosuan_scheduler::event::{self, Toleration};
 use k8s_openapi::{api::core::v1, apimachinery::pkg::api::resource::Quantity};
 
-use super::{FieldError, gpu, placement, quantity, tier, time};
+use super::{FieldError, gpu, last_checkpoint, placement, quantity, tier, time};
 use crate::lean::{self, Object, Unread};
 
 /// A claim, and what its object says of where it stands.
@@ -38,6 +38,11 @@ pub fn read(object: Object<lean::Claim>) -> Claim {
         claim.groups.clear();
         Some(error)
     });
+    let none = lean::Texts::new();
+    match last_checkpoint(meta.annotations.as_ref().unwrap_or(&none)) {
+        Ok(at) => claim.interruption.last_checkpoint = at,
+        Err(_) => ignored.push("metadata.annotations[duosuan.io/last-checkpoint], which is no time,"),
+    }
     claim.refused = broken.as_ref().map(ToString::to_string);
     Claim {
         claim,
@@ -82,8 +87,16 @@ fn spec(
         start: time(Some(&w.start)),
         end: time(Some(&w.end)),
     });
-    let min_runtime = spec.interruption.as_ref().and_then(|i| i.min_runtime.as_ref());
-    into.min_runtime = min_runtime.map_or(Ok(0), |d| millis(d, "spec.interruption.minRuntime"))?;
+    if let Some(of) = &spec.interruption {
+        let optional = |duration: &Option<duosuan_crds::Duration>, field: &str| {
+            let field = format!("spec.interruption.{field}");
+            duration.as_ref().map(|d| millis(d, &field)).transpose()
+        };
+        into.min_runtime = optional(&of.min_runtime, "minRuntime")?.unwrap_or_default();
+        into.interruption.notice = optional(&of.notice, "notice")?.unwrap_or_default();
+        into.interruption.checkpoint_interval = optional(&of.checkpoint_interval, "checkpointInterval")?;
+        into.interruption.restart_time = optional(&of.restart_time, "restartTime")?;
+    }
     into.groups = spec
         .groups
         .iter()
@@ -117,7 +130,6 @@ fn honoured(spec: &CapacityClaimSpec) -> Result<(), FieldError> {
 
 /// Wishes that nothing is done about yet.
 fn not_looked_at(spec: &CapacityClaimSpec) -> Vec<&'static str> {
-    let interruption = spec.interruption.as_ref();
     let fields = [
         ("spec.topology", is_too_fine(&spec.topology)),
         (
@@ -125,14 +137,6 @@ fn not_looked_at(spec: &CapacityClaimSpec) -> Vec<&'static str> {
             spec.groups.iter().any(|g| is_too_fine(&g.topology)),
         ),
         ("spec.deadline", spec.deadline.is_some()),
-        (
-            "spec.interruption.notice",
-            interruption.is_some_and(|i| i.notice.is_some()),
-        ),
-        (
-            "spec.interruption.checkpointInterval",
-            interruption.is_some_and(|i| i.checkpoint_interval.is_some()),
-        ),
     ];
     fields
         .into_iter()
@@ -237,7 +241,8 @@ mod tests {
     #[test]
     fn fixed_and_elastic_groups_are_read() {
         let read = claim(json!({
-            "queue": "q", "tier": "batch", "priority": 5, "expectedDuration": "1h", "interruption": {"minRuntime": "90s"},
+            "queue": "q", "tier": "batch", "priority": 5, "expectedDuration": "1h",
+            "interruption": {"minRuntime": "90s", "notice": "2m", "checkpointInterval": "10m", "restartTime": "30s"},
             "groups": [
                 {"name": "driver", "count": 1, "requests": {"cpu": "500m", "memory": "1Ki"}},
                 {"name": "workers", "min": 2, "max": 8, "quantum": 2, "gpus": {"count": 4, "models": ["A100"]}},
@@ -276,9 +281,28 @@ mod tests {
             groups: vec![driver, workers],
             expected_duration: Some(3_600_000),
             min_runtime: 90_000,
+            interruption: event::Interruption {
+                notice: 120_000,
+                checkpoint_interval: Some(600_000),
+                restart_time: Some(30_000),
+                last_checkpoint: None,
+            },
             ..event::Claim::default()
         };
         assert_eq!((read.claim, read.generation), (expected, 3));
+    }
+
+    #[test]
+    fn the_last_checkpoint_is_told_by_an_annotation() {
+        for (text, at, ignored) in [("1970-01-01T00:01:00Z", Some(60_000), 0), ("soon", None, 1)] {
+            let object = json!({
+                "metadata": {"name": "c", "uid": "u", "annotations": {"duosuan.io/last-checkpoint": text}},
+                "spec": {"groups": [{"name": "a", "count": 1}]},
+            });
+            let read = read(serde_json::from_value(object).unwrap());
+            assert_eq!(read.claim.interruption.last_checkpoint, at.map(duosuan_scheduler::Time));
+            assert_eq!((read.broken, read.ignored.len()), (None, ignored));
+        }
     }
 
     #[test]
@@ -295,18 +319,11 @@ mod tests {
         let groups = json!([{"name": "a", "count": 1, "topology": {"pack": "numa", "mode": "preferred"}}]);
         let wishes = claim(json!({
             "groups": groups, "topology": {"pack": "nvlink"}, "deadline": "2026-12-24T06:00:00Z",
-            "interruption": {"notice": "30s", "checkpointInterval": "10m", "minRuntime": "1m"},
         }));
         assert_eq!(wishes.broken, None);
         assert_eq!(
             wishes.ignored,
-            [
-                "spec.topology",
-                "spec.groups[].topology",
-                "spec.deadline",
-                "spec.interruption.notice",
-                "spec.interruption.checkpointInterval"
-            ]
+            ["spec.topology", "spec.groups[].topology", "spec.deadline",]
         );
         assert_eq!(
             claim(json!({"groups": [{"name": "a", "count": 1}]})).ignored,

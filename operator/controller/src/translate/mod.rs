@@ -14,8 +14,9 @@ pub mod relations;
 pub mod requests;
 pub mod volume;
 
+use duosuan_crds::ANNOTATION_LAST_CHECKPOINT;
 use duosuan_scheduler::{Tier, Time, event::Amounts};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1, jiff::Timestamp};
 use thiserror::Error;
 
 use crate::lean::Texts;
@@ -43,6 +44,20 @@ impl FieldError {
 /// A point in time.
 pub(crate) fn time(time: Option<&v1::Time>) -> Time {
     time.map_or(Time(0), |t| Time(t.0.as_millisecond()))
+}
+
+/// When the last checkpoint of a claim or pod was written, if an annotation says so.
+pub(crate) fn last_checkpoint(annotations: &Texts) -> Result<Option<Time>, FieldError> {
+    let Some(text) = annotations.get(ANNOTATION_LAST_CHECKPOINT) else {
+        return Ok(None);
+    };
+    match text.parse::<Timestamp>() {
+        Ok(at) => Ok(Some(Time(at.as_millisecond()))),
+        Err(error) => Err(FieldError::new(
+            format!("metadata.annotations[{ANNOTATION_LAST_CHECKPOINT}]"),
+            format!("{text:?} is no time such as 2026-11-29T13:05:00Z: {error}"),
+        )),
+    }
 }
 
 /// A tier.

@@ -3,7 +3,7 @@
 use duosuan_crds::{LABEL_CLAIM, LABEL_GROUP, LABEL_QUEUE, LABEL_TIER};
 use duosuan_scheduler::{Tier, event};
 
-use super::{FieldError, gpu, placement, pod_group, relations, requests, time};
+use super::{FieldError, gpu, last_checkpoint, placement, pod_group, relations, requests, time};
 use crate::lean::{self, Object, Texts};
 
 /// A pod, and what its object says of how it waits.
@@ -42,6 +42,13 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
         gpu::devices(annotations).map_err(&mut or_default).unwrap_or_default()
     } else {
         Vec::new()
+    };
+    let last_checkpoint = if node.is_some() {
+        last_checkpoint(annotations)
+            .map_err(&mut or_default)
+            .unwrap_or_default()
+    } else {
+        None
     };
     let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
     let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
@@ -94,6 +101,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             rules,
             node,
             devices,
+            last_checkpoint,
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             terminating: meta.deletion_timestamp.is_some(),
             gated: !spec.scheduling_gates.is_empty(),
@@ -135,7 +143,8 @@ mod tests {
             "metadata": {
                 "name": "p", "namespace": "ns", "uid": "u", "creationTimestamp": "1970-01-01T00:00:05Z",
                 "labels": {"duosuan.io/tier": "batch", "duosuan.io/queue": "etl", "duosuan.io/claim": "c", "duosuan.io/group": "workers"},
-                "annotations": {"duosuan.io/gpus": "1,3"}, "managedFields": [{"manager": "m"}],
+                "annotations": {"duosuan.io/gpus": "1,3", "duosuan.io/last-checkpoint": "1970-01-01T00:00:06Z"},
+                "managedFields": [{"manager": "m"}],
             },
             "spec": {
                 "schedulerName": "duosuan", "nodeName": "n1", "priority": 7, "preemptionPolicy": "Never",
@@ -185,6 +194,7 @@ mod tests {
             rules: None,
             node: Some("n1".into()),
             devices: vec![1, 3],
+            last_checkpoint: Some(event::Time(6000)),
             finished: false,
             terminating: false,
             gated: false,

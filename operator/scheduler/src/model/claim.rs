@@ -45,6 +45,8 @@ pub(crate) struct ClaimSlot {
     pub(crate) queue: QueueOrd,
     pub(crate) tier: Tier,
     pub(crate) min_runtime: i64,
+    /// What it loses when it is interrupted.
+    pub(crate) interruption: event::Interruption,
     /// That some of its pods are missing beside others that run breaks nothing.
     pub(crate) loose: bool,
     /// Why nothing more of it is to be placed as it is.
@@ -179,6 +181,7 @@ impl Model {
             queue,
             tier: Tier::Prod,
             min_runtime: 0,
+            interruption: event::Interruption::default(),
             loose: false,
             refused: None,
             expected_duration: None,
@@ -232,6 +235,8 @@ impl Model {
             && claim.window == event.window
             && claim.topology == event.topology
             && claim.groups.iter().map(|g| &*g.spec).eq(specs.iter());
+        // What it loses decides nothing for itself, and a checkpoint is told of every few minutes.
+        self.claims[ord].interruption = event.interruption;
         if same {
             return;
         }
@@ -394,6 +399,8 @@ impl Model {
         self.stop_waiting(ord);
         self.dirty.remove(&ord);
         self.broken.remove(&ord);
+        self.grown.remove(&ord);
+        self.searched.remove(&ord);
         self.unreserve(ord);
         self.told_starts.remove(&ord);
         if let Some(claim) = self.claims.remove(ord) {

@@ -66,6 +66,7 @@ impl Model {
         }
         if !pending {
             self.hopes.forget(ord);
+            self.searched.remove(&ord);
         }
         let claim = &self.claims[ord];
         let (group, age) = self.pending_key(ord);
@@ -96,5 +97,8 @@ impl Model {
         let claim = &mut self.claims[ord];
         claim.listed_pending = pending;
         claim.listed_running = running;
+        if !running {
+            self.grown.remove(&ord);
+        }
     }
 }

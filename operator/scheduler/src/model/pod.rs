@@ -69,6 +69,8 @@ pub(crate) struct PodSlot {
     /// Namespace and labels, as others' rules see it.
     pub(crate) identity: IdentityOrd,
     pub(crate) place: Place,
+    /// When it wrote its last checkpoint.
+    pub(crate) last_checkpoint: Option<Time>,
     pub(crate) finished: bool,
     pub(crate) terminating: bool,
     pub(crate) gated: bool,
@@ -140,6 +142,7 @@ impl Model {
             shape: ShapeOrd::new(0),
             identity,
             place: Place::Nowhere,
+            last_checkpoint: event.last_checkpoint,
             finished: event.finished,
             terminating: event.terminating,
             gated: event.gated,
@@ -231,6 +234,7 @@ impl Model {
         if **self.templates.value(pod.template) != template {
             return false;
         }
+        self.pods[ord].last_checkpoint = event.last_checkpoint;
         if event.node.as_deref().is_some_and(|n| !n.is_empty()) {
             let place = std::mem::take(&mut self.pods[ord].place);
             let first = matches!(place, Place::Assumed(_));

@@ -107,7 +107,7 @@ impl Model {
         self.largest_in_use(&sums, 1)
     }
 
-    fn largest_in_use(&self, used: &[Totals; 3], weight: u32) -> Share {
+    pub(crate) fn largest_in_use(&self, used: &[Totals; 3], weight: u32) -> Share {
         let in_use = |tier| {
             used.get(tier)
                 .into_iter()

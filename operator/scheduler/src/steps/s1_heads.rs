@@ -62,6 +62,7 @@ pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
         claim.started = None;
     }
     model.note_end(ord);
+    model.note_grown(ord);
     let claim = &mut model.claims[ord];
     claim.short = short;
     if claim.known && is_broken {

@@ -37,11 +37,35 @@ struct Branch {
     turn: Option<Turn>,
 }
 
-/// The own claims of a queue that wait: the first of each namespace of the highest priority.
+/// The own claims of a queue that wait: the first of each namespace of the highest priority. Or those that grow.
 #[derive(Clone, Default)]
 struct Line {
     level: Option<Reverse<i32>>,
     heads: BTreeSet<Head>,
+    growing: BTreeSet<Grower>,
+}
+
+/// A claim that grows, against those of its queue: each grows by itself, so that it is what the claim holds that counts.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Grower {
+    priority: Reverse<i32>,
+    share: Share,
+    age: Age,
+}
+
+impl Grower {
+    fn new(model: &Model, claim: ClaimOrd) -> Grower {
+        let slot = &model.claims[claim];
+        Grower {
+            priority: Reverse(slot.priority),
+            share: model.share_of_claim(claim),
+            age: Age {
+                created: slot.created,
+                uid: slot.uid.clone(),
+                claim,
+            },
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +109,32 @@ impl Order {
         order
     }
 
+    /// The order in which claims grow: as at first, and each has its turn again for each quantum.
+    pub(super) fn of_growing(model: &Model, claims: BTreeSet<ClaimOrd>) -> Order {
+        let mut order = Order {
+            branches: vec![Branch::default(); model.queues.bound()],
+            top: BTreeSet::new(),
+            last: None,
+        };
+        let mut queues = BTreeSet::new();
+        for claim in claims {
+            let queue = model.claims[claim].queue;
+            queues.insert(queue);
+            order.keep(model, claim);
+        }
+        for queue in queues {
+            order.find_turns(model, queue);
+        }
+        order
+    }
+
+    /// A claim that grows has one more turn.
+    pub(super) fn keep(&mut self, model: &Model, claim: ClaimOrd) {
+        if let Some(branch) = self.branches.get_mut(model.claims[claim].queue.index()) {
+            branch.line.growing.insert(Grower::new(model, claim));
+        }
+    }
+
     /// The claim whose turn it is, until the budget is used up.
     pub(super) fn next(&mut self, round: &Round<'_>) -> Option<ClaimOrd> {
         if round.pods_left == 0 {
@@ -97,7 +147,12 @@ impl Order {
             self.find_turns(round.model, queue);
         }
         let claim = self.top.first()?.age.claim;
-        self.last = Some(round.model.claims[claim].queue);
+        let queue = round.model.claims[claim].queue;
+        // Of those that grow, the one whose turn it is has it once.
+        if let Some(branch) = self.branches.get_mut(queue.index()) {
+            branch.line.growing.pop_first();
+        }
+        self.last = Some(queue);
         Some(claim)
     }
 
@@ -196,7 +251,10 @@ impl Line {
 
     /// Its turn against the queues right below its queue.
     fn turn(&self, model: &Model, queue: QueueOrd) -> Option<Turn> {
-        let head = self.heads.first()?;
+        let (priority, age) = match (self.growing.first(), self.heads.first()) {
+            (Some(grower), _) => (grower.priority, &grower.age),
+            (None, head) => (self.level?, &head?.age),
+        };
         let alone = model.queues[queue].children.is_empty();
         Some(Turn {
             has_its_guarantee: true,
@@ -205,8 +263,8 @@ impl Line {
             } else {
                 model.share_of_own(queue)
             },
-            priority: self.level?,
-            age: head.age.clone(),
+            priority,
+            age: age.clone(),
         })
     }
 }

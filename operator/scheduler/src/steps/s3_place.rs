@@ -1,8 +1,8 @@
-//! Step 3: places a claim. Its minimum is placed together or not at all; then it grows by quanta.
+//! Step 3: places a claim: its minimum together or not at all. What it grows by has its turn later.
 
 use std::collections::BTreeSet;
 
-use super::{Round, s1_heads, s3_topology::seat_gang, s4_backfill, s4_reserve, s7_explain};
+use super::{Round, s1_heads, s3_grow, s3_topology::seat_gang, s4_backfill, s4_reserve, s7_explain};
 use crate::{
     decision::Reason,
     index::{Index, Look},
@@ -83,16 +83,18 @@ pub(super) fn place(round: &mut Round<'_>, claim: ClaimOrd) {
         round.model.park(claim);
         return;
     }
-    let waits = place_minimum(round, claim) || grow(round, claim);
-    if waits {
+    if place_minimum(round, claim) {
         round.model.park(claim);
+    } else if s3_grow::could_grow(round.model, claim) {
+        // Its turn comes when all minima had theirs.
+        round.growing.insert(claim);
     } else {
         settle(round, claim);
     }
 }
 
 /// Lists a claim anew after some of it was placed.
-fn settle(round: &mut Round<'_>, claim: ClaimOrd) {
+pub(super) fn settle(round: &mut Round<'_>, claim: ClaimOrd) {
     if s1_heads::judge(round.model, claim, round.now) {
         // It has pods that wait for others of their quantum: nothing to be said, and nothing to be tried again.
         round.model.park(claim);
@@ -157,43 +159,8 @@ fn place_minimum(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
     place_or_say(round, claim, pods, true)
 }
 
-/// Lets a claim grow, quantum by quantum. True if it waits.
-fn grow(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
-    for index in 0..round.model.claims[claim].groups.len() {
-        while round.pods_left > 0
-            && let Some(pods) = next_quantum(round.model, claim, index)
-        {
-            if place_or_say(round, claim, pods, false) {
-                s1_heads::judge(round.model, claim, round.now);
-                return true;
-            }
-        }
-    }
-    false
-}
-
-/// The pods of the next step of a group, if there are enough of them.
-fn next_quantum(model: &Model, claim: ClaimOrd, index: usize) -> Option<Vec<PodOrd>> {
-    let group = model.claims[claim].groups.get(index)?;
-    if group.min() == group.max() {
-        return None;
-    }
-    let mut tally = model.tally(group);
-    let have = tally.live + tally.done;
-    let above = have.checked_sub(group.min())?;
-    let target = group
-        .min()
-        .saturating_add((above / group.quantum() + 1).saturating_mul(group.quantum()));
-    let step = target.min(group.max()).checked_sub(have).filter(|step| *step > 0)? as usize;
-    if tally.waiting.len() < step {
-        return None;
-    }
-    tally.waiting.truncate(step);
-    Some(tally.waiting)
-}
-
 /// Places some pods together, or says why not. True if they wait.
-fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>, minimum: bool) -> bool {
+pub(super) fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<PodOrd>, minimum: bool) -> bool {
     if pods.is_empty() {
         return false;
     }

@@ -4,12 +4,16 @@
 //!   its guarantee never loses anything to others, and the reclaimer's is within it afterwards: so nobody can reclaim back.
 //! - of the same tier and queue: claims of lower priority. They could not preempt back, since theirs is lower.
 //! - of a lower tier: where devices are asked for, since tiers share these. What they hold was promised on recall.
+//! - what an elastic claim holds above its minimum, also: for a claim of the same queue and priority, and for one whose queue
+//!   holds a smaller share by its weight than the one beside it that the grown claim is in, unless that is within its
+//!   guarantee. What somebody has above a minimum is taken only for a minimum, and nobody takes a minimum for it: so that
+//!   comes to an end.
 //! - never a claim that has not yet run as long as it was promised, nor one whose eviction was refused just now.
 
 use crate::{
     amount::{Amount, Amounts},
     event::{Tier, Time},
-    model::{Model, Place, TIERS, queue::VictimKey, tier_index},
+    model::{Model, Place, tier_index},
     slab::{ClaimOrd, PodOrd, QueueOrd, ResourceOrd},
 };
 
@@ -21,33 +25,8 @@ pub(super) fn rank(model: &Model, claim: ClaimOrd, pods: &[PodOrd]) -> i64 {
     i64::from(model.claims[claim].priority)
 }
 
-/// Claims of lower priority in the claim's own queue that may have to go for it, those that go first first, and not more
-/// than `limit`. Those that sit where none of the pods may ever sit are left out, unless it is quota that is short.
-pub(super) fn below(model: &mut Model, ord: ClaimOrd, pods: &[PodOrd], limit: usize) -> Vec<ClaimOrd> {
-    let claim = &model.claims[ord];
-    let rank = rank(model, ord, pods);
-    let of_quota = model.over_limit(ord, &model.ask_of_pods(pods)).is_some();
-    let mut sparing = Sparing::default();
-    let running = model.queues[claim.queue].running.get(tier_index(claim.tier));
-    let lower = running
-        .into_iter()
-        .flatten()
-        .take_while(|key| i64::from(key.priority) < rank);
-    let victims: Vec<ClaimOrd> = lower
-        .filter(|key| {
-            key.claim != ord
-                && sparing.may_go(model, key.claim)
-                && (of_quota || sits_in_the_way(model, key.claim, pods))
-        })
-        .take(limit)
-        .map(|key| key.claim)
-        .collect();
-    sparing.note(model);
-    victims
-}
-
 /// True if one of some pods may ever sit where a claim has a seat.
-fn sits_in_the_way(model: &Model, victim: ClaimOrd, pods: &[PodOrd]) -> bool {
+pub(super) fn sits_in_the_way(model: &Model, victim: ClaimOrd, pods: &[PodOrd]) -> bool {
     let mut seats = model.members(victim).filter_map(|p| model.pods[p].place.seat());
     seats.any(|seat| {
         let node = &model.nodes[seat.node];
@@ -68,48 +47,9 @@ pub(super) fn is_below(model: &Model, claim: ClaimOrd, victim: ClaimOrd) -> bool
     claim.queue == victim.queue && claim.tier == victim.tier && victim.priority < claim.priority
 }
 
-/// Claims of other queues, and of lower tiers, that may have to go for this one, those that go first first, and not many
-/// more than `limit`. Those that sit where none of the pods may ever sit are left out, unless it is quota that is short.
-pub(super) fn borrowers(
-    model: &mut Model,
-    ord: ClaimOrd,
-    ask: &Amounts,
-    pods: &[PodOrd],
-    limit: usize,
-) -> Vec<ClaimOrd> {
-    let tier = model.claims[ord].tier;
-    let devices = pods
-        .iter()
-        .any(|&p| model.shapes.value(model.pods[p].shape).gpus.is_some());
-    let of_quota = model.over_limit(ord, &model.ask_of_pods(pods)).is_some();
-    let mut all: Vec<ClaimOrd> = Vec::new();
-    let mut sparing = Sparing::default();
-    for lower in TIERS.into_iter().rev().filter(|t| *t == tier || (*t > tier && devices)) {
-        let queues: Vec<QueueOrd> = if lower == tier {
-            lenders_to(model, model.claims[ord].queue, tier, ask)
-        } else {
-            model.queues.iter().map(|(queue, _)| queue).collect()
-        };
-        let mut keys: Vec<&VictimKey> = Vec::new();
-        for queue in queues {
-            let running = model.queues[queue].running.get(tier_index(lower)).into_iter().flatten();
-            let may_go = |key: &&VictimKey| {
-                key.claim != ord
-                    && sparing.may_go(model, key.claim)
-                    && (of_quota || sits_in_the_way(model, key.claim, pods))
-            };
-            keys.extend(running.filter(may_go).take(limit));
-        }
-        keys.sort_unstable();
-        all.extend(keys.into_iter().take(limit).map(|key| key.claim));
-    }
-    sparing.note(model);
-    all
-}
-
 /// The queues from which a queue may take back for `ask` more: beside each queue on its way to the top that stays within its
 /// guarantee, those that are beyond theirs, all the way down.
-fn lenders_to(model: &Model, queue: QueueOrd, tier: Tier, ask: &Amounts) -> Vec<QueueOrd> {
+pub(super) fn lenders_to(model: &Model, queue: QueueOrd, tier: Tier, ask: &Amounts) -> Vec<QueueOrd> {
     let index = tier_index(tier);
     let path = &model.queues[queue].path;
     let mut found = Vec::new();
@@ -160,21 +100,69 @@ fn sides(model: &Model, claim: ClaimOrd, victim: ClaimOrd) -> Option<(QueueOrd, 
     Some((*mine, theirs))
 }
 
+/// By what a claim has to go, or to shrink, for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Right {
+    /// A firmer tier, a higher priority in the same queue, or a minimum of the same priority there.
+    Rank,
+    /// The guarantee of a queue whose capacity its own has borrowed.
+    Guarantee,
+    /// The larger share of its queue.
+    Share,
+}
+
+/// By what a claim that is above its minimum has to shrink for another, if it has to.
+pub(super) fn right_to_shrink(
+    model: &Model,
+    ord: ClaimOrd,
+    other: ClaimOrd,
+    rank: i64,
+    devices: bool,
+    ask: &Amounts,
+) -> Option<Right> {
+    let (claim, theirs) = (&model.claims[ord], &model.claims[other]);
+    if claim.tier != theirs.tier {
+        return (theirs.tier > claim.tier && devices).then_some(Right::Rank);
+    }
+    if claim.queue == theirs.queue {
+        return (i64::from(theirs.priority) <= rank).then_some(Right::Rank);
+    }
+    if model.queues[claim.queue].never_reclaims {
+        return None;
+    }
+    let tier = tier_index(claim.tier);
+    let (mine, theirs) = sides(model, ord, other)?;
+    if theirs.iter().any(|&q| model.queues[q].within_guarantee(tier, &[])) {
+        return None;
+    }
+    if model.queues[mine].within_guarantee(tier, ask) {
+        return Some(Right::Guarantee);
+    }
+    let beside = *theirs.last()?;
+    (model.dominant_share(mine) < model.dominant_share(beside)).then_some(Right::Share)
+}
+
 /// True if a victim may still go, after what was taken off so far, for a claim of which `rest` is still to be seated.
-pub(super) fn may_go(model: &Model, claim: ClaimOrd, victim: ClaimOrd, rest: &[(ResourceOrd, Amount)]) -> bool {
-    if model.claims[claim].tier != model.claims[victim].tier || is_below(model, claim, victim) {
+pub(super) fn may_go(
+    model: &Model,
+    claim: ClaimOrd,
+    victim: ClaimOrd,
+    right: Right,
+    rest: &[(ResourceOrd, Amount)],
+) -> bool {
+    if right == Right::Rank {
         return true;
     }
     let tier = tier_index(model.claims[victim].tier);
     sides(model, claim, victim).is_some_and(|(mine, theirs)| {
-        model.queues[mine].within_guarantee(tier, rest)
+        (right == Right::Share || model.queues[mine].within_guarantee(tier, rest))
             && !theirs.iter().any(|&q| model.queues[q].within_guarantee(tier, &[]))
     })
 }
 
 /// True if a victim that goes still has to: the claim's side is within the guarantee by which it takes.
-pub(super) fn is_due(model: &Model, claim: ClaimOrd, victim: ClaimOrd) -> bool {
-    if model.claims[claim].tier != model.claims[victim].tier || is_below(model, claim, victim) {
+pub(super) fn is_due(model: &Model, claim: ClaimOrd, victim: ClaimOrd, right: Right) -> bool {
+    if right != Right::Guarantee {
         return true;
     }
     let tier = tier_index(model.claims[victim].tier);
@@ -183,22 +171,27 @@ pub(super) fn is_due(model: &Model, claim: ClaimOrd, victim: ClaimOrd) -> bool {
 
 /// Claims that time alone spares.
 #[derive(Default)]
-struct Sparing {
+pub(super) struct Sparing {
     /// When the first of them may go.
     until: Option<Time>,
 }
 
 impl Sparing {
-    fn may_go(&mut self, model: &Model, claim: ClaimOrd) -> bool {
+    pub(super) fn may_go(&mut self, model: &Model, claim: ClaimOrd) -> bool {
+        self.may_shrink(model, claim) && evictable(model, claim)
+    }
+
+    /// True if nothing keeps a claim from giving back what it can do without.
+    pub(super) fn may_shrink(&mut self, model: &Model, claim: ClaimOrd) -> bool {
         let spared = spared_until(model, claim).filter(|until| *until > model.now);
         if let Some(until) = spared {
             self.until = Some(self.until.map_or(until, |earlier| earlier.min(until)));
         }
-        spared.is_none() && evictable(model, claim)
+        spared.is_none()
     }
 
     /// Everything is tried anew when the first of them may go.
-    fn note(self, model: &mut Model) {
+    pub(super) fn note(self, model: &mut Model) {
         if let Some(until) = self.until {
             model.retry_at = Some(model.retry_at.map_or(until, |at| at.min(until)));
         }
@@ -225,65 +218,4 @@ fn evictable(model: &Model, claim: ClaimOrd) -> bool {
         }
     }
     bound > 0
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
-    use super::*;
-    use crate::{
-        event::Pod,
-        tests::fixtures::{World, node, pod, queue},
-    };
-
-    /// Each of them would be taken off the model on trial, in every cycle in which something was freed.
-    #[test]
-    fn nobody_is_tried_for_a_pod_that_is_larger_than_the_nodes_on_which_they_sit() {
-        let mut world = World::with([node("n", 4).into()]);
-        for i in 0..4 {
-            world.tell(pod(&format!("low-{i}"), 1000));
-        }
-        world.run();
-        for (uid, cores, tried) in [("huge", 9, 0), ("large", 4, 4)] {
-            world.tell(Pod {
-                priority: 9,
-                ..pod(uid, cores * 1000)
-            });
-            let model = &mut world.cluster.model;
-            let pod = model.pods_by_uid[uid];
-            let claim = model.pods[pod].claim.unwrap();
-            assert_eq!(below(model, claim, &[pod], usize::MAX).len(), tried, "{uid}");
-        }
-    }
-
-    #[test]
-    fn nobody_is_tried_who_borrows_on_a_node_that_takes_nothing_new() {
-        let mut world = World::with([
-            node("n", 4).into(),
-            queue("mine", None, &[("cpu", 4000)], &[]).into(),
-            queue("b", None, &[("cpu", 500)], &[]).into(),
-        ]);
-        for i in 0..4 {
-            world.tell(Pod {
-                queue: "b".into(),
-                ..pod(&format!("b{i}"), 1000)
-            });
-        }
-        world.run();
-        world.tell(Pod {
-            queue: "mine".into(),
-            ..pod("want", 1000)
-        });
-        for (cordoned, tried) in [(false, 4), (true, 0)] {
-            let mut on = node("n", 4);
-            on.unschedulable = cordoned;
-            world.tell(on);
-            let model = &mut world.cluster.model;
-            let pod = model.pods_by_uid["want"];
-            let claim = model.pods[pod].claim.unwrap();
-            let ask = model.ask_of_pods(&[pod]);
-            let found = borrowers(model, claim, &ask, &[pod], usize::MAX);
-            assert_eq!(found.len(), tried, "cordoned: {cordoned}");
-        }
-    }
 }

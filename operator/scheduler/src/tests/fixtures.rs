@@ -186,7 +186,16 @@ impl World {
         for decision in &decisions {
             if let Decision::Evict {
                 pod,
+                cause: EvictCause::Shrunk { by },
+                ..
+            } = decision
+            {
+                self.only_shrinks(pod, by);
+            }
+            if let Decision::Evict {
+                pod,
                 cause: cause @ (EvictCause::Reclaimed { by } | EvictCause::Preempted { by }),
+                ..
             } = decision
             {
                 self.is_justified(pod, by, matches!(cause, EvictCause::Preempted { .. }));
@@ -220,6 +229,22 @@ impl World {
         assert_eq!(preempted, below, "{} goes for {}", victim.uid, by.uid);
     }
 
+    /// Whoever shrinks keeps its minimum, and somebody gets its minimum for it.
+    fn only_shrinks(&self, victim: &str, by: &str) {
+        let model = &self.cluster.model;
+        let victim = &model.pods[model.pods_by_uid[victim]];
+        let groups = &model.claims[victim.claim.unwrap()].groups;
+        let group = groups.iter().find(|g| *g.spec.name == *victim.group).unwrap();
+        assert!(model.have(group) >= group.min(), "pod {} is missed", victim.uid);
+        let (_, by) = model.claims.iter().find(|(_, c)| c.known && *c.uid == *by).unwrap();
+        let mut members = by.groups.iter().flat_map(|g| &g.members);
+        assert!(
+            members.any(|&p| matches!(model.pods[p].place, Place::Nominated(_))),
+            "{}",
+            by.uid
+        );
+    }
+
     pub(crate) fn confirm(&mut self, decisions: &[Decision]) {
         for decision in decisions {
             if let Decision::Bind { pod, node, devices, .. } = decision {
@@ -248,6 +273,17 @@ pub(crate) fn binds(decisions: &[Decision]) -> Vec<(&str, &str)> {
         }
     }
     decisions.iter().filter_map(bind).collect()
+}
+
+/// (claim, group, count) of each new size, in order.
+pub(crate) fn sizes(decisions: &[Decision]) -> Vec<(&str, &str, u32)> {
+    fn size(decision: &Decision) -> Option<(&str, &str, u32)> {
+        match decision {
+            Decision::Resize { claim, group, count } => Some((claim, group, *count)),
+            _ => None,
+        }
+    }
+    decisions.iter().filter_map(size).collect()
 }
 
 /// UIDs of the evicted, in order.

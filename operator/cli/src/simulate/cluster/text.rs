@@ -37,9 +37,16 @@ pub(super) fn of(report: &Report) -> String {
     table(&mut text, ["BOUND", "NODE", "DEVICES", "AT"], bound);
     let evicted = report.evicted.iter().map(|evicted| {
         let by = evicted.by.clone().unwrap_or_default();
-        [evicted.pod.clone(), by, evicted.reason.to_owned(), evicted.at.clone()]
+        let lost = evicted.lost_work.to_string();
+        [
+            evicted.pod.clone(),
+            by,
+            evicted.reason.to_owned(),
+            lost,
+            evicted.at.clone(),
+        ]
     });
-    table(&mut text, ["EVICTED", "FOR", "REASON", "AT"], evicted);
+    table(&mut text, ["EVICTED", "FOR", "REASON", "LOST", "AT"], evicted);
     waits(&mut text, report);
     let queues = report.queues.iter().flat_map(|queue| {
         queue.tiers.iter().map(|tier| {

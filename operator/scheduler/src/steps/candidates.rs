@@ -1,0 +1,245 @@
+//! In which order claims are tried that may have to go: those that only shrink before those that go as a whole; then the
+//! lowest priority; then the least lost work; then the newest; then by UID.
+
+use std::{cmp::Reverse, collections::HashMap, rc::Rc, sync::Arc};
+
+use super::{Round, s5_attempt::Asker, victims, victims::Right};
+use crate::{
+    amount::Amounts,
+    event::Time,
+    lost::LostWork,
+    model::{Model, TIERS, tier_index},
+    slab::{ClaimOrd, PodOrd, QueueOrd},
+};
+
+/// A claim that may have to go, or to give back one quantum above its minimum.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Candidate {
+    pub(super) whole: bool,
+    priority: i32,
+    lost: LostWork,
+    created: Reverse<Time>,
+    uid: Reverse<Arc<str>>,
+    pub(super) claim: ClaimOrd,
+    pub(super) right: Right,
+    /// Milliseconds of work of each of its pods that would be lost.
+    time: i64,
+}
+
+impl Candidate {
+    fn new(model: &Model, claim: ClaimOrd, right: Right, pods: Option<Vec<PodOrd>>) -> Candidate {
+        let slot = &model.claims[claim];
+        let whole = pods.is_none();
+        Candidate {
+            whole,
+            priority: slot.priority,
+            lost: match pods {
+                Some(pods) => model.lost_work(claim, pods),
+                None => model.lost_work(claim, model.members(claim).filter(|p| model.pods[*p].is_live())),
+            },
+            created: Reverse(slot.created),
+            uid: Reverse(slot.uid.clone()),
+            claim,
+            right,
+            time: model.lost_time(claim),
+        }
+    }
+}
+
+/// The same candidates, with those first, among equally important ones, that lose least for what they hold: of many small
+/// ones each may be cheap, and one large one cheaper than all.
+pub(super) fn by_time(candidates: &[Candidate]) -> Vec<Candidate> {
+    let mut sorted = candidates.to_vec();
+    sorted.sort_by(|a, b| (a.whole, a.priority, a.time, a).cmp(&(b.whole, b.priority, b.time, b)));
+    sorted
+}
+
+/// The claims that run in a queue, by tier, in the order in which they are tried; found once in a cycle, when it is first
+/// asked for.
+#[derive(Default)]
+pub(super) struct Prices(HashMap<(QueueOrd, usize), Rc<[Candidate]>>);
+
+impl Prices {
+    fn running(&mut self, model: &Model, queue: QueueOrd, tier: usize) -> Rc<[Candidate]> {
+        let found = self.0.entry((queue, tier)).or_insert_with(|| {
+            let running = model.queues[queue].running.get(tier).into_iter().flatten();
+            let mut all: Vec<Candidate> = running
+                .map(|key| Candidate::new(model, key.claim, Right::Rank, None))
+                .collect();
+            all.sort_unstable();
+            all.into()
+        });
+        found.clone()
+    }
+}
+
+/// Claims of lower priority in the claim's own queue that may have to go for it, those that go first first, and not more
+/// than `limit`. Those that sit where none of the pods may ever sit are left out, unless it is quota that is short.
+pub(super) fn below(round: &mut Round<'_>, asker: Asker<'_>, limit: usize) -> Vec<Candidate> {
+    let Asker { claim: ord, pods, .. } = asker;
+    let model = &*round.model;
+    let claim = &model.claims[ord];
+    let rank = victims::rank(model, ord, pods);
+    let of_quota = model.over_limit(ord, &model.ask_of_pods(pods)).is_some();
+    let mut sparing = victims::Sparing::default();
+    let running = round.prices.running(model, claim.queue, tier_index(claim.tier));
+    let lower = running.iter().take_while(|c| i64::from(c.priority) < rank);
+    let found: Vec<Candidate> = lower
+        .filter(|c| {
+            c.claim != ord
+                && sparing.may_go(model, c.claim)
+                && (of_quota || victims::sits_in_the_way(model, c.claim, pods))
+        })
+        .take(limit)
+        .cloned()
+        .collect();
+    sparing.note(round.model);
+    found
+}
+
+/// Claims of other queues, and of lower tiers, that may have to go for this one, those that go first first, and not many
+/// more than `limit`; `ask` is what is to come from others. Those that sit where none of the pods may ever sit are left out,
+/// unless it is quota that is short.
+pub(super) fn borrowers(round: &mut Round<'_>, asker: Asker<'_>, ask: &Amounts, limit: usize) -> Vec<Candidate> {
+    let Asker { claim: ord, pods, .. } = asker;
+    let model = &*round.model;
+    let tier = model.claims[ord].tier;
+    let devices = asks_for_devices(model, pods);
+    let of_quota = model.over_limit(ord, &model.ask_of_pods(pods)).is_some();
+    let mut all: Vec<Candidate> = Vec::new();
+    let mut sparing = victims::Sparing::default();
+    for lower in TIERS.into_iter().rev().filter(|t| *t == tier || (*t > tier && devices)) {
+        let (queues, right): (Vec<QueueOrd>, Right) = if lower == tier {
+            let queues = victims::lenders_to(model, model.claims[ord].queue, tier, ask);
+            (queues, Right::Guarantee)
+        } else {
+            (model.queues.iter().map(|(queue, _)| queue).collect(), Right::Rank)
+        };
+        let mut found: Vec<Candidate> = Vec::new();
+        for queue in queues {
+            let running = round.prices.running(model, queue, tier_index(lower));
+            let may_go = |c: &&Candidate| {
+                c.claim != ord
+                    && sparing.may_go(model, c.claim)
+                    && (of_quota || victims::sits_in_the_way(model, c.claim, pods))
+            };
+            let here = running.iter().filter(may_go).take(limit).cloned();
+            found.extend(here.map(|c| Candidate { right, ..c }));
+        }
+        found.sort_unstable();
+        found.truncate(limit);
+        all.append(&mut found);
+    }
+    sparing.note(round.model);
+    all
+}
+
+fn asks_for_devices(model: &Model, pods: &[PodOrd]) -> bool {
+    pods.iter()
+        .any(|&p| model.shapes.value(model.pods[p].shape).gpus.is_some())
+}
+
+/// What elastic claims hold above their minima and give back for this one, once for each quantum, in the order in which they
+/// do.
+pub(super) fn grown(round: &mut Round<'_>, asker: Asker<'_>) -> Vec<Candidate> {
+    let Asker { claim: ord, pods, ask } = asker;
+    let model = &*round.model;
+    if model.grown.is_empty() {
+        return Vec::new();
+    }
+    let devices = asks_for_devices(model, pods);
+    let rank = victims::rank(model, ord, pods);
+    let of_quota = model.over_limit(ord, &model.ask_of_pods(pods)).is_some();
+    let mut sparing = victims::Sparing::default();
+    let mut all = Vec::new();
+    for &other in model.grown.iter().filter(|&&other| other != ord) {
+        let Some(right) = victims::right_to_shrink(model, ord, other, rank, devices, ask) else {
+            continue;
+        };
+        if !sparing.may_shrink(model, other) || !(of_quota || victims::sits_in_the_way(model, other, pods)) {
+            continue;
+        }
+        let quanta = model.quanta_above_minimum(other);
+        all.extend(
+            quanta
+                .into_iter()
+                .map(|pods| Candidate::new(model, other, right, Some(pods))),
+        );
+    }
+    sparing.note(round.model);
+    all.sort_unstable();
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+    use crate::{
+        Budget,
+        event::Pod,
+        tests::fixtures::{World, node, pod, queue},
+    };
+
+    /// Each of them would be taken off the model on trial, in every cycle in which something was freed.
+    #[test]
+    fn nobody_is_tried_for_a_pod_that_is_larger_than_the_nodes_on_which_they_sit() {
+        let mut world = World::with([node("n", 4).into()]);
+        for i in 0..4 {
+            world.tell(pod(&format!("low-{i}"), 1000));
+        }
+        world.run();
+        for (uid, cores, tried) in [("huge", 9, 0), ("large", 4, 4)] {
+            world.tell(Pod {
+                priority: 9,
+                ..pod(uid, cores * 1000)
+            });
+            let mut round = Round::begin(&mut world.cluster, Time(0), Budget::default());
+            let pod = round.model.pods_by_uid[uid];
+            let claim = round.model.pods[pod].claim.unwrap();
+            let ask = round.model.ask_of_pods(&[pod]);
+            let asker = Asker {
+                claim,
+                pods: &[pod],
+                ask: &ask,
+            };
+            assert_eq!(below(&mut round, asker, usize::MAX).len(), tried, "{uid}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_tried_who_borrows_on_a_node_that_takes_nothing_new() {
+        let mut world = World::with([
+            node("n", 4).into(),
+            queue("mine", None, &[("cpu", 4000)], &[]).into(),
+            queue("b", None, &[("cpu", 500)], &[]).into(),
+        ]);
+        for i in 0..4 {
+            world.tell(Pod {
+                queue: "b".into(),
+                ..pod(&format!("b{i}"), 1000)
+            });
+        }
+        world.run();
+        world.tell(Pod {
+            queue: "mine".into(),
+            ..pod("want", 1000)
+        });
+        for (cordoned, tried) in [(false, 4), (true, 0)] {
+            let mut on = node("n", 4);
+            on.unschedulable = cordoned;
+            world.tell(on);
+            let mut round = Round::begin(&mut world.cluster, Time(0), Budget::default());
+            let pod = round.model.pods_by_uid["want"];
+            let claim = round.model.pods[pod].claim.unwrap();
+            let ask = round.model.ask_of_pods(&[pod]);
+            let asker = Asker {
+                claim,
+                pods: &[pod],
+                ask: &ask,
+            };
+            let found = borrowers(&mut round, asker, &ask, usize::MAX);
+            assert_eq!(found.len(), tried, "cordoned: {cordoned}");
+        }
+    }
+}

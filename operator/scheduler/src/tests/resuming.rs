@@ -1,0 +1,108 @@
+//! A search for those who could go that is not over when the work of a cycle is, goes on in the next.
+
+use super::fixtures::*;
+use crate::{
+    Decision, Reason,
+    event::{Level, Location, Pod, Topology},
+};
+
+const RACKS: usize = 12;
+
+/// Racks of two nodes of two cores, full of pods of one core that borrow. In all racks but one, one node has a pod that
+/// nobody may evict, so that a gang of two times two cores finds room in the last one only.
+fn world(helps: Option<usize>) -> World {
+    let mut world = World::with([
+        queue("mine", None, &[("cpu", 64_000)], &[]).into(),
+        queue("theirs", None, &[], &[]).into(),
+    ]);
+    for rack in 0..RACKS {
+        for half in 0..2 {
+            let name = format!("n{rack:02}-{half}");
+            let mut on = node(&name, 2);
+            on.location = Location {
+                rack: Some(format!("r{rack:02}")),
+                ..Location::default()
+            };
+            world.tell(on);
+            for i in 0..2 {
+                world.tell(Pod {
+                    queue: "theirs".into(),
+                    node: Some(name.clone()),
+                    ours: (half, i) != (0, 0) || helps == Some(rack),
+                    ..pod(&format!("v{rack:02}-{half}{i}"), 1000)
+                });
+            }
+        }
+    }
+    let mut gang = claim("gang", "mine", &[("w", 2, 2, 1)]);
+    gang.topology = Some(Topology {
+        pack: Level::Rack,
+        required: true,
+    });
+    world.tell(gang);
+    for i in 0..2 {
+        world.tell(member(&format!("g{i}"), "gang", "w", 2000));
+    }
+    world
+}
+
+fn tried(decisions: &[Decision]) -> Option<(u32, u32)> {
+    decisions.iter().find_map(|d| match d {
+        Decision::Pending {
+            reason: Reason::LookingForRoom { tried, of, .. },
+            ..
+        } => Some((*tried, *of)),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_search_over_many_racks_goes_on_where_the_work_of_the_last_cycle_ended() {
+    let mut world = world(Some(RACKS - 1));
+    let (mut cycles, mut before) = (0, 0);
+    let decisions = loop {
+        let decisions = world.cycle_of(7);
+        cycles += 1;
+        assert!(cycles < 30, "it does not come to an end: {decisions:?}");
+        let Some((tried, of)) = tried(&decisions) else {
+            break decisions;
+        };
+        assert!(world.cluster.is_unfinished());
+        assert!(tried > before && of == 12, "{tried} of {of} after {before}");
+        before = tried;
+    };
+    assert!(
+        cycles > 3,
+        "{cycles} cycles for 11 racks of 3 pods each, of which each may try 7"
+    );
+    assert_eq!(evictions(&decisions).len(), 4, "{decisions:?}");
+    assert!(evictions(&decisions).iter().all(|uid| uid.starts_with("v11")));
+    assert!(!world.cluster.is_unfinished());
+}
+
+#[test]
+fn a_search_that_is_in_vain_ends_and_says_so() {
+    let mut world = world(None);
+    let mut last = None;
+    for _ in 0..30 {
+        let decisions = world.cycle_of(7);
+        assert_eq!(evictions(&decisions), Vec::<&str>::new());
+        last = world.reason(&decisions, "gang-uid").or(last);
+        if !world.cluster.is_unfinished() {
+            break;
+        }
+    }
+    assert!(!matches!(last, None | Some(Reason::LookingForRoom { .. })), "{last:?}");
+    assert!(!world.cluster.is_unfinished());
+    assert_eq!(world.cycle_of(7), []);
+    assert!(world.cluster.model.searched.is_empty());
+}
+
+/// With work for all of it in one cycle nothing is left for the next.
+#[test]
+fn a_search_for_which_one_cycle_is_enough_is_over_in_one() {
+    let mut world = world(Some(RACKS - 1));
+    let decisions = world.cycle();
+    assert_eq!(evictions(&decisions).len(), 4);
+    assert!(!world.cluster.is_unfinished());
+}
