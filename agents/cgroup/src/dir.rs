@@ -2,17 +2,20 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
 use rustix::{
     fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat},
-    io::{Errno, pread, write},
+    io::{Errno, write},
 };
 
-use crate::error::{Cause, Error};
+use crate::{
+    error::{Cause, Error},
+    text::{Shape, with_text},
+};
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY
     .union(OFlags::CLOEXEC)
@@ -125,6 +128,17 @@ impl Cgroup {
         })
     }
 
+    /// Links to the directory: two, and one for each cgroup right below. Less than two say that its filesystem does not count.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not say.
+    pub fn links(&self) -> Result<u64, Error> {
+        let stat = fstat(&self.fd).map_err(|errno| failure(&self.path, "stat", errno))?;
+        #[allow(clippy::useless_conversion, reason = "the types differ between architectures")]
+        Ok(stat.st_nlink.into())
+    }
+
     /// Whether the file is there, readable or not.
     pub fn has(&self, file: &str) -> bool {
         statat(&self.fd, file, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|s| FileType::from_raw_mode(s.st_mode).is_file())
@@ -142,20 +156,24 @@ impl Cgroup {
             Err(Errno::NOENT) => return self.absent(file),
             Err(errno) => return Err(failure(&path(), "open", errno)),
         };
-        text_of(&fd, &path())
+        with_text(&fd, Shape::Any, path, |text| Ok(text.to_owned()))
     }
 
-    /// Like [`Cgroup::read`], but keeps the file open for the next time.
-    pub(crate) fn read_again(&self, file: &'static str) -> Result<Option<String>, Error> {
+    /// Calls `take` with the text of a file of one record, which is kept open for the next time; `None` as for [`Cgroup::read`].
+    pub(crate) fn read_again<T>(
+        &self,
+        file: &'static str,
+        take: impl FnOnce(&str) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
         let path = || self.path.join(file);
         let mut open = self.open.borrow_mut();
         let known = match open.entry(file) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
+            btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            btree_map::Entry::Vacant(entry) => {
                 match openat(&self.fd, file, READ, Mode::empty()) {
                     Ok(fd) => entry.insert(Some(fd)),
                     Err(Errno::NOENT) => {
-                        self.absent(file)?;
+                        self.absent::<()>(file)?;
                         entry.insert(None)
                     }
                     // Not remembered: there may be file descriptors again next time.
@@ -163,11 +181,13 @@ impl Cgroup {
                 }
             }
         };
-        known.as_ref().map_or(Ok(None), |fd| text_of(fd, &path()))
+        known
+            .as_ref()
+            .map_or(Ok(None), |fd| with_text(fd, Shape::Record, path, take))
     }
 
     /// A file that is missing is a kernel's lack only where the directory itself is still there.
-    fn absent(&self, file: &str) -> Result<Option<String>, Error> {
+    fn absent<T>(&self, file: &str) -> Result<Option<T>, Error> {
         match fstat(&self.fd) {
             Ok(stat) if stat.st_nlink == 0 => Err(failure(&self.path.join(file), "open", Errno::NODEV)),
             _ => Ok(None),
@@ -219,31 +239,6 @@ pub(crate) fn failure(path: &Path, action: &str, errno: Errno) -> Error {
             errno,
         },
     }
-}
-
-/// The whole text from the start, whatever was read of it before.
-pub(crate) fn text_of(fd: &OwnedFd, path: &Path) -> Result<Option<String>, Error> {
-    let mut bytes = Vec::with_capacity(1024);
-    let mut chunk = [0_u8; 4096];
-    loop {
-        match pread(fd, &mut chunk, bytes.len() as u64) {
-            Ok(0) => break,
-            Ok(n) => bytes.extend_from_slice(chunk.get(..n).unwrap_or_default()),
-            Err(Errno::INTR) => {}
-            // A kernel that was built with pressure accounting and booted without it.
-            Err(Errno::OPNOTSUPP) => return Ok(None),
-            Err(errno) => return Err(failure(path, "read", errno)),
-        }
-    }
-    let mut text = String::from_utf8(bytes).map_err(|e| Error {
-        path: path.to_owned(),
-        cause: Cause::Text {
-            text: String::from_utf8_lossy(e.as_bytes()).into_owned(),
-            wanted: "text",
-        },
-    })?;
-    text.truncate(text.trim_end().len());
-    Ok(Some(text))
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! `io.*`.
 
-use std::collections::BTreeMap;
-
 use crate::{dir::Cgroup, error::Error};
 
 /// One device of `io.stat`.
@@ -18,35 +16,33 @@ pub struct IoStat {
 }
 
 impl Cgroup {
-    /// `io.stat`, by device (`major:minor`).
+    /// `io.stat`: calls `take` with each device (`major:minor`).
     ///
     /// # Errors
     ///
     /// If it cannot be read, or a line is not a device and keyed numbers.
-    pub fn io_stat(&self) -> Result<Option<BTreeMap<String, IoStat>>, Error> {
-        let Some(text) = self.read("io.stat")? else {
-            return Ok(None);
-        };
-        let mut devices = BTreeMap::new();
-        for line in text.lines() {
-            let wrong = || self.wrong("io.stat", line, "a device and keyed numbers");
-            let mut words = line.split_ascii_whitespace();
-            let device = words.next().filter(|d| d.contains(':')).ok_or_else(wrong)?;
-            let mut stat = IoStat::default();
-            for word in words {
-                let (key, value) = word.split_once('=').ok_or_else(wrong)?;
-                let number = || value.parse().map_err(|_| wrong());
-                match key {
-                    "rbytes" => stat.read_bytes = number()?,
-                    "wbytes" => stat.written_bytes = number()?,
-                    "rios" => stat.reads = number()?,
-                    "wios" => stat.writes = number()?,
-                    _ => {}
+    pub fn io_stat(&self, mut take: impl FnMut(&str, IoStat)) -> Result<Option<()>, Error> {
+        self.read_again("io.stat", |text| {
+            for line in text.lines() {
+                let wrong = || self.wrong("io.stat", line, "a device and keyed numbers");
+                let mut words = line.split_ascii_whitespace();
+                let device = words.next().filter(|d| d.contains(':')).ok_or_else(wrong)?;
+                let mut stat = IoStat::default();
+                for word in words {
+                    let (key, value) = word.split_once('=').ok_or_else(wrong)?;
+                    let number = || value.parse().map_err(|_| wrong());
+                    match key {
+                        "rbytes" => stat.read_bytes = number()?,
+                        "wbytes" => stat.written_bytes = number()?,
+                        "rios" => stat.reads = number()?,
+                        "wios" => stat.writes = number()?,
+                        _ => {}
+                    }
                 }
+                take(device, stat);
             }
-            devices.insert(device.to_owned(), stat);
-        }
-        Ok(Some(devices))
+            Ok(())
+        })
     }
 
     /// The default of `io.weight`, 1 to 10000.
@@ -97,26 +93,24 @@ mod tests {
         );
         put("io.weight", "default 100\n254:0 50\n");
         let c = Cgroup::open(dir.path()).unwrap();
-        let stat = c.io_stat().unwrap().unwrap();
-        assert_eq!(
-            stat["254:0"],
-            IoStat {
-                read_bytes: 1,
-                written_bytes: 2,
-                reads: 3,
-                writes: 4
-            }
-        );
-        assert_eq!(stat["8:16"], IoStat::default());
+        let devices = |c: &Cgroup| {
+            let mut devices = Vec::new();
+            c.io_stat(|device, stat| devices.push((device.to_owned(), stat)))
+                .map(|found| found.map(|()| devices))
+        };
+        let first = IoStat {
+            read_bytes: 1,
+            written_bytes: 2,
+            reads: 3,
+            writes: 4,
+        };
+        let both = vec![("254:0".to_owned(), first), ("8:16".to_owned(), IoStat::default())];
+        assert_eq!(devices(&c).unwrap(), Some(both));
         assert_eq!(c.io_weight().unwrap(), Some(100));
         put("io.stat", "rbytes=1");
-        assert!(
-            c.io_stat()
-                .unwrap_err()
-                .to_string()
-                .contains("\"rbytes=1\" is not a device")
-        );
+        let error = devices(&c).unwrap_err().to_string();
+        assert!(error.contains("\"rbytes=1\" is not a device"), "{error}");
         std::fs::remove_file(dir.path().join("io.stat")).unwrap();
-        assert_eq!(c.io_stat().unwrap(), None);
+        assert_eq!(devices(&Cgroup::open(dir.path()).unwrap()).unwrap(), None);
     }
 }

@@ -13,6 +13,7 @@ mod membership;
 mod memory;
 mod pressure;
 pub mod proc;
+mod text;
 mod trigger;
 
 pub use cpu::{CpuMax, CpuStat};

@@ -52,29 +52,26 @@ impl Cgroup {
         self.pressure("io.pressure")
     }
 
-    fn pressure(&self, file: &'static str) -> Result<Option<Pressure>, Error> {
-        let Some(text) = self.read_again(file)? else {
-            return Ok(None);
-        };
-        parse(&text)
-            .map(Some)
-            .map_err(|line| self.wrong(file, &line, "a line of pressure"))
+    pub(crate) fn pressure(&self, file: &'static str) -> Result<Option<Pressure>, Error> {
+        self.read_again(file, |text| {
+            parse(text).map_err(|line| self.wrong(file, line, "a line of pressure"))
+        })
     }
 }
 
 /// The whole text of a pressure file, or the line that is none.
-pub(crate) fn parse(text: &str) -> Result<Pressure, String> {
+fn parse(text: &str) -> Result<Pressure, &str> {
     let mut some = None;
     let mut full = None;
     for line in text.lines() {
         let stall = line.split_once(' ').and_then(|(kind, rest)| Some((kind, stall(rest)?)));
-        match stall.ok_or_else(|| line.to_owned())? {
+        match stall.ok_or(line)? {
             ("some", stall) => some = Some(stall),
             ("full", stall) => full = Some(stall),
             _ => {}
         }
     }
-    some.map(|some| Pressure { some, full }).ok_or_else(|| text.to_owned())
+    some.map(|some| Pressure { some, full }).ok_or(text)
 }
 
 fn stall(text: &str) -> Option<Stall> {

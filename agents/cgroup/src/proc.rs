@@ -1,17 +1,21 @@
 //! `/proc`: the whole node.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use rustix::io::Errno;
 
 use crate::{
-    dir::{Cgroup, text_of},
-    error::{Cause, Error},
-    pressure::{self, Pressure},
+    dir::{Cgroup, failure},
+    error::Error,
+    pressure::Pressure,
 };
 
-/// `/proc`, or a folder that looks like it.
+/// `/proc`, or a folder that looks like it. Its files are opened once.
 #[derive(Debug)]
 pub struct Proc {
-    root: PathBuf,
+    root: Cgroup,
+    /// Absent without pressure accounting.
+    pressure: Option<Cgroup>,
 }
 
 /// CPU time of the whole node since boot.
@@ -37,8 +41,14 @@ const TICK: u64 = 1_000_000 / 100;
 
 impl Proc {
     /// `root` is `/proc`, or where it is mounted.
-    pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+    ///
+    /// # Errors
+    ///
+    /// If it is not there.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        let root = Cgroup::open(root)?;
+        let pressure = root.child("pressure").ok();
+        Ok(Self { root, pressure })
     }
 
     /// `/proc/stat`.
@@ -47,40 +57,28 @@ impl Proc {
     ///
     /// If it cannot be read, or has no line for the CPUs.
     pub fn cpu_time(&self) -> Result<CpuTime, Error> {
-        let (path, text) = self.text("stat")?;
-        let mut busy = None;
-        let mut cpus = 0;
-        for line in text.lines().take_while(|l| l.starts_with("cpu")) {
-            if !line.starts_with("cpu ") {
-                cpus += 1;
-                continue;
+        let time = self.root.read_again("stat", |text| {
+            let mut busy = None;
+            let mut cpus = 0;
+            for line in text.lines().take_while(|l| l.starts_with("cpu")) {
+                let Some(ticks) = line.strip_prefix("cpu ") else {
+                    cpus += 1;
+                    continue;
+                };
+                let ticks = busy_ticks(ticks);
+                let wrong = || self.root.wrong("stat", line, "the CPU times of the node");
+                busy = Some(ticks.ok_or_else(wrong)?.saturating_mul(TICK));
             }
-            let wrong = || Error {
-                path: path.clone(),
-                cause: Cause::Text {
-                    text: line.to_owned(),
-                    wanted: "the CPU times of the node",
-                },
+            let wrong = || {
+                self.root
+                    .wrong("stat", text.lines().next().unwrap_or_default(), "the line of all CPUs")
             };
-            let ticks: Vec<u64> = line
-                .split_ascii_whitespace()
-                .skip(1)
-                .map(|word| word.parse().map_err(|_| wrong()))
-                .collect::<Result<_, _>>()?;
-            // user nice system idle iowait irq softirq steal guest guest_nice; guest is in user already.
-            let [user, nice, system, _idle, _iowait, irq, softirq, ..] = ticks.as_slice() else {
-                return Err(wrong());
-            };
-            busy = Some((user + nice + system + irq + softirq).saturating_mul(TICK));
-        }
-        let busy = busy.ok_or(Error {
-            path,
-            cause: Cause::Text {
-                text: text.lines().next().unwrap_or_default().to_owned(),
-                wanted: "the line of all CPUs",
-            },
+            Ok(CpuTime {
+                busy: busy.ok_or_else(wrong)?,
+                cpus,
+            })
         })?;
-        Ok(CpuTime { busy, cpus })
+        time.ok_or_else(|| self.missing("stat"))
     }
 
     /// `/proc/meminfo`.
@@ -89,22 +87,19 @@ impl Proc {
     ///
     /// If it cannot be read, or lacks what is used.
     pub fn meminfo(&self) -> Result<MemInfo, Error> {
-        let (path, text) = self.text("meminfo")?;
-        let find = |key: &'static str| {
-            let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
-            let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-            kib.map(|kib| kib.saturating_mul(1024)).ok_or_else(|| Error {
-                path: path.clone(),
-                cause: Cause::Text {
-                    text: line.unwrap_or_default().to_owned(),
-                    wanted: key,
-                },
+        let info = self.root.read_again("meminfo", |text| {
+            let find = |key: &'static str| {
+                let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
+                let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+                kib.map(|kib| kib.saturating_mul(1024))
+                    .ok_or_else(|| self.root.wrong("meminfo", line.unwrap_or_default(), key))
+            };
+            Ok(MemInfo {
+                total: find("MemTotal")?,
+                available: find("MemAvailable")?,
             })
-        };
-        Ok(MemInfo {
-            total: find("MemTotal")?,
-            available: find("MemAvailable")?,
-        })
+        })?;
+        info.ok_or_else(|| self.missing("meminfo"))
     }
 
     /// `/proc/pressure/RESOURCE`: `cpu`, `memory`, `io`. `None` without pressure accounting.
@@ -112,26 +107,31 @@ impl Proc {
     /// # Errors
     ///
     /// If it is there and cannot be read, or is no pressure.
-    pub fn pressure(&self, resource: &str) -> Result<Option<Pressure>, Error> {
-        let Ok(folder) = Cgroup::open(&self.root.join("pressure")) else {
-            return Ok(None);
-        };
-        let Some(text) = folder.read(resource)? else {
-            return Ok(None);
-        };
-        pressure::parse(&text)
-            .map(Some)
-            .map_err(|line| folder.wrong(resource, &line, "a line of pressure"))
+    pub fn pressure(&self, resource: &'static str) -> Result<Option<Pressure>, Error> {
+        self.pressure
+            .as_ref()
+            .map_or(Ok(None), |folder| folder.pressure(resource))
     }
 
-    fn text(&self, file: &str) -> Result<(PathBuf, String), Error> {
-        let path = self.root.join(file);
-        let fail = |errno| crate::dir::failure(&path, "open", errno);
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        let fd = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).map_err(fail)?;
-        let text = text_of(&fd, &path)?.unwrap_or_default();
-        Ok((path, text))
+    fn missing(&self, file: &str) -> Error {
+        failure(&self.root.path().join(file), "open", Errno::NOENT)
     }
+}
+
+/// Time that the CPUs were busy, of the line of all of them.
+fn busy_ticks(line: &str) -> Option<u64> {
+    // user nice system idle iowait irq softirq steal guest guest_nice; guest is in user already.
+    const BUSY: [usize; 5] = [0, 1, 2, 5, 6];
+    let mut sum = 0_u64;
+    let mut words = 0;
+    for (at, word) in line.split_ascii_whitespace().enumerate() {
+        let ticks: u64 = word.parse().ok()?;
+        words = at + 1;
+        if BUSY.contains(&at) {
+            sum = sum.saturating_add(ticks);
+        }
+    }
+    (words >= 7).then_some(sum)
 }
 
 #[cfg(test)]
@@ -157,7 +157,7 @@ mod tests {
             "meminfo",
             "MemTotal:        2048 kB\nMemFree: 1 kB\nMemAvailable:    1024 kB\n",
         );
-        let proc = Proc::new(dir.path());
+        let proc = Proc::open(dir.path()).unwrap();
         assert_eq!(
             proc.cpu_time().unwrap(),
             CpuTime {
@@ -179,22 +179,29 @@ mod tests {
     fn what_is_not_there_or_broken_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let put = |file: &str, text: &str| std::fs::write(dir.path().join(file), text).unwrap();
-        let proc = Proc::new(dir.path());
-        assert!(proc.cpu_time().unwrap_err().to_string().contains("stat: open"));
+        let proc = || Proc::open(dir.path()).unwrap();
+        assert!(proc().cpu_time().unwrap_err().to_string().contains("stat: open"));
         put("stat", "cpu  10 1\n");
         assert!(
-            proc.cpu_time()
+            proc()
+                .cpu_time()
                 .unwrap_err()
                 .to_string()
                 .contains("\"cpu  10 1\" is not the CPU times")
         );
         put("meminfo", "MemTotal: 2048 kB\n");
-        assert!(proc.meminfo().unwrap_err().to_string().contains("is not MemAvailable"));
+        assert!(
+            proc()
+                .meminfo()
+                .unwrap_err()
+                .to_string()
+                .contains("is not MemAvailable")
+        );
     }
 
     #[test]
     fn this_kernel_is_read() {
-        let proc = Proc::new(Path::new("/proc"));
+        let proc = Proc::open(Path::new("/proc")).unwrap();
         assert!(proc.cpu_time().unwrap().cpus > 0);
         assert!(proc.meminfo().unwrap().total > 0);
     }

@@ -1,6 +1,6 @@
 //! One node's agent without its edges: it observes, decides and acts once for each call.
 
-use duosuan_policy::{Millis, Policy, Report, Resources, State, decide};
+use duosuan_policy::{Millis, Observation, Policy, Report, Resources, State, decide};
 
 use crate::{
     machine::{Acted, Machine},
@@ -17,6 +17,8 @@ pub struct Agent<M> {
     pub state: State,
     choice: Choice,
     pods: Vec<PodInfo>,
+    /// What the last look saw.
+    seen: Observation,
     observe_only: bool,
 }
 
@@ -37,6 +39,7 @@ impl<M: Machine> Agent<M> {
             state,
             choice: Choice::None,
             pods: Vec::new(),
+            seen: Observation::default(),
             observe_only: false,
         }
     }
@@ -68,9 +71,9 @@ impl<M: Machine> Agent<M> {
 
     /// Observes, decides, acts.
     pub fn look(&mut self, now: Millis) -> Look {
-        let observation = self.machine.observe(&self.pods, now);
+        self.machine.observe(&self.pods, now, &mut self.seen);
         let policy = self.policy();
-        let (actions, report) = decide(&policy, self.machine.capabilities(), &observation, &mut self.state, now);
+        let (actions, report) = decide(&policy, self.machine.capabilities(), &self.seen, &mut self.state, now);
         let acted = self.machine.act(&actions);
         Look { report, acted }
     }

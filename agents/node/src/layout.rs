@@ -33,25 +33,78 @@ pub struct PodGroup {
     pub guaranteed: bool,
 }
 
-/// Finds the pods' cgroups.
+/// Looks for the pods' cgroups, and lists them only where the kernel's count of a folder's links says that some came or went.
 ///
-/// # Errors
-///
-/// If a folder that is there cannot be listed: then nobody knows what is missing.
-pub fn discover(root: &Cgroup) -> Result<Layout, Error> {
-    for place in PLACES {
-        match root.child(place) {
-            Ok(kubepods) => return list(&kubepods, place),
-            Err(error) if error.is_gone() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(Layout::default())
+/// One that went and one that came between two looks leave the count as it was: whoever finds one gone says so.
+#[derive(Debug, Default)]
+pub struct Finder {
+    layout: Layout,
+    listed: Vec<Listed>,
 }
 
-fn list(kubepods: &Cgroup, place: &str) -> Result<Layout, Error> {
+/// A folder as it was when it was listed.
+#[derive(Debug)]
+struct Listed {
+    folder: Cgroup,
+    links: u64,
+}
+
+impl Listed {
+    fn of(folder: Cgroup) -> Result<Self, Error> {
+        let links = folder.links()?;
+        Ok(Self { folder, links })
+    }
+
+    fn is_as_it_was(&self) -> bool {
+        // A folder that was removed has no links, and some file systems count none.
+        self.links >= 2 && self.folder.links().is_ok_and(|links| links == self.links)
+    }
+}
+
+impl Finder {
+    /// The layout as it was found last.
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Lists the folders at the next look whatever their links say.
+    pub fn forget(&mut self) {
+        self.listed.clear();
+    }
+
+    /// Looks for the cgroups; true if they were listed anew.
+    ///
+    /// # Errors
+    ///
+    /// If a folder that is there cannot be listed: then nobody knows what is missing.
+    pub fn look(&mut self, root: &Cgroup) -> Result<bool, Error> {
+        if !self.listed.is_empty() && self.listed.iter().all(Listed::is_as_it_was) {
+            return Ok(false);
+        }
+        self.listed.clear();
+        for place in PLACES {
+            match root.child(place) {
+                Ok(kubepods) => {
+                    let mut listed = Vec::new();
+                    self.layout = list(kubepods, place, &mut listed)?;
+                    self.listed = listed;
+                    return Ok(true);
+                }
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let nothing_before = self.layout == Layout::default();
+        self.layout = Layout::default();
+        Ok(!nothing_before)
+    }
+}
+
+fn list(kubepods: Cgroup, place: &str, listed: &mut Vec<Listed>) -> Result<Layout, Error> {
     let mut layout = Layout::default();
-    for name in kubepods.children()? {
+    // The count of links is taken before the list: what comes in between is found at the next look.
+    let kubepods = Listed::of(kubepods)?;
+    for name in kubepods.folder.children()? {
         let path = format!("{place}/{name}");
         if let Some(uid) = uid_of(&name) {
             layout.pods.push(PodGroup {
@@ -68,11 +121,13 @@ fn list(kubepods: &Cgroup, place: &str) -> Result<Layout, Error> {
             _ => continue,
         };
         *slot = Some(path.clone());
-        let children = match kubepods.child(&name).and_then(|class| class.children()) {
-            Ok(children) => children,
+        let pods = kubepods.folder.child(&name).and_then(Listed::of);
+        let (class, children) = match pods.and_then(|class| class.folder.children().map(|c| (class, c))) {
+            Ok(found) => found,
             Err(error) if error.is_gone() => continue,
             Err(error) => return Err(error),
         };
+        listed.push(class);
         for pod in children {
             if let Some(uid) = uid_of(&pod) {
                 layout.pods.push(PodGroup {
@@ -83,6 +138,7 @@ fn list(kubepods: &Cgroup, place: &str) -> Result<Layout, Error> {
             }
         }
     }
+    listed.push(kubepods);
     layout.pods.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(layout)
 }
@@ -110,6 +166,12 @@ mod tests {
         }
         let root = Cgroup::open(dir.path()).unwrap();
         (dir, root)
+    }
+
+    fn discover(root: &Cgroup) -> Result<Layout, Error> {
+        let mut finder = Finder::default();
+        finder.look(root)?;
+        Ok(finder.layout)
     }
 
     fn found(layout: &Layout) -> Vec<(&str, bool)> {
@@ -157,6 +219,48 @@ mod tests {
         let layout = discover(&root).unwrap();
         assert_eq!(found(&layout), [("b-2", false)]);
         assert!(layout.besteffort.is_some());
+    }
+
+    #[test]
+    fn folders_are_listed_again_only_when_a_cgroup_came_or_went() {
+        let (dir, root) = tree(&["kubepods/poda-1", "kubepods/burstable/podb-2", "kubepods/besteffort"]);
+        let mut finder = Finder::default();
+        assert!(finder.look(&root).unwrap());
+        assert!(!finder.look(&root).unwrap());
+        for (change, expected) in [
+            (
+                "kubepods/besteffort/podc-3",
+                vec![("c-3", false), ("b-2", false), ("a-1", true)],
+            ),
+            (
+                "kubepods/podd-4",
+                vec![("c-3", false), ("b-2", false), ("a-1", true), ("d-4", true)],
+            ),
+        ] {
+            std::fs::create_dir(dir.path().join(change)).unwrap();
+            assert!(finder.look(&root).unwrap());
+            assert_eq!(found(finder.layout()), expected);
+            assert!(!finder.look(&root).unwrap());
+        }
+        std::fs::remove_dir_all(dir.path().join("kubepods/burstable")).unwrap();
+        assert!(finder.look(&root).unwrap());
+        assert_eq!(found(finder.layout()), [("c-3", false), ("a-1", true), ("d-4", true)]);
+        std::fs::remove_dir_all(dir.path().join("kubepods")).unwrap();
+        assert!(finder.look(&root).unwrap());
+        assert_eq!(*finder.layout(), Layout::default());
+        assert!(!finder.look(&root).unwrap());
+    }
+
+    #[test]
+    fn whoever_saw_one_go_has_the_folders_listed_again() {
+        let (dir, root) = tree(&["kubepods/poda-1"]);
+        let mut finder = Finder::default();
+        finder.look(&root).unwrap();
+        std::fs::rename(dir.path().join("kubepods/poda-1"), dir.path().join("kubepods/podb-2")).unwrap();
+        assert!(!finder.look(&root).unwrap(), "the links are as they were");
+        finder.forget();
+        assert!(finder.look(&root).unwrap());
+        assert_eq!(found(finder.layout()), [("b-2", true)]);
     }
 
     #[test]

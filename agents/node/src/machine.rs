@@ -9,8 +9,9 @@ pub trait Machine {
     /// What it can do. Probed once.
     fn capabilities(&self) -> &Capabilities;
 
-    /// Looks at it. What cannot be read is absent in the answer, never an error: the rest goes on.
-    fn observe(&mut self, pods: &[PodInfo], now: Millis) -> Observation;
+    /// Looks at it, into `seen`, which holds what the look before saw, or nothing. What cannot be read is absent in it, never
+    /// an error: the rest goes on.
+    fn observe(&mut self, pods: &[PodInfo], now: Millis, seen: &mut Observation);
 
     /// Makes `actions` hold, all of them and nothing else: whatever an earlier call set and this one does not name goes
     /// back to what it was before. Writes only differences.

@@ -14,6 +14,9 @@ use crate::kernel::Kernel;
 /// Windows that are tried: the shortest that the kernel knows, which needs CAP_SYS_RESOURCE, and the shortest that does not.
 const WINDOWS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 
+/// What could not be armed is tried again after this many updates, though nothing changed.
+const RETRY_AFTER: u32 = 30;
+
 /// A pressure file, and the stall in thousandths of a window at which its triggers fire.
 pub type Arming = (&'static str, u32);
 
@@ -23,6 +26,9 @@ pub struct Triggers {
     wake: Arc<Notify>,
     armed: BTreeMap<(String, &'static str), Armed>,
     wanted: Vec<Arming>,
+    /// The kernel's generation that they were armed for, and the updates since.
+    armed_for: Option<u64>,
+    updates: u32,
     complained: bool,
 }
 
@@ -42,6 +48,8 @@ impl Triggers {
             wake,
             armed: BTreeMap::new(),
             wanted: Vec::new(),
+            armed_for: None,
+            updates: 0,
             complained: false,
         }
     }
@@ -51,10 +59,14 @@ impl Triggers {
         if *wanted != *self.wanted {
             self.armed.clear();
             self.wanted = wanted.to_vec();
+            self.armed_for = None;
         }
-        if wanted.is_empty() {
+        self.updates += 1;
+        let all_stand = self.armed_for == Some(kernel.generation()) && self.updates < RETRY_AFTER;
+        if wanted.is_empty() || (all_stand && !self.armed.values().any(|armed| armed.0.is_finished())) {
             return;
         }
+        (self.armed_for, self.updates) = (Some(kernel.generation()), 0);
         let places = kernel.trigger_places();
         self.armed
             .retain(|(path, _), armed| !armed.0.is_finished() && places.contains(path));

@@ -16,7 +16,7 @@ use duosuan_node::{
     kernel::{GroupRule, Kernel, Roots},
     machine::Machine,
 };
-use duosuan_policy::{Action, Tier};
+use duosuan_policy::{Action, Observation, Tier};
 
 const MAX: &str = "max 100000";
 
@@ -275,7 +275,8 @@ fn what_is_seen_of_a_folder_is_what_stands_in_it() {
     std::fs::create_dir_all(node.root().join("kubepods/burstable/poda-1")).unwrap();
     node.put("kubepods/burstable/poda-1/cpu.stat", "usage_us");
     let mut agent = node.agent();
-    let seen = agent.observe(&[], 0);
+    let mut seen = Observation::default();
+    agent.observe(&[], 0, &mut seen);
     assert!(seen.complete);
     let batch = &seen.groups[0];
     assert_eq!((batch.path.as_str(), batch.tier), ("batch", Tier::Batch));

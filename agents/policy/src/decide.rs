@@ -30,21 +30,20 @@ pub fn decide(
     now: Millis,
 ) -> (Vec<Action>, Report) {
     // 1. rates
-    let measured = state.counters.update(observation, now);
-    let young = young_requests(policy, observation, &measured, state, now);
+    let mut counters = std::mem::take(&mut state.counters);
+    let measured = counters.update(observation, now);
+    let young = young_requests(policy, observation, measured, state, now);
 
     // 2. samples
     if state.sampled.is_none_or(|at| now.saturating_sub(at) >= SAMPLE_SPAN) {
         let rates = state.sampled_counters.update(observation, now);
-        let [prod, mid, _] = rates.tiers;
+        let ([prod, mid, _], system) = (rates.tiers, rates.system);
         let (half_life, quantile) = (policy.half_life, policy.quantile_percent);
         state.sampled = Some(now);
-        state
-            .cpu
-            .add([prod.cpu, mid.cpu, rates.system.cpu], now, half_life, quantile);
+        state.cpu.add([prod.cpu, mid.cpu, system.cpu], now, half_life, quantile);
         state
             .memory
-            .add([prod.memory, mid.memory, rates.system.memory], now, half_life, quantile);
+            .add([prod.memory, mid.memory, system.memory], now, half_life, quantile);
         state.io_guard.remember(&rates.batch_io);
     }
 
@@ -199,6 +198,7 @@ pub fn decide(
         guards: guard_views(state),
         intended: intended.clone(),
     };
+    state.counters = counters;
     let actions = if policy.mode == Mode::Observe {
         Vec::new()
     } else {
@@ -238,9 +238,7 @@ fn young_requests(
     now: Millis,
 ) -> Resources {
     if observation.complete {
-        state
-            .first_seen
-            .retain(|path, _| observation.groups.binary_search_by(|g| g.path.cmp(path)).is_ok());
+        state.first_seen.retain(|path, _| observation.group(path).is_some());
     }
     let mut young = Resources::default();
     for group in &observation.groups {

@@ -59,9 +59,11 @@ impl IoGuard {
     pub fn remember(&mut self, sample: &ByGroup) {
         self.recent.retain(|path, _| sample.contains_key(path));
         for (path, devices) in sample {
-            let recent = self.recent.entry(path.clone()).or_default();
+            let Some(recent) = known(&mut self.recent, path) else {
+                continue;
+            };
             for (device, now) in devices {
-                let before = recent.entry(device.clone()).or_default();
+                let Some(before) = known(recent, device) else { continue };
                 *before = before.with(*now, |before, now| now.max(before - before.div_ceil(8)));
             }
         }
@@ -165,6 +167,14 @@ impl IoGuard {
         }
         actions
     }
+}
+
+/// The value of a key, which is copied only where it is new.
+fn known<'a, V: Default>(map: &'a mut BTreeMap<String, V>, key: &str) -> Option<&'a mut V> {
+    if !map.contains_key(key) {
+        map.insert(key.to_owned(), V::default());
+    }
+    map.get_mut(key)
 }
 
 /// IO by device, of all groups.

@@ -163,7 +163,7 @@ impl MemoryGuard {
         }
         let same = self.shares.keys().map(String::as_str).eq(batch.keys().copied());
         if self.limit != limit_before || (self.limit.is_some() && !same) {
-            self.share_out(&batch, groups, total);
+            self.share_out(&batch, reading.seen, total);
         }
         let mut actions = self.protections(&reading, now);
         actions.extend(self.limits());
@@ -231,16 +231,13 @@ impl MemoryGuard {
     }
 
     /// Each group keeps what it cannot give back; of the rest it gets a part by what it holds, or asked for.
-    fn share_out(&mut self, batch: &BTreeMap<&str, Batch>, groups: &[Group], total: Batch) {
+    fn share_out(&mut self, batch: &BTreeMap<&str, Batch>, seen: &Observation, total: Batch) {
         let Some(limit) = self.limit else {
             self.shares.clear();
             return;
         };
         let spare = (limit - total.fixed()).max(0);
-        let requests = |path: &str| {
-            let found = groups.binary_search_by(|g| g.path.as_str().cmp(path)).ok();
-            found.and_then(|at| groups.get(at)).map_or(0, |g| g.requests.memory)
-        };
+        let requests = |path: &str| seen.group(path).map_or(0, |g| g.requests.memory);
         let weights: BTreeMap<&str, i64> = batch
             .iter()
             .map(|(path, b)| (*path, b.charged.max(requests(path)).max(1)))

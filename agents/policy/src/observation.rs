@@ -192,6 +192,12 @@ pub struct Observation {
 }
 
 impl Observation {
+    /// A group by its path.
+    pub fn group(&self, path: &str) -> Option<&Group> {
+        let found = self.groups.binary_search_by(|g| g.path.as_str().cmp(path)).ok();
+        found.and_then(|at| self.groups.get(at))
+    }
+
     /// The kubelet's besteffort cgroup, if it holds every batch pod and nothing else.
     pub fn batch_alone_in(&self) -> Option<&str> {
         let inside = |path: &str, envelope: &str| {

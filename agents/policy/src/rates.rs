@@ -53,30 +53,42 @@ pub struct Measured {
 
 impl Counters {
     /// Takes in an observation and answers the rates since the one before.
-    pub fn update(&mut self, seen: &Observation, now: Millis) -> Measured {
+    pub fn update(&mut self, seen: &Observation, now: Millis) -> &Measured {
         let span = self.at.map(|at| now.saturating_sub(at));
         if span.is_some_and(|s| s < SHORTEST_SPAN) {
             self.measured.fresh = false;
-            return self.measured.clone();
+            return &self.measured;
         }
-        let measured = span.map(|span| self.measure(seen, span)).unwrap_or_default();
+        match span {
+            Some(span) => self.measure(seen, span),
+            None => self.measured = Measured::default(),
+        }
         self.at = Some(now);
         self.busy = seen.cpu_busy;
         self.stall = [seen.stall.cpu, seen.stall.memory, seen.stall.io];
-        self.groups = seen.groups.iter().map(|g| (g.path.clone(), totals(g))).collect();
-        self.measured = measured.clone();
-        measured
+        for group in &seen.groups {
+            match self.groups.get_mut(&group.path) {
+                Some(totals) => totals.take(group),
+                None => self.groups.entry(group.path.clone()).or_default().take(group),
+            }
+        }
+        if self.groups.len() > seen.groups.len() {
+            self.groups.retain(|path, _| seen.group(path).is_some());
+        }
+        &self.measured
     }
 
-    fn measure(&self, seen: &Observation, span: Millis) -> Measured {
+    fn measure(&mut self, seen: &Observation, span: Millis) {
         let cap = |rate: i64| rate.min(seen.capacity.cpu.max(0));
         let mut tiers = [Signals {
             cpu: Some(0),
             memory: Some(0),
         }; 3];
-        let mut group_cpu = BTreeMap::new();
         let (mut firm_stall, mut batch_stall) = (StallView::default(), None);
-        let mut batch_io = BTreeMap::new();
+        let Measured {
+            group_cpu, batch_io, ..
+        } = &mut self.measured;
+        let mut batch_groups = 0;
         for group in &seen.groups {
             let before = self.groups.get(&group.path);
             let rate = |index: usize, after: Option<u64>| {
@@ -90,8 +102,14 @@ impl Counters {
             };
             tier.cpu = plus(tier.cpu, cpu);
             tier.memory = plus(tier.memory, group.memory);
-            if let Some(cpu) = cpu {
-                group_cpu.insert(group.path.clone(), cpu);
+            match (cpu, group_cpu.get_mut(&group.path)) {
+                (Some(cpu), Some(known)) => *known = cpu,
+                (Some(cpu), None) => {
+                    group_cpu.insert(group.path.clone(), cpu);
+                }
+                (None, _) => {
+                    group_cpu.remove(&group.path);
+                }
             }
             let stall = rate(1, group.stall.cpu).map(|s| s.min(1000)).map(|stall| {
                 // Throttled time is summed over CPUs, so this subtracts rather too much for a wide pod: a pod that
@@ -99,8 +117,15 @@ impl Counters {
                 (stall - rate(2, group.cpu_throttled).unwrap_or(0)).max(0)
             });
             if group.tier == Tier::Batch {
+                batch_groups += 1;
                 batch_stall = batch_stall.max(stall);
-                batch_io.insert(group.path.clone(), self.io_rates(group, span));
+                match batch_io.get_mut(&group.path) {
+                    Some(devices) => io_rates(devices, before, group, span),
+                    None => {
+                        let devices = batch_io.entry(group.path.clone()).or_default();
+                        io_rates(devices, before, group, span);
+                    }
+                }
                 continue;
             }
             firm_stall.cpu = firm_stall.cpu.max(stall);
@@ -110,7 +135,13 @@ impl Counters {
             firm_stall.memory = firm_stall.memory.max(memory);
             firm_stall.io = firm_stall.io.max(rate(4, group.stall.io).map(|s| s.min(1000)));
         }
-        if seen.groups.iter().all(|g| g.tier == Tier::Batch) {
+        if group_cpu.len() > seen.groups.len() {
+            group_cpu.retain(|path, _| seen.group(path).is_some());
+        }
+        if batch_io.len() > batch_groups {
+            batch_io.retain(|path, _| seen.group(path).is_some_and(|g| g.tier == Tier::Batch));
+        }
+        if batch_groups == seen.groups.len() {
             firm_stall = StallView {
                 cpu: Some(0),
                 memory: Some(0),
@@ -138,51 +169,58 @@ impl Counters {
         let less = |a: Option<i64>, b: Option<i64>| Some((a? - b?).max(0));
         let [cpu, memory, io] = self.stall;
         let stall = |before, after| per_milli(before, after, span).map(|s| s.min(1000));
-        Measured {
-            fresh: true,
-            node,
-            system: Signals {
-                cpu: less(node.cpu, sum.cpu),
-                memory: less(node.memory, sum.memory),
-            },
-            tiers,
-            group_cpu,
-            node_stall: StallView {
-                cpu: stall(cpu, seen.stall.cpu),
-                memory: stall(memory, seen.stall.memory),
-                io: stall(io, seen.stall.io),
-            },
-            firm_stall,
-            batch_stall,
-            batch_io,
-        }
-    }
-
-    /// IO a second of a group that was there before; of a new one nobody knows when it began.
-    fn io_rates(&self, group: &Group, span: Millis) -> BTreeMap<String, Io> {
-        let Some(before) = self.groups.get(&group.path) else {
-            return BTreeMap::new();
+        let measured = &mut self.measured;
+        measured.fresh = true;
+        measured.node = node;
+        measured.system = Signals {
+            cpu: less(node.cpu, sum.cpu),
+            memory: less(node.memory, sum.memory),
         };
-        let rate = |(device, after): (&String, &Io)| {
-            let before = before.io.get(device).copied().unwrap_or_default();
-            let per_second = |after: u64, before: u64| after.saturating_sub(before).saturating_mul(1000) / span.max(1);
-            (device.clone(), after.with(before, per_second))
+        measured.tiers = tiers;
+        measured.node_stall = StallView {
+            cpu: stall(cpu, seen.stall.cpu),
+            memory: stall(memory, seen.stall.memory),
+            io: stall(io, seen.stall.io),
         };
-        group.io.iter().map(rate).collect()
+        measured.firm_stall = firm_stall;
+        measured.batch_stall = batch_stall;
     }
 }
 
-fn totals(group: &Group) -> Totals {
-    Totals {
-        counters: [
+impl Totals {
+    fn take(&mut self, group: &Group) {
+        self.counters = [
             group.cpu_usage,
             group.stall.cpu,
             group.cpu_throttled,
             group.stall.memory,
             group.stall.io,
             group.memory_hits,
-        ],
-        io: group.io.clone(),
+        ];
+        assign(&mut self.io, &group.io, |_, io| *io);
+    }
+}
+
+/// IO a second of a group that was there before; of a new one nobody knows when it began.
+fn io_rates(rates: &mut BTreeMap<String, Io>, before: Option<&Totals>, group: &Group, span: Millis) {
+    let Some(before) = before else {
+        rates.clear();
+        return;
+    };
+    assign(rates, &group.io, |device, after| {
+        let before = before.io.get(device).copied().unwrap_or_default();
+        let per_second = |after: u64, before: u64| after.saturating_sub(before).saturating_mul(1000) / span.max(1);
+        after.with(before, per_second)
+    });
+}
+
+/// Makes `into` hold what `of` makes of each entry of `from`; keys that are there already are kept.
+fn assign(into: &mut BTreeMap<String, Io>, from: &BTreeMap<String, Io>, of: impl Fn(&String, &Io) -> Io) {
+    if !into.keys().eq(from.keys()) {
+        *into = from.keys().map(|device| (device.clone(), Io::default())).collect();
+    }
+    for (io, (device, after)) in into.values_mut().zip(from) {
+        *io = of(device, after);
     }
 }
 

@@ -1,11 +1,11 @@
 //! Acting on the kernel: only differences, in the journal before they are made, read back after.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use duosuan_cgroup::{Cgroup, Error};
 use duosuan_policy::{Action, action::RECLAIM};
 
-use super::{Kernel, slot};
+use super::{Kernel, slot, slow::is_slow};
 use crate::{
     journal::{Entry, Key},
     machine::Acted,
@@ -18,11 +18,14 @@ const YIELD_AT: u32 = 20;
 const RETRY_AFTER: u64 = 30;
 /// Settings that are patient are read back after this many looks.
 const VERIFY_AFTER: u64 = 15;
+/// How long the end waits for a write that the kernel is at work on. What it sets is set at its beginning.
+const SETTLE: Duration = Duration::from_millis(500);
 
 impl Kernel {
     /// Makes `actions` hold and nothing else of ours.
     pub(super) fn act_on(&mut self, actions: &[Action]) -> Acted {
         let mut acted = Acted::default();
+        self.finish(&mut acted);
         let settings = actions.iter().filter(|a| a.file != RECLAIM);
         let wanted: BTreeMap<Key, &Action> = settings.map(|a| ((a.path.clone(), a.file.clone()), a)).collect();
         let over: Vec<Entry> = self
@@ -33,6 +36,12 @@ impl Kernel {
             .map(|(_, e)| e.clone())
             .collect();
         for entry in over {
+            let key = (entry.path.clone(), entry.file.clone());
+            if !self.slow.take_back(&key) {
+                // It is put back when it is made.
+                continue;
+            }
+            self.pending.remove(&key);
             match self.put_back(&entry) {
                 Ok(written) => acted.written += u64::from(written),
                 Err(message) => self.fail(slot::file(&entry.file), message),
@@ -49,9 +58,10 @@ impl Kernel {
         match self.journal.set_all(planned.iter().map(|p| p.entry.clone()).collect()) {
             Ok(()) => {
                 for plan in planned {
-                    let file = plan.entry.file.clone();
+                    let (file, reasserted) = (plan.entry.file.clone(), plan.setting.reasserted);
                     match self.carry_out(plan) {
-                        Ok(reasserted) => {
+                        Ok(false) => {}
+                        Ok(true) => {
                             acted.written += 1;
                             acted.reasserted += u64::from(reasserted);
                         }
@@ -62,9 +72,8 @@ impl Kernel {
             Err(error) => self.fail("journal", format!("{error:#}")),
         }
         for order in actions.iter().filter(|a| a.file == RECLAIM) {
-            match self.reclaim(order) {
-                Ok(bytes) => acted.reclaimed += bytes,
-                Err(message) => self.fail(RECLAIM, message),
+            if let Err(message) = self.reclaim(order) {
+                self.fail(RECLAIM, message);
             }
         }
         self.fights.retain(|key, _| wanted.contains_key(key));
@@ -73,23 +82,60 @@ impl Kernel {
         acted
     }
 
-    /// Has the kernel reclaim memory of a cgroup, and answers how many bytes that took off it.
-    fn reclaim(&self, order: &Action) -> Result<u64, String> {
-        let done = || {
-            let group = self.group(&order.path)?;
-            let before = group.memory_current()?.unwrap_or(0);
-            // What is not found to reclaim is asked for again where it is still wanted.
-            group.reclaim(order.value.parse().unwrap_or(0))?;
-            Ok::<u64, Error>(before.saturating_sub(group.memory_current()?.unwrap_or(before)))
-        };
-        match done() {
-            Ok(bytes) => {
-                tracing::info!(path = %order.path, bytes, "{}", order.why);
-                Ok(bytes)
+    /// Puts everything back that was changed.
+    pub(super) fn put_all_back(&mut self) -> Acted {
+        self.slow.settle(SETTLE);
+        self.pending.clear();
+        self.act_on(&[])
+    }
+
+    /// Takes note of what was made since the last look.
+    fn finish(&mut self, acted: &mut Acted) {
+        while let Some((key, made)) = self.slow.done() {
+            let Some(Pending { why, setting }) = self.pending.remove(&key) else {
+                continue;
+            };
+            let (path, file) = &key;
+            let outcome = match (setting, made) {
+                (None, Ok(bytes)) => {
+                    tracing::info!(%path, bytes, "{why}");
+                    acted.reclaimed += bytes;
+                    Ok(())
+                }
+                (None, Err(error)) if error.is_gone() => Ok(()),
+                (None, Err(error)) => Err(error.to_string()),
+                (Some(setting), Ok(_)) => {
+                    tracing::info!(%path, %file, from = %setting.from, to = %setting.to, "{why}");
+                    acted.written += 1;
+                    acted.reasserted += u64::from(setting.reasserted);
+                    Ok(())
+                }
+                (Some(setting), Err(error)) => self.refuse(&key, setting.before, &error),
+            };
+            if let Err(message) = outcome {
+                self.fail(slot::file(file), message);
             }
-            Err(error) if error.is_gone() => Ok(0),
-            Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// Orders the kernel to reclaim memory of a cgroup, unless it is still at an order before this one.
+    fn reclaim(&mut self, order: &Action) -> Result<(), String> {
+        let key = (order.path.clone(), order.file.clone());
+        if self.slow.writes(&key) {
+            return Ok(());
+        }
+        let group = match self.group(&order.path) {
+            Ok(group) => group,
+            Err(error) if error.is_gone() => return Ok(()),
+            Err(error) => return Err(error.to_string()),
+        };
+        let pending = Pending {
+            why: order.why.clone(),
+            setting: None,
+        };
+        self.pending.insert(key.clone(), pending);
+        self.slow.write(key, group, order.value.clone());
+        Ok(())
     }
 
     /// Writes the old value back, unless somebody else has written there since, or the cgroup is gone.
@@ -113,12 +159,13 @@ impl Kernel {
     }
 
     /// What there is to write for an action, if anything.
-    fn plan<'a>(&mut self, key: &Key, action: &'a Action) -> Result<Option<Planned<'a>>, String> {
+    fn plan(&mut self, key: &Key, action: &Action) -> Result<Option<Planned>, String> {
         let looks_since = |look: &u64| self.looks.saturating_sub(*look);
-        if self
-            .refused
-            .get(key)
-            .is_some_and(|look| looks_since(look) < RETRY_AFTER)
+        if self.slow.writes(key)
+            || self
+                .refused
+                .get(key)
+                .is_some_and(|look| looks_since(look) < RETRY_AFTER)
             || self
                 .verified
                 .get(key)
@@ -186,42 +233,84 @@ impl Kernel {
         };
         Ok(Some(Planned {
             group,
+            setting: Setting {
+                before: ours,
+                from: current,
+                to: entry.new.clone(),
+                reasserted,
+            },
             entry,
-            before: ours,
-            current,
-            reasserted,
-            why: &action.why,
+            why: action.why.clone(),
         }))
     }
 
-    /// Writes what is in the journal already; true if somebody else had changed it.
-    fn carry_out(&mut self, plan: Planned<'_>) -> Result<bool, String> {
-        let Entry { path, file, new, .. } = &plan.entry;
-        let key = (path.clone(), file.clone());
-        if let Err(error) = slot::write(&plan.group, file, new) {
-            // Nothing was changed, so there is nothing to restore; and the kernel is not asked the same every second.
-            self.refused.insert(key.clone(), self.looks);
-            match plan.before {
-                Some(before) => self.journal.set(before),
-                None => self.journal.restored(&key),
-            }
-            .map_err(|e| format!("{e:#}"))?;
-            return Err(error.to_string());
+    /// Writes what is in the journal already; false if that is under way now, or the cgroup is gone.
+    fn carry_out(&mut self, plan: Planned) -> Result<bool, String> {
+        let Planned {
+            group,
+            entry: Entry { path, file, new, .. },
+            setting,
+            why,
+        } = plan;
+        let key = (path, file);
+        if is_slow(&key.1) {
+            self.pending.insert(
+                key.clone(),
+                Pending {
+                    why,
+                    setting: Some(setting),
+                },
+            );
+            self.slow.write(key, group, new);
+            return Ok(false);
         }
-        tracing::info!(%path, %file, from = %plan.current, to = %new, "{}", plan.why);
-        Ok(plan.reasserted)
+        let (path, file) = &key;
+        if let Err(error) = slot::write(&group, file, &new) {
+            return self.refuse(&key, setting.before, &error).map(|()| false);
+        }
+        tracing::info!(%path, %file, from = %setting.from, to = %setting.to, "{why}");
+        Ok(true)
+    }
+
+    /// Nothing was changed, so there is nothing to restore; and the kernel is not asked the same every second.
+    fn refuse(&mut self, key: &Key, before: Option<Entry>, error: &Error) -> Result<(), String> {
+        self.refused.insert(key.clone(), self.looks);
+        match before {
+            Some(before) => self.journal.set(before),
+            None => self.journal.restored(key),
+        }
+        .map_err(|e| format!("{e:#}"))?;
+        if error.is_gone() {
+            return Ok(());
+        }
+        Err(error.to_string())
     }
 }
 
 /// A setting that is to be written.
-struct Planned<'a> {
+struct Planned {
     group: Cgroup,
     entry: Entry,
+    setting: Setting,
+    why: String,
+}
+
+/// A setting and what it was.
+#[derive(Debug)]
+pub(super) struct Setting {
     /// What the journal said of it.
     before: Option<Entry>,
-    current: String,
+    from: String,
+    to: String,
+    /// Whether somebody else had changed it.
     reasserted: bool,
-    why: &'a str,
+}
+
+/// A write under way: of a setting, or an order to reclaim.
+#[derive(Debug)]
+pub(super) struct Pending {
+    why: String,
+    setting: Option<Setting>,
 }
 
 /// Writes the old value; true if that was needed.

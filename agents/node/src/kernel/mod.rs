@@ -3,6 +3,7 @@
 mod actor;
 mod observer;
 mod slot;
+mod slow;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +17,7 @@ use serde::Deserialize;
 
 use crate::{
     journal::{Journal, Key},
-    layout::Layout,
+    layout::Finder,
     machine::{Acted, Failure, Machine},
     pods::PodInfo,
 };
@@ -49,8 +50,15 @@ pub struct Kernel {
     proc: Proc,
     rules: Vec<GroupRule>,
     capabilities: Capabilities,
-    layout: Layout,
-    held: BTreeMap<String, observer::Held>,
+    finder: Finder,
+    /// Cgroups that are looked at, in the order of the groups that are seen.
+    held: Vec<observer::Held>,
+    /// The pods as they were when that was found out.
+    known: Vec<PodInfo>,
+    /// Whether one that should be looked at was not there.
+    missing: bool,
+    /// Counts up when other cgroups are looked at.
+    generation: u64,
     looks: u64,
     journal: Journal,
     /// How often each setting was changed back lately: who fights is yielded to.
@@ -59,6 +67,9 @@ pub struct Kernel {
     refused: BTreeMap<Key, u64>,
     /// Patient settings that held, with the look at which they did.
     verified: BTreeMap<Key, (String, u64)>,
+    /// Writes for which the kernel takes its time, and what is to be said of each when it is made.
+    slow: slow::Slow,
+    pending: BTreeMap<Key, actor::Pending>,
     failed: Vec<Failure>,
     /// Failures that were logged already, and have not ceased since.
     logged: BTreeSet<String>,
@@ -81,7 +92,7 @@ impl Kernel {
                 roots.cgroup.display()
             );
         }
-        let proc = Proc::new(&roots.proc);
+        let proc = Proc::open(&roots.proc).context("no /proc: give --proc-root DIR")?;
         proc.cpu_time().context("the node's CPU time cannot be read")?;
         proc.meminfo().context("the node's memory cannot be read")?;
         let boot = boot_id(&roots.proc);
@@ -91,13 +102,18 @@ impl Kernel {
             proc,
             rules,
             capabilities: Capabilities::default(),
-            layout: Layout::default(),
-            held: BTreeMap::new(),
+            finder: Finder::default(),
+            held: Vec::new(),
+            known: Vec::new(),
+            missing: false,
+            generation: 0,
             looks: 0,
             journal,
             fights: BTreeMap::new(),
             refused: BTreeMap::new(),
             verified: BTreeMap::new(),
+            slow: slow::Slow::start().context("no thread to reclaim memory")?,
+            pending: BTreeMap::new(),
             failed: Vec::new(),
             logged: BTreeSet::new(),
             failing: BTreeSet::new(),
@@ -116,7 +132,9 @@ impl Kernel {
 
     /// Puts everything back that was changed.
     pub fn restore(&mut self) -> Acted {
-        self.act(&[])
+        let mut acted = self.put_all_back();
+        acted.failed = std::mem::take(&mut self.failed);
+        acted
     }
 
     /// Cgroups whose stall is prod's: triggers belong on their pressure files. Batch is in none of them.
@@ -126,8 +144,14 @@ impl Kernel {
             .iter()
             .filter(|r| r.tier != Tier::Batch)
             .map(|r| r.path.clone());
-        let guaranteed = self.layout.pods.iter().filter(|p| p.guaranteed).map(|p| p.path.clone());
-        rules.chain(self.layout.burstable.clone()).chain(guaranteed).collect()
+        let layout = self.finder.layout();
+        let guaranteed = layout.pods.iter().filter(|p| p.guaranteed).map(|p| p.path.clone());
+        rules.chain(layout.burstable.clone()).chain(guaranteed).collect()
+    }
+
+    /// Changes when other cgroups are looked at, and with them perhaps [`Kernel::trigger_places`].
+    pub const fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// A cgroup below the root.
@@ -157,10 +181,10 @@ impl Machine for Kernel {
         &self.capabilities
     }
 
-    fn observe(&mut self, pods: &[PodInfo], _now: Millis) -> Observation {
+    fn observe(&mut self, pods: &[PodInfo], _now: Millis, seen: &mut Observation) {
         // What did not fail again since the last look may be logged again.
         self.logged = std::mem::take(&mut self.failing);
-        self.observe_groups(pods)
+        self.observe_groups(pods, seen);
     }
 
     fn act(&mut self, actions: &[Action]) -> Acted {

@@ -1,4 +1,7 @@
 //! Looking at the kernel.
+//!
+//! What is looked at stays from look to look: cgroups, their files and the observation itself. Where no cgroup came or went,
+//! a look opens nothing and allocates nothing.
 
 use std::collections::BTreeMap;
 
@@ -6,20 +9,21 @@ use duosuan_cgroup::{Cgroup, Error, IoStat};
 use duosuan_policy::{Capabilities, Group, Io, Observation, Resources, Stall, Tier};
 
 use super::Kernel;
-use crate::{
-    layout::discover,
-    pods::{PodInfo, bound_batch},
-};
+use crate::pods::{PodInfo, bound_batch};
 
-/// The containers of a pod are listed anew after this many looks: they change rarely, and only their throttling is read.
+/// Where the file system does not count a folder's links, the containers of a pod are listed anew after this many looks.
 const RELIST_CONTAINERS: u64 = 5;
 
 /// A cgroup that is looked at again and again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Held {
-    group: Cgroup,
+    group: Option<Cgroup>,
+    /// Those right below a pod's, whose throttling is the pod's, too.
     containers: Vec<Cgroup>,
-    listed: u64,
+    /// The cgroup's links when its containers were listed; 0 if they are to be listed.
+    links: u64,
+    /// The look at which it was looked at last.
+    looked: u64,
 }
 
 /// A cgroup to look at.
@@ -30,67 +34,71 @@ struct Target {
 }
 
 impl Kernel {
-    pub(super) fn observe_groups(&mut self, pods: &[PodInfo]) -> Observation {
+    pub(super) fn observe_groups(&mut self, pods: &[PodInfo], seen: &mut Observation) {
         self.looks += 1;
-        let mut complete = true;
-        match discover(&self.root) {
-            Ok(layout) => self.layout = layout,
-            Err(error) => {
-                complete = false;
-                self.fail("cgroup", error.to_string());
-            }
+        seen.complete = self.find(pods, seen);
+        // One that went may have made room for one that nothing tells of.
+        if self.look_at_all(&mut seen.groups) {
+            seen.complete = self.find(pods, seen);
+            self.look_at_all(&mut seen.groups);
         }
-        let targets = self.targets(pods);
-        self.held.retain(|path, _| targets.iter().any(|t| t.path == *path));
-        let mut groups = Vec::with_capacity(targets.len());
-        for target in targets {
-            match self.look_at(&target) {
-                Ok(Some(group)) => groups.push(group),
-                Ok(None) => {}
-                // Gone between the listing and the look: nobody is left to count.
-                Err(error) if error.is_gone() => drop(self.held.remove(&target.path)),
-                Err(error) => {
-                    let file = error
-                        .path
-                        .file_name()
-                        .unwrap_or_default()
-                        .to_string_lossy()
-                        .into_owned();
-                    self.fail(&file, error.to_string());
-                    groups.push(Group {
-                        path: target.path,
-                        tier: target.tier,
-                        requests: target.requests,
-                        ..Group::default()
-                    });
-                }
-            }
-        }
-        groups.sort_by(|a, b| a.path.cmp(&b.path));
         self.probe();
         let cpu = self.read("stat", |k| k.proc.cpu_time().map(Some));
         let memory = self.read("meminfo", |k| k.proc.meminfo().map(Some));
-        let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let total = |k: &mut Self, resource: &'static str| {
             k.read("pressure", |k| k.proc.pressure(resource)).map(|p| p.some.total)
         };
-        let stall = Stall {
+        seen.stall = Stall {
             cpu: total(self, "cpu"),
             memory: total(self, "memory"),
             io: total(self, "io"),
         };
-        Observation {
-            capacity: Resources {
-                cpu: cpu.map_or(0, |c| i64::from(c.cpus) * 1000),
-                memory: memory.map_or(0, |m| bytes(m.total)),
-            },
-            cpu_busy: cpu.map(|c| c.busy),
-            memory_used: memory.map(|m| bytes(m.total.saturating_sub(m.available))),
-            stall,
-            groups,
-            complete,
-            envelope: self.layout.besteffort.clone(),
-            bound_batch: bound_batch(pods),
+        seen.capacity = Resources {
+            cpu: cpu.map_or(0, |c| i64::from(c.cpus) * 1000),
+            memory: memory.map_or(0, |m| bytes(m.total)),
+        };
+        seen.cpu_busy = cpu.map(|c| c.busy);
+        seen.memory_used = memory.map(|m| bytes(m.total.saturating_sub(m.available)));
+        let envelope = &self.finder.layout().besteffort;
+        if seen.envelope != *envelope {
+            seen.envelope.clone_from(envelope);
+        }
+        seen.bound_batch = bound_batch(pods);
+    }
+
+    /// Finds out what there is to look at. False if that could not be found out: then it is what it was.
+    fn find(&mut self, pods: &[PodInfo], seen: &mut Observation) -> bool {
+        let changed = match self.finder.look(&self.root) {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.fail("cgroup", error.to_string());
+                return false;
+            }
+        };
+        let another = seen.groups.len() != self.held.len();
+        if changed || another || self.missing || self.known != pods {
+            self.known = pods.to_vec();
+            self.missing = false;
+            self.generation += 1;
+            self.hold(self.targets(pods), &mut seen.groups);
+        }
+        true
+    }
+
+    /// Holds the targets and no other cgroups, in the order of their paths. What was held before stays open.
+    fn hold(&mut self, targets: Vec<Target>, groups: &mut Vec<Group>) {
+        let held = std::mem::take(&mut self.held).into_iter();
+        let mut before: BTreeMap<String, (Held, Group)> = held
+            .zip(std::mem::take(groups))
+            .map(|(held, group)| (group.path.clone(), (held, group)))
+            .collect();
+        for target in targets {
+            let (held, mut group) = before.remove(&target.path).unwrap_or_default();
+            group.path = target.path;
+            group.tier = target.tier;
+            group.requests = target.requests;
+            self.held.push(held);
+            groups.push(group);
         }
     }
 
@@ -98,7 +106,7 @@ impl Kernel {
     fn targets(&self, pods: &[PodInfo]) -> Vec<Target> {
         let by_uid: BTreeMap<&str, &PodInfo> = pods.iter().map(|p| (p.uid.as_str(), p)).collect();
         let named = |path: &str| self.rules.iter().find(|r| r.path.trim_matches('/') == path);
-        let pods = self.layout.pods.iter().map(|group| {
+        let pods = self.finder.layout().pods.iter().map(|group| {
             // A static pod's cgroup carries the hash of its file, which is no UID that the API server knows.
             let info = by_uid.get(group.uid.as_str());
             let tier = named(&group.path)
@@ -122,84 +130,43 @@ impl Kernel {
         targets
     }
 
-    fn look_at(&mut self, target: &Target) -> Result<Option<Group>, Error> {
-        let looks = self.looks;
-        let held = match self.held.entry(target.path.clone()) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                let group = self.root.child(&target.path)?;
-                entry.insert(Held {
-                    group,
-                    containers: Vec::new(),
-                    listed: 0,
-                })
-            }
-        };
-        let group = &held.group;
-        let stat = match group.cpu_stat() {
-            // The same name, another cgroup: a pod that came back between two looks.
-            Err(error) if error.is_gone() => {
-                held.group = self.root.child(&target.path)?;
-                held.containers.clear();
-                held.listed = 0;
-                held.group.cpu_stat()?
-            }
-            other => other?,
-        };
-        let group = &held.group;
-        if target.tier != Tier::Batch && (held.listed == 0 || looks - held.listed >= RELIST_CONTAINERS) {
-            held.listed = looks;
-            let names = group.children()?;
-            held.containers.retain(|c| {
-                c.path()
-                    .file_name()
-                    .is_some_and(|n| names.iter().any(|m| n == m.as_str()))
-            });
-            for name in &names {
-                if !held
-                    .containers
-                    .iter()
-                    .any(|c| c.path().file_name().is_some_and(|n| n == name.as_str()))
-                {
-                    // One that is gone again is none.
-                    held.containers.extend(group.child(name));
+    /// Looks at each cgroup that this look has not looked at yet. True if one was gone: it is held no longer.
+    fn look_at_all(&mut self, groups: &mut Vec<Group>) -> bool {
+        let mut held = std::mem::take(&mut self.held);
+        let mut gone = false;
+        let mut at = 0;
+        while let (Some(one), Some(group)) = (held.get_mut(at), groups.get_mut(at)) {
+            if one.looked < self.looks {
+                one.looked = self.looks;
+                match one.look(&self.root, group) {
+                    Ok(()) => {}
+                    // Gone between the listing and the look: nobody is left to count.
+                    Err(error) if error.is_gone() => {
+                        held.remove(at);
+                        groups.remove(at);
+                        gone = true;
+                        continue;
+                    }
+                    Err(error) => {
+                        let file = error.path.file_name().unwrap_or_default().to_string_lossy();
+                        self.fail(&file, error.to_string());
+                        *group = Group {
+                            path: std::mem::take(&mut group.path),
+                            tier: group.tier,
+                            requests: group.requests,
+                            ..Group::default()
+                        };
+                    }
                 }
             }
+            at += 1;
         }
-        let own = stat.and_then(|s| s.throttled);
-        let inner = held
-            .containers
-            .iter()
-            .filter_map(|c| c.cpu_stat().ok().flatten().and_then(|s| s.throttled));
-        let throttled = inner.fold(own, |sum, t| Some(sum.unwrap_or(0).saturating_add(t)));
-        let current = group.memory_current()?;
-        let memory = group.memory_stat()?;
-        let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let batch = target.tier == Tier::Batch;
-        // Batch's own limits are ours, and prod's IO is measured by how it stalls.
-        let hits = if batch { None } else { group.memory_events()? };
-        let io = if batch { group.io_stat()? } else { None };
-        Ok(Some(Group {
-            path: target.path.clone(),
-            tier: target.tier,
-            requests: target.requests,
-            cpu_usage: stat.map(|s| s.usage),
-            cpu_throttled: throttled,
-            memory: current.map(|c| bytes(c.saturating_sub(memory.map_or(0, |m| m.inactive_file)))),
-            memory_charged: current.map(bytes),
-            memory_reclaimable: memory.map(|m| bytes(m.reclaimable())),
-            memory_hits: hits.map(|e| e.high.saturating_add(e.max)),
-            io: io
-                .into_iter()
-                .flatten()
-                .map(|(device, stat)| (device, totals(stat)))
-                .collect(),
-            stall: Stall {
-                cpu: group.cpu_pressure()?.map(|p| p.some.total),
-                memory: group.memory_pressure()?.map(|p| p.some.total),
-                io: group.io_pressure()?.map(|p| p.some.total),
-            },
-        }))
+        self.held = held;
+        if gone {
+            self.finder.forget();
+            self.missing = true;
+        }
+        gone
     }
 
     /// What this kernel can do, by what there is in any cgroup that we look at (the root has few files).
@@ -208,13 +175,14 @@ impl Kernel {
             return;
         }
         let besteffort = self
-            .layout
+            .finder
+            .layout()
             .besteffort
             .as_deref()
             .and_then(|path| self.root.child(path).ok());
         let Some(group) = besteffort
             .as_ref()
-            .or_else(|| self.held.values().next().map(|h| &h.group))
+            .or_else(|| self.held.first().and_then(|h| h.group.as_ref()))
         else {
             return;
         };
@@ -246,6 +214,110 @@ impl Kernel {
     }
 }
 
+impl Held {
+    /// Looks at the cgroup, into `group`.
+    fn look(&mut self, root: &Cgroup, group: &mut Group) -> Result<(), Error> {
+        let stat = match self.group.as_ref().map(Cgroup::cpu_stat) {
+            Some(Ok(stat)) => stat,
+            Some(Err(error)) if !error.is_gone() => return Err(error),
+            // Not opened yet; or the same name, another cgroup: a pod that came back between two looks.
+            None | Some(Err(_)) => {
+                *self = Self {
+                    looked: self.looked,
+                    ..Self::default()
+                };
+                self.group.insert(root.child(&group.path)?).cpu_stat()?
+            }
+        };
+        let Some(cgroup) = &self.group else { return Ok(()) };
+        let batch = group.tier == Tier::Batch;
+        group.cpu_usage = stat.map(|s| s.usage);
+        let own = stat.and_then(|s| s.throttled);
+        group.cpu_throttled = if batch {
+            own
+        } else {
+            let links = cgroup.links()?;
+            if links != self.links || (links < 2 && self.looked.is_multiple_of(RELIST_CONTAINERS)) {
+                list(cgroup, &mut self.containers)?;
+                self.links = links;
+            }
+            throttled(own, &self.containers, &mut self.links)
+        };
+        let current = cgroup.memory_current()?;
+        let memory = cgroup.memory_stat()?;
+        group.memory = current.map(|c| bytes(c.saturating_sub(memory.map_or(0, |m| m.inactive_file))));
+        group.memory_charged = current.map(bytes);
+        group.memory_reclaimable = memory.map(|m| bytes(m.reclaimable()));
+        // Batch's own limits are ours, and prod's IO is measured by how it stalls.
+        group.memory_hits = if batch {
+            io(cgroup, &mut group.io)?;
+            None
+        } else {
+            group.io.clear();
+            cgroup.memory_events()?.map(|e| e.high.saturating_add(e.max))
+        };
+        group.stall = Stall {
+            cpu: cgroup.cpu_pressure()?.map(|p| p.some.total),
+            memory: cgroup.memory_pressure()?.map(|p| p.some.total),
+            io: cgroup.io_pressure()?.map(|p| p.some.total),
+        };
+        Ok(())
+    }
+}
+
+/// Opens the cgroups right below that are new, and drops those that are gone.
+fn list(group: &Cgroup, containers: &mut Vec<Cgroup>) -> Result<(), Error> {
+    let names = group.children()?;
+    let is = |c: &Cgroup, name: &str| c.path().file_name().is_some_and(|n| n == name);
+    containers.retain(|c| names.iter().any(|name| is(c, name)));
+    for name in &names {
+        if !containers.iter().any(|c| is(c, name)) {
+            // One that is gone again is none.
+            containers.extend(group.child(name));
+        }
+    }
+    Ok(())
+}
+
+/// Throttled time of a pod and its containers. One that is gone has them listed again.
+fn throttled(own: Option<u64>, containers: &[Cgroup], links: &mut u64) -> Option<u64> {
+    let mut sum = own;
+    for container in containers {
+        match container.cpu_stat() {
+            Ok(stat) => {
+                if let Some(time) = stat.and_then(|s| s.throttled) {
+                    sum = Some(sum.unwrap_or(0).saturating_add(time));
+                }
+            }
+            Err(_) => *links = 0,
+        }
+    }
+    sum
+}
+
+/// Reads a cgroup's IO by device, into `devices`.
+fn io(group: &Cgroup, devices: &mut BTreeMap<String, Io>) -> Result<(), Error> {
+    let mut found = 0;
+    group.io_stat(|device, stat| {
+        found += 1;
+        match devices.get_mut(device) {
+            Some(io) => *io = totals(stat),
+            None => {
+                devices.insert(device.to_owned(), totals(stat));
+            }
+        }
+    })?;
+    if found == devices.len() {
+        return Ok(());
+    }
+    // A device went.
+    devices.clear();
+    group.io_stat(|device, stat| {
+        devices.insert(device.to_owned(), totals(stat));
+    })?;
+    Ok(())
+}
+
 fn totals(stat: IoStat) -> Io {
     Io {
         read_bytes: stat.read_bytes,
@@ -253,4 +325,8 @@ fn totals(stat: IoStat) -> Io {
         reads: stat.reads,
         writes: stat.writes,
     }
+}
+
+fn bytes(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }

@@ -133,7 +133,7 @@ impl Machine for SimulatedMachine {
         &self.capabilities
     }
 
-    fn observe(&mut self, pods: &[PodInfo], now: Millis) -> Observation {
+    fn observe(&mut self, pods: &[PodInfo], now: Millis, seen: &mut Observation) {
         self.advance(pods, now);
         let mut groups: Vec<Group> = pods
             .iter()
@@ -165,7 +165,7 @@ impl Machine for SimulatedMachine {
             .collect();
         groups.sort_by(|a, b| a.path.cmp(&b.path));
         let memory: i64 = groups.iter().filter_map(|g| g.memory).sum();
-        Observation {
+        *seen = Observation {
             capacity: self.capacity,
             cpu_busy: Some(self.busy),
             memory_used: Some((memory + self.capacity.memory / 1000 * SYSTEM_MILLI).min(self.capacity.memory)),
@@ -178,7 +178,7 @@ impl Machine for SimulatedMachine {
             complete: true,
             envelope: Some(BEST_EFFORT.to_owned()),
             bound_batch: crate::pods::bound_batch(pods),
-        }
+        };
     }
 
     fn act(&mut self, actions: &[Action]) -> Acted {
@@ -311,8 +311,9 @@ mod tests {
             value: "50000 100000".to_owned(),
             why: String::new(),
         }]);
-        machine.observe(&pods, 0);
-        let seen = machine.observe(&pods, 1_000);
+        let mut seen = Observation::default();
+        machine.observe(&pods, 0, &mut seen);
+        machine.observe(&pods, 1_000, &mut seen);
         assert_eq!(seen.groups.first().unwrap().cpu_usage, Some(500_000));
     }
 }

@@ -1,0 +1,183 @@
+//! A folder that holds what a kernel shows of a node with many pods.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
+
+use duosuan_node::{
+    agent::Agent,
+    kernel::{Kernel, Roots},
+    pods::PodInfo,
+    selection::Choice,
+};
+use duosuan_policy::{Policy, Resources, State, Tier};
+
+/// Of ten pods, so many are guaranteed, and so many batch; the rest are burstable.
+const OF_TEN: (usize, usize) = (1, 3);
+
+/// A node of prod and batch pods with a container each.
+pub(crate) struct Folder {
+    dir: tempfile::TempDir,
+    pods: Vec<PodInfo>,
+}
+
+impl Folder {
+    pub(crate) fn of(pods: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = Self { dir, pods: Vec::new() };
+        folder.put("cgroup/cgroup.controllers", "cpuset cpu io memory pids");
+        folder.group("cgroup/kubepods", 0);
+        folder.group("cgroup/kubepods/besteffort", 0);
+        folder.group("cgroup/kubepods/burstable", 0);
+        for n in 0..pods {
+            folder.pod(n);
+        }
+        for (file, text) in [("stat", node_stat()), ("meminfo", meminfo())] {
+            folder.put(&format!("proc/{file}"), &text);
+        }
+        for resource in ["cpu", "memory", "io"] {
+            folder.put(&format!("proc/pressure/{resource}"), &pressure(1000));
+        }
+        folder
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("cgroup")
+    }
+
+    fn put(&self, file: &str, text: &str) {
+        let path = self.dir.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, format!("{text}\n")).unwrap();
+    }
+
+    fn pod(&mut self, n: usize) {
+        let uid = format!("{n:08x}-0000-4000-8000-000000000000");
+        let (guaranteed, batch) = OF_TEN;
+        let (class, tier) = match n % 10 {
+            at if at < guaranteed => ("", Tier::Prod),
+            at if at < guaranteed + batch => ("besteffort/", Tier::Batch),
+            _ => ("burstable/", Tier::Prod),
+        };
+        let path = format!("cgroup/kubepods/{class}pod{uid}");
+        self.group(&path, n);
+        self.group(&format!("{path}/container"), n);
+        self.pods.push(PodInfo {
+            uid,
+            name: format!("default/pod-{n}"),
+            node: "node".to_owned(),
+            tier,
+            requests: Resources {
+                cpu: 100,
+                memory: 64 << 20,
+            },
+            burstable: tier == Tier::Prod,
+        });
+    }
+
+    fn group(&self, path: &str, n: usize) {
+        for (file, text) in [
+            ("cpu.idle", "0".to_owned()),
+            ("cpu.max", "max 100000".to_owned()),
+            ("cpu.max.burst", "0".to_owned()),
+            ("cpu.weight", "100".to_owned()),
+            ("io.max", String::new()),
+            ("io.weight", "default 100".to_owned()),
+            ("memory.current", (20_000_000 + n * 4096).to_string()),
+            (
+                "memory.events",
+                "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0".to_owned(),
+            ),
+            ("memory.high", "max".to_owned()),
+            ("memory.low", "0".to_owned()),
+            ("memory.reclaim", String::new()),
+            ("memory.stat", memory_stat()),
+            (
+                "io.stat",
+                "254:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0".to_owned(),
+            ),
+        ] {
+            self.put(&format!("{path}/{file}"), &text);
+        }
+        for resource in ["cpu", "memory", "io"] {
+            self.put(&format!("{path}/{resource}.pressure"), &pressure(n));
+        }
+        self.pass(&self.dir.path().join(path), 0, n);
+    }
+
+    /// Lets a group have used so many milliseconds of CPU.
+    fn pass(&self, group: &Path, milliseconds: u64, n: usize) {
+        let usage = milliseconds * 1000 + n as u64;
+        let text = format!(
+            "usage_usec {usage}\nuser_usec {usage}\nsystem_usec 0\nnice_usec 0\nnr_periods 0\nnr_throttled 0\nthrottled_usec 0\nnr_bursts 0\nburst_usec 0\n"
+        );
+        std::fs::write(group.join("cpu.stat"), text).unwrap();
+    }
+
+    /// Lets every group have used so many milliseconds of CPU since the beginning.
+    pub(crate) fn all_used(&self, milliseconds: u64) {
+        for (n, pod) in self.pods.iter().enumerate() {
+            let class = match (pod.burstable, n % 10 < OF_TEN.0) {
+                (_, true) => "",
+                (true, _) => "burstable/",
+                (false, _) => "besteffort/",
+            };
+            let path = self.root().join(format!("kubepods/{class}pod{}", pod.uid));
+            self.pass(&path, milliseconds, n);
+        }
+    }
+
+    /// What an agent has of it.
+    pub(crate) fn kernel(&self) -> Kernel {
+        let roots = Roots {
+            cgroup: self.root(),
+            proc: self.dir.path().join("proc"),
+            journal: self.dir.path().join("journal"),
+        };
+        Kernel::open(&roots, Vec::new()).unwrap()
+    }
+
+    /// An agent that serves it, with a policy that acts.
+    pub(crate) fn agent(&self) -> Agent<Kernel> {
+        let mut agent = Agent::new(self.kernel(), State::default());
+        agent.set_pods(self.pods.clone());
+        agent.follow(Choice::Policy {
+            name: "steady".to_owned(),
+            policy: Policy::default(),
+        });
+        agent
+    }
+}
+
+fn pressure(total: usize) -> String {
+    let line = format!("avg10=0.00 avg60=0.00 avg300=0.00 total={total}");
+    format!("some {line}\nfull {line}")
+}
+
+/// As long as a kernel's: sixty keys.
+fn memory_stat() -> String {
+    let mut text = "anon 8000000\nfile 12000000\nshmem 0\ninactive_file 6000000\nslab_reclaimable 100000".to_owned();
+    for key in 0..55 {
+        write!(text, "\nworkingset_something_{key} {}", key * 1_000).unwrap();
+    }
+    text
+}
+
+fn meminfo() -> String {
+    let mut text = "MemTotal:       65536000 kB\nMemFree:        30000000 kB\nMemAvailable:   50000000 kB".to_owned();
+    for key in 0..50 {
+        write!(text, "\nSomething{key}:  {key} kB").unwrap();
+    }
+    text
+}
+
+/// Of a node with sixteen CPUs.
+fn node_stat() -> String {
+    let mut text = "cpu  100000 0 20000 900000 100 0 50 0 0 0".to_owned();
+    for cpu in 0..16 {
+        write!(text, "\ncpu{cpu} 6250 0 1250 56250 6 0 3 0 0 0").unwrap();
+    }
+    text + "\nintr 1 2 3\nctxt 4"
+}
