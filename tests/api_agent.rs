@@ -106,6 +106,80 @@ async fn a_node_under_a_policy_reports_and_offers_capacity_and_allocatable_alike
     lab.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_terms_of_an_offer_and_what_guards_did_are_reported_and_shown_by_top() {
+    let lab = Lab::start("agent-top").await;
+    lab.policy(json!({})).await;
+    lab.pod("online", json!({"cpu": "4", "memory": "8Gi"})).await;
+    let report = lab
+        .report_until("a fresh forecast", |r| {
+            condition(r, "ForecastReady").is_some_and(|c| c.0 == "Fresh")
+        })
+        .await;
+    let status = report.status.as_ref().unwrap();
+    let parse = [duosuan_node::quantity::milli, duosuan_node::quantity::whole];
+    for ((offer, resource), amount) in status.offers.iter().zip(["cpu", "memory"]).zip(parse) {
+        let of = |quantity: &k8s_openapi::apimachinery::pkg::api::resource::Quantity| amount(quantity).unwrap();
+        assert_eq!((offer.resource.as_str(), offer.basis.as_str()), (resource, "Fresh"));
+        let (system, prod) = (
+            of(offer.system_peak.as_ref().unwrap()),
+            of(offer.prod_peak.as_ref().unwrap()),
+        );
+        let target = of(&offer.capacity) - of(&offer.margin) - system - prod - of(&offer.young_requests);
+        // Each term is written in whole mebibytes, rounded up.
+        let close = (of(offer.target.as_ref().unwrap()) - target).abs();
+        assert!(close <= if resource == "cpu" { 0 } else { 6 * MIB }, "{offer:?}");
+        assert!(
+            of(&offer.offered) <= target + close && of(&offer.bound) == 0,
+            "{offer:?}"
+        );
+    }
+    assert!(status.system.contains_key("cpu") && status.system.contains_key("memory"));
+    // What a guard cannot do is said once.
+    let deed = status.actions.last().unwrap();
+    assert_eq!(deed.guard, "io");
+    assert!(
+        deed.action
+            .starts_with("off: the kernel has neither io.max nor io.weight"),
+        "{deed:?}"
+    );
+    assert!(deed.time <= *status.time.as_ref().unwrap());
+
+    let binary = duosuan_tests::binary::binary("duosuan", "duosuan").unwrap();
+    let kubeconfig = cluster().unwrap().kubeconfig().display().to_string();
+    let top = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(&binary);
+        let output = command
+            .arg("top")
+            .args(arguments)
+            .args(["--kubeconfig", &kubeconfig])
+            .output();
+        output.unwrap()
+    };
+    let shown = top(&["node", "agent-top", "--json"]);
+    assert!(shown.status.success(), "{shown:?}");
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(
+        (&shown["node"], &shown["policy"]),
+        (&json!("agent-top"), &json!("agent-top"))
+    );
+    assert_eq!(shown["offers"][0]["capacity"], "16");
+    assert_eq!(shown["actions"], serde_json::to_value(&status.actions).unwrap());
+    let text = String::from_utf8(top(&["nodes"]).stdout).unwrap();
+    assert!(
+        text.lines().any(|line| line.trim_start().starts_with("agent-top ")),
+        "{text}"
+    );
+    let missing = top(&["node", "nobody"]);
+    assert!(!missing.status.success());
+    assert!(
+        String::from_utf8(missing.stderr)
+            .unwrap()
+            .contains("there is no NodeReport nobody")
+    );
+    lab.end().await;
+}
+
 /// Each report began its conditions anew, so that every one of them said that the policy had been accepted just now.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_condition_keeps_its_first_time_over_reports_and_over_restarts_of_the_agent() {

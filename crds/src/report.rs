@@ -59,6 +59,15 @@ pub struct NodeReportStatus {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub capacity: BTreeMap<String, Quantity>,
+    /// Used outside pods and what the policy names: `cpu` in cores, `memory` in bytes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub system: BTreeMap<String, Quantity>,
+    /// How the offer to batch comes about, by resource.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["resource".into()]))]
+    pub offers: Vec<OfferReport>,
     /// Stall (PSI `some`) over the last 10 seconds, in thousandths of wall time.
     #[serde(default)]
     pub pressure: Pressure,
@@ -77,6 +86,11 @@ pub struct NodeReportStatus {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub guards: Vec<GuardReport>,
+    /// What the guards did last and why, the latest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub actions: Vec<ActionReport>,
     /// Conditions of the node's agent, by type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -175,4 +189,53 @@ pub struct GuardReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub last_action: Option<String>,
+}
+
+/// How the offer of one resource to batch comes about: `target` is `capacity` less `margin`, `systemPeak`, `prodPeak` and
+/// `youngRequests`. The offer falls to it at once and rises to it slowly, and is never below `bound`. `cpu` is in cores,
+/// `memory` in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OfferReport {
+    /// The resource: `cpu`, `memory`.
+    #[schemars(length(min = 1, max = 63))]
+    pub resource: String,
+    /// What the offer goes by. `Fresh`: the forecast. `ColdStart`: there are too few samples, and what is bound is offered.
+    /// `Held`: a signal is missing, and the last offer stands. `Decaying`: it is missing for long, and the offer falls.
+    /// `Lost`: what is bound is offered. `Suspended`: the policy wants none.
+    #[schemars(extend("enum" = ["Fresh", "ColdStart", "Held", "Decaying", "Lost", "Suspended"]))]
+    pub basis: String,
+    /// What the node has.
+    pub capacity: Quantity,
+    /// What the policy never offers.
+    pub margin: Quantity,
+    /// Expected peak of what is in no pod; absent while nothing is known of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_peak: Option<Quantity>,
+    /// Expected peak of prod and mid; absent while nothing is known of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prod_peak: Option<Quantity>,
+    /// What young prod and mid pods asked for and do not use yet: their past is no witness for them.
+    pub young_requests: Quantity,
+    /// What the terms amount to, 0 where that is less; absent while one is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Quantity>,
+    /// What batch pods on the node have asked for.
+    pub bound: Quantity,
+    /// What is offered now, what is bound included.
+    pub offered: Quantity,
+}
+
+/// Something that a guard did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ActionReport {
+    /// When.
+    pub time: Time,
+    /// Name of the guard.
+    #[schemars(length(min = 1, max = 63))]
+    pub guard: String,
+    /// What it did, and why.
+    #[schemars(length(max = 1024))]
+    pub action: String,
 }

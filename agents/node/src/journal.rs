@@ -1,8 +1,9 @@
-//! What the agent changed, on disk before it is changed, so that a successor can put it back whatever became of it.
+//! What the agent changed, written down before it is changed, so that a successor can put it back whatever became of it.
 //!
-//! One line of JSON for each change, appended and synced; the last line of a file of a cgroup holds. A line that was cut
-//! off by a crash is one whose write to the kernel never happened, and is passed over. A journal of another boot is
-//! void: its cgroups are gone.
+//! One line of JSON for each change, appended; the last line of a file of a cgroup holds. A line that was cut off by a
+//! crash is one whose write to the kernel never happened, and is passed over. A journal of another boot is void: its
+//! cgroups are gone. So nothing waits for the disk: as long as the kernel lives it has what was written, and an agent that
+//! waited behind a slow disk would guard nobody.
 
 use std::{
     collections::BTreeMap,
@@ -117,20 +118,20 @@ impl Journal {
         &self.entries
     }
 
-    /// Notes a change that is about to be made; on disk when this returns.
+    /// Notes a change that is about to be made.
     ///
     /// # Errors
     ///
-    /// If it could not be put on disk: then the change must not be made.
+    /// If it could not be written: then the change must not be made.
     pub fn set(&mut self, entry: Entry) -> anyhow::Result<()> {
         self.set_all(vec![entry])
     }
 
-    /// Notes changes that are about to be made, all with one wait for the disk.
+    /// Notes changes that are about to be made, all with one write.
     ///
     /// # Errors
     ///
-    /// If they could not be put on disk: then none of the changes must be made.
+    /// If they could not be written: then none of the changes must be made.
     pub fn set_all(&mut self, entries: Vec<Entry>) -> anyhow::Result<()> {
         if entries.is_empty() {
             return Ok(());
@@ -148,7 +149,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// If it could not be put on disk: a successor would restore once more, which does no harm.
+    /// If it could not be written: a successor would restore once more, which does no harm.
     pub fn restored(&mut self, key: &Key) -> anyhow::Result<()> {
         self.entries.remove(key);
         let line = Line::Restored {
@@ -170,7 +171,6 @@ impl Journal {
         }
         self.file
             .write_all(text.as_bytes())
-            .and_then(|()| self.file.sync_data())
             .with_context(|| format!("writing the journal {}", self.path.display()))?;
         self.size += text.len() as u64;
         Ok(())
@@ -185,14 +185,8 @@ impl Journal {
             text.push('\n');
         }
         let next = self.path.with_extension("new");
-        let mut file = File::create(&next)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        std::fs::write(&next, &text)?;
         std::fs::rename(&next, &self.path)?;
-        if let Some(parent) = self.path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            // The name, too, has to be on disk.
-            File::open(parent)?.sync_all()?;
-        }
         self.file = OpenOptions::new().append(true).open(&self.path)?;
         self.size = text.len() as u64;
         Ok(())

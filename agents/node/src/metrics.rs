@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use duosuan_policy::{GuardState, Report, Tier};
+use duosuan_policy::{GuardState, Report, Tier, action::Terms};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -29,6 +29,13 @@ struct TierLabels {
     node: String,
     tier: &'static str,
     resource: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TermLabels {
+    node: String,
+    resource: &'static str,
+    term: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -66,6 +73,7 @@ pub struct Metrics {
     peak: Family<TierLabels, Float>,
     bound: Family<TierLabels, Float>,
     reclaimable: Family<TierLabels, Float>,
+    terms: Family<TermLabels, Float>,
     pressure: Family<ScopeLabels, Float>,
     limit: Family<GuardLabels, Float>,
     limit_bytes: Family<GuardLabels, Float>,
@@ -94,6 +102,7 @@ impl Metrics {
             peak: Family::default(),
             bound: Family::default(),
             reclaimable: Family::default(),
+            terms: Family::default(),
             pressure: Family::default(),
             limit: Family::default(),
             limit_bytes: Family::default(),
@@ -119,6 +128,11 @@ impl Metrics {
         );
         r.register("node_bound", "Asked for by the pods of a tier", metrics.bound.clone());
         r.register("node_reclaimable", "Offered to a tier", metrics.reclaimable.clone());
+        r.register(
+            "node_offer_terms",
+            "Terms of the offer to batch: target = capacity - margin - system - prod - young, where all are known",
+            metrics.terms.clone(),
+        );
         r.register(
             "node_pressure_ratio",
             "Share of wall time in which somebody waited",
@@ -222,6 +236,8 @@ impl Metrics {
             report.cpu_terms.system,
             report.memory_terms.system,
         );
+        self.terms(node, "cpu", &report.cpu_terms, cores);
+        self.terms(node, "memory", &report.memory_terms, |bytes| bytes as f64);
         let pressure = |scope, resource, stall: Option<i64>| {
             let labels = ScopeLabels {
                 node: node.to_owned(),
@@ -266,6 +282,27 @@ impl Metrics {
         self.reasserted.get_or_create(&labels).inc_by(acted.reasserted);
         self.reclaimed.get_or_create(&labels).inc_by(acted.reclaimed);
         self.failures(node, &acted.failed);
+    }
+
+    fn terms(&self, node: &str, resource: &'static str, terms: &Terms, amount: impl Fn(i64) -> f64) {
+        for (term, value) in [
+            ("capacity", Some(terms.capacity)),
+            ("margin", Some(terms.margin)),
+            ("system", terms.system),
+            ("prod", terms.firm),
+            ("young", Some(terms.young)),
+            ("target", terms.target()),
+        ] {
+            let labels = TermLabels {
+                node: node.to_owned(),
+                resource,
+                term,
+            };
+            match value {
+                Some(value) => drop(self.terms.get_or_create(&labels).set(amount(value))),
+                None => drop(self.terms.remove(&labels)),
+            }
+        }
     }
 
     /// Counts kernel files that failed.

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use duosuan_crds::{
     NodeReportStatus, Tier as ApiTier,
-    report::{GpuReport, GuardReport, Pressure, TierReport},
+    report::{ActionReport, GpuReport, GuardReport, OfferReport, Pressure, TierReport},
 };
-use duosuan_policy::{Capabilities, Report, Resources, Signals, Tier, action::Basis};
+use duosuan_policy::{
+    Capabilities, Report, Resources, Signals, Tier,
+    action::{Basis, Terms},
+};
 use jiff::Timestamp;
 use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
@@ -148,6 +151,8 @@ pub fn status(
             .collect(),
         usage: known(report.usage),
         capacity: both(report.capacity),
+        system: known(report.system),
+        offers: offers(report),
         pressure: Pressure {
             cpu_milli: stall(report.node_stall.cpu),
             memory_milli: stall(report.node_stall.memory),
@@ -170,7 +175,68 @@ pub fn status(
                 last_action: g.last_action.clone(),
             })
             .collect(),
+        actions: report
+            .history
+            .iter()
+            .map(|deed| ActionReport {
+                time: Time(at(deed.at, report, now)),
+                guard: deed.guard.clone(),
+                action: deed.action.clone(),
+            })
+            .collect(),
         conditions: Vec::new(),
+    }
+}
+
+/// The wall's time of a moment by the agent's clock, which runs evenly whatever is done to the wall's.
+fn at(moment: duosuan_policy::Millis, report: &Report, now: Timestamp) -> Timestamp {
+    let age = i64::try_from(report.at.saturating_sub(moment)).unwrap_or(i64::MAX);
+    let millis = now.as_millisecond().saturating_sub(age);
+    Timestamp::from_millisecond(millis).unwrap_or(now)
+}
+
+fn offers(report: &Report) -> Vec<OfferReport> {
+    let batch = report.tiers.iter().find(|t| t.tier == Tier::Batch);
+    let bound = batch.map(|t| t.bound).unwrap_or_default();
+    let offered = report.batch_offer();
+    let of = |name: &str, basis, terms: &Terms, [bound, offered]: [i64; 2], amount: fn(i64) -> Quantity| OfferReport {
+        resource: name.to_owned(),
+        basis: basis_name(basis).to_owned(),
+        capacity: amount(terms.capacity),
+        margin: amount(terms.margin),
+        system_peak: terms.system.map(amount),
+        prod_peak: terms.firm.map(amount),
+        young_requests: amount(terms.young),
+        target: terms.target().map(|target| amount(target.max(0))),
+        bound: amount(bound),
+        offered: amount(offered),
+    };
+    vec![
+        of(
+            "cpu",
+            report.cpu_basis,
+            &report.cpu_terms,
+            [bound.cpu, offered.cpu],
+            quantity::cores,
+        ),
+        of(
+            "memory",
+            report.memory_basis,
+            &report.memory_terms,
+            [bound.memory, offered.memory],
+            quantity::mebibytes,
+        ),
+    ]
+}
+
+fn basis_name(basis: Basis) -> &'static str {
+    match basis {
+        Basis::Cold => "ColdStart",
+        Basis::Fresh => "Fresh",
+        Basis::Held => "Held",
+        Basis::Decaying => "Decaying",
+        Basis::Expired => "Lost",
+        Basis::Suspended => "Suspended",
     }
 }
 

@@ -289,3 +289,28 @@ fn what_is_seen_of_a_folder_is_what_stands_in_it() {
     );
     assert_eq!(agent.act(&[]).failed[0].file, "cpu.stat");
 }
+
+/// A node without a kubelet has only what its policy names, and that may come later than the agent.
+#[test]
+fn a_named_cgroup_is_seen_when_it_comes_and_not_when_it_is_gone() {
+    let node = Node::new();
+    let mut agent = node.agent();
+    let mut seen = Observation::default();
+    let mut look = |agent: &mut Kernel| {
+        agent.observe(&[], 0, &mut seen);
+        assert!(seen.complete);
+        seen.groups
+            .iter()
+            .map(|g| (g.path.clone(), g.cpu_usage))
+            .collect::<Vec<_>>()
+    };
+    let batch = vec![("batch".to_owned(), Some(1))];
+    assert_eq!(look(&mut agent), batch);
+    std::fs::rename(node.root().join("batch"), node.dir.path().join("away")).unwrap();
+    let mut other = node.agent();
+    assert_eq!(look(&mut other), []);
+    assert_eq!(look(&mut other), []);
+    std::fs::rename(node.dir.path().join("away"), node.root().join("batch")).unwrap();
+    assert_eq!(look(&mut other), batch);
+    assert_eq!(other.act(&[]).failed, []);
+}

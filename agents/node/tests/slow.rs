@@ -12,6 +12,8 @@
 
 #[path = "steady/folder.rs"]
 mod folder;
+#[path = "steady/watch.rs"]
+mod watch;
 
 use std::{
     io::Read,
@@ -24,6 +26,7 @@ use duosuan_node::{kernel::Kernel, machine::Machine};
 use duosuan_policy::{Action, action::RECLAIM};
 use folder::Folder;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use watch::Watch;
 
 const BATCH: &str = "kubepods/besteffort";
 const MAX: &str = "max 100000";
@@ -83,7 +86,10 @@ fn while_the_kernel_reclaims_the_agent_cuts_batch_and_orders_nothing_twice() {
     let mut kernel = folder.kernel();
     let folder = unless_it_hangs(move || {
         let order = action(RECLAIM, "4096");
+        let mut watch = Watch::on(&folder.root());
         assert_eq!(kernel.act(std::slice::from_ref(&order)).failed, []);
+        // Right before the kernel is asked, what is charged is read.
+        watch.until_opened("memory.current");
         for quota in ["50000 100000", "25000 100000"] {
             let acted = kernel.act(&[order.clone(), action("cpu.max", quota)]);
             assert_eq!((acted.written, acted.failed.len()), (1, 0));

@@ -1,9 +1,12 @@
 //! What [`crate::decide`] answers: data, for the edge to carry out and to publish.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     guard::GuardState,
+    history::Deed,
     observation::{Millis, Resources, Signals, Tier},
 };
 
@@ -103,7 +106,7 @@ pub struct GuardView {
 }
 
 /// What the node shows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// When it was made.
     pub at: Millis,
@@ -131,7 +134,9 @@ pub struct Report {
     pub memory_basis: Basis,
     /// Guards.
     pub guards: Vec<GuardView>,
-    /// Settings that should hold, also where the mode is to observe only.
+    /// What the guards did last, the latest first.
+    pub history: Vec<Arc<Deed>>,
+    /// Settings that would be made if the mode were not to observe only.
     pub intended: Vec<Action>,
 }
 
@@ -144,6 +149,14 @@ pub struct StallView {
     pub memory: Option<i64>,
     /// IO.
     pub io: Option<i64>,
+}
+
+impl Terms {
+    /// What the terms amount to; unknown where one is.
+    pub fn target(&self) -> Option<i64> {
+        let used = self.system?.saturating_add(self.firm?).saturating_add(self.young);
+        Some(self.capacity.saturating_sub(self.margin).saturating_sub(used))
+    }
 }
 
 impl Report {

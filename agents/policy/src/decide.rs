@@ -73,7 +73,7 @@ pub fn decide(
             offer.withdraw(bound);
             return Basis::Cold;
         }
-        let target = if known { target(terms) } else { None };
+        let target = if known { terms.target() } else { None };
         offer.step(
             target,
             Bounds {
@@ -149,6 +149,8 @@ pub fn decide(
         let io = state.io_guard.step(&policy.io, capabilities, observation, stall, now);
         intended.extend(io);
     }
+    let guards = guard_views(state);
+    state.history.note(&guards, now);
     let tier_view = |tier: Tier, peaks: Signals, reclaimable| TierView {
         tier,
         usage: measured.tiers.get(tier as usize).copied().unwrap_or_default(),
@@ -157,6 +159,10 @@ pub fn decide(
         reclaimable,
     };
     let q = policy.quantile_percent;
+    let (actions, intended) = match policy.mode {
+        Mode::Act => (intended, Vec::new()),
+        Mode::Observe => (Vec::new(), intended),
+    };
     let report = Report {
         at: now,
         capacity: observation.capacity,
@@ -195,15 +201,11 @@ pub fn decide(
         memory_terms,
         cpu_basis,
         memory_basis,
-        guards: guard_views(state),
-        intended: intended.clone(),
+        guards,
+        history: state.history.latest(),
+        intended,
     };
     state.counters = counters;
-    let actions = if policy.mode == Mode::Observe {
-        Vec::new()
-    } else {
-        intended
-    };
     (actions, report)
 }
 
@@ -291,11 +293,6 @@ fn terms(forecasts: &Forecasts, policy: &Policy, capacity: i64, margin_percent: 
         firm,
         young,
     }
-}
-
-fn target(terms: &Terms) -> Option<i64> {
-    let used = terms.system?.saturating_add(terms.firm?).saturating_add(terms.young);
-    Some(terms.capacity.saturating_sub(terms.margin).saturating_sub(used))
 }
 
 /// Batch groups idle, or of the least weight; and a limit on them together while the guard asks for one.

@@ -17,6 +17,7 @@ pub mod decide;
 pub mod forecast;
 pub mod guard;
 pub mod histogram;
+pub mod history;
 pub mod io;
 pub mod memory;
 pub mod observation;

@@ -6,6 +6,7 @@ mod names;
 mod objects;
 mod replay;
 mod simulate;
+mod top;
 mod up;
 
 use std::{
@@ -34,6 +35,9 @@ enum Command {
     Replay(replay::Arguments),
     /// Say why a claim or a pod waits, and the smallest single change that would admit it
     Explain(explain::Arguments),
+    /// Show what the agents of nodes see, offer and do, and why
+    #[command(subcommand)]
+    Top(top::Command),
     /// Print all CustomResourceDefinitions as YAML
     Crds,
 }
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         Command::Simulate(command) => simulate::run(command).and_then(|text| print(&text)),
         Command::Replay(arguments) => replay::run(&arguments).and_then(|text| print(&text)),
         Command::Explain(arguments) => explain::run(&arguments).and_then(|text| print(&text)),
+        Command::Top(command) => top::run(&command).and_then(|text| print(&text)),
         Command::Crds => crds::yaml().and_then(|text| print(&text)),
     };
     result.unwrap_or_else(|error| {

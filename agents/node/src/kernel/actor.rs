@@ -1,6 +1,6 @@
 //! Acting on the kernel: only differences, in the journal before they are made, read back after.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use duosuan_cgroup::{Cgroup, Error};
 use duosuan_policy::{Action, action::RECLAIM};
@@ -26,15 +26,23 @@ impl Kernel {
     pub(super) fn act_on(&mut self, actions: &[Action]) -> Acted {
         let mut acted = Acted::default();
         self.finish(&mut acted);
-        let settings = actions.iter().filter(|a| a.file != RECLAIM);
-        let wanted: BTreeMap<Key, &Action> = settings.map(|a| ((a.path.clone(), a.file.clone()), a)).collect();
-        let over: Vec<Entry> = self
-            .journal
-            .entries()
-            .iter()
-            .filter(|(k, _)| !wanted.contains_key(*k))
-            .map(|(_, e)| e.clone())
-            .collect();
+        let mut wanted: Vec<&Action> = actions.iter().filter(|a| a.file != RECLAIM).collect();
+        wanted.sort_by(|a, b| names(a).cmp(&names(b)));
+        wanted.dedup_by(|next, kept| {
+            let same = names(next) == names(kept);
+            if same {
+                // Who says it last means it.
+                *kept = *next;
+            }
+            same
+        });
+        let is_wanted = |(path, file): &Key| {
+            wanted
+                .binary_search_by(|a| names(a).cmp(&(path.as_str(), file.as_str())))
+                .is_ok()
+        };
+        let entries = self.journal.entries().iter();
+        let over: Vec<Entry> = entries.filter(|(k, _)| !is_wanted(k)).map(|(_, e)| e.clone()).collect();
         for entry in over {
             let key = (entry.path.clone(), entry.file.clone());
             if !self.slow.take_back(&key) {
@@ -47,14 +55,31 @@ impl Kernel {
                 Err(message) => self.fail(slot::file(&entry.file), message),
             }
         }
+        // Patient settings that held as they are asked for now are not read back at each look.
+        let patient = || wanted.iter().copied().filter(|a| slot::patient(&a.file));
+        let settled = self.looks < self.settled_until && patient().eq(&self.settled);
         let mut planned = Vec::new();
-        for (key, action) in &wanted {
-            match self.plan(key, action) {
+        let mut all_hold = true;
+        for action in &wanted {
+            let is_patient = slot::patient(&action.file);
+            if settled && is_patient {
+                continue;
+            }
+            let plan = self.plan(&(action.path.clone(), action.file.clone()), action);
+            all_hold &= !is_patient || matches!(plan, Ok(None));
+            match plan {
                 Ok(plan) => planned.extend(plan),
                 Err(message) => self.fail(slot::file(&action.file), message),
             }
         }
-        // Many pods may get a setting at once: the disk is waited for once, before the first is written.
+        if !settled {
+            self.settled.clear();
+            if all_hold {
+                self.settled.extend(patient().cloned());
+                self.settled_until = self.looks + VERIFY_AFTER;
+            }
+        }
+        // All of them are in the journal before the first is written.
         match self.journal.set_all(planned.iter().map(|p| p.entry.clone()).collect()) {
             Ok(()) => {
                 for plan in planned {
@@ -76,9 +101,8 @@ impl Kernel {
                 self.fail(RECLAIM, message);
             }
         }
-        self.fights.retain(|key, _| wanted.contains_key(key));
-        self.refused.retain(|key, _| wanted.contains_key(key));
-        self.verified.retain(|key, _| wanted.contains_key(key));
+        self.fights.retain(|key, _| is_wanted(key));
+        self.refused.retain(|key, _| is_wanted(key));
         acted
     }
 
@@ -166,10 +190,6 @@ impl Kernel {
                 .refused
                 .get(key)
                 .is_some_and(|look| looks_since(look) < RETRY_AFTER)
-            || self
-                .verified
-                .get(key)
-                .is_some_and(|(value, look)| *value == action.value && looks_since(look) < VERIFY_AFTER)
         {
             return Ok(None);
         }
@@ -198,9 +218,6 @@ impl Kernel {
         let fight = self.fights.entry(key.clone()).or_default();
         if current == value {
             *fight = fight.saturating_sub(1);
-            if slot::patient(&action.file) {
-                self.verified.insert(key.clone(), (action.value.clone(), self.looks));
-            }
             return Ok(None);
         }
         // Ours, and neither what we wrote last nor what we found: somebody else writes here.
@@ -285,6 +302,11 @@ impl Kernel {
         }
         Err(error.to_string())
     }
+}
+
+/// What a setting is of: path of the cgroup and file.
+fn names(action: &Action) -> (&str, &str) {
+    (&action.path, &action.file)
 }
 
 /// A setting that is to be written.

@@ -55,7 +55,7 @@ pub struct Kernel {
     held: Vec<observer::Held>,
     /// The pods as they were when that was found out.
     known: Vec<PodInfo>,
-    /// Whether one that should be looked at was not there.
+    /// Whether one that should be looked at was not there, as at the beginning all are.
     missing: bool,
     /// Counts up when other cgroups are looked at.
     generation: u64,
@@ -65,8 +65,9 @@ pub struct Kernel {
     fights: BTreeMap<Key, u32>,
     /// Settings that the kernel refused, with the look at which it did.
     refused: BTreeMap<Key, u64>,
-    /// Patient settings that held, with the look at which they did.
-    verified: BTreeMap<Key, (String, u64)>,
+    /// Patient settings that hold, and the look at which they are read back again.
+    settled: Vec<Action>,
+    settled_until: u64,
     /// Writes for which the kernel takes its time, and what is to be said of each when it is made.
     slow: slow::Slow,
     pending: BTreeMap<Key, actor::Pending>,
@@ -105,13 +106,14 @@ impl Kernel {
             finder: Finder::default(),
             held: Vec::new(),
             known: Vec::new(),
-            missing: false,
+            missing: true,
             generation: 0,
             looks: 0,
             journal,
             fights: BTreeMap::new(),
             refused: BTreeMap::new(),
-            verified: BTreeMap::new(),
+            settled: Vec::new(),
+            settled_until: 0,
             slow: slow::Slow::start().context("no thread to reclaim memory")?,
             pending: BTreeMap::new(),
             failed: Vec::new(),

@@ -1,6 +1,13 @@
 //! What a process does with the files of a folder, as the kernel tells it.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::{fs, mem::MaybeUninit, os::fd::OwnedFd, path::Path};
+use std::{
+    fs,
+    mem::MaybeUninit,
+    os::fd::OwnedFd,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
 
@@ -34,6 +41,23 @@ impl Watch {
             }
         }
         add_watch(&self.events, folder, WatchFlags::OPEN | WatchFlags::ACCESS).unwrap();
+    }
+
+    /// Waits until somebody opens a file of that name.
+    pub(crate) fn until_opened(&mut self, name: &str) {
+        const LIMIT: Duration = Duration::from_secs(30);
+        let mut buffer = [const { MaybeUninit::uninit() }; 4 << 10];
+        let start = Instant::now();
+        loop {
+            let mut reader = Reader::new(&self.events, &mut buffer);
+            while let Ok(event) = reader.next() {
+                if event.file_name().is_some_and(|n| n.to_bytes() == name.as_bytes()) {
+                    return;
+                }
+            }
+            assert!(start.elapsed() < LIMIT, "nobody opens {name}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// What was done since the last call.

@@ -6,7 +6,10 @@ mod document;
 mod live;
 mod read;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::bail;
 use duosuan_controller::{index::Index, watch::Fact};
@@ -75,6 +78,16 @@ pub(crate) fn from_files(files: &[PathBuf], scheduler_name: &str) -> anyhow::Res
         documents.extend(document::of_file(file)?);
     }
     from_documents(documents, scheduler_name)
+}
+
+/// The objects of a file as they stand, each with its place.
+///
+/// # Errors
+///
+/// If it cannot be read, or is neither YAML nor JSON.
+pub(crate) fn documents_of(file: &Path) -> anyhow::Result<Vec<(Place, Value)>> {
+    let documents = document::of_file(file)?;
+    Ok(documents.into_iter().map(|d| (d.place, d.value)).collect())
 }
 
 fn from_documents(documents: Vec<Document>, scheduler_name: &str) -> anyhow::Result<Objects> {

@@ -1,0 +1,226 @@
+//! Reports of nodes for people. Amounts are written as the report has them, as kubectl would.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use comfy_table::Table;
+use duosuan_crds::{
+    NodeReport, NodeReportStatus, Tier,
+    report::{GuardReport, OfferReport, TierReport},
+};
+use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time};
+use kube::ResourceExt;
+
+/// Nothing but a line under the header: the sixth and seventh of comfy-table's nineteen characters.
+const PRESET: &str = "     ──            ";
+/// In the place of what is not known, or does not exist.
+const NOTHING: &str = "-";
+
+/// All nodes, a line each.
+pub(super) fn nodes(reports: &[NodeReport]) -> String {
+    let header = [
+        "NODE",
+        "POLICY",
+        "CPU",
+        "OF",
+        "MEMORY",
+        "OF",
+        "BATCH CPU",
+        "OF",
+        "BATCH MEMORY",
+        "OF",
+        "GUARDS",
+        "REPORTED",
+    ];
+    let rows = reports.iter().map(|report| {
+        let status = report.status.clone().unwrap_or_default();
+        let batch = status.tiers.iter().find(|t| t.tier == Tier::Batch);
+        let of_batch = |amounts: fn(&TierReport) -> &BTreeMap<String, Quantity>, name: &str| {
+            batch.map_or(NOTHING.to_owned(), |tier| amount(amounts(tier), name))
+        };
+        let busy: Vec<String> = status.guards.iter().filter(|g| g.state != "Idle").map(brief).collect();
+        vec![
+            report.name_any(),
+            status.policy.clone().unwrap_or_else(|| NOTHING.to_owned()),
+            amount(&status.usage, "cpu"),
+            amount(&status.capacity, "cpu"),
+            amount(&status.usage, "memory"),
+            amount(&status.capacity, "memory"),
+            of_batch(|t| &t.usage, "cpu"),
+            of_batch(|t| &t.reclaimable, "cpu"),
+            of_batch(|t| &t.usage, "memory"),
+            of_batch(|t| &t.reclaimable, "memory"),
+            if busy.is_empty() {
+                "calm".to_owned()
+            } else {
+                busy.join(", ")
+            },
+            time(status.time.as_ref()),
+        ]
+    });
+    table(&header, rows)
+}
+
+/// One node, with the reasons.
+pub(super) fn node(report: &NodeReport) -> String {
+    let status = report.status.clone().unwrap_or_default();
+    let policy = status.policy.as_deref().map_or_else(
+        || "no policy selects it".to_owned(),
+        |policy| format!("it follows policy {policy}"),
+    );
+    let mut text = format!(
+        "Node {}: {policy}; reported {}\n",
+        report.name_any(),
+        time(status.time.as_ref())
+    );
+    for condition in status.conditions.iter().filter(|c| c.status != "True") {
+        let _ = writeln!(text, "{}: {}", condition.reason, condition.message);
+    }
+    text += "\n";
+    text += &usage(&status);
+    if !status.offers.is_empty() {
+        text += "\n";
+        text += &offers(&status.offers);
+    }
+    text += "\n";
+    text += &stalls(&status);
+    if !status.guards.is_empty() {
+        text += "\n";
+        text += &guards(&status.guards);
+    }
+    if !status.actions.is_empty() {
+        text += "\n";
+        let rows = status
+            .actions
+            .iter()
+            .map(|a| vec![time(Some(&a.time)), a.guard.clone(), a.action.clone()]);
+        text += &table(&["LAST ACTIONS", "GUARD", "WHAT AND WHY"], rows);
+    }
+    text
+}
+
+fn usage(status: &NodeReportStatus) -> String {
+    let header = [
+        "TIER",
+        "CPU",
+        "EXPECTED PEAK",
+        "REQUESTED",
+        "MEMORY",
+        "EXPECTED PEAK",
+        "REQUESTED",
+    ];
+    let none = BTreeMap::new();
+    let row = |name: &str, [usage, peak, bound]: [&BTreeMap<String, Quantity>; 3]| {
+        let of = |resource: &str| [usage, peak, bound].map(|amounts| amount(amounts, resource));
+        let mut row = vec![name.to_owned()];
+        row.extend(of("cpu"));
+        row.extend(of("memory"));
+        row
+    };
+    let mut rows: Vec<Vec<String>> = status
+        .tiers
+        .iter()
+        .map(|t| row(tier(t.tier), [&t.usage, &t.forecast_peak, &t.bound]))
+        .collect();
+    rows.push(row("system", [&status.system, &none, &none]));
+    rows.push(row("whole node", [&status.usage, &none, &status.capacity]));
+    table(&header, rows.into_iter())
+}
+
+/// The formula, a column for each term.
+fn offers(offers: &[OfferReport]) -> String {
+    let header = [
+        "OFFERED TO BATCH",
+        "CAPACITY",
+        "- MARGIN",
+        "- SYSTEM PEAK",
+        "- PROD PEAK",
+        "- YOUNG PODS",
+        "= TARGET",
+        "BOUND",
+        "OFFERED",
+        "BY",
+    ];
+    let perhaps = |amount: &Option<Quantity>| amount.as_ref().map_or(NOTHING.to_owned(), |a| a.0.clone());
+    let rows = offers.iter().map(|o| {
+        vec![
+            o.resource.clone(),
+            o.capacity.0.clone(),
+            o.margin.0.clone(),
+            perhaps(&o.system_peak),
+            perhaps(&o.prod_peak),
+            o.young_requests.0.clone(),
+            perhaps(&o.target),
+            o.bound.0.clone(),
+            o.offered.0.clone(),
+            o.basis.clone(),
+        ]
+    });
+    table(&header, rows)
+}
+
+fn stalls(status: &NodeReportStatus) -> String {
+    let p = &status.pressure;
+    let row = |name: &str, stalls: [u32; 3]| {
+        let mut row = vec![name.to_owned()];
+        row.extend(stalls.map(|s| format!("{}.{} %", s / 10, s % 10)));
+        row
+    };
+    let rows = [
+        row("whole node", [p.cpu_milli, p.memory_milli, p.io_milli]),
+        row("prod", [p.prod_cpu_milli, p.prod_memory_milli, p.prod_io_milli]),
+    ];
+    table(&["STALLED FOR", "CPU", "MEMORY", "IO"], rows.into_iter())
+}
+
+fn guards(guards: &[GuardReport]) -> String {
+    let rows = guards
+        .iter()
+        .map(|g| vec![g.name.clone(), g.state.clone(), limit(g), g.cuts.to_string()]);
+    table(&["GUARD", "STATE", "ALLOWS BATCH", "CUTS"], rows)
+}
+
+fn limit(guard: &GuardReport) -> String {
+    match (guard.limit_milli, guard.limit_bytes) {
+        (_, Some(bytes)) => format!("{}Mi", bytes >> 20),
+        (Some(milli), None) if guard.name == "io" => format!("{}.{} % of its IO", milli / 10, milli % 10),
+        (Some(milli), None) => format!("{milli}m"),
+        (None, None) => "everything".to_owned(),
+    }
+}
+
+/// A guard in a few words.
+fn brief(guard: &GuardReport) -> String {
+    match guard.state.as_str() {
+        "Off" => format!("{} off", guard.name),
+        _ => format!("{} {} to {}", guard.name, guard.state.to_lowercase(), limit(guard)),
+    }
+}
+
+fn tier(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Prod => "prod",
+        Tier::Mid => "mid",
+        Tier::Batch => "batch",
+    }
+}
+
+fn amount(amounts: &BTreeMap<String, Quantity>, resource: &str) -> String {
+    amounts.get(resource).map_or(NOTHING.to_owned(), |a| a.0.clone())
+}
+
+fn time(time: Option<&Time>) -> String {
+    time.map_or("never".to_owned(), |time| {
+        time.0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    })
+}
+
+/// A table without trailing blanks, so that it can be compared and copied.
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(PRESET).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    let lines = table.to_string();
+    lines.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
