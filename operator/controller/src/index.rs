@@ -9,7 +9,11 @@ use duosuan_scheduler::{Event, Tier, Time, event};
 use crate::{
     binder::PodName,
     nodes::Nodes,
-    translate::{claim, pod, policy, queue},
+    translate::{
+        claim,
+        pod::{self, Nomination},
+        policy, queue,
+    },
     volumes::Volumes,
     watch::Fact,
 };
@@ -46,7 +50,7 @@ pub struct PodEntry {
     /// What its condition says of why it waits.
     pub says: Option<String>,
     /// Node that its status names as the one where room is being made for it.
-    pub nominated: Option<String>,
+    pub nominated: Option<Nomination>,
     /// Field that cannot be understood.
     pub broken: Option<String>,
 }
@@ -134,7 +138,8 @@ pub struct Index {
     pub waiting: HashMap<String, Waiting>,
     /// Pods, by UID, of which it is not known whether they are bound, and what is said of that.
     pub unsure: HashMap<String, Waiting>,
-    /// Pods, by UID, whose status this session made name a node where room is being made.
+    /// Pods, by UID, whose status names a node where room is being made, by the word of an operator of ours: this one,
+    /// or one that died since.
     pub nominated: BTreeSet<String>,
     /// When what waits is expected to start, by UID of the claim or pod.
     pub estimates: HashMap<String, Time>,
@@ -155,7 +160,6 @@ impl Index {
                 self.remove_pod(&uid);
                 self.forget(&uid);
                 self.unsure.remove(&uid);
-                self.nominated.remove(&uid);
                 self.volumes.pod_gone(&uid);
                 events.push(Event::PodGone(uid));
             }
@@ -298,6 +302,9 @@ impl Index {
             return;
         }
         self.remove_pod(&uid);
+        if entry.nominated.as_ref().is_some_and(|n| n.ours) && !entry.finished {
+            self.nominated.insert(uid.clone());
+        }
         if let Some(claim) = &entry.claim {
             let name = (entry.namespace.clone(), claim.clone());
             self.members.entry(name.clone()).or_default().insert(uid.clone());
@@ -310,6 +317,7 @@ impl Index {
     }
 
     fn remove_pod(&mut self, uid: &str) {
+        self.nominated.remove(uid);
         let Some(entry) = self.pods.remove(uid) else { return };
         let Some(claim) = entry.claim else { return };
         let name = (entry.namespace, claim);

@@ -5,16 +5,19 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt::Debug};
 
 use duosuan_crds::GROUP;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, Time};
 use kube::api::ObjectMeta;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, IgnoredAny},
 };
 
+use crate::publish::MANAGER;
+use nominator::NominatedByUs;
 pub use pod_group::{PodGroupSpec, PodGroupStatus, SchedulingGroup};
 pub use storage::{StorageClass, Topology};
 
+mod nominator;
 mod pod_group;
 mod storage;
 
@@ -37,8 +40,8 @@ pub trait Kind: Clone + Debug + Send + Sync + 'static {
     type Status: DeserializeOwned + Default + Clone + Debug + Send + 'static;
 }
 
-/// An object of kind `K`: its metadata without what nobody reads (managed fields above all), and the read parts of its
-/// spec and status.
+/// An object of kind `K`: its metadata without what nobody reads (of the managed fields there is one entry at most, see
+/// [`nominated_by_us`]), and the read parts of its spec and status.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(bound = "")]
 pub struct Object<K: Kind> {
@@ -65,6 +68,7 @@ struct Metadata {
     deletion_timestamp: Option<Time>,
     labels: Option<Texts>,
     annotations: Option<Texts>,
+    managed_fields: NominatedByUs,
 }
 
 pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
@@ -79,8 +83,19 @@ pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Obj
         deletion_timestamp: lean.deletion_timestamp,
         labels: lean.labels,
         annotations: lean.annotations,
+        managed_fields: lean.managed_fields.0.then(|| {
+            vec![ManagedFieldsEntry {
+                manager: Some(MANAGER.to_owned()),
+                ..ManagedFieldsEntry::default()
+            }]
+        }),
         ..ObjectMeta::default()
     })
+}
+
+/// Whether the `nominatedNodeName` of a pod is the word of an operator of ours, this one or one before it.
+pub fn nominated_by_us(pod: &ObjectMeta) -> bool {
+    pod.managed_fields.is_some()
 }
 
 impl<K: Kind> kube::Resource for Object<K> {

@@ -268,8 +268,8 @@ fn why_it_waits(index: &Index, uid: &str, pod: &PodEntry) -> Option<String> {
 fn nominated(index: &Index, cluster: &Cluster, uid: &str, pod: &PodEntry) -> Option<Option<String>> {
     let kept = cluster.kept_seat_of_pod(uid).filter(|_| pod.waits());
     match kept {
-        Some(node) => (pod.nominated.as_deref() != Some(node)).then(|| Some(node.to_owned())),
-        None => (pod.nominated.is_some() && index.nominated.contains(uid) && !pod.finished).then_some(None),
+        Some(node) => (pod.nominated.as_ref().map(|n| n.node.as_str()) != Some(node)).then(|| Some(node.to_owned())),
+        None => index.nominated.contains(uid).then_some(None),
     }
 }
 

@@ -39,11 +39,6 @@ impl Session {
             if self.awaited.contains_key(&target) {
                 self.index.changed_pods.insert(uid);
             } else if let Some(says) = status::pod(&self.index, &self.cluster, &uid) {
-                match &says.nominated {
-                    Some(Some(_)) => drop(self.index.nominated.insert(uid)),
-                    Some(None) => drop(self.index.nominated.remove(&uid)),
-                    None => {}
-                }
                 self.hand_on(target, pod_status(&name, &says, now));
             }
         }

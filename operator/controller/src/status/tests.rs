@@ -285,7 +285,7 @@ fn a_pod_names_the_node_where_room_is_being_made_until_it_is() {
             ..event::Queue::default()
         })));
     }
-    let pod_of = |queue: &str, node: Option<&str>, nominated: Option<&str>| {
+    let pod_of = |queue: &str, node: Option<&str>, nominated: Option<bool>| {
         Fact::Pod(Box::new(read_pod::Pod {
             volume_claims: vec![],
             pod: event::Pod {
@@ -299,7 +299,7 @@ fn a_pod_names_the_node_where_room_is_being_made_until_it_is() {
                 ..event::Pod::default()
             },
             unschedulable: None,
-            nominated: nominated.map(str::to_owned),
+            nominated: nominated.map(|ours| read_pod::Nomination { node: "n".into(), ours }),
             broken: vec![],
         }))
     };
@@ -309,11 +309,44 @@ fn a_pod_names_the_node_where_room_is_being_made_until_it_is() {
     assert_eq!(nominated(&world), None);
     duosuan_scheduler::cycle(&mut world.cluster, Millis(0), duosuan_scheduler::Budget::default());
     assert_eq!(nominated(&world), Some(Some("n".to_owned())));
-    world.tell(pod_of("owner", None, Some("n")));
+    world.tell(pod_of("owner", None, Some(true)));
     assert_eq!(nominated(&world), None, "it says so");
     world.tell(Fact::PodGone("guest".into()));
     duosuan_scheduler::cycle(&mut world.cluster, Millis(1), duosuan_scheduler::Budget::default());
-    assert_eq!(nominated(&world), None, "nobody takes away what another one nominated");
-    world.index.nominated.insert("owner".into());
     assert_eq!(nominated(&world), Some(None));
+    world.tell(pod_of("owner", None, Some(false)));
+    assert_eq!(nominated(&world), None, "nobody takes away what another one nominated");
+    world.tell(pod_of("owner", None, None));
+    assert_eq!(nominated(&world), None);
+}
+
+#[test]
+fn a_nomination_of_an_operator_that_died_is_taken_away() {
+    let mut world = World::default();
+    let left_behind = |ours: bool, finished: bool| {
+        let fact = read_pod::Pod {
+            pod: event::Pod {
+                uid: "p".into(),
+                namespace: "ns".into(),
+                name: "p".into(),
+                requests: [("cpu".to_owned(), 1000)].into(),
+                finished,
+                ours: true,
+                ..event::Pod::default()
+            },
+            nominated: Some(read_pod::Nomination {
+                node: "gone".into(),
+                ours,
+            }),
+            ..read_pod::Pod::default()
+        };
+        Fact::Pod(Box::new(fact))
+    };
+    for (ours, finished, expected) in [(true, false, Some(None)), (false, false, None), (true, true, None)] {
+        world.tell(left_behind(ours, finished));
+        let status = pod(&world.index, &world.cluster, "p").and_then(|status| status.nominated);
+        assert_eq!(status, expected, "ours: {ours}, finished: {finished}");
+        // It is looked at though nothing of it changes any more.
+        assert_eq!(world.index.nominated.contains("p"), expected.is_some());
+    }
 }

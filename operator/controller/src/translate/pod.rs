@@ -16,9 +16,18 @@ pub struct Pod {
     /// Message of its condition `PodScheduled`, if that is false with reason `Unschedulable`.
     pub unschedulable: Option<String>,
     /// Its `status.nominatedNodeName`, if it names a node.
-    pub nominated: Option<String>,
+    pub nominated: Option<Nomination>,
     /// Fields that cannot be understood. Such a pod is never placed; if it is bound, what can be understood counts.
     pub broken: Vec<FieldError>,
+}
+
+/// The node where room is being made for a pod, by the word of its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nomination {
+    /// The node.
+    pub node: String,
+    /// An operator of ours wrote it: this one, or one before it that may have died since.
+    pub ours: bool,
 }
 
 /// Reads a pod, for a scheduler of this name.
@@ -80,7 +89,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
         unschedulable: waits
             .filter(|c| c.reason.as_deref() == Some("Unschedulable"))
             .and_then(|c| c.message.clone()),
-        nominated: status.nominated_node_name.clone().filter(|node| !node.is_empty()),
+        nominated: nomination(object),
         pod: event::Pod {
             uid: meta.uid.clone().unwrap_or_default(),
             namespace: meta.namespace.clone().unwrap_or_default(),
@@ -112,6 +121,14 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
     }
 }
 
+fn nomination(object: &Object<lean::Pod>) -> Option<Nomination> {
+    let node = object.status.nominated_node_name.clone();
+    node.filter(|node| !node.is_empty()).map(|node| Nomination {
+        node,
+        ours: lean::nominated_by_us(&object.metadata),
+    })
+}
+
 pub(super) fn tier_label(labels: &Texts) -> Result<Tier, FieldError> {
     match labels.get(LABEL_TIER).map(String::as_str) {
         None | Some("" | "prod") => Ok(Tier::Prod),
@@ -134,6 +151,38 @@ mod tests {
 
     fn pod(object: Value) -> Pod {
         read(&serde_json::from_value(object).unwrap(), "duosuan")
+    }
+
+    #[test]
+    fn a_nomination_is_ours_if_an_operator_of_ours_wrote_that_field() {
+        let nominated = |managers: Value| {
+            let metadata = json!({"name": "p", "managedFields": managers});
+            let object = json!({"metadata": metadata, "status": {"nominatedNodeName": "n"}});
+            // As it comes over the wire.
+            let object = serde_json::from_str(&object.to_string()).unwrap();
+            read(&object, "duosuan").nominated.unwrap()
+        };
+        let wrote = |manager: &str, field: &str| {
+            json!({"manager": manager, "operation": "Update", "subresource": "status", "fieldsType": "FieldsV1",
+                "fieldsV1": {"f:metadata": {}, "f:status": {"f:conditions": {}, field: {}}}})
+        };
+        let ours = wrote("duosuan-operator", "f:nominatedNodeName");
+        let other = wrote("autoscaler", "f:nominatedNodeName");
+        let our_condition = wrote("duosuan-operator", "f:phase");
+        for (managers, expected) in [
+            (json!([ours]), true),
+            (json!([other, ours]), true),
+            (json!([other, our_condition]), false),
+            (json!([{"manager": "duosuan-operator"}]), false),
+            (json!([]), false),
+            (json!(null), false),
+        ] {
+            let nomination = Nomination {
+                node: "n".into(),
+                ours: expected,
+            };
+            assert_eq!(nominated(managers.clone()), nomination, "{managers}");
+        }
     }
 
     #[test]
