@@ -11,7 +11,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use http::Request;
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -46,13 +46,9 @@ pub enum Order {
         node: String,
         /// Devices on that node.
         devices: Vec<u16>,
-    },
-    /// See what became of a binding whose outcome is not known.
-    Find {
-        /// The pod.
-        pod: PodName,
-        /// The node.
-        node: String,
+        /// An earlier try has no answer, and may be carried out until then. To bind a pod again to the same node does
+        /// no harm, and the answer tells what became of the earlier try.
+        open_until: Option<Instant>,
     },
     /// See whether a binding that was refused would be carried out now, without doing it.
     Probe {
@@ -82,14 +78,22 @@ pub enum Order {
 }
 
 impl Order {
+    /// The first try to bind a pod.
+    pub fn bind(pod: PodName, node: String, devices: Vec<u16>) -> Order {
+        Order::Bind {
+            pod,
+            node,
+            devices,
+            open_until: None,
+        }
+    }
+
     /// The pod that it is about.
     pub fn pod(&self) -> &PodName {
         match self {
-            Self::Bind { pod, .. }
-            | Self::Find { pod, .. }
-            | Self::Probe { pod, .. }
-            | Self::Prepare { pod, .. }
-            | Self::Evict { pod, .. } => pod,
+            Self::Bind { pod, .. } | Self::Probe { pod, .. } | Self::Prepare { pod, .. } | Self::Evict { pod, .. } => {
+                pod
+            }
         }
     }
 }
@@ -121,6 +125,11 @@ impl Outcome {
     }
 }
 
+/// How long the API server may work on a binding before it gives up.
+const BINDING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after it was sent a binding without an answer may still be carried out: twice the timeout, which the API
+/// server counts from when it has got the request.
+const LATEST: Duration = Duration::from_secs(2 * BINDING_TIMEOUT.as_secs());
 /// Requests in flight at most.
 const CONCURRENCY: usize = 64;
 /// How long requests in flight may take after the end was asked for: less than a second, with the release of the lease.
@@ -172,18 +181,16 @@ impl Binder {
         }
     }
 
-    /// Carries out one order.
-    pub async fn carry_out(&self, order: Order) -> (Order, Outcome) {
-        let outcome = match &order {
-            Order::Bind { pod, node, devices } => {
-                let outcome = self.bind(pod, node, devices).await;
-                let result = outcome.label("bound");
-                self.metrics.binds.get_or_create(&ResultLabel { result }).inc();
-                outcome
-            }
-            Order::Find { pod, node } => {
-                let lost = "the API server did not carry it out".to_owned();
-                let outcome = self.look(pod, node, Outcome::Failed(lost)).await;
+    /// Carries out one order. What comes back is the order that is to be given if it has to be tried again.
+    pub async fn carry_out(&self, mut order: Order) -> (Order, Outcome) {
+        let outcome = match &mut order {
+            Order::Bind {
+                pod,
+                node,
+                devices,
+                open_until,
+            } => {
+                let outcome = self.bind(pod, node, devices, open_until).await;
                 let result = outcome.label("bound");
                 self.metrics.binds.get_or_create(&ResultLabel { result }).inc();
                 outcome
@@ -205,37 +212,50 @@ impl Binder {
         (order, outcome)
     }
 
-    async fn bind(&self, pod: &PodName, node: &str, devices: &[u16]) -> Outcome {
+    async fn bind(&self, pod: &PodName, node: &str, devices: &[u16], open_until: &mut Option<Instant>) -> Outcome {
         let unanswered = Unanswered::default();
-        let failure = match self
-            .post(pod, "binding", &binding(pod, node, devices), &unanswered)
-            .await
-        {
+        let subresource = format!("binding?timeout={}s", BINDING_TIMEOUT.as_secs());
+        let body = binding(pod, node, devices);
+        let answer = self.post(pod, &subresource, &body, &unanswered).await;
+        // An ill server that says so again and again does not keep the question open for ever.
+        if unanswered.lost() || open_until.is_none() && unanswered.any() {
+            *open_until = Some(Instant::now() + LATEST);
+        }
+        let not_done = match answer {
             Ok(()) => return Outcome::Done,
-            Err(failure) => failure,
-        };
-        let not_done = match failure {
-            Failure::Gone => return Outcome::Gone,
+            Err(Failure::Gone) => return Outcome::Gone,
             // Also the answer to a second try whose first was carried out but not answered.
-            Failure::Conflict(message) => return self.look(pod, node, Outcome::Failed(message)).await,
-            Failure::Refused(message) => Outcome::Refused(message),
-            Failure::Budget(message) | Failure::Transient(message) => Outcome::Failed(message),
+            Err(Failure::Conflict(message)) => {
+                return self.look(pod, node, Outcome::Failed(message), *open_until).await;
+            }
+            Err(Failure::Refused(message)) => Outcome::Refused(message),
+            Err(Failure::Budget(message) | Failure::Transient(message)) => Outcome::Failed(message),
         };
-        if unanswered.any() {
-            self.look(pod, node, not_done).await
+        if open_until.is_some() {
+            self.look(pod, node, not_done, *open_until).await
         } else {
             not_done
         }
     }
 
-    /// Looks where a pod is, and says that it is `not_done` only if it has no node, or another one.
-    async fn look(&self, pod: &PodName, node: &str, not_done: Outcome) -> Outcome {
+    /// Looks where a pod is, and says that it is `not_done` only if it has another node, or has none and no try may be
+    /// carried out any more.
+    async fn look(&self, pod: &PodName, node: &str, not_done: Outcome, open_until: Option<Instant>) -> Outcome {
         match self.get(pod).await {
             Err(Failure::Gone) => Outcome::Gone,
             Err(other) => Outcome::Unknown(other.message()),
             Ok(found) if found.metadata.uid.as_deref() != Some(&pod.uid) => Outcome::Gone,
-            Ok(found) if found.spec.node_name.as_deref() == Some(node) => Outcome::Done,
-            Ok(_) => not_done,
+            Ok(found) => match (found.spec.node_name.as_deref().filter(|n| !n.is_empty()), not_done) {
+                (Some(found), _) if found == node => Outcome::Done,
+                (None, Outcome::Failed(why) | Outcome::Refused(why))
+                    if open_until.is_some_and(|until| Instant::now() < until) =>
+                {
+                    Outcome::Unknown(format!(
+                        "it has no node yet, and a try without an answer may still be carried out: {why}"
+                    ))
+                }
+                (_, not_done) => not_done,
+            },
         }
     }
 
@@ -307,8 +327,10 @@ impl Binder {
                 let request = request.map_err(kube::Error::HttpError)?;
                 unanswered.asked();
                 let answer = self.client.request_text(request).await;
-                if !matches!(&answer, Err(error) if leaves_it_open(error)) {
-                    unanswered.answered();
+                match &answer {
+                    Err(kube::Error::Api(status)) if status.code >= 500 => unanswered.answered_ill(),
+                    Err(error) if lost(error) => {}
+                    _ => unanswered.answered(),
                 }
                 answer
             }
@@ -327,30 +349,42 @@ fn binding(pod: &PodName, node: &str, devices: &[u16]) -> Value {
 
 /// Counts the tries of a request that may have been carried out though nothing says so.
 #[derive(Debug, Default)]
-struct Unanswered(AtomicU32);
+struct Unanswered {
+    /// Without any answer.
+    lost: AtomicU32,
+    /// To which the server answered that it does not know itself.
+    ill: AtomicU32,
+}
 
 impl Unanswered {
     fn asked(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.lost.fetch_add(1, Ordering::Relaxed);
     }
 
     fn answered(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.lost.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn answered_ill(&self) {
+        self.answered();
+        self.ill.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed) > 0
     }
 
     fn any(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.lost() || self.ill.load(Ordering::Relaxed) > 0
     }
 }
 
-/// True if a request that failed so may have been carried out all the same: the connection was lost, or the server
-/// itself does not know.
-fn leaves_it_open(error: &kube::Error) -> bool {
-    match error {
-        kube::Error::Api(status) => status.code >= 500,
-        kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => false,
-        _ => true,
-    }
+/// True if a request that failed so may have got to the server all the same: the connection was lost.
+fn lost(error: &kube::Error) -> bool {
+    !matches!(
+        error,
+        kube::Error::Api(_) | kube::Error::BuildRequest(_) | kube::Error::HttpError(_)
+    )
 }
 
 /// Name of a cause, for labels and reasons.

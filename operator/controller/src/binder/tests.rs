@@ -26,16 +26,7 @@ async fn carry_out(script: &Script, order: Order) -> (Outcome, Metrics) {
 }
 
 async fn bind(script: &Script) -> Outcome {
-    carry_out(
-        script,
-        Order::Bind {
-            pod: pod(),
-            node: "n".into(),
-            devices: vec![0, 3],
-        },
-    )
-    .await
-    .0
+    carry_out(script, Order::bind(pod(), "n".into(), vec![0, 3])).await.0
 }
 
 async fn evict(script: &Script) -> (Outcome, Metrics) {
@@ -114,10 +105,10 @@ async fn a_server_that_is_busy_or_ill_is_tried_again() {
 async fn tries_end() {
     let mut script = Script::default();
     for _ in 0..Retry::default().tries {
-        script = script.on(BINDING, Answer::fails(503, "ill"));
+        script = script.on(BINDING, Answer::fails(429, "busy"));
     }
-    script = script.on(GET, seen("u", ""));
-    assert_eq!(bind(&script).await, Outcome::Failed("ill".into()));
+    // A server that is only busy has done nothing.
+    assert_eq!(bind(&script).await, Outcome::Failed("busy".into()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,38 +122,91 @@ async fn a_binding_of_which_nobody_says_what_became_is_not_taken_for_undone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_binding_that_was_carried_out_by_a_try_without_an_answer_is_done_whatever_comes_after() {
-    let mut script = Script::default().on(BINDING, Answer::Hangs);
-    script = script
+    let script = Script::default()
+        .on(BINDING, Answer::Hangs)
         .on(BINDING, Answer::fails(403, "no more"))
         .on(GET, seen("u", "n"));
     assert_eq!(bind(&script).await, Outcome::Done);
-    script = Script::default().on(BINDING, Answer::fails(500, "timeout"));
-    script = script.on(BINDING, Answer::fails(403, "no more")).on(GET, seen("u", ""));
-    assert_eq!(bind(&script).await, Outcome::Refused("no more".into()));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_server_that_is_only_busy_has_done_nothing() {
-    let mut script = Script::default();
-    for _ in 0..Retry::default().tries {
-        script = script.on(BINDING, Answer::fails(429, "busy"));
-    }
-    assert_eq!(bind(&script).await, Outcome::Failed("busy".into()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn it_is_found_out_later_what_became_of_a_binding() {
-    let find = async |answer: Answer| {
-        let script = Script::default().on(GET, answer);
-        let node = "n".into();
-        carry_out(&script, Order::Find { pod: pod(), node }).await.0
+/// What comes of a binding, and of the same one again.
+async fn again(first: Script, pause: Duration, second: Script) -> (Outcome, Outcome) {
+    let carry_out = async |script: &Script, order| {
+        let binder = Binder::new(script.client(), Retry::default(), Metrics::new());
+        let answer = binder.carry_out(order).await;
+        script.played();
+        answer
     };
-    assert_eq!(find(seen("u", "n")).await, Outcome::Done);
-    assert!(matches!(find(seen("u", "")).await, Outcome::Failed(_)));
-    assert!(matches!(find(seen("u", "other")).await, Outcome::Failed(_)));
-    assert_eq!(find(seen("v", "n")).await, Outcome::Gone);
-    assert_eq!(find(Answer::fails(404, "no")).await, Outcome::Gone);
-    assert_eq!(find(Answer::fails(401, "who")).await, Outcome::Unknown("who".into()));
+    let (order, before) = carry_out(&first, Order::bind(pod(), "n".into(), vec![])).await;
+    tokio::time::sleep(pause).await;
+    let (_, after) = carry_out(&second, order).await;
+    (before, after)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_binding_without_an_answer_may_be_carried_out_later_and_is_not_taken_for_undone() {
+    let lost = || {
+        Script::default()
+            .on(BINDING, Answer::Hangs)
+            .on(BINDING, Answer::fails(403, "no more"))
+            .on(GET, seen("u", ""))
+    };
+    let ill = || {
+        let first = Script::default().on(BINDING, Answer::fails(500, "timeout"));
+        first.on(BINDING, Answer::fails(403, "no more")).on(GET, seen("u", ""))
+    };
+    let refused = || {
+        let first = Script::default().on(BINDING, Answer::fails(403, "no more"));
+        first.on(GET, seen("u", ""))
+    };
+    let open =
+        Outcome::Unknown("it has no node yet, and a try without an answer may still be carried out: no more".into());
+    for first in [lost, ill] {
+        let early = again(first(), LATEST / 2, refused()).await;
+        assert_eq!(early, (open.clone(), open.clone()));
+        let late = again(first(), LATEST, refused()).await;
+        assert_eq!(late, (open.clone(), Outcome::Refused("no more".into())));
+    }
+    // The same node again: whichever of the two is carried out, it is there.
+    let made = Script::default().on(BINDING, Answer::ok());
+    assert_eq!(again(lost(), Duration::ZERO, made).await.1, Outcome::Done);
+    for (node, expected) in [
+        ("n", Outcome::Done),
+        ("other", Outcome::Failed("already assigned".into())),
+    ] {
+        let conflict = Script::default().on(BINDING, Answer::fails(409, "already assigned"));
+        let conflict = conflict.on(GET, seen("u", node));
+        assert_eq!(again(lost(), Duration::ZERO, conflict).await.1, expected);
+    }
+    let gone = Script::default().on(BINDING, Answer::fails(404, "not found"));
+    assert_eq!(again(lost(), Duration::ZERO, gone).await.1, Outcome::Gone);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ill_server_keeps_the_place_of_a_pod_for_a_while_and_a_silent_one_for_as_long_as_it_is_silent() {
+    let tries = |answer: Answer| {
+        let mut script = Script::default();
+        for _ in 0..Retry::default().tries {
+            script = script.on(BINDING, answer.clone());
+        }
+        script.on(GET, seen("u", ""))
+    };
+    let ill = || tries(Answer::fails(503, "ill"));
+    let (before, after) = again(ill(), LATEST, ill()).await;
+    assert!(matches!(before, Outcome::Unknown(_)), "{before:?}");
+    assert_eq!(after, Outcome::Failed("ill".into()));
+    let (before, after) = again(tries(Answer::Hangs), LATEST, tries(Answer::Hangs)).await;
+    assert!(
+        matches!((&before, &after), (Outcome::Unknown(_), Outcome::Unknown(_))),
+        "{before:?}, {after:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_server_is_told_how_long_a_binding_may_take() {
+    let script = Script::default().on(BINDING, Answer::ok());
+    bind(&script).await;
+    assert_eq!(script.queries(BINDING), ["timeout=10s"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -248,13 +292,9 @@ async fn an_order_that_hangs_holds_up_no_other_and_not_the_end() {
     let (answers, mut answers_in) = mpsc::unbounded_channel();
     let end = CancellationToken::new();
     let task = tokio::spawn(binder.run(orders_in, answers, end.clone()));
-    let order = |name: &str| Order::Bind {
-        pod: PodName {
-            name: name.into(),
-            ..pod()
-        },
-        node: "n".into(),
-        devices: vec![],
+    let order = |name: &str| {
+        let name = name.into();
+        Order::bind(PodName { name, ..pod() }, "n".into(), vec![])
     };
     orders.send(order("p")).unwrap();
     orders.send(order("q")).unwrap();

@@ -8,12 +8,12 @@ use tracing::{info, warn};
 
 use super::{OUTSTANDING, Session};
 use crate::{
-    binder::{Order, Outcome},
+    binder::{Order, Outcome, PodName},
     index::Waiting,
     metrics, reasons,
 };
 
-/// What became of a pod's binding is asked for again after 1, 2, 4 ... 64 s.
+/// A binding without an answer is asked for again after 1, 2, 4 ... 64 s.
 const LONGEST_DELAY: u32 = 6;
 
 impl Session {
@@ -118,10 +118,17 @@ impl Session {
     pub(super) fn order_now(&mut self, order: Order) {
         let uid = order.pod().uid.clone();
         if self.index.pods.get(&uid).is_some_and(|pod| !pod.bound && !pod.finished) {
-            return self.order(order);
+            return match order {
+                // Nobody else can get its place there, and it is not to be bound to what is not there.
+                Order::Bind { pod, node, .. } if self.index.nodes.get(&node).is_none() => {
+                    let message = format!("node {node} is gone");
+                    self.not_bound(pod, node, message);
+                }
+                order => self.order(order),
+            };
         }
         self.tries.remove(&uid);
-        if let Order::Find { node, .. } = &order
+        if let Order::Bind { node, .. } = &order
             && self.cluster.seat_of_pod(&uid).is_some_and(|(seat, _)| seat == node)
         {
             self.tell(&order);
@@ -145,7 +152,7 @@ impl Session {
             );
         }
         match (order, outcome) {
-            (order @ (Order::Bind { .. } | Order::Find { .. }), outcome) => self.bound_or_not(order, outcome),
+            (order @ Order::Bind { .. }, outcome) => self.bound_or_not(order, outcome),
             (Order::Probe { pod, .. }, Outcome::Done) => {
                 self.tries.remove(&pod.uid);
                 self.apply(Event::BindAllowed { pod: pod.uid });
@@ -170,7 +177,7 @@ impl Session {
     }
 
     fn bound_or_not(&mut self, order: Order, outcome: Outcome) {
-        let (Order::Bind { pod, node, .. } | Order::Find { pod, node }) = &order else {
+        let Order::Bind { pod, node, .. } = &order else {
             return;
         };
         let (pod, node) = (pod.clone(), node.clone());
@@ -182,17 +189,7 @@ impl Session {
             }
             // The watch says so too.
             Outcome::Gone => {}
-            Outcome::Failed(message) => {
-                self.index.set_unsure(&pod.uid, None);
-                self.index.volumes.unplaced(&pod.uid);
-                self.tries.remove(&pod.uid);
-                self.apply(Event::BindFailed {
-                    pod: pod.uid,
-                    node,
-                    message,
-                    lasting: false,
-                });
-            }
+            Outcome::Failed(message) => self.not_bound(pod, node, message),
             Outcome::Refused(message) => {
                 self.index.set_unsure(&pod.uid, None);
                 self.index.volumes.unplaced(&pod.uid);
@@ -219,8 +216,21 @@ impl Session {
                 );
                 let reason = reasons::BINDING_UNANSWERED;
                 self.index.set_unsure(&pod.uid, Some(Waiting { reason, message }));
-                self.order_later(Order::Find { pod, node });
+                self.order_later(order);
             }
         }
+    }
+
+    /// A pod is certainly not bound, and may be elsewhere: its place is free again.
+    fn not_bound(&mut self, pod: PodName, node: String, message: String) {
+        self.index.set_unsure(&pod.uid, None);
+        self.index.volumes.unplaced(&pod.uid);
+        self.tries.remove(&pod.uid);
+        self.apply(Event::BindFailed {
+            pod: pod.uid,
+            node,
+            message,
+            lasting: false,
+        });
     }
 }

@@ -38,7 +38,7 @@ impl Session {
         let given = match stand {
             Stand::Ready => {
                 self.index.volumes.placed(&pod.uid);
-                return self.order(Order::Bind { pod, node, devices });
+                return self.order(Order::bind(pod, node, devices));
             }
             Stand::Impossible(why) => return self.not_to_be(pod.uid, node, why),
             Stand::Waiting => Vec::new(),
@@ -83,7 +83,7 @@ impl Session {
                 Stand::Ready => {
                     if let Some(Preparing { pod, node, devices, .. }) = self.preparing.remove(&uid) {
                         self.index.set_unsure(&uid, None);
-                        self.order(Order::Bind { pod, node, devices });
+                        self.order(Order::bind(pod, node, devices));
                     }
                 }
                 Stand::Impossible(why) => self.gave_up(&uid, why),

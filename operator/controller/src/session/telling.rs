@@ -24,7 +24,7 @@ impl Session {
     /// Tells of what is done.
     pub(super) fn tell(&mut self, order: &Order) {
         let (pod, warning, reason, action, note) = match order {
-            Order::Bind { pod, node, .. } | Order::Find { pod, node } => (
+            Order::Bind { pod, node, .. } => (
                 pod,
                 false,
                 "Scheduled",

@@ -347,7 +347,9 @@ async fn a_gang_ends_whole_whatever_the_server_answers_in_the_middle_of_it() {
             .on(&path("c"), Answer::Hangs)
             .on("GET /api/v1/namespaces/ns/pods/c", Answer::Hangs);
     }
-    script = script.on("GET /api/v1/namespaces/ns/pods/c", seen("c", "n"));
+    script = script
+        .on(&path("c"), Answer::fails(409, "already assigned"))
+        .on("GET /api/v1/namespaces/ns/pods/c", seen("c", "n"));
 
     let mut stage = Stage::start(gang()).await;
     stage.lead().await;
@@ -358,10 +360,6 @@ async fn a_gang_ends_whole_whatever_the_server_answers_in_the_middle_of_it() {
         let (order, outcome) = binder.carry_out(order).await;
         if let (
             Order::Bind {
-                pod: PodName { name, .. },
-                ..
-            }
-            | Order::Find {
                 pod: PodName { name, .. },
                 ..
             },

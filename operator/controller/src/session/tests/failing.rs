@@ -42,17 +42,30 @@ async fn the_place_of_a_pod_of_which_nobody_says_whether_it_is_bound_is_given_to
     for _ in 0..4 {
         let order = stage.order().await;
         assert!(
-            matches!(&order, Order::Find { pod, node } if pod.name == "a" && node == "n"),
+            matches!(&order, Order::Bind { pod, node, .. } if pod.name == "a" && node == "n"),
             "{order:?}"
         );
         seconds.push(began.elapsed().as_secs());
         stage.answer(order, Outcome::Unknown("no answer within 10 s".into()));
     }
     assert_eq!(seconds, [0, 2, 6, 14]);
-    let order = stage.order().await;
-    assert!(matches!(order, Order::Find { .. }), "{order:?}");
+    let order = stage.bind("a").await;
+    assert_eq!(began.elapsed().as_secs(), 30);
     stage.answer(order, Outcome::Failed("not carried out".into()));
     stage.bind("a").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_node_is_gone_is_not_bound_there_again() {
+    let mut stage = Stage::start(vec![node("n", 1), a_pod("a", None, None)]).await;
+    stage.lead().await;
+    let order = stage.bind("a").await;
+    stage.facts.send(Fact::NodeGone("n".into())).await.unwrap();
+    stage.answer(order, Outcome::Unknown("no answer within 10 s".into()));
+    stage.no_order().await;
+    stage.facts.send(node("m", 1)).await.unwrap();
+    let order = stage.bind("a").await;
+    assert!(matches!(&order, Order::Bind { node, .. } if node == "m"), "{order:?}");
 }
 
 #[tokio::test(start_paused = true)]
