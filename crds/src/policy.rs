@@ -39,8 +39,9 @@ pub struct ColocationPolicySpec {
     #[schemars(extend("maxProperties" = 16), inner(length(max = 63)))]
     pub node_selector: BTreeMap<String, String>,
     /// Kill switch: true returns every selected node to its untouched state within seconds: nothing is offered, no limit stays,
-    /// and batch pods that run are left to run. The condition `Untouched` is true when every node that
-    /// follows the policy has reported so.
+    /// and batch pods that run are left to run. The condition `Untouched` is true when every selected node, and every
+    /// other one that still follows the policy, has reported so; it is unknown while a node has no report younger than
+    /// `reclaim.expire`.
     #[serde(default)]
     pub suspended: bool,
     /// `act`: the agent offers capacity and enforces the guards. `observe`: it only reports what it would do.

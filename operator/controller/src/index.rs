@@ -203,8 +203,7 @@ impl Index {
             }
             Fact::Policy(name, policy) => {
                 let policy::Policy {
-                    expire,
-                    lines,
+                    rules,
                     status,
                     generation,
                     suspended,
@@ -217,7 +216,7 @@ impl Index {
                     ignored,
                 };
                 self.policies.insert(name.clone(), entry);
-                self.nodes.policy(name, Some((expire, lines)));
+                self.nodes.policy(name, Some(rules));
             }
             Fact::PolicyGone(name) => {
                 self.policies.remove(&name);

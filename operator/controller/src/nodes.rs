@@ -8,7 +8,7 @@ use duosuan_scheduler::{Event, Time, event};
 use crate::{
     translate::{
         node::{Answer, Report},
-        policy::Lines,
+        policy::{Lines, Rules},
     },
     volumes::ATTACHED,
 };
@@ -51,7 +51,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct Nodes {
     entries: HashMap<String, Entry>,
-    policies: BTreeMap<String, (Option<i64>, Lines)>,
+    policies: BTreeMap<String, Rules>,
     reports_served: bool,
 }
 
@@ -141,11 +141,10 @@ impl Nodes {
         event.filter(|_| news)
     }
 
-    /// A policy says after how many milliseconds a report expires and over which load a node gets no new pod, or it is
-    /// gone.
-    pub fn policy(&mut self, name: String, says: Option<(Option<i64>, Lines)>) {
-        match says {
-            Some(says) => drop(self.policies.insert(name, says)),
+    /// A policy says this of nodes, or it is gone.
+    pub fn policy(&mut self, name: String, rules: Option<Rules>) {
+        match rules {
+            Some(rules) => drop(self.policies.insert(name, rules)),
             None => drop(self.policies.remove(&name)),
         }
     }
@@ -185,6 +184,32 @@ impl Nodes {
         found
     }
 
+    /// Nodes that a policy is for, and those that still follow it by their own word, in the order of their names, each
+    /// with what its agent makes of that policy; `None` if no report that can be believed says so.
+    pub fn under(&self, policy: &str, now: Time) -> Vec<(&str, Option<&Answer>)> {
+        let mut found: Vec<(&str, Option<&Answer>)> = self
+            .entries
+            .iter()
+            .filter_map(|(name, entry)| {
+                let node = entry.node.as_ref()?;
+                let report = entry.report.as_ref();
+                let follows = report.filter(|(report, _)| report.policy.as_deref() == Some(policy));
+                let is_for = || self.policy_for(&node.labels).is_some_and(|name| name == policy);
+                let believed = follows.filter(|(report, seen)| self.believed(report, *seen, now));
+                (follows.is_some() || is_for()).then_some((name.as_str(), believed.map(|(report, _)| &report.answer)))
+            })
+            .collect();
+        found.sort_unstable_by_key(|(name, _)| *name);
+        found
+    }
+
+    /// The policy for a node with these labels: of several, the first by name.
+    fn policy_for(&self, labels: &BTreeMap<String, String>) -> Option<&str> {
+        let selects = |rules: &Rules| rules.selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+        let mut policies = self.policies.iter();
+        policies.find_map(|(name, rules)| selects(rules).then_some(name.as_str()))
+    }
+
     /// Number of nodes.
     pub fn len(&self) -> usize {
         self.entries.values().filter(|e| e.node.is_some()).count()
@@ -207,19 +232,20 @@ impl Nodes {
         match &entry.report {
             // Missing is never fresh.
             None => true,
-            Some((report, seen)) => report.time.is_none() || now.0.saturating_sub(seen.0) > self.says(report).0,
+            Some((report, seen)) => !self.believed(report, *seen, now),
         }
+    }
+
+    /// Whether a report is young enough to be believed.
+    fn believed(&self, report: &Report, seen: Time, now: Time) -> bool {
+        report.time.is_some() && now.0.saturating_sub(seen.0) <= self.says(report).0
     }
 
     /// After how many milliseconds a report expires, and the lines of its policy.
     fn says(&self, report: &Report) -> (i64, Lines) {
-        let (expire, lines) = report
-            .policy
-            .as_ref()
-            .and_then(|name| self.policies.get(name))
-            .copied()
-            .unwrap_or_default();
-        (expire.unwrap_or(EXPIRE), lines)
+        let rules = report.policy.as_ref().and_then(|name| self.policies.get(name));
+        let expire = rules.and_then(|rules| rules.expire).unwrap_or(EXPIRE);
+        (expire, rules.map_or_else(Lines::default, |rules| rules.lines))
     }
 
     /// Whether a node's load is over the line of its policy. What is too old to be known is over no line.
@@ -227,11 +253,10 @@ impl Nodes {
         let Some((report, seen)) = &entry.report else {
             return false;
         };
-        let (expire, lines) = self.says(report);
+        let (_, lines) = self.says(report);
         let margin = if entry.hot { COOLED } else { 0 };
         let over = |load: i64, line: Option<u32>| line.is_some_and(|line| load > i64::from(line) * 10 - margin);
-        report.time.is_some()
-            && now.0.saturating_sub(seen.0) <= expire
+        self.believed(report, *seen, now)
             && (over(report.load.cpu, lines.cpu) || over(report.load.memory, lines.memory))
     }
 
@@ -317,7 +342,11 @@ mod tests {
             reports_served: true,
             ..Nodes::default()
         };
-        nodes.policy("p".into(), Some((Some(1000), Lines::default())));
+        let rules = Rules {
+            expire: Some(1000),
+            ..Rules::default()
+        };
+        nodes.policy("p".into(), Some(rules));
         nodes.node(node(1000), Time(0));
         nodes.report("n".into(), Some(report(0)), Time(0));
         assert_eq!(stale(nodes.aged(Time(1001)).pop()), Some(true));
@@ -399,7 +428,12 @@ mod tests {
             cpu: Some(80),
             memory: None,
         };
-        nodes.policy("p".into(), Some((Some(60_000), lines)));
+        let rules = Rules {
+            expire: Some(60_000),
+            lines,
+            ..Rules::default()
+        };
+        nodes.policy("p".into(), Some(rules));
         nodes.node(node(0), Time(0));
         let hot = |event: Option<Event>| match event {
             Some(Event::Node(node)) => Some(node.hot),

@@ -1,6 +1,7 @@
 //! What a co-location policy says of the nodes that it holds for.
 
 use duosuan_crds::ColocationPolicyStatus;
+use duosuan_scheduler::Time as Millis;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
@@ -11,32 +12,21 @@ use crate::{index::Index, translate::node::Answer};
 
 /// Condition of a policy: every node that reports that it follows it can do what it asks.
 const ACCEPTED: &str = "Accepted";
-/// Condition of a policy, only while its kill switch is thrown: every node that reports that it
-/// follows it is as without the agent.
+/// Condition of a policy, only while its kill switch is thrown: every node that it is for, or that still follows it,
+/// reports that it is as without the agent.
 const UNTOUCHED: &str = "Untouched";
 
 /// The status that a policy shall have, if it is not what it has.
 pub fn policy(index: &Index, name: &str, now: Timestamp) -> Option<ColocationPolicyStatus> {
     let entry = index.policies.get(name)?;
     let followers = index.nodes.followers(name);
-    let said = |type_: &str, problem: Option<String>, reasons: (&str, &str), good: &str| {
-        let (status, reason, message) = match problem {
-            _ if followers.is_empty() => (
-                "Unknown",
-                "NoNodes",
-                "no node reports that it follows this policy".to_owned(),
-            ),
-            Some(problem) => ("False", reasons.1, problem),
-            None => ("True", reasons.0, good.to_owned()),
-        };
-        Condition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message,
-            observed_generation: Some(entry.generation),
-            last_transition_time: Time(now),
-        }
+    let condition = |type_: &str, (status, reason, message): (&str, &str, String)| Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        observed_generation: Some(entry.generation),
+        last_transition_time: Time(now),
     };
     let refuse: Vec<(&str, &str)> = followers
         .iter()
@@ -45,49 +35,76 @@ pub fn policy(index: &Index, name: &str, now: Timestamp) -> Option<ColocationPol
             Answer::Follows | Answer::Suspended => None,
         })
         .collect();
-    let refused = refuse.first().map(|(node, why)| {
-        format!(
-            "{} of {} nodes offer nothing, such as {node}: {why}",
-            refuse.len(),
-            followers.len()
-        )
-    });
-    let says = entry.says.clone().unwrap_or_default();
-    let mut conditions = with_condition(
-        says.conditions,
-        said(
-            ACCEPTED,
-            refused,
-            ("Followed", "Refused"),
-            "no node that reports refuses it",
+    let accepted = match refuse.first() {
+        _ if followers.is_empty() => (
+            "Unknown",
+            "NoNodes",
+            "no node reports that it follows this policy".to_owned(),
         ),
-    );
+        Some((node, why)) => (
+            "False",
+            "Refused",
+            format!(
+                "{} of {} nodes offer nothing, such as {node}: {why}",
+                refuse.len(),
+                followers.len()
+            ),
+        ),
+        None => ("True", "Followed", "no node that reports refuses it".to_owned()),
+    };
+    let says = entry.says.clone().unwrap_or_default();
+    let mut conditions = with_condition(says.conditions, condition(ACCEPTED, accepted));
     conditions.retain(|c| entry.suspended || c.type_ != UNTOUCHED);
     if entry.suspended {
-        let touched: Vec<&str> = followers
-            .iter()
-            .filter_map(|(node, answer)| (**answer != Answer::Suspended).then_some(*node))
-            .collect();
-        let touched = touched.first().map(|node| {
-            format!(
-                "{} of {} nodes have not said yet that they are as without the agent, such as {node}",
-                touched.len(),
-                followers.len()
-            )
-        });
-        let condition = said(
-            UNTOUCHED,
-            touched,
-            ("Suspended", "Returning"),
-            "every node that reports is as without the agent; batch pods that run are left to run",
-        );
-        conditions = with_condition(conditions, condition);
+        conditions = with_condition(conditions, condition(UNTOUCHED, untouched(index, name, now)));
     }
     let wanted = ColocationPolicyStatus {
         nodes: u32::try_from(followers.len()).unwrap_or(u32::MAX),
         conditions: honoured(conditions, &entry.ignored, entry.generation, now),
     };
     (entry.says.as_ref() != Some(&wanted)).then_some(wanted)
+}
+
+/// Status, reason and message of the condition of a policy whose kill switch is thrown. A node of which nothing young
+/// enough is known may be touched or not: missing is never done.
+fn untouched(index: &Index, name: &str, now: Timestamp) -> (&'static str, &'static str, String) {
+    let nodes = index.nodes.under(name, Millis(now.as_millisecond()));
+    let those = |which: &dyn Fn(Option<&Answer>) -> bool| -> Vec<&str> {
+        let nodes = nodes.iter().filter(|(_, answer)| which(*answer));
+        nodes.map(|(node, _)| *node).collect()
+    };
+    let touched = those(&|answer| answer.is_some_and(|answer| *answer != Answer::Suspended));
+    let silent = those(&|answer| answer.is_none());
+    let all = nodes.len();
+    match (touched.first(), silent.first()) {
+        _ if nodes.is_empty() => (
+            "Unknown",
+            "NoNodes",
+            "there is no node that this policy is for".to_owned(),
+        ),
+        (Some(node), _) => (
+            "False",
+            "Returning",
+            format!(
+                "{} of {all} nodes have not said yet that they are as without the agent, such as {node}",
+                touched.len()
+            ),
+        ),
+        (None, Some(node)) => (
+            "Unknown",
+            "NoReports",
+            format!(
+                "{} of {all} nodes have no report that is young enough to be believed, such as {node}: see to the agent \
+                 there, or leave nodes without an agent out of spec.nodeSelector",
+                silent.len()
+            ),
+        ),
+        (None, None) => (
+            "True",
+            "Suspended",
+            "every node reports that it is as without the agent; batch pods that run are left to run".to_owned(),
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -104,7 +121,7 @@ mod tests {
 
     impl World {
         fn tell(&mut self, fact: Fact) {
-            self.0.apply(fact, duosuan_scheduler::Time(0), &mut Vec::new());
+            self.0.apply(fact, Millis(0), &mut Vec::new());
         }
 
         fn policy(&mut self, spec: &Value, status: Option<&ColocationPolicyStatus>) {
@@ -113,12 +130,18 @@ mod tests {
             self.tell(Fact::Policy("p".into(), Box::new(policy)));
         }
 
-        /// A node, and what its agent says: reason and message.
-        fn node(&mut self, name: &str, reason: &str, message: &str) {
-            let node = json!({"metadata": {"name": name}, "status": {"allocatable": {"cpu": "4"}}});
+        /// A node of which nothing is reported.
+        fn bare_node(&mut self, name: &str, labels: &Value) {
+            let metadata = json!({"name": name, "labels": labels});
+            let node = json!({"metadata": metadata, "status": {"allocatable": {"cpu": "4"}}});
             let (node, _) = translate::node::read(&serde_json::from_value(node).unwrap());
             self.tell(Fact::Node(Box::new(node)));
-            let report = json!({"metadata": {"name": name}, "status": {"policy": "p",
+        }
+
+        /// A node, and what its agent says: reason and message.
+        fn node(&mut self, name: &str, reason: &str, message: &str) {
+            self.bare_node(name, &json!({}));
+            let report = json!({"metadata": {"name": name}, "status": {"policy": "p", "time": "1970-01-01T00:00:00Z",
                 "conditions": [{"type": "ForecastReady", "reason": "Suspended", "message": ""},
                     {"type": "PolicyAccepted", "reason": reason, "message": message}]}});
             let report = translate::node::report(serde_json::from_value(report).unwrap()).unwrap();
@@ -205,5 +228,53 @@ mod tests {
         assert_eq!((done, reason, since), ("True", "Suspended", 2));
         world.policy(&json!({}), Some(&status));
         assert_eq!(said(&world.wanted(3).unwrap(), UNTOUCHED), None);
+    }
+    fn untouched_at(world: &World, second: i64) -> (String, String) {
+        let status = world.wanted(second).unwrap();
+        let (status, reason, message, _) = said(&status, UNTOUCHED).unwrap();
+        (format!("{status} {reason}"), message.to_owned())
+    }
+
+    #[test]
+    fn a_node_of_which_nothing_young_is_known_may_be_touched_still() {
+        let mut world = World::default();
+        world.policy(&json!({"suspended": true, "nodeSelector": {"pool": "shared"}}), None);
+        assert_eq!(untouched_at(&world, 1).0, "Unknown NoNodes");
+        world.bare_node("other", &json!({"pool": "own"}));
+        world.bare_node("silent", &json!({"pool": "shared"}));
+        let silent = |of: &str| {
+            format!(
+                "1 of {of} nodes have no report that is young enough to be believed, such as silent: see to the agent there, \
+                 or leave nodes without an agent out of spec.nodeSelector"
+            )
+        };
+        assert_eq!(untouched_at(&world, 1), ("Unknown NoReports".into(), silent("1")));
+        // It still follows the policy, though that is not for it any more.
+        world.node("left", "Suspended", "");
+        assert_eq!(untouched_at(&world, 1), ("Unknown NoReports".into(), silent("2")));
+        // What is known not to be done comes before what is not known.
+        world.node("left", "Following", "");
+        assert_eq!(untouched_at(&world, 1).0, "False Returning");
+        world.node("left", "Suspended", "");
+        world.node("silent", "Suspended", "");
+        world.bare_node("silent", &json!({"pool": "shared"}));
+        assert_eq!(untouched_at(&world, 300).0, "True Suspended");
+        assert_eq!(
+            untouched_at(&world, 301).0,
+            "Unknown NoReports",
+            "its agents say nothing any more"
+        );
+    }
+
+    #[test]
+    fn a_node_is_under_the_first_policy_by_name_that_selects_it() {
+        let mut world = World::default();
+        world.policy(&json!({"suspended": true}), None);
+        world.bare_node("n", &json!({"pool": "shared"}));
+        assert_eq!(untouched_at(&world, 1).0, "Unknown NoReports");
+        let first = json!({"metadata": {"name": "a"}, "spec": {"nodeSelector": {"pool": "shared"}}});
+        let first = translate::policy::read(serde_json::from_value(first).unwrap()).unwrap();
+        world.tell(Fact::Policy("a".into(), Box::new(first)));
+        assert_eq!(untouched_at(&world, 1).0, "Unknown NoNodes");
     }
 }

@@ -1,5 +1,7 @@
 //! Co-location policies, as far as the operator looks at them.
 
+use std::collections::BTreeMap;
+
 use duosuan_crds::policy::{ColocationPolicySpec, ColocationPolicyStatus};
 
 use super::FieldError;
@@ -8,10 +10,8 @@ use crate::lean::{self, Object};
 /// A policy, and what its object says of where it holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
-    /// Age of a report, in milliseconds, over which nothing is placed by it.
-    pub expire: Option<i64>,
-    /// Load over which a node gets no new pod.
-    pub lines: Lines,
+    /// What it says of nodes.
+    pub rules: Rules,
     /// Status, as it was read; `None` if it cannot be understood.
     pub status: Option<ColocationPolicyStatus>,
     /// `metadata.generation`.
@@ -20,6 +20,17 @@ pub struct Policy {
     pub suspended: bool,
     /// Fields that nothing is done about yet.
     pub ignored: Vec<&'static str>,
+}
+
+/// What a policy says of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Labels of the nodes that it is for, all of them; without any, it is for every node.
+    pub selector: BTreeMap<String, String>,
+    /// Age of a report, in milliseconds, over which nothing is placed by it.
+    pub expire: Option<i64>,
+    /// Load over which a node gets no new pod.
+    pub lines: Lines,
 }
 
 /// Load over which a node gets no new pod, in percent of its capacity; `None` draws no line.
@@ -50,14 +61,17 @@ pub fn read(object: Object<lean::Policy>) -> Result<Policy, FieldError> {
         object.status.read().ok()
     };
     Ok(Policy {
-        expire: expire.map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)),
+        rules: Rules {
+            selector: spec.node_selector,
+            expire: expire.map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)),
+            lines: Lines {
+                cpu: spec.placement.cpu_percent,
+                memory: spec.placement.memory_percent,
+            },
+        },
         status,
         generation: object.metadata.generation.unwrap_or_default(),
         suspended: spec.suspended,
-        lines: Lines {
-            cpu: spec.placement.cpu_percent,
-            memory: spec.placement.memory_percent,
-        },
         ignored,
     })
 }
@@ -73,9 +87,9 @@ mod tests {
     #[test]
     fn the_age_at_which_a_report_expires_is_read() {
         let policy = |spec| read(serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap());
-        assert_eq!(policy(json!({})).unwrap().expire, None);
+        assert_eq!(policy(json!({})).unwrap().rules.expire, None);
         assert_eq!(
-            policy(json!({"reclaim": {"expire": "2m"}})).unwrap().expire,
+            policy(json!({"reclaim": {"expire": "2m"}})).unwrap().rules.expire,
             Some(120_000)
         );
         assert_eq!(
