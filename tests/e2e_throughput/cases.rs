@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::{PATIENCE, schedulers::Scheduler, watch::Bindings};
 
 /// Requests of the measurement's own in flight.
-const IN_FLIGHT: usize = 32;
+pub(crate) const IN_FLIGHT: usize = 32;
 /// Pods of a gang.
 const GANG: usize = 4;
 /// Pod of the paced case that shows that the scheduler has read the cluster; it is not counted.
@@ -54,6 +54,11 @@ impl Case {
         }
     }
 
+    /// Whether all pods are there before the scheduler.
+    pub(crate) fn waits_at_first(self) -> bool {
+        self != Case::Paced
+    }
+
     /// Pods that are to be bound.
     pub(crate) fn pods(self) -> usize {
         match self {
@@ -62,6 +67,16 @@ impl Case {
             Case::Gangs | Case::Paced => 2000,
         }
     }
+}
+
+/// Name of a node, by number.
+pub(crate) fn node_name(i: usize) -> String {
+    format!("node-{i:05}")
+}
+
+/// Name of a pod that is to be bound, by number.
+pub(crate) fn pod_name(i: usize) -> String {
+    format!("pod-{i:05}")
 }
 
 /// Makes the nodes, ready and without taints.
@@ -78,7 +93,7 @@ pub(crate) async fn nodes(client: &Client, case: Case) -> Result<()> {
             "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
     });
     let one = async |i: usize| -> Result<()> {
-        let name = format!("node-{i:05}");
+        let name = node_name(i);
         let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}, "status": status});
         api.create(&PostParams::default(), &serde_json::from_value(node)?)
             .await?;
@@ -112,7 +127,7 @@ pub(crate) async fn before(client: &Client, case: Case, scheduler: Scheduler) ->
     }
     match case {
         Case::Paced => return create(client, pod(scheduler, FIRST, json!({"cpu": "100m"}))).await,
-        Case::Gangs => {
+        Case::Gangs if !scheduler.is_ceiling() => {
             let one = async |gang: usize| apply(client, group(scheduler, gang)).await;
             stream::iter(0..case.pods() / GANG)
                 .map(one)
@@ -120,7 +135,7 @@ pub(crate) async fn before(client: &Client, case: Case, scheduler: Scheduler) ->
                 .try_collect::<()>()
                 .await?;
         }
-        Case::Backlog | Case::BacklogLarge | Case::Infeasible | Case::Gpu => {}
+        Case::Gangs | Case::Backlog | Case::BacklogLarge | Case::Infeasible | Case::Gpu => {}
     }
     let one = async |i: usize| create(client, measured(case, scheduler, i)).await;
     stream::iter(0..case.pods())
@@ -138,7 +153,7 @@ pub(crate) async fn after(
     bindings: &Bindings,
 ) -> Result<HashMap<String, Instant>> {
     let mut created = HashMap::new();
-    if case != Case::Paced {
+    if case.waits_at_first() {
         return Ok(created);
     }
     // What it takes to read the cluster is the other cases' matter.
@@ -150,7 +165,7 @@ pub(crate) async fn after(
     for i in 0..case.pods() {
         tick.tick().await;
         let pod = measured(case, scheduler, i);
-        created.insert(format!("pod-{i:05}"), Instant::now());
+        created.insert(pod_name(i), Instant::now());
         let client = client.clone();
         requests.spawn(async move { create(&client, pod).await });
     }
@@ -165,17 +180,18 @@ fn measured(case: Case, scheduler: Scheduler, i: usize) -> Value {
         Case::Gpu => json!({"cpu": "100m", "memory": "500Mi", "nvidia.com/gpu": "1"}),
         _ => json!({"cpu": "100m", "memory": "500Mi"}),
     };
-    let mut pod = pod(scheduler, &format!("pod-{i:05}"), requests);
+    let mut pod = pod(scheduler, &pod_name(i), requests);
     if case == Case::Gangs {
         let name = format!("gang-{:05}", i / GANG);
         match scheduler {
-            Scheduler::KubeScheduler => set(&mut pod, "spec", "schedulingGroup", json!({"podGroupName": name})),
+            Scheduler::Upstream => set(&mut pod, "spec", "schedulingGroup", json!({"podGroupName": name})),
             Scheduler::Duosuan => set(
                 &mut pod,
                 "metadata",
                 "labels",
                 json!({duosuan_crds::LABEL_CLAIM: name, duosuan_crds::LABEL_GROUP: "worker"}),
             ),
+            Scheduler::Ceiling | Scheduler::CeilingEvents => {}
         }
     }
     pod
@@ -185,11 +201,11 @@ fn measured(case: Case, scheduler: Scheduler, i: usize) -> Value {
 fn group(scheduler: Scheduler, gang: usize) -> Value {
     let name = format!("gang-{gang:05}");
     match scheduler {
-        Scheduler::KubeScheduler => json!({
+        Scheduler::Upstream => json!({
             "apiVersion": "scheduling.k8s.io/v1beta1", "kind": "PodGroup", "metadata": {"name": name, "namespace": "default"},
             "spec": {"schedulingPolicy": {"gang": {"minCount": GANG}}},
         }),
-        Scheduler::Duosuan => json!({
+        Scheduler::Duosuan | Scheduler::Ceiling | Scheduler::CeilingEvents => json!({
             "apiVersion": "duosuan.io/v1alpha1", "kind": "CapacityClaim", "metadata": {"name": name, "namespace": "default"},
             "spec": {"queue": "default", "tier": "prod", "groups": [{"name": "worker", "count": GANG,
                 "requests": {"cpu": "100m", "memory": "500Mi"}}]},

@@ -1,7 +1,8 @@
-//! How fast pods are bound on a real API server: kube-scheduler and ours in turn, on the same cases, on one machine in one run.
+//! How fast pods are bound on a real API server: kube-scheduler and ours in turn, on the same cases, on one machine in one
+//! run, beside what the API server takes at most.
 //!
 //! ```sh
-//! cargo bench -p duosuan-tests --bench e2e_throughput -- [--case NAME] [--scheduler NAME] [--json]
+//! cargo bench -p duosuan-tests --bench e2e_throughput -- [--case NAME]... [--scheduler NAME]... [--runs N] [--minutes M] [--json]
 //! ```
 //!
 //! Each row has a control plane of its own: etcd without fsync, API priority and fairness off, client limits lifted. Nodes and
@@ -12,6 +13,8 @@
 #![allow(clippy::print_stdout, reason = "the rows are its output")]
 
 mod cases;
+mod ceiling;
+mod rows;
 mod schedulers;
 mod watch;
 
@@ -22,22 +25,48 @@ use cases::Case;
 use clap::Parser;
 use duosuan_embedded::ControlPlane;
 use duosuan_tests::cluster::{admin, install_crds};
+use rows::Row;
 use schedulers::Scheduler;
-use serde::Serialize;
 use watch::Bindings;
 
 /// What would take longer never ends.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+const HELP: &str = "\
+With --json, one object a line, as it is known. Of each run of a case with a scheduler:
+  case, scheduler, run          names as on the command line, and the number of the run, from 1
+  nodes, pods, bound            nodes of the cluster, pods to bind, pods that were bound
+  seconds_to_first, seconds_to_all
+                                from the start of the scheduler's process to the first and the last binding
+  pods_per_second               bound / seconds_to_all
+  cpu_ms_per_pod, peak_rss_mib  of the scheduler's process; null for a ceiling, which has none
+  created_to_bound_ms_p50, created_to_bound_ms_p99
+                                percentiles; null but in the paced case
+Last, {\"summary\": ...} of each case with each scheduler: case, scheduler, runs, the figures above (seconds left out) each as
+{\"min\", \"median\", \"max\"}, and percent_of_ceiling: the median of pods_per_second in percent of ceiling-events' in this
+case, null where that was not run.
+
+ceiling and ceiling-events post a binding for each pod, 32 at a time, and decide nothing; ceiling-events posts an event behind
+each binding, as schedulers do. Bindings that no scheduler paces are none of the paced case.
+
+The small set, in some 8 minutes on two cores: --case backlog --case paced --runs 9 --minutes 7";
+
 #[derive(Parser)]
+#[command(after_help = HELP)]
 struct Arguments {
-    /// Only this case
+    /// Only this case; may be given several times
     #[arg(long, value_enum)]
     case: Vec<Case>,
-    /// Only this scheduler
+    /// Only this scheduler; may be given several times
     #[arg(long, value_enum)]
     scheduler: Vec<Scheduler>,
-    /// One JSON object a row
+    /// How often everything is run, one run after the other
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Begin no row after so many minutes; what has begun is ended
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// One JSON object a line
     #[arg(long)]
     json: bool,
     /// What cargo adds
@@ -45,47 +74,44 @@ struct Arguments {
     bench: bool,
 }
 
-/// One case with one scheduler.
-#[derive(Serialize)]
-struct Row {
-    case: Case,
-    scheduler: Scheduler,
-    nodes: usize,
-    pods: usize,
-    bound: usize,
-    /// From the start of the process to the first and to the last binding.
-    seconds_to_first: f64,
-    seconds_to_all: f64,
-    /// All pods over `seconds_to_all`.
-    pods_per_second: f64,
-    /// Of the process, user and system.
-    cpu_ms_per_pod: f64,
-    peak_rss_mib: f64,
-    /// From creation to binding; in the paced case only, as the others create all pods before.
-    created_to_bound_ms_p50: Option<f64>,
-    created_to_bound_ms_p99: Option<f64>,
-}
-
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    let began = Instant::now();
     let cases = chosen(arguments.case);
     let schedulers = chosen(arguments.scheduler);
+    let mut rows = Vec::new();
     if !arguments.json {
-        println!(
-            "case                 scheduler       pods  bound  first s  all s  pods/s  cpu ms/pod  rss MiB  p50 ms  p99 ms"
-        );
+        println!("{}", rows::HEAD);
     }
-    for case in cases {
-        for &scheduler in &schedulers {
-            let row = measure(case, scheduler)
-                .await
-                .with_context(|| format!("{case:?} with {scheduler:?}"))?;
-            if arguments.json {
-                println!("{}", serde_json::to_string(&row)?);
-            } else {
-                print(&row);
-            }
+    let pairs = cases
+        .iter()
+        .flat_map(|case| schedulers.iter().map(move |scheduler| (*case, *scheduler)));
+    let pairs: Vec<_> = pairs
+        .filter(|(case, scheduler)| case.waits_at_first() || !scheduler.is_ceiling())
+        .collect();
+    for (run, (case, scheduler)) in (1..=arguments.runs).flat_map(|run| pairs.iter().map(move |pair| (run, *pair))) {
+        if !rows::may_begin(began.elapsed(), arguments.minutes) {
+            break;
+        }
+        let row = measure(case, scheduler, run)
+            .await
+            .with_context(|| format!("{case:?} with {scheduler:?}"))?;
+        if arguments.json {
+            println!("{}", serde_json::to_string(&row)?);
+        } else {
+            println!("{}", row.text());
+        }
+        rows.push(row);
+    }
+    if !arguments.json {
+        println!("\nleast / middle / most");
+    }
+    for summary in rows::summaries(&rows) {
+        if arguments.json {
+            println!("{}", serde_json::json!({"summary": summary}));
+        } else {
+            println!("{}", summary.text());
         }
     }
     Ok(())
@@ -99,31 +125,7 @@ fn chosen<T: clap::ValueEnum>(named: Vec<T>) -> Vec<T> {
     }
 }
 
-fn print(row: &Row) {
-    let percentile = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.0}"));
-    println!(
-        "{:<20} {:<14} {:>5}  {:>5}  {:>7.1}  {:>5.1}  {:>6.0}  {:>10.2}  {:>7.0}  {:>6}  {:>6}",
-        name(&row.case),
-        name(&row.scheduler),
-        row.pods,
-        row.bound,
-        row.seconds_to_first,
-        row.seconds_to_all,
-        row.pods_per_second,
-        row.cpu_ms_per_pod,
-        row.peak_rss_mib,
-        percentile(row.created_to_bound_ms_p50),
-        percentile(row.created_to_bound_ms_p99)
-    );
-}
-
-/// The name of a value on the command line.
-fn name(value: &impl clap::ValueEnum) -> String {
-    let value = value.to_possible_value();
-    value.map_or_else(String::new, |value| value.get_name().to_owned())
-}
-
-async fn measure(case: Case, scheduler: Scheduler) -> Result<Row> {
+async fn measure(case: Case, scheduler: Scheduler, run: u32) -> Result<Row> {
     let options = duosuan_embedded::Options {
         apiserver_flags: [
             "--enable-priority-and-fairness=false",
@@ -142,13 +144,14 @@ async fn measure(case: Case, scheduler: Scheduler) -> Result<Row> {
     cases::nodes(&client, case).await?;
     cases::before(&client, case, scheduler).await?;
     let bindings = Bindings::watch(&client);
-    let mut running = scheduler.start(&plane)?;
+    // Its binary may have to be built first.
+    let mut running = scheduler.start(&plane, &client, case)?;
     let started = Instant::now();
     let created = cases::after(&client, case, scheduler, &bindings).await?;
     let pods = case.pods();
     tokio::select! {
         reached = bindings.reach(pods + usize::from(case == Case::Paced)) => reached?,
-        ended = running.ended() => bail!("the scheduler ended with {}: {}", ended?, running.log()),
+        ended = running.ended() => bail!("the scheduler ended with {}", ended?),
         // The row says how many it were.
         () = tokio::time::sleep(PATIENCE) => {}
     }
@@ -176,14 +179,15 @@ async fn measure(case: Case, scheduler: Scheduler) -> Result<Row> {
     Ok(Row {
         case,
         scheduler,
+        run,
         nodes: case.nodes(),
         pods,
         bound: bound.len(),
         seconds_to_first: first,
         seconds_to_all: last,
         pods_per_second: count / last,
-        cpu_ms_per_pod: cost.cpu_ms / count,
-        peak_rss_mib: cost.peak_rss_mib,
+        cpu_ms_per_pod: cost.as_ref().map(|cost| cost.cpu_ms / count),
+        peak_rss_mib: cost.as_ref().map(|cost| cost.peak_rss_mib),
         created_to_bound_ms_p50: percentile(50),
         created_to_bound_ms_p99: percentile(99),
     })

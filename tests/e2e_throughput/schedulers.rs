@@ -3,40 +3,56 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::Stdio,
 };
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use duosuan_embedded::{ControlPlane, Tool};
+use kube::Client;
 use serde::Serialize;
 use tokio::process::{Child, Command};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{cases::Case, ceiling};
 
 /// Who binds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Scheduler {
     /// Upstream's, of the version of the API server.
-    KubeScheduler,
+    #[value(name = "kube-scheduler")]
+    #[serde(rename = "kube-scheduler")]
+    Upstream,
     /// Ours.
     Duosuan,
+    /// Nobody: bindings are posted without deciding anything.
+    Ceiling,
+    /// The same, with an event for each pod.
+    CeilingEvents,
 }
 
 impl Scheduler {
     /// `spec.schedulerName` of its pods.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Scheduler::KubeScheduler => "default-scheduler",
+            Scheduler::Upstream => "default-scheduler",
             Scheduler::Duosuan => duosuan_crds::SCHEDULER_NAME,
+            Scheduler::Ceiling | Scheduler::CeilingEvents => "nobody",
         }
     }
 
-    /// Starts its process; what it logs goes to a file in the folder of the control plane.
-    pub(crate) fn start(self, plane: &ControlPlane) -> Result<Running> {
+    /// Whether nothing is decided.
+    pub(crate) fn is_ceiling(self) -> bool {
+        matches!(self, Scheduler::Ceiling | Scheduler::CeilingEvents)
+    }
+
+    /// Starts it; what a process logs goes to a file in the folder of the control plane.
+    pub(crate) fn start(self, plane: &ControlPlane, client: &Client, case: Case) -> Result<Running> {
         let dir = plane.dir();
         let kubeconfig = plane.kubeconfig();
         let mut command = match self {
-            Scheduler::KubeScheduler => {
+            Scheduler::Upstream => {
                 let config = dir.join("scheduler-config.yaml");
                 fs::write(&config, configuration(kubeconfig)).with_context(|| format!("write {}", config.display()))?;
                 let mut command = Command::new(duosuan_embedded::build(Tool::ControlPlane, &mut |_| {})?);
@@ -57,6 +73,10 @@ impl Scheduler {
                 command.args(["--no-leader-election", "--log-level=warn"]);
                 command
             }
+            Scheduler::Ceiling | Scheduler::CeilingEvents => {
+                let post = ceiling::post(client.clone(), case, self == Scheduler::CeilingEvents);
+                return Ok(Running::Posts(AbortOnDropHandle::new(tokio::spawn(post))));
+            }
         };
         let log = dir.join("measured.log");
         let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
@@ -66,8 +86,8 @@ impl Scheduler {
             .stderr(file)
             .kill_on_drop(true)
             .spawn();
-        Ok(Running {
-            child: child.context("start the scheduler")?,
+        Ok(Running::Process {
+            child: Box::new(child.context("start the scheduler")?),
             log,
         })
     }
@@ -80,10 +100,10 @@ fn configuration(kubeconfig: &Path) -> String {
     )
 }
 
-/// A scheduler that runs; it is killed when this is dropped.
-pub(crate) struct Running {
-    child: Child,
-    log: PathBuf,
+/// A scheduler that runs; it is ended when this is dropped.
+pub(crate) enum Running {
+    Process { child: Box<Child>, log: PathBuf },
+    Posts(AbortOnDropHandle<Result<()>>),
 }
 
 /// What a process has used.
@@ -93,21 +113,35 @@ pub(crate) struct Cost {
 }
 
 impl Running {
-    /// Waits until it has ended by itself, which no scheduler should.
-    pub(crate) async fn ended(&mut self) -> Result<ExitStatus> {
-        Ok(self.child.wait().await?)
+    /// Waits until it has ended by itself before its time, and says how: no scheduler should, and who posts bindings only
+    /// by a mistake.
+    pub(crate) async fn ended(&mut self) -> Result<String> {
+        match self {
+            Running::Process { child, .. } => Ok(format!("{}: {}", child.wait().await?, self.log())),
+            Running::Posts(task) => match task.await? {
+                Err(error) => Ok(format!("{error:#}")),
+                // The watch has still to say so.
+                Ok(()) => std::future::pending().await,
+            },
+        }
     }
 
     /// The end of its log.
     pub(crate) fn log(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let Running::Process { log, .. } = self else {
+            return String::new();
+        };
+        let text = fs::read_to_string(log).unwrap_or_default();
         let lines: Vec<_> = text.lines().rev().take(10).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
-    /// CPU time and peak resident memory so far, from /proc.
-    pub(crate) fn cost(&self) -> Result<Cost> {
-        let proc = PathBuf::from(format!("/proc/{}", self.child.id().context("the scheduler ended")?));
+    /// CPU time and peak resident memory so far, from /proc, if it has a process of its own.
+    pub(crate) fn cost(&self) -> Result<Option<Cost>> {
+        let Running::Process { child, .. } = self else {
+            return Ok(None);
+        };
+        let proc = PathBuf::from(format!("/proc/{}", child.id().context("the scheduler ended")?));
         let stat = fs::read_to_string(proc.join("stat"))?;
         // The name, in parentheses, may hold blanks; utime and stime are the 14th and 15th field of all (proc_pid_stat(5)).
         let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -125,9 +159,9 @@ impl Running {
             .find_map(|line| line.strip_prefix("VmHWM:"))
             .context("no VmHWM")?;
         let kib: f64 = peak.trim().trim_end_matches(" kB").parse()?;
-        Ok(Cost {
+        Ok(Some(Cost {
             cpu_ms: ticks / per_second * 1000.0,
             peak_rss_mib: kib / 1024.0,
-        })
+        }))
     }
 }
