@@ -393,6 +393,8 @@ pub struct PodStatus {
     pub phase: Option<String>,
     #[serde(rename = "nominatedNodeName")]
     pub nominated_node_name: Option<String>,
+    #[serde(rename = "startTime")]
+    pub start_time: Option<Time>,
     #[serde(deserialize_with = "list")]
     pub conditions: Vec<Condition>,
 }

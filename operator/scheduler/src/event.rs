@@ -353,6 +353,9 @@ pub struct Pod {
     pub node: Option<String>,
     /// Devices given to it when it was bound, by index on that node.
     pub devices: Vec<u16>,
+    /// When it started on its node, if that is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<Time>,
     /// When it wrote its last checkpoint, if it says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_checkpoint: Option<Time>,

@@ -52,6 +52,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
     } else {
         Vec::new()
     };
+    let started = status.start_time.as_ref().filter(|_| node.is_some());
     let last_checkpoint = if node.is_some() {
         last_checkpoint(annotations)
             .map_err(&mut or_default)
@@ -110,6 +111,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             rules,
             node,
             devices,
+            started: started.map(|at| time(Some(at))),
             last_checkpoint,
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             terminating: meta.deletion_timestamp.is_some(),
@@ -200,7 +202,7 @@ mod tests {
                 "containers": [{"name": "c", "resources": {"requests": {"duosuan.io/batch-cpu": "1500", "nvidia.com/gpu": "2"}}}],
                 "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoSchedule"}],
             },
-            "status": {"phase": "Running"},
+            "status": {"phase": "Running", "startTime": "1970-01-01T00:00:05.5Z"},
         }));
         let expected = event::Pod {
             uid: "u".into(),
@@ -243,6 +245,7 @@ mod tests {
             rules: None,
             node: Some("n1".into()),
             devices: vec![1, 3],
+            started: Some(event::Time(5500)),
             last_checkpoint: Some(event::Time(6000)),
             finished: false,
             terminating: false,

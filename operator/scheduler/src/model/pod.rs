@@ -69,6 +69,8 @@ pub(crate) struct PodSlot {
     /// Namespace and labels, as others' rules see it.
     pub(crate) identity: IdentityOrd,
     pub(crate) place: Place,
+    /// When it started on its node, if that was told.
+    pub(crate) started: Option<Time>,
     /// When it wrote its last checkpoint.
     pub(crate) last_checkpoint: Option<Time>,
     pub(crate) finished: bool,
@@ -142,6 +144,7 @@ impl Model {
             shape: ShapeOrd::new(0),
             identity,
             place: Place::Nowhere,
+            started: event.started,
             last_checkpoint: event.last_checkpoint,
             finished: event.finished,
             terminating: event.terminating,
@@ -162,6 +165,7 @@ impl Model {
             slot.finished |= old.finished;
             slot.terminating |= old.terminating;
             slot.counted = old.counted;
+            slot.started = slot.started.or(old.started);
             slot.leaving = old.leaving;
             slot.leaving_for = old.leaving_for;
             slot.refused_until = old.refused_until;
@@ -234,7 +238,9 @@ impl Model {
         if **self.templates.value(pod.template) != template {
             return false;
         }
-        self.pods[ord].last_checkpoint = event.last_checkpoint;
+        let pod = &mut self.pods[ord];
+        pod.last_checkpoint = event.last_checkpoint;
+        pod.started = event.started.or(pod.started);
         if event.node.as_deref().is_some_and(|n| !n.is_empty()) {
             let place = std::mem::take(&mut self.pods[ord].place);
             let first = matches!(place, Place::Assumed(_));

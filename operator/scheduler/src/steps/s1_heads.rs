@@ -54,12 +54,11 @@ pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
     let unproven = || matches!(claim.key, ClaimKey::Named(..)) && model.members(ord).any(|p| model.is_unproven(p));
     let is_broken = !claim.loose && (misses || unproven()) && model.members(ord).any(is_bound);
     model.list(ord, pending, live > 0);
-    let claim = &mut model.claims[ord];
-    if claim.known && live > 0 && !short && claim.started.is_none() {
-        claim.started = Some(now);
-    }
+    let claim = &model.claims[ord];
     if live == 0 {
-        claim.started = None;
+        model.claims[ord].started = None;
+    } else if claim.known && !short && claim.started.is_none() {
+        model.claims[ord].started = Some(started_at(model, ord, now));
     }
     model.note_end(ord);
     model.note_grown(ord);
@@ -73,6 +72,27 @@ pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
         model.broken.remove(&ord);
     }
     pending
+}
+
+/// When a claim came to have its minima, by what its pods tell of their starts; one that tells nothing started now. Who was
+/// not there to see it knows it all the same.
+fn started_at(model: &Model, ord: ClaimOrd, now: Time) -> Time {
+    let mut last: Option<Time> = None;
+    for group in &model.claims[ord].groups {
+        let live = group
+            .members
+            .iter()
+            .map(|&p| &model.pods[p])
+            .filter(|pod| pod.is_live());
+        let mut starts: Vec<Time> = live.map(|pod| pod.started.unwrap_or(now)).collect();
+        starts.sort_unstable();
+        let missing = model
+            .have(group)
+            .saturating_sub(u32::try_from(starts.len()).unwrap_or(u32::MAX));
+        let needed = group.min().saturating_sub(missing).saturating_sub(1) as usize;
+        last = last.max(starts.get(needed).copied());
+    }
+    last.map_or(now, |last| last.min(now))
 }
 
 /// What is to be said of single pods that can be placed with none of their claim.

@@ -147,6 +147,42 @@ fn a_pod_tells_of_the_checkpoint_of_its_whole_gang() {
     );
 }
 
+/// An operator that starts took all for what had just begun: nobody was spared for what it had done, and all were for the
+/// time that they are promised.
+#[test]
+fn whoever_comes_later_knows_how_long_others_have_run() {
+    let mut world = world(&[("n", 3)]);
+    let tell = |world: &mut World, of: Claim, starts: &[i64]| {
+        let name = of.name.clone();
+        world.tell(of);
+        for (i, minutes) in starts.iter().enumerate() {
+            world.tell(Pod {
+                node: Some("n".into()),
+                started: Some(Time(minutes * MINUTE)),
+                ..member(&format!("{name}-{i}"), &name, "w", 1000)
+            });
+        }
+    };
+    let promised = Claim {
+        min_runtime: 40 * MINUTE,
+        ..of("gang", 2)
+    };
+    // It is there when the last of its pods is.
+    tell(&mut world, promised, &[0, 70]);
+    tell(&mut world, of("long", 1), &[10]);
+    world.now = 100 * MINUTE;
+    world.run();
+    world.tell(want(1));
+    assert_eq!(lost(&world.run()), [("long-0", "1.5 core-hours of work".to_owned())]);
+    world.tell(Event::PodGone("want".into()));
+    world.now = 110 * MINUTE;
+    world.tell(want(2));
+    assert!(
+        lost(&world.run()).iter().any(|(pod, _)| *pod == "gang-0"),
+        "its time is over"
+    );
+}
+
 #[test]
 fn a_gang_is_priced_as_a_whole_and_cards_count_before_cores() {
     let mut world = World::with([
