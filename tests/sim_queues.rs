@@ -37,11 +37,15 @@ fn a_cohort_of_the_baseline_is_done_within_a_tenth_of_the_least_that_it_could_ta
     let ratio = report["ratio"].as_f64().unwrap();
     assert!((1.0..=1.1).contains(&ratio), "{report}");
     assert_eq!(ratio, report["makespan_ms"].as_f64().unwrap() / 6600.0);
-    // The most important wait least, and not for longer than half of what they run.
+    // The most important wait least: not for longer than half of what they run, and then for a seat that was promised to a
+    // small one of another queue, which nobody takes from it by evictions.
     let wait = |class: usize| report["classes"][class]["wait_ms"]["max"].as_i64().unwrap();
     let names: Vec<&str> = (0..3).map(|i| report["classes"][i]["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["small", "medium", "large"]);
-    assert!(wait(2) <= 500 && wait(2) <= wait(1) && wait(1) <= wait(0), "{report}");
+    assert!(
+        wait(2) <= 500 + 200 && wait(2) <= wait(1) && wait(1) <= wait(0),
+        "{report}"
+    );
 }
 
 #[test]
