@@ -1,9 +1,14 @@
 //! The shape index: per shape, the nodes that it fits on, best first, and for the others what turns it away.
 //!
-//! It is a cache. A shape looks at the change log when it is asked, and revalues the nodes that changed since it last
-//! looked; so a pod costs O(log nodes) whatever the number of nodes, also one that fits nowhere: its list is empty.
+//! It is a cache. Plain shapes share a tree in which the nodes that changed are noted once for all of them. Any other shape
+//! has a list: it looks at the change log when it is asked, and revalues the nodes that changed since it last looked. So a
+//! pod costs O(log nodes) whatever the number of nodes, also one that fits nowhere: its list is empty.
 
 mod areas;
+mod candidates;
+mod headroom;
+mod lineup;
+mod plain;
 mod related;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,13 +16,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::{
     event::Level,
     fit::Constraint,
-    model::{Model, NodeSlot, PodSlot, Shape, areas::LEVELS, rules::Check},
-    score::{self, Cost, Policy},
+    model::{Model, PodSlot},
+    score::Policy,
     slab::{AreaOrd, HitsOrd, NodeOrd, ShapeOrd},
     worth::Worths,
 };
 pub(crate) use areas::ByArea;
-use related::Related;
+use candidates::{Candidates, add};
+use headroom::Found;
+use plain::Plain;
 
 /// Entries of all shapes together that are kept: at some 80 bytes each, 640 MiB. A thousand shapes on 8,000 nodes, or
 /// 270 on 30,000.
@@ -52,67 +59,15 @@ pub(crate) struct Index {
     shapes: HashMap<ShapeOrd, Vec<(Look, Candidates)>>,
     clock: u64,
     entries: usize,
+    plain: Plain,
     pub(crate) worths: Worths,
     pub(crate) work: Work,
-}
-
-#[derive(Debug, Default)]
-struct Candidates {
-    /// Position in the change log.
-    cursor: u64,
-    /// When it was last asked for.
-    asked: u64,
-    /// The outlook on GPU pods with which nodes that have GPUs were valued.
-    outlook: u64,
-    /// By node.
-    entries: Vec<Option<Entry>>,
-    /// Nodes that fit. One for all, if no rule about other pods is judged by the parts of a topology.
-    buckets: Vec<Bucket>,
-    /// Buckets by the parts that they stand for.
-    buckets_by_domains: HashMap<Box<[u32]>, u32>,
-    /// How many nodes each constraint turns away. A handful.
-    against: Vec<(Constraint, u32)>,
-    /// Those that fit by area, for the levels that were asked about.
-    levels: [Option<Box<ByArea>>; LEVELS],
-    /// What it has to know of other pods.
-    related: Option<Box<Related>>,
-}
-
-/// Nodes that belong to the same parts.
-#[derive(Debug, Default)]
-struct Bucket {
-    domains: Box<[u32]>,
-    /// Those that fit, as far as they can tell by themselves: by cost, then in node order.
-    fitting: BTreeMap<(Cost, u64), NodeOrd>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    /// `NodeSlot::epoch` at which `ever` was found.
-    epoch: u64,
-    ever: Result<u32, Constraint>,
-    now: Result<(Cost, u64), Constraint>,
-    bucket: u32,
 }
 
 impl Index {
     /// The best node for a look, if there is one.
     pub(crate) fn best(&mut self, model: &Model, policy: Policy, look: Look) -> Option<NodeOrd> {
-        let candidates = self.refresh(model, policy, look)?;
-        let Some(related) = &candidates.related else {
-            return candidates
-                .buckets
-                .first()?
-                .fitting
-                .first_key_value()
-                .map(|(_, node)| *node);
-        };
-        let best = candidates.buckets.iter().filter_map(|bucket| {
-            let ((cost, rank), node) = bucket.fitting.first_key_value()?;
-            let against = related.judge_domains(&bucket.domains).ok()?;
-            Some((cost.against(against), *rank, *node))
-        });
-        best.min().map(|(_, _, node)| node)
+        self.best_beside(model, policy, look, &BTreeSet::new(), None)
     }
 
     /// The best node for a look that is none of some, in an area if one is given, if there is one.
@@ -127,6 +82,11 @@ impl Index {
         if let Some(area) = within {
             return self.best_within(model, policy, look, refused, area);
         }
+        match self.best_plain(model, policy, look, refused) {
+            Found::Node(node) => return Some(node),
+            Found::Nowhere => return None,
+            Found::Unknown => {}
+        }
         let candidates = self.refresh(model, policy, look)?;
         let best = candidates.buckets.iter().filter_map(|bucket| {
             let ((cost, rank), node) = bucket.fitting.iter().find(|(_, node)| !refused.contains(node))?;
@@ -137,6 +97,15 @@ impl Index {
             Some((cost, *rank, *node))
         });
         best.min().map(|(_, _, node)| node)
+    }
+
+    fn best_plain(&mut self, model: &Model, policy: Policy, look: Look, refused: &BTreeSet<NodeOrd>) -> Found {
+        let plain = policy == Policy::Standard && look.hits.is_none() && Plain::includes(model.shapes.value(look.shape));
+        if !plain {
+            return Found::Unknown;
+        }
+        let visited = &mut self.work.nodes_visited;
+        self.plain.best(model, &mut self.worths, look.shape, refused, visited)
     }
 
     fn best_within(
@@ -236,15 +205,16 @@ impl Index {
 
     /// Forgets a shape that is no more; its ordinal may name another one next.
     pub(crate) fn forget(&mut self, shape: ShapeOrd) {
+        self.plain.forget(shape);
         for (_, gone) in self.shapes.remove(&shape).into_iter().flatten() {
             self.entries -= gone.size();
         }
     }
 
-    /// Shapes that have a list.
+    /// Shapes that have a list, or share a tree.
     #[cfg(test)]
     pub(crate) fn shapes(&self) -> usize {
-        self.shapes.len()
+        self.shapes.len() + self.plain.shapes()
     }
 
     fn refresh(&mut self, model: &Model, policy: Policy, look: Look) -> Option<&Candidates> {
@@ -301,165 +271,6 @@ impl Index {
     }
 }
 
-impl Candidates {
-    fn new(model: &Model, checks: Vec<Check>, own: u64) -> Candidates {
-        let related = Related::of(model, checks, own);
-        let buckets = match related {
-            Some(_) => Vec::new(),
-            None => vec![Bucket::default()],
-        };
-        Candidates {
-            related,
-            buckets,
-            ..Default::default()
-        }
-    }
-
-    fn size(&self) -> usize {
-        let levels: usize = self.levels.iter().flatten().map(|level| level.size()).sum();
-        self.entries.len() * self.related.as_ref().map_or(1, |related| related.size()) + levels
-    }
-
-    fn is_outdated(&self, model: &Model) -> bool {
-        self.related.as_ref().is_some_and(|related| related.is_outdated(model))
-    }
-
-    /// Values the nodes that changed since it last looked, and says how many.
-    fn catch_up(&mut self, model: &Model, policy: Policy, worths: &mut Worths, shape: &Shape) -> u64 {
-        let cursor = std::mem::replace(&mut self.cursor, model.changes.clock());
-        let outlook = std::mem::replace(&mut self.outlook, model.mix.outlook.version());
-        if cursor == model.changes.clock() && outlook == self.outlook {
-            return 0;
-        }
-        if self.entries.len() < model.nodes.bound() {
-            self.entries.resize(model.nodes.bound(), None);
-        }
-        let mut visited = 0;
-        if self.related.is_some() {
-            for node in self.take_in(model, shape, cursor) {
-                visited += 1;
-                self.revalue(model, policy, worths, shape, node);
-            }
-        } else {
-            for node in model.changes.since(cursor) {
-                visited += 1;
-                self.revalue(model, policy, worths, shape, node);
-            }
-        }
-        if outlook != self.outlook && cursor > 0 && policy == Policy::Standard {
-            let with_gpus = |(_, node): &(NodeOrd, &NodeSlot)| node.present && !node.devices.is_empty();
-            for (node, _) in model.nodes.iter().filter(with_gpus) {
-                visited += 1;
-                self.revalue(model, policy, worths, shape, node);
-            }
-        }
-        visited
-    }
-
-    /// Takes in where the pods are now that its rules speak of, and says which nodes are to be valued anew.
-    fn take_in(&mut self, model: &Model, shape: &Shape, cursor: u64) -> Vec<NodeOrd> {
-        let mut dirty = Vec::new();
-        let Some(related) = &mut self.related else { return dirty };
-        for ord in model.changes.since(cursor) {
-            let node = model.nodes.find(ord).filter(|n| n.present);
-            related.take_in(model, shape, ord, node, &mut dirty);
-        }
-        if related.settle() {
-            return (0..self.entries.len()).map(NodeOrd::new).collect();
-        }
-        dirty.sort_unstable();
-        dirty.dedup();
-        dirty
-    }
-
-    fn related_to(&self, node: NodeOrd) -> Result<(), Constraint> {
-        let Some(related) = &self.related else { return Ok(()) };
-        related.judge_node(node)?;
-        related.judge_domains(related.coarse_domains(node)).map(|_| ())
-    }
-
-    /// The bucket of a node.
-    fn bucket(&mut self, node: NodeOrd) -> u32 {
-        let Some(related) = &self.related else { return 0 };
-        let domains = related.coarse_domains(node);
-        if let Some(&known) = self.buckets_by_domains.get(domains) {
-            return known;
-        }
-        let new = u32::try_from(self.buckets.len()).unwrap_or(u32::MAX);
-        self.buckets_by_domains.insert(domains.into(), new);
-        self.buckets.push(Bucket {
-            domains: domains.into(),
-            ..Default::default()
-        });
-        new
-    }
-
-    fn revalue(&mut self, model: &Model, policy: Policy, worths: &mut Worths, shape: &Shape, ord: NodeOrd) {
-        let node = model.nodes.find(ord).filter(|n| n.present);
-        let bucket = self.bucket(ord);
-        let Some(slot) = self.entries.get_mut(ord.index()) else {
-            return;
-        };
-        let new = node.map(|node| {
-            let ever = match slot {
-                Some(entry) if entry.epoch == node.epoch => entry.ever,
-                _ => model.fits_ever(shape, node),
-            };
-            let mut now = value(model, policy, worths, shape, node, ever);
-            if let (Ok(cost), Some(related)) = (now, &self.related) {
-                now = related.judge_node(ord).map(|against| cost.against(against));
-            }
-            Entry {
-                epoch: node.epoch,
-                ever,
-                now: now.map(|cost| (cost, node.rank)),
-                bucket,
-            }
-        });
-        let old = std::mem::replace(slot, new);
-        for level in self.levels.iter_mut().flatten() {
-            level.count(model, shape, ord, new.and_then(|e| e.now.ok()));
-        }
-        let (old, new) = (old.map(|e| (e.bucket, e.now)), new.map(|e| (e.bucket, e.now)));
-        if old == new {
-            return;
-        }
-        match old {
-            Some((bucket, Ok(key))) => {
-                // Another node may have taken over the rank if ranks were spread: then the key is its.
-                if let Some(bucket) = self.buckets.get_mut(bucket as usize)
-                    && bucket.fitting.get(&key) == Some(&ord)
-                {
-                    bucket.fitting.remove(&key);
-                }
-            }
-            Some((_, Err(constraint))) => {
-                if let Some((_, count)) = self.against.iter_mut().find(|(c, _)| *c == constraint) {
-                    *count -= 1;
-                }
-                self.against.retain(|(_, count)| *count > 0);
-            }
-            None => {}
-        }
-        match new {
-            Some((bucket, Ok(key))) => {
-                if let Some(bucket) = self.buckets.get_mut(bucket as usize) {
-                    bucket.fitting.insert(key, ord);
-                }
-            }
-            Some((_, Err(constraint))) => add(&mut self.against, constraint, 1),
-            None => {}
-        }
-    }
-}
-
-fn add(against: &mut Vec<(Constraint, u32)>, constraint: Constraint, nodes: u32) {
-    match against.iter_mut().find(|(c, _)| *c == constraint) {
-        Some((_, count)) => *count += nodes,
-        None => against.push((constraint, nodes)),
-    }
-}
-
 /// What each node says, by a list that is built for this one question: by node, what turns the pod away.
 pub(crate) fn verdicts(model: &Model, pod: &PodSlot) -> BTreeMap<NodeOrd, Option<Constraint>> {
     let hits = model.marks.find_hits(pod.identity);
@@ -480,27 +291,16 @@ pub(crate) fn verdicts(model: &Model, pod: &PodSlot) -> BTreeMap<NodeOrd, Option
     said.collect()
 }
 
-fn value(
-    model: &Model,
-    policy: Policy,
-    worths: &mut Worths,
-    shape: &Shape,
-    node: &NodeSlot,
-    ever: Result<u32, Constraint>,
-) -> Result<Cost, Constraint> {
-    score::place(policy, model, worths, shape, node, ever?).map(|(cost, _)| cost)
-}
-
 /// The same answer by looking at every node: what the index is compared with. Other pods do not matter.
 #[cfg(test)]
 pub(crate) fn by_scan(model: &Model, policy: Policy, ord: ShapeOrd) -> Option<NodeOrd> {
     let shape = model.shapes.value(ord);
     let mut worths = Worths::default();
     let fitting = model.nodes_by_name.values().filter_map(|&node| {
-        let slot = &model.nodes[node];
-        let ever = model.fits_ever(shape, slot);
-        let cost = value(model, policy, &mut worths, shape, slot, ever).ok()?;
-        slot.present.then_some((cost, slot.rank, node))
+        let slot = model.nodes.find(node).filter(|slot| slot.present)?;
+        let unwelcome = model.fits_ever(shape, slot).ok()?;
+        let (cost, _) = crate::score::place(policy, model, &mut worths, shape, slot, unwelcome).ok()?;
+        Some((cost, slot.rank, node))
     });
     fitting.min().map(|(_, _, node)| node)
 }

@@ -44,7 +44,7 @@ impl Policy {
 }
 
 /// Steps of a fraction: coarse on purpose.
-const STEPS: i64 = 16;
+pub(crate) const STEPS: i64 = 16;
 /// A pod that needs no GPU avoids nodes with free ones before anything else about use is looked at: a thousandth of one
 /// weighs 32, and use at most [`STEPS`].
 const FREE_GPUS: i64 = 1 << 15;
@@ -72,6 +72,11 @@ impl Cost {
         let wishes = i64::from(unwelcome.min(TAINTS)) * UNWELCOME;
         let half = 1 << (PLACE - 1);
         Cost((wishes << PLACE) + place.clamp(-half, half - 1))
+    }
+
+    /// As a number.
+    pub(crate) fn get(self) -> i64 {
+        self.0
     }
 
     /// With wishes of pods that are against it, or for it where they are negative.
@@ -106,10 +111,20 @@ pub(crate) fn place(
     Ok((Cost::of(unwelcome, here), devices))
 }
 
+/// What a place on a node costs a prod pod without GPUs at least: by [`Policy::Standard`], and besides what its use adds.
+pub(crate) fn least(unwelcome: u32, node: &NodeSlot) -> Cost {
+    let by_gpus = free_milli(node) * FREE_GPUS / 1000;
+    Cost::of(unwelcome, by_gpus.min(FREE_GPUS))
+}
+
+fn free_milli(node: &NodeSlot) -> i64 {
+    (0..node.devices.len()).map(|i| node.free_milli(i)).sum()
+}
+
 /// Pods without GPUs: to where GPU pods lose least by it; then prod to where most is left, batch and mid to where least
 /// is.
 fn plain(model: &Model, worths: &mut Worths, shape: &Shape, node: &NodeSlot) -> i64 {
-    let free_milli: i64 = (0..node.devices.len()).map(|i| node.free_milli(i)).sum();
+    let free_milli = free_milli(node);
     let by_gpus = match free_milli {
         0 => 0,
         _ if model.mix.outlook.version() == 0 => free_milli * FREE_GPUS / 1000,
@@ -140,8 +155,7 @@ fn plain(model: &Model, worths: &mut Worths, shape: &Shape, node: &NodeSlot) -> 
 
 /// Pods with GPUs: least left over of the node, by device, and cores in proportion.
 fn gpu_leftover(need: &GpuNeed, node: &NodeSlot, devices: &[u16]) -> i64 {
-    let free: i64 = (0..node.devices.len()).map(|i| node.free_milli(i)).sum();
-    let left = free - need.total_milli();
+    let left = free_milli(node) - need.total_milli();
     let breaks_whole = devices.iter().any(|&d| !need.whole() && node.is_whole(usize::from(d)));
     left / 100 + if breaks_whole { 1000 } else { 0 }
 }

@@ -56,6 +56,8 @@ ordinals! {
     QueueOrd,
     /// A shape.
     ShapeOrd,
+    /// What decides which nodes admit a pod, whatever is held there.
+    FilterOrd,
     /// What a pod says of itself, before its group adds to it.
     TemplateOrd,
     /// A resource.

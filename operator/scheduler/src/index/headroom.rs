@@ -1,0 +1,292 @@
+//! A tree over the node order that knows of each stretch of nodes how much is free at most and how full they are at least:
+//! with it the best node for a plain pod is found without a list of its own, whatever it requests.
+//!
+//! Bounds only say where not to look. What a place costs is found by [`score::place`] alone, node by node, so that the
+//! answer is the one that a look at every node would give.
+
+use std::collections::BTreeSet;
+
+use super::lineup::Lineup;
+use crate::{
+    model::{Model, NodeSlot, Shape},
+    score::{self, Policy},
+    slab::{NodeOrd, ResourceOrd},
+    worth::Worths,
+};
+
+/// Bits behind the point of a share of a node.
+const FINE: u32 = 20;
+/// Bits of an amount that a share is found with: with [`FINE`] more they stay below 2^63.
+const BITS: u32 = 40;
+/// Bounds that one search looks at, at most. Some thirty are enough where one resource runs short everywhere.
+const STEPS: u32 = 512;
+/// What a look at a node itself weighs against that.
+const LOOK: u32 = 8;
+/// Resources that one tree tells apart.
+pub(super) const RESOURCES: usize = 8;
+/// Costs more than any place.
+const NEVER: i64 = i64::MAX;
+
+/// What a search came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The best node.
+    Node(NodeOrd),
+    /// There is none.
+    Nowhere,
+    /// The bounds say too little: a list has to be made.
+    Unknown,
+}
+
+/// The nodes that admit some pods, as a tree in an array: the children of `i` are `2i` and `2i + 1`, and the leaves are the
+/// positions of the line-up.
+#[derive(Debug, Default)]
+pub(super) struct Headroom {
+    /// Position in the change log.
+    cursor: u64,
+    /// Version of the line-up.
+    lineup: u64,
+    /// Resources that pods asked for.
+    resources: Vec<ResourceOrd>,
+    /// Leaves: a power of two.
+    size: usize,
+    /// What a place costs at least, besides by use.
+    least: Vec<i64>,
+    /// By place in the tree, then resource.
+    bounds: Vec<Bound>,
+    /// By position: the node's epoch, and what it ever says.
+    ever: Vec<(u64, Option<u32>)>,
+}
+
+/// What some nodes have of a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bound {
+    /// Free at most.
+    free: i64,
+    /// Share in use at least, in units of 2^-20.
+    share: i64,
+    /// Allocatable at most.
+    all: i64,
+}
+
+const EMPTY: Bound = Bound {
+    free: i64::MIN,
+    share: 1 << FINE,
+    all: 0,
+};
+
+/// What a pod requests of a resource.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    /// Position among the resources of the tree.
+    at: usize,
+    amount: i64,
+    /// Its use counts for the cost.
+    counts: bool,
+}
+
+/// A part of a whole in units of 2^-20, rounded down: exactly, or a little more.
+fn share_of(part: i64, all: i64) -> i64 {
+    if all <= 0 {
+        return 0;
+    }
+    let shift = (i64::BITS - all.leading_zeros()).saturating_sub(BITS);
+    let part = part.clamp(0, all) >> shift;
+    (part << FINE) / ((all >> shift) + i64::from(shift > 0))
+}
+
+#[allow(
+    clippy::indexing_slicing,
+    reason = "arrays of the tree are as long as the tree, and places come from its size"
+)]
+impl Headroom {
+    /// Leaves, for the bound on all trees.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Knows of the resources that a shape requests. False if these are too many.
+    pub(super) fn covers(&mut self, shape: &Shape) -> bool {
+        for (resource, _) in &shape.requests {
+            if self.resources.contains(resource) {
+                continue;
+            }
+            if self.resources.len() >= RESOURCES {
+                return false;
+            }
+            self.resources.push(*resource);
+            self.lineup = 0;
+        }
+        true
+    }
+
+    /// Takes in the nodes that changed, and says how many. The shape stands for all whom the same nodes admit.
+    pub(super) fn catch_up(&mut self, model: &Model, shape: &Shape, lineup: &mut Lineup) -> u64 {
+        let cursor = std::mem::replace(&mut self.cursor, model.changes.clock());
+        if cursor == self.cursor && self.lineup == lineup.version() {
+            return 0;
+        }
+        let changed = || model.changes.since(cursor).map(|ord| (ord, model.nodes.find(ord)));
+        if changed().any(|(ord, node)| !lineup.is_right(ord, node)) {
+            lineup.renew(model);
+        }
+        if self.lineup != lineup.version() {
+            return self.build(model, shape, lineup);
+        }
+        let mut visited = 0;
+        for (ord, node) in changed() {
+            let Some(position) = lineup.position(ord) else { continue };
+            visited += 1;
+            self.take_in(model, shape, position, node);
+            self.rise(self.size + position);
+        }
+        visited
+    }
+
+    fn build(&mut self, model: &Model, shape: &Shape, lineup: &Lineup) -> u64 {
+        let nodes = lineup.nodes().len();
+        self.lineup = lineup.version();
+        self.size = nodes.next_power_of_two();
+        self.ever = vec![(0, None); nodes];
+        self.least = vec![NEVER; 2 * self.size];
+        self.bounds = vec![EMPTY; 2 * self.size * self.resources.len()];
+        for (position, ord) in lineup.nodes().enumerate() {
+            self.take_in(model, shape, position, model.nodes.find(ord));
+        }
+        for at in (1..self.size).rev() {
+            self.join(at);
+        }
+        nodes as u64
+    }
+
+    /// Takes in a node.
+    fn take_in(&mut self, model: &Model, shape: &Shape, position: usize, node: Option<&NodeSlot>) {
+        let at = self.size + position;
+        let width = self.resources.len();
+        let bounds = &mut self.bounds[at * width..(at + 1) * width];
+        let (epoch, ever) = &mut self.ever[position];
+        self.least[at] = NEVER;
+        bounds.fill(EMPTY);
+        let Some(node) = node.filter(|node| node.present && !node.hot) else {
+            return;
+        };
+        if *epoch != node.epoch {
+            (*epoch, *ever) = (node.epoch, model.fits_ever(shape, node).ok());
+        }
+        let Some(unwelcome) = *ever else { return };
+        self.least[at] = score::least(unwelcome, node).get();
+        for (bound, &resource) in bounds.iter_mut().zip(&self.resources) {
+            let (all, used) = (node.allocatable.of(resource), node.used.of(resource));
+            *bound = Bound {
+                free: (all - used).get(),
+                share: share_of(used.get(), all.get()),
+                all: all.get(),
+            };
+        }
+    }
+
+    /// Brings those above a place up to date.
+    fn rise(&mut self, leaf: usize) {
+        let mut at = leaf / 2;
+        while at > 0 && self.join(at) {
+            at /= 2;
+        }
+    }
+
+    /// Finds the bounds of two together. False if they are what they were.
+    fn join(&mut self, at: usize) -> bool {
+        let width = self.resources.len();
+        let least = self.least[2 * at].min(self.least[2 * at + 1]);
+        let mut changed = std::mem::replace(&mut self.least[at], least) != least;
+        for i in 0..width {
+            let (a, b) = (self.bounds[2 * at * width + i], self.bounds[(2 * at + 1) * width + i]);
+            let both = Bound {
+                free: a.free.max(b.free),
+                share: a.share.min(b.share),
+                all: a.all.max(b.all),
+            };
+            changed |= std::mem::replace(&mut self.bounds[at * width + i], both) != both;
+        }
+        changed
+    }
+
+    /// What the cheapest of some places costs at least.
+    fn bound(&self, at: usize, asks: &[Ask]) -> i64 {
+        let least = self.least[at];
+        if least == NEVER {
+            return NEVER;
+        }
+        let mut fullest = 0;
+        let mut known = (i64::MIN, i64::MIN, 0);
+        let bounds = &self.bounds[at * self.resources.len()..];
+        for ask in asks {
+            let bound = bounds[ask.at];
+            if bound.free < ask.amount {
+                return NEVER;
+            }
+            if ask.counts {
+                if (known.0, known.1) != (ask.amount, bound.all) {
+                    known = (ask.amount, bound.all, share_of(ask.amount, bound.all));
+                }
+                fullest = fullest.max(bound.share + known.2);
+            }
+        }
+        least.saturating_add((fullest * score::STEPS) >> FINE)
+    }
+
+    /// The best node for a plain pod that is none of some.
+    pub(super) fn best(
+        &self,
+        model: &Model,
+        shape: &Shape,
+        lineup: &Lineup,
+        worths: &mut Worths,
+        refused: &BTreeSet<NodeOrd>,
+        visited: &mut u64,
+    ) -> Found {
+        let asks = shape.requests.iter().filter_map(|&(resource, amount)| {
+            Some(Ask {
+                at: self.resources.iter().position(|r| *r == resource)?,
+                amount: amount.get(),
+                counts: resource != model.resources.pods,
+            })
+        });
+        let asks: Vec<Ask> = asks.collect();
+        let mut cost = |position: usize| -> Option<(i64, NodeOrd)> {
+            let (_, ever) = self.ever.get(position)?;
+            let ord = lineup.at(position).filter(|ord| !refused.contains(ord))?;
+            *visited += 1;
+            let placed = score::place(Policy::Standard, model, worths, shape, &model.nodes[ord], (*ever)?);
+            placed.ok().map(|(cost, _)| (cost.get(), ord))
+        };
+        // Nothing costs less than `at_most`; the first that costs as much is the best.
+        let mut at_most = self.bound(1, &asks);
+        let mut steps = 0;
+        let mut ahead = Vec::with_capacity(32);
+        while at_most < NEVER {
+            let mut next = NEVER;
+            ahead.push(1);
+            while let Some(at) = ahead.pop() {
+                steps += 1;
+                if steps > STEPS {
+                    return Found::Unknown;
+                }
+                let bound = self.bound(at, &asks);
+                if bound > at_most {
+                    next = next.min(bound);
+                } else if at < self.size {
+                    ahead.push(2 * at + 1);
+                    ahead.push(2 * at);
+                } else if let Some((cost, node)) = cost(at - self.size) {
+                    if cost <= at_most {
+                        return Found::Node(node);
+                    }
+                    next = next.min(cost);
+                    steps += LOOK;
+                }
+            }
+            at_most = next;
+        }
+        Found::Nowhere
+    }
+}
