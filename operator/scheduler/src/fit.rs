@@ -82,7 +82,9 @@ impl Model {
         }
         let mut unwelcome = 0;
         for &ord in &node.taints {
-            let Some(taint) = self.taints.value(ord) else { continue };
+            let Some(taint) = self.taints.value(ord).map(|taint| &**taint) else {
+                continue;
+            };
             if !selector::tolerated(taint, &shape.tolerations) {
                 match taint.effect.as_str() {
                     "NoSchedule" | "NoExecute" => return Err(Constraint::Taint(ord)),

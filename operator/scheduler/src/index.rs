@@ -100,7 +100,8 @@ impl Index {
     }
 
     fn best_plain(&mut self, model: &Model, policy: Policy, look: Look, refused: &BTreeSet<NodeOrd>) -> Found {
-        let plain = policy == Policy::Standard && look.hits.is_none() && Plain::includes(model.shapes.value(look.shape));
+        let plain =
+            policy == Policy::Standard && look.hits.is_none() && Plain::includes(model.shapes.value(look.shape));
         if !plain {
             return Found::Unknown;
         }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, hash::Hash, marker::PhantomData, sync::Arc};
 
 use crate::slab::{Ordinal, Slab};
 
-/// Values that stay for ever: the few names of resources, models and taints.
+/// Values that stay for ever: the few names of resources and models.
 #[derive(Clone, Debug)]
 pub(crate) struct Names<K, T> {
     values: Vec<T>,
@@ -85,6 +85,17 @@ impl<K: Ordinal, T: Eq + Hash> Counted<K, T> {
         self.ordinals
             .insert(shared, u32::try_from(key.index()).unwrap_or(u32::MAX));
         key
+    }
+
+    /// One more reference to a value that is known to be there. False if another one has its ordinal, or none.
+    pub(crate) fn acquire_known(&mut self, key: K, value: &Arc<T>) -> bool {
+        match self.slots.find_mut(key) {
+            Some((known, references)) if Arc::ptr_eq(known, value) => {
+                *references += 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// One reference less. True if it was the last one and the value is gone.
@@ -203,7 +214,13 @@ mod tests {
         assert_eq!(shapes.acquire(7), a);
         assert_eq!(shapes.references(a), 2);
         assert!(!shapes.release(a));
+        let seven = shapes.value(a).clone();
+        assert!(shapes.acquire_known(a, &seven));
+        assert!(!shapes.release(a));
         assert!(shapes.release(a));
         assert_eq!(shapes.len(), 0);
+        assert!(!shapes.acquire_known(a, &seven));
+        assert_eq!(shapes.acquire(8), a);
+        assert!(!shapes.acquire_known(a, &seven), "the ordinal names another value");
     }
 }

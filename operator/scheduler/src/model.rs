@@ -9,6 +9,7 @@ pub(crate) mod device;
 pub(crate) mod ending;
 pub(crate) mod growth;
 pub(crate) mod hopes;
+pub(crate) mod labels;
 pub(crate) mod lending;
 mod listing;
 mod lost_work;
@@ -33,8 +34,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub(crate) use changes::ChangeLog;
-pub(crate) use claim::{ClaimKey, ClaimSlot, Tally};
+pub(crate) use claim::{ClaimKey, ClaimSlot, Standing, Tally};
 pub(crate) use device::DeviceUse;
+pub(crate) use labels::Labels;
 pub(crate) use node::NodeSlot;
 pub(crate) use pod::{Place, PodSlot, Seat};
 pub(crate) use queue::QueueSlot;
@@ -48,7 +50,7 @@ use crate::{
     amount::Totals,
     event::{Taint, Tier, Time},
     fragmentation::Typical,
-    intern::{Counted, Names},
+    intern::{Counted, Fresh, Names},
     mix::Mix,
     slab::{AreaOrd, ClaimOrd, ModelOrd, NodeOrd, PodOrd, QueueOrd, ShapeOrd, Slab, TaintOrd, TemplateOrd},
 };
@@ -68,9 +70,11 @@ pub(crate) struct Model {
     pub(crate) queues_by_name: BTreeMap<Arc<str>, QueueOrd>,
     pub(crate) shapes: Counted<ShapeOrd, Shape>,
     pub(crate) templates: Counted<TemplateOrd, Template>,
+    /// By template, the shape that a pod without more to it had last, in which tier. Left out of comparisons.
+    pub(crate) last_shapes: Vec<Option<(Tier, ShapeOrd, Arc<Shape>)>>,
     pub(crate) resources: Resources,
     pub(crate) models: Names<ModelOrd, String>,
-    pub(crate) taints: Names<TaintOrd, Taint>,
+    pub(crate) taints: Fresh<TaintOrd, Taint>,
     /// Who counts for whom.
     pub(crate) marks: marks::Marks,
     /// Claims that more pods may let in. Noted as they wait, and left out of comparisons.
@@ -177,9 +181,10 @@ impl Default for Model {
             queues_by_name: BTreeMap::new(),
             shapes: Counted::default(),
             templates: Counted::default(),
+            last_shapes: Vec::new(),
             resources: Resources::default(),
             models: Names::default(),
-            taints: Names::default(),
+            taints: Fresh::default(),
             marks: marks::Marks::default(),
             hopes: hopes::Hopes::default(),
             topology: topology::Topology::default(),

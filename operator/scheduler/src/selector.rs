@@ -44,10 +44,10 @@ fn compared(label: Option<&str>, values: &[String]) -> Option<(i64, i64)> {
 }
 
 /// True if labels of pods or of namespaces meet all of some requirements.
-pub(crate) fn labels_match(requirements: &[Requirement], labels: &BTreeMap<String, String>) -> bool {
+pub(crate) fn labels_match<'a>(requirements: &[Requirement], label: impl Fn(&str) -> Option<&'a str>) -> bool {
     requirements.iter().all(|requirement| {
-        let label = labels.get(&requirement.key);
-        let named = |value: &String| requirement.values.contains(value);
+        let label = label(&requirement.key);
+        let named = |value: &str| requirement.values.iter().any(|v| v == value);
         match requirement.operator {
             Operator::In => label.is_some_and(named),
             Operator::NotIn => !label.is_some_and(named),

@@ -139,6 +139,11 @@ impl<K: Ordinal, T> Slab<K, T> {
         self.slots.get(key.index())?.as_ref()
     }
 
+    /// An entry, if it is there, to be changed.
+    pub(crate) fn find_mut(&mut self, key: K) -> Option<&mut T> {
+        self.slots.get_mut(key.index())?.as_mut()
+    }
+
     /// All entries, by ordinal.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (K, &T)> {
         self.slots

@@ -14,10 +14,12 @@ use crate::{
     worth::Worths,
 };
 
-/// Bits behind the point of a share of a node.
-const FINE: u32 = 20;
-/// Bits of an amount that a share is found with: with [`FINE`] more they stay below 2^63.
-const BITS: u32 = 40;
+/// A whole node, where shares of nodes are compared: 2^10 * 3^2 * 5^4 * 7 * 11, a multiple of the sizes that nodes
+/// commonly have, of which round requests are exact shares. Were these rounded, a node that a pod fills to just a step of
+/// the cost would seem to be below that.
+const WHOLE: i64 = 443_520_000;
+/// Bits of an amount that a share is found with: with the 29 of [`WHOLE`] they stay below 2^63.
+const BITS: u32 = 34;
 /// Bounds that one search looks at, at most. Some thirty are enough where one resource runs short everywhere.
 const STEPS: u32 = 512;
 /// What a look at a node itself weighs against that.
@@ -63,7 +65,7 @@ pub(super) struct Headroom {
 struct Bound {
     /// Free at most.
     free: i64,
-    /// Share in use at least, in units of 2^-20.
+    /// Share in use at least, of [`WHOLE`].
     share: i64,
     /// Allocatable at most.
     all: i64,
@@ -71,9 +73,17 @@ struct Bound {
 
 const EMPTY: Bound = Bound {
     free: i64::MIN,
-    share: 1 << FINE,
+    share: WHOLE,
     all: 0,
 };
+
+/// What a search needs memory for, kept from one to the next.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    asks: Vec<Ask>,
+    /// Places of the tree that are still to be looked at, the next last.
+    ahead: Vec<usize>,
+}
 
 /// What a pod requests of a resource.
 #[derive(Clone, Copy, Debug)]
@@ -85,14 +95,14 @@ struct Ask {
     counts: bool,
 }
 
-/// A part of a whole in units of 2^-20, rounded down: exactly, or a little more.
+/// What share of [`WHOLE`] a part is, rounded down.
 fn share_of(part: i64, all: i64) -> i64 {
     if all <= 0 {
         return 0;
     }
     let shift = (i64::BITS - all.leading_zeros()).saturating_sub(BITS);
     let part = part.clamp(0, all) >> shift;
-    (part << FINE) / ((all >> shift) + i64::from(shift > 0))
+    part * WHOLE / ((all - 1 >> shift) + 1)
 }
 
 #[allow(
@@ -231,7 +241,7 @@ impl Headroom {
                 fullest = fullest.max(bound.share + known.2);
             }
         }
-        least.saturating_add((fullest * score::STEPS) >> FINE)
+        least.saturating_add(fullest * score::STEPS / WHOLE)
     }
 
     /// The best node for a plain pod that is none of some.
@@ -242,16 +252,19 @@ impl Headroom {
         lineup: &Lineup,
         worths: &mut Worths,
         refused: &BTreeSet<NodeOrd>,
-        visited: &mut u64,
+        (scratch, visited): (&mut Scratch, &mut u64),
     ) -> Found {
-        let asks = shape.requests.iter().filter_map(|&(resource, amount)| {
+        let Scratch { asks, ahead } = scratch;
+        let requested = shape.requests.iter().filter_map(|&(resource, amount)| {
             Some(Ask {
                 at: self.resources.iter().position(|r| *r == resource)?,
                 amount: amount.get(),
                 counts: resource != model.resources.pods,
             })
         });
-        let asks: Vec<Ask> = asks.collect();
+        asks.clear();
+        asks.extend(requested);
+        ahead.clear();
         let mut cost = |position: usize| -> Option<(i64, NodeOrd)> {
             let (_, ever) = self.ever.get(position)?;
             let ord = lineup.at(position).filter(|ord| !refused.contains(ord))?;
@@ -260,9 +273,8 @@ impl Headroom {
             placed.ok().map(|(cost, _)| (cost.get(), ord))
         };
         // Nothing costs less than `at_most`; the first that costs as much is the best.
-        let mut at_most = self.bound(1, &asks);
+        let mut at_most = self.bound(1, asks);
         let mut steps = 0;
-        let mut ahead = Vec::with_capacity(32);
         while at_most < NEVER {
             let mut next = NEVER;
             ahead.push(1);
@@ -271,7 +283,7 @@ impl Headroom {
                 if steps > STEPS {
                     return Found::Unknown;
                 }
-                let bound = self.bound(at, &asks);
+                let bound = self.bound(at, asks);
                 if bound > at_most {
                     next = next.min(bound);
                 } else if at < self.size {
@@ -288,5 +300,42 @@ impl Headroom {
             at_most = next;
         }
         Found::Nowhere
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::amount::Amount;
+
+    proptest! {
+        /// Were it ever more, the tree would pass over the best node.
+        #[test]
+        fn shares_are_at_most_what_they_are(all in 1..=Amount::LARGEST.get(), parts in (0.0..1.0_f64, 0.0..1.0_f64)) {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "any amounts will do")]
+            let part = |of: f64| (all as f64 * of) as i64 / 2;
+            let (used, amount) = (part(parts.0), part(parts.1));
+            let steps = (share_of(used, all) + share_of(amount, all)) * score::STEPS / WHOLE;
+            let exact = i128::from(used + amount) * i128::from(score::STEPS) / i128::from(all);
+            prop_assert!(i128::from(steps) <= exact && exact <= i128::from(steps) + 1);
+        }
+    }
+
+    #[test]
+    fn round_shares_of_common_sizes_are_exact() {
+        for cores in [1, 2, 4, 8, 10, 12, 16, 20, 32, 40, 48, 56, 64, 80, 96, 112, 128] {
+            let all = cores * 1000;
+            for used in (0..all).step_by(50) {
+                let steps = (share_of(used, all) + share_of(50, all)) * score::STEPS / WHOLE;
+                assert_eq!(steps, (used + 50) * score::STEPS / all, "{used} of {all}");
+            }
+        }
+        let (mi, gi) = (1 << 20, 1 << 30);
+        assert_eq!(
+            share_of(8 * gi - 512 * mi, 32 * gi) + share_of(512 * mi, 32 * gi),
+            WHOLE / 4
+        );
     }
 }

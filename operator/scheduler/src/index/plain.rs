@@ -2,10 +2,10 @@
 //! admit share one [tree](super::headroom), so that a thousand shapes cost no more than one. What a tree cannot tell
 //! quickly is left to a list.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::{
-    headroom::{Found, Headroom},
+    headroom::{Found, Headroom, Scratch},
     lineup::Lineup,
 };
 use crate::{
@@ -41,11 +41,12 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Plain {
     filters: Counted<FilterOrd, Filter>,
-    // Looked up, never iterated.
-    known: HashMap<ShapeOrd, Known>,
+    /// By shape.
+    known: Vec<Option<Known>>,
     /// By filter, with when it was last asked for.
     trees: Vec<Option<(u64, Headroom)>>,
     lineup: Lineup,
+    scratch: Scratch,
     leaves: usize,
     clock: u64,
 }
@@ -67,7 +68,13 @@ impl Plain {
     ) -> Found {
         let shape = model.shapes.value(ord);
         let filters = &mut self.filters;
-        let known = self.known.entry(ord).or_insert_with(|| Known {
+        if self.known.len() <= ord.index() {
+            self.known.resize_with(ord.index() + 1, || None);
+        }
+        let Some(slot) = self.known.get_mut(ord.index()) else {
+            return Found::Unknown;
+        };
+        let known = slot.get_or_insert_with(|| Known {
             filter: filters.acquire(Filter {
                 terms: shape.terms.clone(),
                 tolerations: shape.tolerations.clone(),
@@ -89,10 +96,17 @@ impl Plain {
             self.leaves -= tree.size();
             *visited += tree.catch_up(model, shape, &mut self.lineup);
             self.leaves += tree.size();
-            found = tree.best(model, shape, &self.lineup, worths, refused, visited);
+            found = tree.best(
+                model,
+                shape,
+                &self.lineup,
+                worths,
+                refused,
+                (&mut self.scratch, visited),
+            );
         }
         if found == Found::Unknown
-            && let Some(known) = self.known.get_mut(&ord)
+            && let Some(known) = self.known.get_mut(ord.index()).and_then(Option::as_mut)
         {
             known.pause = PAUSE;
         }
@@ -128,7 +142,7 @@ impl Plain {
 
     /// Forgets a shape that is no more; its ordinal may name another one next.
     pub(super) fn forget(&mut self, shape: ShapeOrd) {
-        if let Some(gone) = self.known.remove(&shape)
+        if let Some(gone) = self.known.get_mut(shape.index()).and_then(Option::take)
             && self.filters.release(gone.filter)
         {
             self.drop_tree(gone.filter.index());
@@ -138,6 +152,6 @@ impl Plain {
     /// Shapes that are known.
     #[cfg(test)]
     pub(super) fn shapes(&self) -> usize {
-        self.known.len()
+        self.known.iter().flatten().count()
     }
 }

@@ -23,11 +23,12 @@ pub(crate) enum ClaimKey {
 }
 
 impl ClaimKey {
-    /// What the claim of a pod is called.
-    pub(crate) fn of(pod: &event::Pod) -> ClaimKey {
-        match &pod.claim {
-            Some(name) => ClaimKey::Named(pod.namespace.as_str().into(), name.as_str().into()),
-            None => ClaimKey::Alone(pod.uid.as_str().into()),
+    /// True if the claim of a pod is called so.
+    pub(crate) fn is_of(&self, pod: &event::Pod) -> bool {
+        match (self, &pod.claim) {
+            (ClaimKey::Named(namespace, name), Some(claim)) => **namespace == *pod.namespace && **name == **claim,
+            (ClaimKey::Alone(uid), None) => **uid == *pod.uid,
+            _ => false,
         }
     }
 }
@@ -92,6 +93,27 @@ pub(crate) struct GroupSlot {
     pub(crate) done_and_gone: u32,
 }
 
+/// How a pod stands in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It finished.
+    Done,
+    /// A seat is kept for it.
+    Nominated,
+    /// It runs, is bound or about to be.
+    Live,
+    /// It has scheduling gates.
+    Gated,
+    /// It asks for more than the group states.
+    Exceeds,
+    /// It is left alone for a while, since binding it failed.
+    Held,
+    /// It can be placed.
+    Waits,
+    /// It is on its way out.
+    Leaves,
+}
+
 /// How a group stands.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
@@ -148,15 +170,21 @@ impl GroupSlot {
 
 impl Model {
     /// The claim of a pod; a mere name, if there is none.
-    pub(crate) fn claim_for(&mut self, pod: &event::Pod) -> ClaimOrd {
+    pub(crate) fn claim_for(&mut self, ord: PodOrd, pod: &event::Pod) -> ClaimOrd {
         let alone = pod.claim.is_none();
-        let ord = self.claim_named(ClaimKey::of(pod), &pod.namespace);
+        let slot = &self.pods[ord];
+        let (uid, namespace) = (slot.uid.clone(), slot.namespace.clone());
+        let key = match &pod.claim {
+            Some(name) => ClaimKey::Named(namespace.clone(), name.as_str().into()),
+            None => ClaimKey::Alone(uid.clone()),
+        };
+        let ord = self.claim_named(key, namespace);
         if alone {
             let queue = self.queue_named(crate::model::queue::or_default(&pod.queue));
             self.unlist(ord);
             let claim = &mut self.claims[ord];
             claim.known = true;
-            claim.uid = pod.uid.as_str().into();
+            claim.uid = uid;
             claim.created = pod.created;
             claim.priority = pod.priority;
             claim.tier = pod.tier;
@@ -168,7 +196,7 @@ impl Model {
         ord
     }
 
-    fn claim_named(&mut self, key: ClaimKey, namespace: &str) -> ClaimOrd {
+    fn claim_named(&mut self, key: ClaimKey, namespace: Arc<str>) -> ClaimOrd {
         if let Some(&known) = self.claims_by_key.get(&key) {
             return known;
         }
@@ -177,7 +205,7 @@ impl Model {
             key: key.clone(),
             known: false,
             uid: "".into(),
-            namespace: namespace.into(),
+            namespace,
             created: Time::default(),
             priority: 0,
             queue,
@@ -212,8 +240,9 @@ impl Model {
         if event.uid.is_empty() {
             return;
         }
-        let key = ClaimKey::Named(event.namespace.as_str().into(), event.name.as_str().into());
-        let ord = self.claim_named(key, &event.namespace);
+        let namespace: Arc<str> = event.namespace.as_str().into();
+        let key = ClaimKey::Named(namespace.clone(), event.name.as_str().into());
+        let ord = self.claim_named(key, namespace);
         let claim = &self.claims[ord];
         let replaces = claim.known && *claim.uid != *event.uid;
         if replaces && (event.created, event.uid.as_str()) < (claim.created, &*claim.uid) {
@@ -412,6 +441,28 @@ impl Model {
         }
     }
 
+    /// How a pod stands in its group.
+    pub(crate) fn standing(&self, ord: PodOrd) -> Standing {
+        let pod = &self.pods[ord];
+        if pod.finished {
+            Standing::Done
+        } else if matches!(pod.place, Place::Nominated(_)) {
+            Standing::Nominated
+        } else if pod.is_live() {
+            Standing::Live
+        } else if !pod.waits() {
+            Standing::Leaves
+        } else if pod.gated {
+            Standing::Gated
+        } else if pod.exceeds.is_some() {
+            Standing::Exceeds
+        } else if pod.trouble.as_ref().is_some_and(|t| t.holds(self.now)) {
+            Standing::Held
+        } else {
+            Standing::Waits
+        }
+    }
+
     /// How a group stands.
     pub(crate) fn tally(&self, group: &GroupSlot) -> Tally {
         let mut tally = Tally {
@@ -419,23 +470,15 @@ impl Model {
             ..Default::default()
         };
         for &ord in &group.members {
-            let pod = &self.pods[ord];
-            if pod.finished {
-                tally.done += 1;
-            } else if matches!(pod.place, Place::Nominated(_)) {
-                tally.nominated += 1;
-            } else if pod.is_live() {
-                tally.live += 1;
-            } else if pod.waits() {
-                if pod.gated {
-                    tally.gated += 1;
-                } else if pod.exceeds.is_some() {
-                    tally.exceeding = tally.exceeding.or(Some(ord));
-                } else if pod.trouble.as_ref().is_some_and(|t| t.holds(self.now)) {
-                    tally.held.push(ord);
-                } else {
-                    tally.waiting.push(ord);
-                }
+            match self.standing(ord) {
+                Standing::Done => tally.done += 1,
+                Standing::Nominated => tally.nominated += 1,
+                Standing::Live => tally.live += 1,
+                Standing::Gated => tally.gated += 1,
+                Standing::Exceeds => tally.exceeding = tally.exceeding.or(Some(ord)),
+                Standing::Held => tally.held.push(ord),
+                Standing::Waits => tally.waiting.push(ord),
+                Standing::Leaves => {}
             }
         }
         tally

@@ -82,8 +82,9 @@ impl Model {
                 queue.pending.insert(group, age);
             }
             (false, true) => {
-                queue.pending.remove(&group, &age);
-                queue.parked.remove(&group, &age);
+                if !queue.pending.remove(&group, &age) {
+                    queue.parked.remove(&group, &age);
+                }
             }
             _ => {}
         }

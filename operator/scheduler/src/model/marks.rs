@@ -15,8 +15,8 @@ use crate::{
     index::Look,
     intern::{Counted, Fresh},
     model::{
-        Model, PodSlot, Shape,
-        rules::{Check, Compiled, Effect, Labels, Mark, Peers, Rule},
+        Labels, Model, PodSlot, Shape,
+        rules::{Check, Compiled, Effect, Mark, Namespaces, Peers, Rule},
     },
     slab::{HitsOrd, IdentityOrd, MarkOrd, PodOrd, ShapeOrd},
 };
@@ -24,7 +24,7 @@ use crate::{
 /// What terms look at in a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
-    pub(crate) namespace: String,
+    pub(crate) namespace: Arc<str>,
     pub(crate) labels: Labels,
 }
 
@@ -48,11 +48,11 @@ pub(crate) struct Marks {
     having: Lookup,
     identities: Counted<IdentityOrd, Identity>,
     /// Those of each namespace.
-    by_namespace: HashMap<String, BTreeSet<IdentityOrd>>,
+    by_namespace: HashMap<Arc<str>, BTreeSet<IdentityOrd>>,
     /// By identity.
     standing: Vec<Standing>,
     hits: Fresh<HitsOrd, Vec<MarkOrd>>,
-    namespaces: BTreeMap<String, Labels>,
+    namespaces: Namespaces,
     /// Grows when the marks that pods have, or namespaces, change.
     version: u64,
     /// Rules of the shapes that have some.
@@ -61,17 +61,19 @@ pub(crate) struct Marks {
 
 impl Marks {
     /// The identity of a pod, counted once more.
-    fn acquire_identity(&mut self, namespace: &str, labels: &Labels) -> IdentityOrd {
+    fn acquire_identity(&mut self, namespace: &str, labels: &BTreeMap<String, String>) -> IdentityOrd {
+        let known = self.by_namespace.get_key_value(namespace);
+        let namespace: Arc<str> = known.map_or_else(|| namespace.into(), |(known, _)| known.clone());
         let ord = self.identities.acquire(Identity {
-            namespace: namespace.to_owned(),
-            labels: labels.clone(),
+            namespace: namespace.clone(),
+            labels: Labels::of(labels),
         });
         if self.identities.references(ord) == 1 {
             let standing = Standing {
                 matching: self.found(&self.matching, self.identities.value(ord), true),
                 ..Default::default()
             };
-            self.by_namespace.entry(namespace.to_owned()).or_default().insert(ord);
+            self.by_namespace.entry(namespace).or_default().insert(ord);
             if ord.index() >= self.standing.len() {
                 self.standing.resize(ord.index() + 1, Standing::default());
             }
@@ -105,7 +107,7 @@ impl Marks {
         let named = mark.peers().iter().find_map(Peers::only_namespaces);
         match named {
             Some(named) => {
-                let theirs = named.iter().filter_map(|name| self.by_namespace.get(name));
+                let theirs = named.iter().filter_map(|name| self.by_namespace.get(name.as_str()));
                 theirs.flatten().copied().collect()
             }
             None => self.identities.iter().map(|(identity, _)| identity).collect(),
@@ -382,7 +384,7 @@ impl Model {
     }
 
     /// Takes in a namespace; `None` for one that is gone.
-    pub(crate) fn apply_namespace(&mut self, name: &str, labels: Option<&Labels>) {
+    pub(crate) fn apply_namespace(&mut self, name: &str, labels: Option<&BTreeMap<String, String>>) {
         if self.marks.namespaces.get(name) == labels {
             return;
         }

@@ -198,12 +198,12 @@ impl Model {
                 unhealthy: gpu.unhealthy,
             })
             .collect();
-        let taints: Vec<TaintOrd> = event.taints.iter().map(|taint| self.taints.intern(taint)).collect();
         let node = &self.nodes[ord];
+        let taints = || node.taints.iter().filter_map(|taint| self.taints.value(*taint));
         let same = node.present
             && node.allocatable == allocatable
             && node.devices == devices
-            && node.taints == taints
+            && taints().map(|taint| &**taint).eq(&event.taints)
             && node.labels == event.labels
             && node.unschedulable == event.unschedulable
             && node.stale == event.stale
@@ -214,6 +214,8 @@ impl Model {
         }
         self.count_capacity(ord, false);
         self.epochs += 1;
+        let taints = event.taints.iter().map(|taint| self.taints.acquire(taint.clone()).0);
+        let taints: Vec<TaintOrd> = taints.collect();
         let areas = self.areas.enter(&event.name, &event.location);
         let node = &mut self.nodes[ord];
         let left = std::mem::replace(&mut node.areas, areas);
@@ -223,11 +225,14 @@ impl Model {
         node.epoch = self.epochs;
         node.allocatable = allocatable;
         node.devices = devices;
-        node.taints = taints;
+        let untaken = std::mem::replace(&mut node.taints, taints);
         node.labels = event.labels.clone();
         node.unschedulable = event.unschedulable;
         node.stale = event.stale;
         node.hot = event.hot;
+        for taint in untaken {
+            self.taints.release(taint);
+        }
         self.areas.leave(&left);
         self.find_domains(ord);
         self.count_capacity(ord, true);
@@ -253,6 +258,7 @@ impl Model {
         let pods = std::mem::take(&mut node.pods);
         let (marks, domains) = (std::mem::take(&mut node.marks), std::mem::take(&mut node.domains));
         let left = std::mem::take(&mut node.areas);
+        let taints = std::mem::take(&mut node.taints);
         *node = NodeSlot {
             name,
             rank,
@@ -261,6 +267,9 @@ impl Model {
             domains,
             ..Default::default()
         };
+        for taint in taints {
+            self.taints.release(taint);
+        }
         self.areas.leave(&left);
         self.find_domains(ord);
         self.recount_node(ord);
@@ -359,11 +368,42 @@ mod tests {
         let node = event::Node {
             name: "a".into(),
             allocatable: [("cpu".into(), 4)].into(),
+            taints: vec![taint("k")],
             ..Default::default()
         };
         model.apply_node(&node);
         model.apply_node_gone("a");
         model.apply_node_gone("a");
         assert_eq!((model.nodes.len(), model.capacity.clone()), (0, Default::default()));
+        assert_eq!(model.taints.len(), 0);
+    }
+
+    /// They were kept for ever.
+    #[test]
+    fn a_taint_goes_with_the_last_node_that_has_it() {
+        let mut model = Model::default();
+        let node = |name: &str, taints: &[&str]| event::Node {
+            name: name.into(),
+            taints: taints.iter().map(|key| taint(key)).collect(),
+            ..Default::default()
+        };
+        assert!(model.apply_node(&node("a", &["k", "l"])));
+        assert!(model.apply_node(&node("b", &["k"])));
+        assert!(!model.apply_node(&node("a", &["k", "l"])));
+        assert_eq!(model.taints.len(), 2);
+        assert!(model.apply_node(&node("a", &["k"])));
+        assert_eq!(model.taints.len(), 1);
+        model.apply_node_gone("b");
+        assert_eq!(model.taints.len(), 1);
+        assert!(model.apply_node(&node("a", &[])));
+        assert_eq!(model.taints.len(), 0);
+    }
+
+    fn taint(key: &str) -> event::Taint {
+        event::Taint {
+            key: key.into(),
+            value: "v".into(),
+            effect: "NoSchedule".into(),
+        }
     }
 }

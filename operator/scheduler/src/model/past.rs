@@ -155,7 +155,13 @@ impl Model {
 
     /// Brings the past of each queue up to now, by what was used until the last cycle.
     pub(crate) fn settle_pasts(&mut self) {
-        let queues: Vec<QueueOrd> = self.queues_by_name.values().copied().collect();
+        let unsettled = |queue: &QueueOrd| {
+            self.queues[*queue]
+                .past
+                .as_ref()
+                .is_some_and(|past| past.before.is_some())
+        };
+        let queues: Vec<QueueOrd> = self.queues_by_name.values().copied().filter(unsettled).collect();
         for queue in queues {
             if let Some(past) = &mut self.queues[queue].past
                 && let Some(before) = past.before.take()

@@ -1,17 +1,20 @@
 //! A pod: its facts, its seat, and how it comes and goes.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::{
     decision::Reason,
     event::{self, Tier, Time},
-    model::{ClaimKey, Model, trouble::Trouble},
+    model::{Model, trouble::Trouble},
     slab::{ClaimOrd, IdentityOrd, NodeOrd, PodOrd, ShapeOrd, TemplateOrd},
 };
 
 /// Milliseconds for which a pod is left alone after its eviction was refused, each time twice as long: a disruption
 /// budget that is used up recovers when a pod has started, which takes seconds, or when somebody sees to it.
 const REFUSED: [i64; 5] = [5_000, 10_000, 20_000, 40_000, 60_000];
+
+/// The group of pods that name none.
+static NO_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
 
 /// Where a pod sits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,13 +136,17 @@ impl Model {
         let identity = self.identity_of(event);
         let mut slot = PodSlot {
             uid: event.uid.as_str().into(),
-            namespace: event.namespace.as_str().into(),
+            namespace: self.marks.identity(identity).namespace.clone(),
             name: event.name.as_str().into(),
             created: event.created,
             priority: event.priority,
             never_preempts: event.never_preempts,
             claim: None,
-            group: event.group.as_str().into(),
+            group: if event.group.is_empty() {
+                NO_GROUP.clone()
+            } else {
+                event.group.as_str().into()
+            },
             template,
             shape: ShapeOrd::new(0),
             identity,
@@ -225,9 +232,9 @@ impl Model {
             && pod.created == event.created
             && *pod.group == *event.group
             && *pod.namespace == *event.namespace
-            && self.marks.identity(pod.identity).labels == event.labels
+            && self.marks.identity(pod.identity).labels.are(&event.labels)
             && *pod.name == *event.name
-            && (!pod.ours || pod.claim.map(|c| &self.claims[c].key) == Some(&ClaimKey::of(event)))
+            && (!pod.ours || pod.claim.is_some_and(|c| self.claims[c].key.is_of(event)))
             && (!pod.ours || event.claim.is_some() || self.same_alone(ord, event))
             && (pod.finished || self.same_place(&pod.place, event));
         if !same {
@@ -379,7 +386,7 @@ impl Model {
     /// Puts a pod into its claim, gives it its shape, and counts its seat.
     fn put_in(&mut self, ord: PodOrd, event: &event::Pod) {
         if event.ours {
-            let claim = self.claim_for(event);
+            let claim = self.claim_for(ord, event);
             self.pods[ord].claim = Some(claim);
             self.join_claim(ord, claim);
         }
@@ -390,7 +397,7 @@ impl Model {
 
     /// Gives up what an earlier state of a pod referred to.
     fn let_go(&mut self, _ord: PodOrd, old: &PodSlot) {
-        self.templates.release(old.template);
+        self.let_go_of_template(old.template);
         self.let_go_of_shape(old.shape);
         self.let_go_of_identity(old.identity);
         if let Some(seat) = old.place.seat() {
@@ -412,18 +419,13 @@ impl Model {
         let group = claim
             .and_then(|c| c.groups.iter().find(|g| *g.spec.name == *pod.group))
             .map(|g| g.spec.clone());
-        let devices = pod.place.seat().map_or(0, |seat| seat.devices.len());
-        let mut shape = self.shape_of(&template, group.as_deref(), tier);
-        if shape.gpus.is_none() && devices > 0 {
-            self.assume_whole_devices(&mut shape, devices);
-        }
+        let shape = self.shape_for(ord, &template, group.as_deref(), tier);
         let refused = self.pods[ord].refused.as_deref().map(|message| Reason::Refused {
             message: message.to_owned(),
         });
         let exceeds = refused
             .or_else(|| self.pod_contradicts(&template.requests, tier))
             .or_else(|| group.and_then(|group| self.exceeds(ord, &template, &group)));
-        let shape = self.acquire_shape(shape);
         let pod = &mut self.pods[ord];
         pod.shape = shape;
         pod.exceeds = exceeds.map(Box::new);

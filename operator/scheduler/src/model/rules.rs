@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use crate::{
     event::{self, PodRules, PodTerm, Requirement, SPREADS_AT_MOST, Term},
+    model::Labels,
     selector,
     slab::{KeyOrd, MarkOrd},
 };
 
-/// Labels by name.
-pub(crate) type Labels = BTreeMap<String, String>;
+/// Labels of namespaces, by the names of these.
+pub(crate) type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
 
 /// Which pods a term speaks of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,21 +50,18 @@ impl Peers {
     /// True if a pod is one of them. `own` says that the term is one of the pod that is to be placed: kube-scheduler
     /// looks for the namespaces of such a term among those that there are; of a term of a pod that is bound already, it
     /// asks whether it matches the labels of the namespace, and one that is not there has none.
-    pub(crate) fn include(
-        &self,
-        namespace: &str,
-        labels: &Labels,
-        namespaces: &BTreeMap<String, Labels>,
-        own: bool,
-    ) -> bool {
+    pub(crate) fn include(&self, namespace: &str, labels: &Labels, namespaces: &Namespaces, own: bool) -> bool {
         let Some(selector) = &self.selector else { return false };
         let there = || match (self.namespace_selector.as_deref(), namespaces.get(namespace)) {
             (None, _) => false,
             (Some([]), _) => true,
-            (Some(requirements), Some(labels)) => selector::labels_match(requirements, labels),
-            (Some(requirements), None) => !own && selector::labels_match(requirements, &Labels::new()),
+            (Some(requirements), Some(labels)) => {
+                selector::labels_match(requirements, |key| labels.get(key).map(String::as_str))
+            }
+            (Some(requirements), None) => !own && selector::labels_match(requirements, |_| None),
         };
-        (self.namespaces.iter().any(|n| n == namespace) || there()) && selector::labels_match(selector, labels)
+        (self.namespaces.iter().any(|n| n == namespace) || there())
+            && selector::labels_match(selector, |key| labels.get(key))
     }
 
     /// A requirement that names values, one of which each of these pods has; and whether there can be any pod at all.
@@ -124,7 +122,7 @@ impl Rules {
     }
 
     /// Which of its own rules a pod itself matches: [`OWN_AFFINITY`], and a bit for each constraint of spread.
-    pub(crate) fn of_oneself(&self, namespace: &str, labels: &Labels, namespaces: &BTreeMap<String, Labels>) -> u64 {
+    pub(crate) fn of_oneself(&self, namespace: &str, labels: &Labels, namespaces: &Namespaces) -> u64 {
         let is = |peers: &Peers| peers.include(namespace, labels, namespaces, true);
         let mut own = 0;
         for (i, (_, peers)) in self.spread.iter().enumerate() {

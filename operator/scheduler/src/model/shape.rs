@@ -7,7 +7,7 @@ use crate::{
     decision::Reason,
     event::{self, GpuRequest, Term, Tier, Toleration},
     model::{Model, ports::HostPort, rules::Rules},
-    slab::{ModelOrd, PodOrd, ResourceOrd},
+    slab::{ModelOrd, PodOrd, ResourceOrd, ShapeOrd, TemplateOrd},
 };
 
 /// Alternatives at most when those of a pod are joined with those of its group: more is not written by people.
@@ -85,6 +85,51 @@ impl Model {
             tolerations,
             ports,
             rules: rules.map(|rules| Arc::new(Rules::of(rules, &pod.namespace))),
+        }
+    }
+
+    /// The shape of a pod, counted once more. Most pods have a template that many have, and no group that adds to it: the
+    /// shape that the last of them had is found without looking at all of it.
+    pub(crate) fn shape_for(
+        &mut self,
+        ord: PodOrd,
+        template: &Template,
+        group: Option<&event::Group>,
+        tier: Tier,
+    ) -> ShapeOrd {
+        let pod = &self.pods[ord];
+        let (of, devices) = (pod.template, pod.place.seat().map_or(0, |seat| seat.devices.len()));
+        let adds = |g: &event::Group| g.gpus.is_some() || !g.tolerations.is_empty() || !g.node_terms.is_empty();
+        let plain = devices == 0 && !group.is_some_and(adds);
+        if plain
+            && let Some(Some((as_tier, shape, value))) = self.last_shapes.get(of.index())
+            && *as_tier == tier
+            && self.shapes.acquire_known(*shape, value)
+        {
+            return *shape;
+        }
+        let mut shape = self.shape_of(template, group, tier);
+        if shape.gpus.is_none() && devices > 0 {
+            self.assume_whole_devices(&mut shape, devices);
+        }
+        let shape = self.acquire_shape(shape);
+        if plain {
+            if self.last_shapes.len() <= of.index() {
+                self.last_shapes.resize(of.index() + 1, None);
+            }
+            if let Some(slot) = self.last_shapes.get_mut(of.index()) {
+                *slot = Some((tier, shape, self.shapes.value(shape).clone()));
+            }
+        }
+        shape
+    }
+
+    /// One reference less to a template.
+    pub(crate) fn let_go_of_template(&mut self, template: TemplateOrd) {
+        if self.templates.release(template)
+            && let Some(slot) = self.last_shapes.get_mut(template.index())
+        {
+            *slot = None;
         }
     }
 

@@ -5,13 +5,16 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use crate::{event::Time, slab::ClaimOrd};
 
 /// Priority, the highest first, and namespace.
 pub(crate) type Group = (Reverse<i32>, Arc<str>);
+
+/// No namespace comes before it.
+static FIRST: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
 
 /// Age, then UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +56,9 @@ impl Waiting {
 
     /// Takes in all of another list, which is empty then.
     pub(crate) fn append(&mut self, other: &mut Waiting) {
+        if other.len == 0 {
+            return;
+        }
         if self.len == 0 {
             std::mem::swap(self, other);
         }
@@ -69,13 +75,15 @@ impl Waiting {
 
     /// The highest priority below another one (or of all) that somebody has.
     pub(crate) fn level(&self, below: Option<Reverse<i32>>) -> Option<Reverse<i32>> {
-        let least = || -> Arc<str> { "".into() };
         let group = match below {
             None => self.groups.first_key_value().map(|(group, _)| group),
             // No priority lies between two neighbours, so the first group after the last possible one of `below`.
             Some(Reverse(below)) => {
                 let next = Reverse(below.checked_sub(1)?);
-                self.groups.range((next, least())..).next().map(|(group, _)| group)
+                self.groups
+                    .range((next, FIRST.clone())..)
+                    .next()
+                    .map(|(group, _)| group)
             }
         };
         group.map(|(priority, _)| *priority)
@@ -83,7 +91,7 @@ impl Waiting {
 
     /// The first of each namespace of a priority.
     pub(crate) fn firsts(&self, level: Reverse<i32>) -> impl Iterator<Item = (&Arc<str>, &Age)> + '_ {
-        let groups = self.groups.range((level, Arc::from(""))..);
+        let groups = self.groups.range((level, FIRST.clone())..);
         groups
             .take_while(move |((priority, _), _)| *priority == level)
             .filter_map(|((_, namespace), ages)| Some((namespace, ages.first()?)))

@@ -6,7 +6,7 @@ use super::Round;
 use crate::{
     decision::Reason,
     event::Time,
-    model::{ClaimKey, Model, Place},
+    model::{ClaimKey, Model, Place, Standing},
     slab::{ClaimOrd, PodOrd},
 };
 
@@ -29,15 +29,20 @@ pub(super) fn look_again(round: &mut Round<'_>) {
 /// Lists a claim in its queue according to how it stands. True if something of it waits.
 pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
     let claim = &model.claims[ord];
-    let (mut short, mut more, mut live, mut nominated, mut done, mut unfinished) = (false, false, 0, 0, 0, false);
+    let (mut short, mut more, mut live, mut nominated, mut done, mut unfinished) =
+        (false, false, 0_u32, 0_u32, 0_u32, false);
     for group in &claim.groups {
-        let tally = model.tally(group);
-        let have = tally.live + tally.done;
+        let (mut have, mut waits) = (group.done_and_gone, false);
+        done += group.done_and_gone;
+        for standing in group.members.iter().map(|&p| model.standing(p)) {
+            have += u32::from(matches!(standing, Standing::Live | Standing::Done));
+            live += u32::from(standing == Standing::Live);
+            done += u32::from(standing == Standing::Done);
+            nominated += u32::from(standing == Standing::Nominated);
+            waits |= standing == Standing::Waits;
+        }
         short |= have < group.min();
-        more |= have < group.max() && !tally.waiting.is_empty();
-        live += tally.live;
-        nominated += tally.nominated;
-        done += tally.done;
+        more |= have < group.max() && waits;
         unfinished |= group.members.iter().any(|&p| !model.pods[p].finished);
     }
     let over = done > 0 && !unfinished;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    model::rules::{Labels, Mark},
+    model::{Labels, rules::Mark},
     slab::MarkOrd,
 };
 
