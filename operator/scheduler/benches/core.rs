@@ -12,6 +12,10 @@
     reason = "a benchmark"
 )]
 
+#[path = "core/gangs.rs"]
+mod gangs;
+#[path = "core/gpus.rs"]
+mod gpus;
 #[path = "core/relations.rs"]
 mod relations;
 
@@ -21,8 +25,8 @@ use std::{
 };
 
 use duosuan_scheduler::{
-    Budget, Cluster, Decision, Event, Tier, Time, cycle,
-    event::{Claim, Gpu, GpuRequest, Group, Level, Node, Pod, Queue, Quota, Topology},
+    Budget, Cluster, Decision, Event, Time, cycle,
+    event::{Node, Pod},
 };
 
 const GI: i64 = 1 << 30;
@@ -127,22 +131,6 @@ fn plain_nodes(count: usize) -> Vec<Node> {
     (0..count).map(node).collect()
 }
 
-fn gpu_nodes(count: usize) -> Vec<Node> {
-    let allocatable = amounts(&[("cpu", 128_000), ("memory", 1024 * GI), ("pods", 110)]);
-    let gpu = Gpu {
-        model: "A100".into(),
-        memory: 80 * GI,
-        ..Default::default()
-    };
-    let node = |i| Node {
-        name: format!("node-{i:05}"),
-        allocatable: allocatable.clone(),
-        gpus: vec![gpu.clone(); 8],
-        ..Default::default()
-    };
-    (0..count).map(node).collect()
-}
-
 fn pod(uid: String, milli: i64, memory: i64) -> Pod {
     Pod {
         name: uid.clone(),
@@ -151,20 +139,6 @@ fn pod(uid: String, milli: i64, memory: i64) -> Pod {
         requests: amounts(&[("cpu", milli), ("memory", memory)]),
         ours: true,
         ..Default::default()
-    }
-}
-
-fn gpu_pod(uid: String, queue: &str, count: u16, milli: u16) -> Pod {
-    let gpus = Some(GpuRequest {
-        count,
-        milli,
-        memory: 0,
-        models: vec![],
-    });
-    Pod {
-        gpus,
-        queue: queue.into(),
-        ..pod(uid, 1000, GI)
     }
 }
 
@@ -227,233 +201,6 @@ fn infeasible_cycle() -> Row {
     run.row(2_000_000)
 }
 
-fn gangs() -> Row {
-    let mut run = Run::of(plain_nodes(5000));
-    let gang = |run: &mut Run, i: usize, size: u32| {
-        let name = format!("gang-{i}");
-        let group = Group {
-            name: "w".into(),
-            min: size,
-            max: size,
-            quantum: 1,
-            ..Default::default()
-        };
-        let mut events = vec![Event::Claim(Box::new(Claim {
-            uid: name.clone(),
-            namespace: "bench".into(),
-            name: name.clone(),
-            groups: vec![group],
-            ..Default::default()
-        }))];
-        for p in 0..size {
-            let member = Pod {
-                claim: Some(name.clone()),
-                group: "w".into(),
-                ..pod(format!("{name}-{p}"), 100, 500 * MI)
-            };
-            events.push(Event::Pod(Box::new(member)));
-        }
-        run.step(events);
-    };
-    for i in 0..4500 {
-        gang(&mut run, i, 4);
-    }
-    for i in 4500..4518 {
-        gang(&mut run, i, 1000);
-    }
-    run.row(36_000)
-}
-
-/// Gangs of 4, then of 1,000, each to stand in one rack if one has room, on 5,000 nodes in 50 racks.
-fn gang_and_rack() -> Row {
-    let (small, large) = (750 + 1500 + 2250, 3 + 6 + 9);
-    let mut nodes = plain_nodes(5000);
-    for (i, node) in nodes.iter_mut().enumerate() {
-        node.location.rack = Some(format!("rack-{:02}", i % 50));
-    }
-    let mut run = Run::of(nodes);
-    let mut parted = 0;
-    let mut gang = |run: &mut Run, i: usize, size: u32| {
-        let name = format!("gang-{i}");
-        let group = Group {
-            name: "w".into(),
-            min: size,
-            max: size,
-            quantum: 1,
-            ..Default::default()
-        };
-        let mut events = vec![Event::Claim(Box::new(Claim {
-            uid: name.clone(),
-            namespace: "bench".into(),
-            name: name.clone(),
-            groups: vec![group],
-            topology: Some(Topology {
-                pack: Level::Rack,
-                required: false,
-            }),
-            ..Default::default()
-        }))];
-        for p in 0..size {
-            let member = Pod {
-                claim: Some(name.clone()),
-                group: "w".into(),
-                ..pod(format!("{name}-{p}"), 100, 500 * MI)
-            };
-            events.push(Event::Pod(Box::new(member)));
-        }
-        let decisions = run.step(events);
-        let mut racks: Vec<usize> = decisions.iter().filter_map(rack_of).collect();
-        racks.sort_unstable();
-        racks.dedup();
-        parted += usize::from(racks.len() > 1);
-    };
-    for i in 0..small {
-        gang(&mut run, i, 4);
-    }
-    for i in small..small + large {
-        gang(&mut run, i, 1000);
-    }
-    assert_eq!(parted, 0, "there is a rack with room for each");
-    run.row(small * 4 + large * 1000)
-}
-
-/// Rack of a node that was bound to.
-fn rack_of(decision: &Decision) -> Option<usize> {
-    match decision {
-        Decision::Bind { node, .. } => Some(node.trim_start_matches("node-").parse::<usize>().unwrap() % 50),
-        _ => None,
-    }
-}
-
-fn gpu_fill() -> Row {
-    let mut run = Run::of(gpu_nodes(500));
-    for i in 0..4000 {
-        run.step(event(gpu_pod(format!("job-{i}"), "", 1, 1000)));
-    }
-    run.row(4000)
-}
-
-fn gpu_shares() -> Row {
-    let mut run = Run::of(gpu_nodes(500));
-    for i in 0..8000_u16 {
-        run.step(event(gpu_pod(format!("job-{i}"), "", 1, 100 + i % 9 * 100)));
-    }
-    run.row(8000)
-}
-
-fn gpu_proof() -> Row {
-    let mut run = full("", 1);
-    run.start_measuring();
-    let group = Group {
-        name: "w".into(),
-        min: 10,
-        max: 10,
-        quantum: 1,
-        ..Default::default()
-    };
-    let claim = Claim {
-        uid: "j".into(),
-        namespace: "bench".into(),
-        name: "j".into(),
-        groups: vec![group],
-        ..Default::default()
-    };
-    let mut events = vec![Event::Claim(Box::new(claim))];
-    for i in 0..10 {
-        let member = Pod {
-            claim: Some("j".into()),
-            group: "w".into(),
-            ..gpu_pod(format!("j-{i}"), "", 8, 1000)
-        };
-        events.push(Event::Pod(Box::new(member)));
-    }
-    run.step(events);
-    run.row(10)
-}
-
-/// 500 nodes of 8 GPUs, all held by one-GPU jobs of a queue and confirmed.
-fn full(queue: &str, per_job: u16) -> Run {
-    let mut run = Run::of(gpu_nodes(500));
-    for (name, gpus) in [("mine", 2000), ("yours", 2000)] {
-        let quota = Quota {
-            tier: Tier::Prod,
-            guaranteed: amounts(&[("gpu", gpus * 1000)]),
-            ..Default::default()
-        };
-        let queue = Queue {
-            name: name.into(),
-            weight: 1,
-            quotas: vec![quota],
-            ..Default::default()
-        };
-        run.cluster.apply(Event::Queue(Box::new(queue)));
-    }
-    for i in 0..4000 / usize::from(per_job) {
-        let job = Pod {
-            created: Time(i as i64),
-            ..gpu_pod(format!("job-{i}"), queue, per_job, 1000)
-        };
-        for decision in run.step(event(job.clone())) {
-            if let Decision::Bind { node, devices, .. } = decision {
-                run.cluster.apply(Event::Pod(Box::new(Pod {
-                    node: Some(node),
-                    devices,
-                    ..job.clone()
-                })));
-            }
-        }
-    }
-    run
-}
-
-fn gpu_reclaim_one() -> Row {
-    let mut run = full("yours", 1);
-    run.start_measuring();
-    run.step(event(gpu_pod("asks".into(), "mine", 1, 1000)));
-    run.row(1)
-}
-
-fn gpu_reclaim_many() -> Row {
-    let mut run = full("yours", 1);
-    run.start_measuring();
-    let group = Group {
-        name: "w".into(),
-        min: 250,
-        max: 250,
-        quantum: 1,
-        ..Default::default()
-    };
-    let claim = Claim {
-        uid: "j".into(),
-        namespace: "bench".into(),
-        name: "j".into(),
-        queue: "mine".into(),
-        groups: vec![group],
-        ..Default::default()
-    };
-    let mut events = vec![Event::Claim(Box::new(claim))];
-    for i in 0..250 {
-        let member = Pod {
-            claim: Some("j".into()),
-            group: "w".into(),
-            ..gpu_pod(format!("j-{i}"), "mine", 8, 1000)
-        };
-        events.push(Event::Pod(Box::new(member)));
-    }
-    run.step(events);
-    run.row(250)
-}
-
-fn gpu_reclaim_storm() -> Row {
-    let mut run = full("yours", 1);
-    run.start_measuring();
-    let asks = (0..4000).map(|i| Event::Pod(Box::new(gpu_pod(format!("ask-{i}"), "mine", 1, 1000))));
-    run.step(asks.collect());
-    let gone: Vec<Event> = run.evicted.iter().map(|uid| Event::PodGone(uid.clone())).collect();
-    run.step(gone);
-    run.row(4000)
-}
-
 fn far() -> Row {
     let allocatable = amounts(&[("cpu", 32_000), ("memory", 256 * GI), ("pods", 110)]);
     let mut nodes = plain_nodes(30_000);
@@ -465,6 +212,24 @@ fn far() -> Row {
         run.step(event(pod(format!("pod-{i}"), 500 + i % 20, GI + i % 20)));
     }
     run.row(800_000)
+}
+
+/// Pods of one shape, each with labels that no other has, as those of a stateful set do: what counts is memory.
+fn own_labels() -> Row {
+    let mut run = Run::of(plain_nodes(5000));
+    for i in 0..200_000 {
+        let mut pod = pod(format!("2f1c9b1e-7f0c-4c3e-9d51-{i:012}"), 10, 50 * MI);
+        pod.name = format!("service-{}-{i}", i % 500);
+        for (key, value) in [
+            ("app.kubernetes.io/name", "service".into()),
+            ("apps.kubernetes.io/pod-index", i.to_string()),
+            ("statefulset.kubernetes.io/pod-name", pod.name.clone()),
+        ] {
+            pod.labels.insert(key.into(), value);
+        }
+        run.step(event(pod));
+    }
+    run.row(200_000)
 }
 
 fn peak_rss_mib() -> u64 {
@@ -492,7 +257,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> f64 {
 
 type Case = (&'static str, fn() -> Row);
 
-const CASES: [Case; 21] = [
+const CASES: [Case; 22] = [
     ("basic", basic),
     ("mixed shapes", mixed_shapes),
     ("unschedulable", unschedulable),
@@ -505,15 +270,16 @@ const CASES: [Case; 21] = [
     ("topology spread over hosts", relations::spread_over_hosts),
     ("preferred topology spread", relations::preferred_spread),
     ("many that relate", relations::many),
-    ("gangs", gangs),
-    ("gang + rack", gang_and_rack),
-    ("gpu fill", gpu_fill),
-    ("gpu shares", gpu_shares),
-    ("gpu proof", gpu_proof),
-    ("gpu reclaim one", gpu_reclaim_one),
-    ("gpu reclaim many", gpu_reclaim_many),
-    ("gpu reclaim storm", gpu_reclaim_storm),
+    ("gangs", gangs::anywhere),
+    ("gang + rack", gangs::in_racks),
+    ("gpu fill", gpus::fill),
+    ("gpu shares", gpus::shares),
+    ("gpu proof", gpus::proof),
+    ("gpu reclaim one", gpus::reclaim_one),
+    ("gpu reclaim many", gpus::reclaim_many),
+    ("gpu reclaim storm", gpus::reclaim_storm),
     ("far", far),
+    ("own labels", own_labels),
 ];
 
 fn main() {

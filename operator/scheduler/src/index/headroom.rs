@@ -46,8 +46,8 @@ pub(super) enum Found {
 pub(super) struct Headroom {
     /// Position in the change log.
     cursor: u64,
-    /// Version of the line-up.
-    lineup: u64,
+    /// Version of the line-up that it was built for.
+    built: Option<u64>,
     /// Resources that pods asked for.
     resources: Vec<ResourceOrd>,
     /// Leaves: a power of two.
@@ -125,7 +125,7 @@ impl Headroom {
                 return false;
             }
             self.resources.push(*resource);
-            self.lineup = 0;
+            self.built = None;
         }
         true
     }
@@ -133,14 +133,14 @@ impl Headroom {
     /// Takes in the nodes that changed, and says how many. The shape stands for all whom the same nodes admit.
     pub(super) fn catch_up(&mut self, model: &Model, shape: &Shape, lineup: &mut Lineup) -> u64 {
         let cursor = std::mem::replace(&mut self.cursor, model.changes.clock());
-        if cursor == self.cursor && self.lineup == lineup.version() {
+        if cursor == self.cursor && self.built == Some(lineup.version()) {
             return 0;
         }
         let changed = || model.changes.since(cursor).map(|ord| (ord, model.nodes.find(ord)));
         if changed().any(|(ord, node)| !lineup.is_right(ord, node)) {
             lineup.renew(model);
         }
-        if self.lineup != lineup.version() {
+        if self.built != Some(lineup.version()) {
             return self.build(model, shape, lineup);
         }
         let mut visited = 0;
@@ -155,7 +155,7 @@ impl Headroom {
 
     fn build(&mut self, model: &Model, shape: &Shape, lineup: &Lineup) -> u64 {
         let nodes = lineup.nodes().len();
-        self.lineup = lineup.version();
+        self.built = Some(lineup.version());
         self.size = nodes.next_power_of_two();
         self.ever = vec![(0, None); nodes];
         self.least = vec![NEVER; 2 * self.size];

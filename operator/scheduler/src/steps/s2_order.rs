@@ -228,7 +228,9 @@ impl Line {
             age: age.clone(),
             namespace: namespace.clone(),
         };
-        self.heads = waiting.firsts(level).map(head).collect();
+        for head in waiting.firsts(level).map(head) {
+            self.heads.insert(head);
+        }
     }
 
     /// Goes on to the next claim, after the first one had its turn.

@@ -1,7 +1,5 @@
 //! Step 7: says of what waits why it does, once per change, and of what waits no more that it is placed.
 
-use std::collections::BTreeMap;
-
 use super::{Round, Waits, s3_place::NoPlace};
 use crate::{
     decision::{Decision, Home, Reason},
@@ -24,8 +22,16 @@ pub(super) fn explain(round: &mut Round<'_>, decisions: &mut Vec<Decision>) {
         };
         words.push((pod.created, said));
     }
-    let last: BTreeMap<ClaimOrd, Option<Waits>> = std::mem::take(&mut round.said).into_iter().collect();
-    for (ord, waits) in last {
+    let mut said = std::mem::take(&mut round.said);
+    said.sort_by_key(|(claim, _)| *claim);
+    said.dedup_by(|later, before| {
+        let again = later.0 == before.0;
+        if again {
+            std::mem::swap(later, before);
+        }
+        again
+    });
+    for (ord, waits) in said {
         let claim = &mut round.model.claims[ord];
         let uid = || claim.uid.to_string();
         match waits {
