@@ -102,7 +102,7 @@ fn share_of(part: i64, all: i64) -> i64 {
     }
     let shift = (i64::BITS - all.leading_zeros()).saturating_sub(BITS);
     let part = part.clamp(0, all) >> shift;
-    part * WHOLE / ((all - 1 >> shift) + 1)
+    part * WHOLE / (((all - 1) >> shift) + 1)
 }
 
 #[allow(

@@ -81,10 +81,8 @@ impl Model {
             (true, false) => {
                 queue.pending.insert(group, age);
             }
-            (false, true) => {
-                if !queue.pending.remove(&group, &age) {
-                    queue.parked.remove(&group, &age);
-                }
+            (false, true) if !queue.pending.remove(&group, &age) => {
+                queue.parked.remove(&group, &age);
             }
             _ => {}
         }

@@ -185,35 +185,22 @@ fn any_plain_pod() -> impl Strategy<Value = Pod> {
     )
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Node(Node),
-    NodeGone(usize),
-    Pod(Pod),
-    PodGone(usize),
-}
-
-fn any_step() -> impl Strategy<Value = Step> {
+fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        2 => any_plain_node().prop_map(Step::Node),
-        1 => (0..12_usize).prop_map(Step::NodeGone),
-        6 => any_plain_pod().prop_map(Step::Pod),
-        2 => (0..60_usize).prop_map(Step::PodGone),
+        2 => any_plain_node().prop_map(Event::from),
+        1 => (0..12_usize).prop_map(|i| Event::NodeGone(format!("n{i:02}"))),
+        6 => any_plain_pod().prop_map(Event::from),
+        2 => (0..60_usize).prop_map(|i| Event::PodGone(format!("p{i:02}"))),
     ]
 }
 
 proptest! {
     /// Whatever comes and goes, each pod would get the node that a look at all of them finds best.
     #[test]
-    fn trees_and_lists_find_what_a_scan_of_all_nodes_finds(steps in prop::collection::vec(any_step(), 1..80)) {
+    fn trees_and_lists_find_what_a_scan_of_all_nodes_finds(events in prop::collection::vec(any_event(), 1..80)) {
         let mut cluster = Cluster::default();
-        for (i, step) in steps.into_iter().enumerate() {
-            cluster.apply(match step {
-                Step::Node(node) => node.into(),
-                Step::NodeGone(i) => Event::NodeGone(format!("n{i:02}")),
-                Step::Pod(pod) => pod.into(),
-                Step::PodGone(i) => Event::PodGone(format!("p{i:02}")),
-            });
+        for (i, event) in events.into_iter().enumerate() {
+            cluster.apply(event);
             if i % 3 > 0 {
                 cycle(&mut cluster, Time(i as i64), crate::Budget::default());
             }
