@@ -237,7 +237,7 @@ async fn an_unknown_queue_is_the_reason_on_the_pod_and_on_the_claim_until_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_had_waits_with_its_field_and_what_runs_goes_on() {
+async fn what_cannot_be_had_waits_and_says_so_and_what_runs_goes_on() {
     let lab = Lab::start("asks").await;
     lab.node("asks-1", json!({"cpu": "4", "memory": "8Gi", "pods": "110"}))
         .await;
@@ -248,11 +248,12 @@ async fn what_cannot_be_had_waits_with_its_field_and_what_runs_goes_on() {
         .await;
     lab.member("later-1", "later", "g", json!({"cpu": "1"})).await;
     let claim = lab
-        .wait::<CapacityClaim>("later", |c| reason(c) == Some("Invalid"))
+        .wait::<CapacityClaim>("later", |c| reason(c) == Some("TopologyTooSmall"))
         .await;
-    assert!(message(&claim).starts_with("spec.topology: "), "{}", message(&claim));
+    let said = "it needs 1 pod in one NVLink group, and no node reports NVLink groups";
+    assert!(message(&claim).starts_with(said), "{}", message(&claim));
     let event = lab.event("later", "FailedScheduling").await;
-    assert!(event.note.is_some_and(|note| note.contains("spec.topology")));
+    assert!(event.note.is_some_and(|note| note.contains(said)));
 
     lab.claim("wish", json!({"groups": groups, "deadline": "2036-01-01T00:00:00Z"}))
         .await;

@@ -163,7 +163,8 @@ pub struct Group {
     pub tolerations: Vec<Toleration>,
 }
 
-/// GPUs of each pod: whole devices by `count`, or a part of one device by `share`.
+/// GPUs of each pod: whole devices by `count`, or a part of one device by `share`. MIG instances are asked for in the requests,
+/// as the resources that the device plugin offers: `nvidia.com/mig-1g.10gb`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[x_kube(
     validation = Rule::new("has(self.count) != has(self.share)")
@@ -203,11 +204,13 @@ pub struct Gpus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Topology {
-    /// Domain that all the pods shall share, from small to large: `numa` (one NUMA node), `node` (one server), `nvlink` (GPUs
-    /// that reach each other without the host), `rack`, `block` (racks under one spine), `zone`. A node's rack, block and zone
-    /// are named by its labels `duosuan.io/rack`, `duosuan.io/block` and `topology.kubernetes.io/zone`, unless the operator is
-    /// told others; a node without the label is in no such domain. `numa` and `nvlink` are not served yet: required, the claim
-    /// waits and says so; preferred, they are not acted on, and the condition `Honoured` says so.
+    /// Domain that all the pods shall share, from small to large: `numa` (CPU, memory and GPUs of one NUMA node), `node` (one
+    /// server), `nvlink` (GPUs that reach each other without the host), `rack`, `block` (racks under one spine), `zone`. A
+    /// node's rack, block and zone are named by its labels `duosuan.io/rack`, `duosuan.io/block` and
+    /// `topology.kubernetes.io/zone`, unless the operator is told others; a node without the label is in no such domain. NUMA
+    /// nodes and NVLink groups are those of the node's report; a node with the label `nvidia.com/gpu.clique` is in an NVLink
+    /// domain with all of its GPUs, together with those of its rack that have the same. A pod without GPUs may stand anywhere
+    /// on such nodes.
     pub pack: Domain,
     /// `required`: wait until one such domain has room for all; the reason `TopologyTooSmall` says how much is missing. What runs
     /// already decides where the rest goes: a lost pod is replaced in the same domain, and if that has had no room for 60 s the

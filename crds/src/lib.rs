@@ -47,6 +47,8 @@ pub const ANNOTATION_RUN_TIME: &str = "duosuan.io/run-time";
 pub const ANNOTATION_LAST_CHECKPOINT: &str = "duosuan.io/last-checkpoint";
 /// Annotation that the operator writes with the binding: indices of the pod's GPUs on its node, separated by `,`.
 pub const ANNOTATION_GPUS: &str = "duosuan.io/gpus";
+/// Annotation that the operator writes with the binding, if the pod's claim requires one NUMA node: its number on the node.
+pub const ANNOTATION_NUMA: &str = "duosuan.io/numa";
 /// Extended resource: whole GPUs, in the name that device plugins use.
 pub const RESOURCE_GPU: &str = "nvidia.com/gpu";
 /// Node label with the GPU's product name, as NVIDIA's feature discovery writes it.
@@ -57,6 +59,9 @@ pub const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
 pub const LABEL_BLOCK: &str = "duosuan.io/block";
 /// Node label with the name of the node's rack, unless the operator is told another one.
 pub const LABEL_RACK: &str = "duosuan.io/rack";
+/// Node label with the name of the node's NVLink domain, the servers of a rack whose GPUs reach each other without the host, as
+/// NVIDIA's feature discovery writes it; unless the operator is told another one.
+pub const LABEL_NVLINK: &str = "nvidia.com/gpu.clique";
 /// Extended resource: CPU of the batch tier, in milli-cores.
 pub const RESOURCE_BATCH_CPU: &str = "duosuan.io/batch-cpu";
 /// Extended resource: memory of the batch tier, in bytes.

@@ -71,6 +71,11 @@ pub struct NodeReportStatus {
     /// Stall (PSI `some`) over the last 10 seconds, in thousandths of wall time.
     #[serde(default)]
     pub pressure: Pressure,
+    /// NUMA nodes, by their number. Absent: not known, and nothing that requires one is placed here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
+    pub numa: Vec<NumaReport>,
     /// GPUs of the node, by index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
@@ -140,6 +145,18 @@ pub struct Pressure {
     pub prod_io_milli: u32,
 }
 
+/// One NUMA node: cores and the memory beside them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NumaReport {
+    /// Number, as the kernel counts them, from 0.
+    pub index: u16,
+    /// Cores that are online. Example: `32`.
+    pub cpu: Quantity,
+    /// Memory, in bytes. Example: `256Gi`.
+    pub memory: Quantity,
+}
+
 /// One GPU.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -151,15 +168,33 @@ pub struct GpuReport {
     pub model: String,
     /// Memory, in bytes.
     pub memory: Quantity,
-    /// NUMA node that the device is attached to, if known.
+    /// Number of the NUMA node that the device is attached to, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numa: Option<u16>,
-    /// NVLink group: devices of one group reach each other without the host. Absent if it has no such link.
+    /// Number of its NVLink group on the node: devices of one group reach each other without the host. Absent if it has no such
+    /// link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nvlink: Option<u16>,
+    /// MIG instances that the device is divided into. Present: no pod gets the device as a whole or a share of it; its instances
+    /// are had as the resources that the node's device plugin offers, such as `nvidia.com/mig-1g.10gb`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub mig: Vec<MigReport>,
     /// True: the device must not get new pods.
     #[serde(default)]
     pub unhealthy: bool,
+}
+
+/// MIG instances of one profile on one GPU.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MigReport {
+    /// Profile, as NVIDIA names it. Example: `1g.10gb`.
+    #[schemars(length(min = 1, max = 63))]
+    pub profile: String,
+    /// Instances of it.
+    #[schemars(range(min = 1))]
+    pub count: u16,
 }
 
 /// One guard.

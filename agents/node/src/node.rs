@@ -52,9 +52,10 @@ impl NodeInfo {
             .map(|index| GpuReport {
                 index,
                 model: model.clone(),
-                memory: quantity::plain(memory),
+                memory: quantity::mebibytes(memory),
                 numa: None,
                 nvlink: None,
+                mig: Vec::new(),
                 unhealthy: false,
             })
             .collect()

@@ -20,6 +20,9 @@ pub struct Options {
     /// Where /proc is mounted.
     #[arg(long, value_name = "DIR", default_value = "/proc")]
     pub proc_root: PathBuf,
+    /// Where /sys is mounted.
+    #[arg(long, value_name = "DIR", default_value = "/sys")]
+    pub sys_root: PathBuf,
     /// Policy from a file, in the place of ColocationPolicies: `spec` as theirs, and `groups` with cgroups outside pods by
     /// tier. Read anew when it changes. With it and no API server the agent protects the node alone.
     #[arg(long, value_name = "FILE")]

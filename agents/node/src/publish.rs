@@ -3,7 +3,7 @@
 //! Both by server-side apply under one field manager, without force: a resource that somebody else writes stays his,
 //! and the report says so.
 
-use duosuan_crds::{NodeReport, NodeReportStatus, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, report::GpuReport};
+use duosuan_crds::{NodeReport, NodeReportStatus, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY};
 use duosuan_policy::{Report, Resources, Tier};
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Condition};
@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::{
     agent::Agent,
     machine::Machine,
-    status::{self, Conditions},
+    status::{self, Conditions, Parts},
 };
 
 /// Field manager of everything that an agent writes.
@@ -46,7 +46,7 @@ pub struct Draft {
 
 impl Draft {
     /// What one agent has to publish after a look.
-    pub fn of<M: Machine>(report: &Report, agent: &Agent<M>, gpus: &[GpuReport], now: Timestamp) -> Self {
+    pub fn of<M: Machine>(report: &Report, agent: &Agent<M>, parts: &Parts, now: Timestamp) -> Self {
         let mut conditions = Conditions::default();
         status::judge(&mut conditions, agent.choice(), report, now);
         let bound = report
@@ -59,7 +59,7 @@ impl Draft {
         // would fail for want of the resource.
         let untouched = agent.choice().suspended() && bound == Resources::default();
         Self {
-            status: status::status(report, agent.choice(), agent.machine.capabilities(), gpus, now),
+            status: status::status(report, agent.choice(), agent.machine.capabilities(), parts, now),
             conditions,
             offer: (!untouched).then(|| report.batch_offer()),
             bound,

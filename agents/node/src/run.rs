@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use duosuan_crds::ColocationPolicy;
+use duosuan_crds::{ColocationPolicy, report::NumaReport};
 use duosuan_policy::{Millis, Report, Resources};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -28,12 +28,14 @@ use crate::{
     metrics::Metrics,
     mirror::Mirror,
     node::{self, NodeInfo},
+    numa,
     options::{ModeFlag, Options},
     pods::{self, PodInfo},
     policy_file::PolicySource,
     publish::{Draft, PublishError, Publisher},
     selection::{self, Choice},
-    status, store,
+    status::{self, Parts},
+    store,
     triggers::{Arming, Triggers},
     watching::{Watched, watch},
 };
@@ -71,6 +73,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         journal: options.journal.clone(),
     };
     let kernel = Kernel::open(&roots, rules)?;
+    // They serve placement alone: the node is protected without them.
+    let numa = numa::read(&options.sys_root).unwrap_or_else(|error| {
+        tracing::warn!("NUMA nodes are not reported: {error}");
+        Vec::new()
+    });
     let forecast = store::beside(&options.journal);
     let mut agent = Agent::new(kernel, store::load(&forecast, clock.now()));
     agent.observe_only(options.mode == ModeFlag::Observe);
@@ -91,6 +98,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let node = LiveNode {
         publisher: client.as_ref().map(|client| Publisher::new(client.clone(), &name)),
         name,
+        numa,
         agent,
         source,
         clock,
@@ -157,6 +165,7 @@ fn events(client: Option<&Client>, node: &str) -> stream::BoxStream<'static, Wat
 
 struct LiveNode {
     name: String,
+    numa: Vec<NumaReport>,
     agent: Agent<Kernel>,
     source: Option<PolicySource>,
     clock: Clock,
@@ -314,7 +323,11 @@ impl LiveNode {
             .get(&self.name)
             .map(NodeInfo::gpu_reports)
             .unwrap_or_default();
-        let draft = Draft::of(report, &self.agent, &gpus, self.clock.wall());
+        let parts = Parts {
+            numa: self.numa.clone(),
+            gpus,
+        };
+        let draft = Draft::of(report, &self.agent, &parts, self.clock.wall());
         self.reported = Some((now, report.clone()));
         self.in_flight = Some(tokio::spawn(async move {
             let outcome = publisher.publish(draft).await;

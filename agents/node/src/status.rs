@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use duosuan_crds::{
     NodeReportStatus, Tier as ApiTier,
-    report::{ActionReport, GpuReport, GuardReport, OfferReport, Pressure, TierReport},
+    report::{ActionReport, GpuReport, GuardReport, NumaReport, OfferReport, Pressure, TierReport},
 };
 use duosuan_policy::{
     Capabilities, Report, Resources, Signals, Tier,
@@ -118,12 +118,21 @@ fn basis_reason(cpu: Basis, memory: Basis) -> &'static str {
     }
 }
 
+/// Parts of the node that pods can be held to.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    /// NUMA nodes, by their number.
+    pub numa: Vec<NumaReport>,
+    /// GPUs, by index.
+    pub gpus: Vec<GpuReport>,
+}
+
 /// The status that goes into the NodeReport, without its conditions.
 pub fn status(
     report: &Report,
     choice: &Choice,
     capabilities: &Capabilities,
-    gpus: &[GpuReport],
+    parts: &Parts,
     now: Timestamp,
 ) -> NodeReportStatus {
     let stall = |s: Option<i64>| u32::try_from(s.unwrap_or(0).max(0)).unwrap_or(0);
@@ -161,7 +170,8 @@ pub fn status(
             prod_memory_milli: stall(report.prod_stall.memory),
             prod_io_milli: stall(report.prod_stall.io),
         },
-        gpus: gpus.to_vec(),
+        numa: parts.numa.clone(),
+        gpus: parts.gpus.clone(),
         capabilities: capabilities.names().into_iter().map(str::to_owned).collect(),
         guards: report
             .guards

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use duosuan_crds::ANNOTATION_GPUS;
+use duosuan_crds::{ANNOTATION_GPUS, ANNOTATION_NUMA};
 use duosuan_scheduler::{EvictCause, LostWork};
 use futures::{StreamExt, stream::FuturesUnordered};
 use http::Request;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     failure::{Failure, Retry},
-    lean::{self, Object},
+    lean::{self, Object, Texts},
     metrics::{CauseResult, Metrics, ResultLabel},
     translate::gpu::devices_text,
     volumes::Preparation,
@@ -46,6 +46,8 @@ pub enum Order {
         node: String,
         /// Devices on that node.
         devices: Vec<u16>,
+        /// The NUMA node whose cores and memory it is to use, if that matters.
+        numa: Option<u16>,
         /// An earlier try has no answer, and may be carried out until then. To bind a pod again to the same node does
         /// no harm, and the answer tells what became of the earlier try.
         open_until: Option<Instant>,
@@ -79,11 +81,12 @@ pub enum Order {
 
 impl Order {
     /// The first try to bind a pod.
-    pub fn bind(pod: PodName, node: String, devices: Vec<u16>) -> Order {
+    pub fn bind(pod: PodName, node: String, devices: Vec<u16>, numa: Option<u16>) -> Order {
         Order::Bind {
             pod,
             node,
             devices,
+            numa,
             open_until: None,
         }
     }
@@ -188,9 +191,11 @@ impl Binder {
                 pod,
                 node,
                 devices,
+                numa,
                 open_until,
             } => {
-                let outcome = self.bind(pod, node, devices, open_until).await;
+                let given = annotations(devices, *numa);
+                let outcome = self.bind(pod, node, &given, open_until).await;
                 let result = outcome.label("bound");
                 self.metrics.binds.get_or_create(&ResultLabel { result }).inc();
                 outcome
@@ -212,10 +217,10 @@ impl Binder {
         (order, outcome)
     }
 
-    async fn bind(&self, pod: &PodName, node: &str, devices: &[u16], open_until: &mut Option<Instant>) -> Outcome {
+    async fn bind(&self, pod: &PodName, node: &str, annotations: &Texts, open_until: &mut Option<Instant>) -> Outcome {
         let unanswered = Unanswered::default();
         let subresource = format!("binding?timeout={}s", BINDING_TIMEOUT.as_secs());
-        let body = binding(pod, node, devices);
+        let body = binding(pod, node, annotations);
         let answer = self.post(pod, &subresource, &body, &unanswered).await;
         // An ill server that says so again and again does not keep the question open for ever.
         if unanswered.lost() || open_until.is_none() && unanswered.any() {
@@ -265,7 +270,7 @@ impl Binder {
             .post(
                 pod,
                 "binding?dryRun=All",
-                &binding(pod, node, &[]),
+                &binding(pod, node, &Texts::new()),
                 &Unanswered::default(),
             )
             .await;
@@ -339,9 +344,16 @@ impl Binder {
     }
 }
 
-fn binding(pod: &PodName, node: &str, devices: &[u16]) -> Value {
+/// What a pod has to know of its place on the node.
+fn annotations(devices: &[u16], numa: Option<u16>) -> Texts {
+    let gpus = (!devices.is_empty()).then(|| (ANNOTATION_GPUS.to_owned(), devices_text(devices)));
+    let numa = numa.map(|id| (ANNOTATION_NUMA.to_owned(), id.to_string()));
+    gpus.into_iter().chain(numa).collect()
+}
+
+fn binding(pod: &PodName, node: &str, annotations: &Texts) -> Value {
     // The API server copies the annotations of a binding into the pod.
-    let annotations = (!devices.is_empty()).then(|| json!({ANNOTATION_GPUS: devices_text(devices)}));
+    let annotations = (!annotations.is_empty()).then_some(annotations);
     let metadata = json!({"name": pod.name, "namespace": pod.namespace, "uid": pod.uid, "annotations": annotations});
     let target = json!({"apiVersion": "v1", "kind": "Node", "name": node});
     json!({"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target})

@@ -467,6 +467,8 @@ pub struct ReportStatus {
     /// Use and forecast by tier.
     #[serde(deserialize_with = "list")]
     pub tiers: Vec<ReportedTier>,
+    /// NUMA nodes: a list of `NumaReport`.
+    pub numa: Unread,
     /// GPUs: a list of `GpuReport`.
     pub gpus: Unread,
     /// What the agent says of itself.

@@ -111,8 +111,9 @@ impl Nodes {
     pub fn report(&mut self, name: String, report: Option<Report>, now: Time) -> Option<Event> {
         let entry = self.entries.entry(name.clone()).or_default();
         let before = entry.report.take();
-        let gpus_before = before.as_ref().map(|(r, _)| r.gpus.clone()).unwrap_or_default();
-        let gpus = report.as_ref().map(|r| r.gpus.clone()).unwrap_or_default();
+        let parts = |report: &Report| (report.gpus.clone(), report.numa.clone());
+        let parts_before = before.as_ref().map(|(r, _)| parts(r)).unwrap_or_default();
+        let parts = report.as_ref().map(parts).unwrap_or_default();
         entry.report = report.map(|report| {
             // An agent's clock may be wrong: what counts is when its word changed. Only of the first report its own
             // time is believed, since that may have been lying there for long.
@@ -133,7 +134,7 @@ impl Nodes {
         let due = entry.due(now);
         let event = self.event(&name, now);
         let news = due
-            || gpus != gpus_before
+            || parts != parts_before
             || self
                 .entries
                 .get(&name)
@@ -279,6 +280,9 @@ impl Nodes {
         if let Some((report, _)) = entry.report.as_ref().filter(|(r, _)| !r.gpus.is_empty()) {
             node.gpus.clone_from(&report.gpus);
         }
+        if let Some((report, _)) = &entry.report {
+            node.numa.clone_from(&report.numa);
+        }
         Some(Event::Node(Box::new(node)))
     }
 }
@@ -287,7 +291,7 @@ impl Nodes {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use duosuan_scheduler::event::Gpu;
+    use duosuan_scheduler::event::{Gpu, NumaNode};
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
@@ -308,6 +312,7 @@ mod tests {
             load: Load::default(),
             answer: Answer::Follows,
             gpus: vec![],
+            numa: vec![],
         }
     }
 
@@ -398,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_is_no_news_and_reported_gpus_are() {
+    fn a_heartbeat_is_no_news_and_reported_gpus_and_numa_nodes_are() {
         let mut nodes = Nodes::default();
         assert!(nodes.node(node(1), Time(0)).is_some());
         assert_eq!(nodes.node(node(1), Time(1)), None);
@@ -408,12 +413,16 @@ mod tests {
         };
         let with_gpu = Report {
             gpus: vec![gpu.clone()],
+            numa: vec![NumaNode::default()],
             ..report(0)
         };
         let Some(Event::Node(seen)) = nodes.report("n".into(), Some(with_gpu.clone()), Time(2)) else {
             unreachable!()
         };
-        assert_eq!(seen.gpus, [gpu]);
+        assert_eq!(
+            (seen.gpus.as_slice(), seen.numa.as_slice()),
+            ([gpu].as_slice(), [NumaNode::default()].as_slice())
+        );
         assert_eq!(nodes.report("n".into(), Some(with_gpu), Time(3)), None);
         assert_eq!(nodes.followers("p"), [("n", &Answer::Follows)]);
     }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
-use duosuan_crds::{LABEL_BLOCK, LABEL_RACK, LABEL_ZONE, SCHEDULER_NAME};
+use duosuan_crds::{LABEL_BLOCK, LABEL_NVLINK, LABEL_RACK, LABEL_ZONE, SCHEDULER_NAME};
 
 use crate::{record::Recording, translate::node::LocationLabels};
 
@@ -69,6 +69,9 @@ pub struct Arguments {
     /// Key of the node label that names a node's rack
     #[arg(long, value_name = "KEY", default_value = LABEL_RACK)]
     pub rack_label: String,
+    /// Key of the node label that names a node's NVLink domain, the servers of a rack whose GPUs are linked with each other
+    #[arg(long, value_name = "KEY", default_value = LABEL_NVLINK)]
+    pub nvlink_label: String,
     /// Address on which /metrics is served, such as 0.0.0.0:9090
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_addr: Option<SocketAddr>,
@@ -115,6 +118,7 @@ impl From<Arguments> for Options {
                 zone: arguments.zone_label,
                 block: arguments.block_label,
                 rack: arguments.rack_label,
+                nvlink: arguments.nvlink_label,
             },
             metrics_addr: arguments.metrics_addr,
             health_addr: arguments.health_addr,

@@ -29,6 +29,8 @@ pub struct Bound {
     pub node: String,
     /// Devices there, by index.
     pub devices: Vec<u16>,
+    /// The NUMA node on it that its claim requires one of.
+    pub numa: Option<u16>,
     /// When.
     pub at: Time,
 }
@@ -118,22 +120,16 @@ impl Simulation {
     pub fn run(&mut self, until: Option<Time>) -> Result<(), Restless> {
         let mut idle = 0;
         self.settle()?;
-        // Nothing happens while the core only waits: at the end it is as late as when something last did.
-        let mut last = self.now;
         while let Some(next) = self.next_time().filter(|next| until.is_none_or(|until| *next <= until)) {
             self.now = next;
             let ended = self.end_pods();
             let decided = self.settle()?;
-            if ended || decided {
-                (idle, last) = (0, next);
-            } else {
-                idle += 1;
-            }
+            idle = if ended || decided { 0 } else { idle + 1 };
             if idle > IDLE_WAKINGS {
                 break;
             }
         }
-        self.now = until.map_or(last, |until| until.max(last));
+        self.now = until.map_or(self.now, |until| until.max(self.now));
         Ok(())
     }
 
@@ -183,15 +179,28 @@ impl Simulation {
 
     fn carry_out(&mut self, decision: Decision) {
         match decision {
-            Decision::Bind { pod, node, devices, .. } => {
+            Decision::Bind {
+                pod,
+                node,
+                devices,
+                numa,
+                ..
+            } => {
                 let Some(known) = self.facts.pods.get(&pod) else { return };
                 let mut fact = known.clone();
                 fact.node = Some(node.clone());
                 fact.devices.clone_from(&devices);
+                fact.numa = numa;
                 self.tell(Event::Pod(Box::new(fact)));
                 self.expect_end(pod.clone());
                 let at = self.now;
-                self.bound.push(Bound { pod, node, devices, at });
+                self.bound.push(Bound {
+                    pod,
+                    node,
+                    devices,
+                    numa,
+                    at,
+                });
             }
             Decision::Evict { pod, cause, lost, .. } => {
                 self.ends.retain(|(_, ends)| *ends != pod);

@@ -61,8 +61,10 @@ impl Model {
         for (ord, node) in self.nodes.iter() {
             let mut again = NodeSlot {
                 devices: node.devices.clone(),
+                numa: node.numa.clone(),
                 ..Default::default()
             };
+            again.forget_use();
             for &pod in &node.pods {
                 let Some(slot) = self.pods.find(pod) else {
                     say(format!("node {} counts a pod that is gone", node.name));
@@ -73,7 +75,7 @@ impl Model {
                 }
                 match slot.place.seat() {
                     Some(seat) if seat.node == ord => {
-                        again.count(pod, self.shapes.value(slot.shape), &seat.devices, true);
+                        again.count(pod, self.shapes.value(slot.shape), seat, true);
                     }
                     _ => say(format!(
                         "node {} counts pod {}, which sits elsewhere",
@@ -84,6 +86,7 @@ impl Model {
             let same = again.used == node.used
                 && again.device_use == node.device_use
                 && again.floating == node.floating
+                && again.numa == node.numa
                 && again.marks == node.marks
                 && again.ports == node.ports;
             if !same {

@@ -20,6 +20,9 @@ pub enum Decision {
         node: String,
         /// Devices on that node, by index, ascending; empty without a GPU request.
         devices: Vec<u16>,
+        /// The NUMA node whose cores and memory it is to use, if its claim requires one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        numa: Option<u16>,
         /// UID of its claim; `None` for a pod without one.
         claim: Option<String>,
     },
@@ -222,10 +225,6 @@ pub enum Reason {
     },
     /// There is room, and a claim that waits for longer needs it at a time at which this one would still run.
     WaitingForReservation {
-        /// No start is known: the claim has waited for long, and those who sit where it is to start have to leave
-        /// first. `start` is until when others that are short may pass.
-        #[serde(default)]
-        hold: bool,
         /// Namespace and name of that claim, or of the pod without one.
         claim: String,
         /// When that claim is to start.
@@ -249,7 +248,8 @@ pub enum Reason {
     TopologyTooSmall {
         /// What kind of area.
         level: Level,
-        /// What is counted: `pods`, or `GPUs` where every pod asks for equally many whole ones.
+        /// What is counted: `pods`, or `GPUs` where every pod asks for equally many whole ones, or, in a NUMA node that is too
+        /// small for them by that, the name of a resource in its base unit.
         unit: String,
         /// How many have to be in one area at once.
         need: u64,

@@ -96,6 +96,9 @@ pub struct Node {
     pub allocatable: Amounts,
     /// GPUs, by index. From the node's report; where there is none, from `nvidia.com/gpu`.
     pub gpus: Vec<Gpu>,
+    /// Its NUMA nodes, each once; empty if they are not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub numa: Vec<NumaNode>,
     /// The node's report is too old to place anything of the mid or batch tier by it.
     pub stale: bool,
     /// The node's load, measured or forecast, is over the line of its policy: it gets no new pod.
@@ -105,7 +108,7 @@ pub struct Node {
 }
 
 /// Where a node stands. What is not known, or empty, puts it in no such area: nothing that has to share one goes there.
-/// A rack is that of its block and zone: equal names in two zones are two racks.
+/// A rack is that of its block and zone, and an NVLink domain that of its rack: equal names in two zones are two racks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Location {
@@ -115,16 +118,27 @@ pub struct Location {
     pub block: Option<String>,
     /// Rack: the servers under one switch.
     pub rack: Option<String>,
+    /// NVLink domain: servers of a rack whose GPUs all reach each other without the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvlink: Option<String>,
 }
 
 /// Areas that pods can share, from small to large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "Location explains them")]
 pub enum Level {
+    /// One NUMA node of one server: [`NumaNode`].
+    Numa,
+    /// One server.
     Node,
+    /// GPUs that reach each other without the host: those of servers in one [`Location::nvlink`], or, of a server that is
+    /// in none, those with the same [`Gpu::nvlink`].
+    Nvlink,
+    /// [`Location::rack`].
     Rack,
+    /// [`Location::block`].
     Block,
+    /// [`Location::zone`].
     Zone,
 }
 
@@ -152,6 +166,22 @@ pub struct Gpu {
     pub nvlink: Option<u16>,
     /// The device cannot be used for new pods.
     pub unhealthy: bool,
+    /// The device is divided into MIG instances, which the node has as resources of their own (`nvidia.com/mig-1g.10gb`): no
+    /// pod gets it as a whole or a share of it.
+    pub divided: bool,
+}
+
+/// A NUMA node of a server: cores and the memory beside them. Of each tier's CPU and memory it has the same part as of the
+/// server's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NumaNode {
+    /// Its number on the server.
+    pub id: u16,
+    /// Milli-cores.
+    pub cpu: i64,
+    /// Bytes.
+    pub memory: i64,
 }
 
 /// A taint of a node.
@@ -359,6 +389,9 @@ pub struct Pod {
     /// When it wrote its last checkpoint, if it says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_checkpoint: Option<Time>,
+    /// NUMA node given to it when it was bound, if it had to get one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub numa: Option<u16>,
     /// Succeeded or failed: it holds nothing.
     pub finished: bool,
     /// Being deleted: it still holds what it has, and is never placed.

@@ -2,7 +2,7 @@
 
 use crate::{
     event::Tier,
-    model::{Model, NodeSlot, Shape},
+    model::{Model, NodeSlot, Seat, Shape, cell::Cell},
     selector,
     slab::{NodeOrd, ResourceOrd, TaintOrd},
 };
@@ -122,12 +122,18 @@ impl Model {
         node.stale && shape.tier != Tier::Prod
     }
 
-    /// The devices that a shape gets on a node that it [fits ever](Model::fits_ever), or why it does not fit there now.
-    pub(crate) fn devices_now(&self, shape: &Shape, node: &NodeSlot) -> Result<Vec<u16>, Constraint> {
+    /// The devices that a shape gets on a node that it [fits ever](Model::fits_ever), in one of its cells if one is given, or
+    /// why it does not fit there now.
+    pub(crate) fn devices_now(
+        &self,
+        shape: &Shape,
+        node: &NodeSlot,
+        cell: Option<Cell>,
+    ) -> Result<Vec<u16>, Constraint> {
         self.fits_now(shape, node)?;
         let devices = match &shape.gpus {
             None => Vec::new(),
-            Some(need) => node.choose_devices(need).ok_or(Constraint::Gpus)?,
+            Some(need) => node.choose_devices(need, cell).ok_or(Constraint::Gpus)?,
         };
         if self.too_stale(shape, node) {
             return Err(Constraint::Stale);
@@ -139,21 +145,23 @@ impl Model {
     }
 
     /// True if a pod fits on exactly this seat.
-    pub(crate) fn fits_seat(&self, shape: &Shape, ord: NodeOrd, devices: &[u16]) -> bool {
-        self.has_room_for(shape, ord, devices)
-            && self
-                .nodes
-                .find(ord)
-                .is_some_and(|node| self.fits_ever(shape, node).is_ok())
+    pub(crate) fn fits_seat(&self, shape: &Shape, seat: &Seat) -> bool {
+        let node = self.nodes.find(seat.node);
+        self.has_room_for(shape, seat) && node.is_some_and(|node| self.fits_ever(shape, node).is_ok())
     }
 
     /// True if there is room on exactly this seat: enough for a pod that was there, which stays on a node that new pods
     /// do not get any more.
-    pub(crate) fn has_room_for(&self, shape: &Shape, ord: NodeOrd, devices: &[u16]) -> bool {
-        let Some(node) = self.nodes.find(ord).filter(|n| n.present) else {
+    pub(crate) fn has_room_for(&self, shape: &Shape, seat: &Seat) -> bool {
+        let Some(node) = self.nodes.find(seat.node).filter(|n| n.present) else {
             return false;
         };
-        self.fits_now(shape, node).is_ok() && shape.gpus.as_ref().is_none_or(|need| node.devices_fit(need, devices))
+        self.fits_now(shape, node).is_ok()
+            && seat.numa.is_none_or(|id| self.fits_in(shape, node, Cell::Numa(id)))
+            && shape
+                .gpus
+                .as_ref()
+                .is_none_or(|need| node.devices_fit(need, &seat.devices))
     }
 
     /// True if a node takes no new pod of a shape for now, whatever room it has: its load is over the line, or its report

@@ -6,6 +6,7 @@
 
 mod areas;
 mod candidates;
+mod cells;
 mod headroom;
 mod lineup;
 mod plain;
@@ -23,6 +24,7 @@ use crate::{
 };
 pub(crate) use areas::ByArea;
 use candidates::{Candidates, add};
+pub(crate) use cells::Sought;
 use headroom::Found;
 use plain::Plain;
 
@@ -60,6 +62,7 @@ pub(crate) struct Index {
     clock: u64,
     entries: usize,
     plain: Plain,
+    most_free: cells::MostFree,
     pub(crate) worths: Worths,
     pub(crate) work: Work,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     decision::{Home, Reason},
-    event::Time,
+    event::{Level, Time},
 };
 
 impl Reason {
@@ -201,22 +201,35 @@ impl fmt::Display for Reason {
                 home,
                 ..
             } => {
-                let level = level.word();
-                let unit = if *need == 1 { unit.trim_end_matches('s') } else { unit };
+                let is_amount = !matches!(unit.as_str(), "pods" | "GPUs");
+                let written = |value: u64| amount(unit, i64::try_from(value).unwrap_or(i64::MAX));
+                let (need, best, unit) = match (is_amount, *need) {
+                    (true, _) => (written(*need), written(*best), String::new()),
+                    (false, 1) => (
+                        need.to_string(),
+                        best.to_string(),
+                        format!(" {}", unit.trim_end_matches('s')),
+                    ),
+                    (false, _) => (need.to_string(), best.to_string(), format!(" {unit}")),
+                };
+                let word = level.word();
                 match home {
                     Home::In(area) => write!(
                         f,
-                        "it needs {need} more {unit} in {level} {area}, where its others run, and that has room for {best}"
+                        "it needs {need} more{unit} in {word} {area}, where its others run, and that has room for {best}"
                     ),
                     Home::Apart => write!(
                         f,
-                        "it needs {need} more {unit} in the same {level} as its others, and these are not in one {level}"
+                        "it needs {need} more{unit} in the same {word} as its others, and these are not in one {word}"
                     ),
+                    Home::Free if *areas == 0 && matches!(level, Level::Numa | Level::Nvlink) => {
+                        write!(f, "it needs {need}{unit} in one {word}, and no node reports {word}s")
+                    }
                     Home::Free if *areas == 0 => write!(
                         f,
-                        "it needs {need} {unit} in one {level}, and no node says which {level} it is in"
+                        "it needs {need}{unit} in one {word}, and no node says which {word} it is in"
                     ),
-                    Home::Free => write!(f, "it needs {need} {unit} in one {level}; the best {level} has {best}"),
+                    Home::Free => write!(f, "it needs {need}{unit} in one {word}; the best {word} has {best}"),
                 }
             }
             Reason::LookingForRoom { level, tried, of } => write!(
@@ -232,24 +245,12 @@ impl fmt::Display for Reason {
                     pods(*count)
                 )
             }
-            Reason::WaitingForReservation {
-                claim,
-                start,
-                length,
-                hold,
-            } => {
-                let start = moment(*start);
-                if *hold {
-                    write!(
-                        f,
-                        "there is room, and it is kept for {claim}, which has waited for long; until {start} it is lent to what ends by then; "
-                    )?;
-                } else {
-                    write!(
-                        f,
-                        "there is room, and it is kept for {claim}, which starts by {start}; "
-                    )?;
-                }
+            Reason::WaitingForReservation { claim, start, length } => {
+                write!(
+                    f,
+                    "there is room, and it is kept for {claim}, which starts by {}; ",
+                    moment(*start)
+                )?;
                 match length {
                     Some(length) => write!(f, "this one takes {}", span(*length)),
                     None => f.write_str("this one states no expectedDuration"),

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     event::Tier,
     fit::Constraint,
-    model::{GpuNeed, Model, NodeSlot, Shape},
+    model::{GpuNeed, Model, NodeSlot, Seat, Shape, cell::Cell, device::Closeness},
     packing,
+    slab::{AreaOrd, NodeOrd},
     worth::Worths,
 };
 
@@ -50,8 +51,6 @@ pub(crate) const STEPS: i64 = 16;
 const FREE_GPUS: i64 = 1 << 15;
 /// Steps of worth that are told apart when a pod that needs no GPU takes them: with [`FREE_GPUS`] some 25 bits.
 const LOST: i64 = 1000;
-/// A step of worth weighs more than all tenths of a device.
-const LEFT: i64 = 16;
 /// Bits of a cost for what is left of a node. A node with 1,024 free GPUs has use for all of them.
 const PLACE: u32 = 26;
 /// A taint that would rather have other pods weighs more than all wishes of pods together.
@@ -95,20 +94,64 @@ pub(crate) fn place(
     node: &NodeSlot,
     unwelcome: u32,
 ) -> Result<(Cost, Vec<u16>), Constraint> {
-    let devices = model.devices_now(shape, node)?;
+    let devices = model.devices_now(shape, node, None)?;
     let (here, devices) = match policy {
         Policy::FirstFit => (0, devices),
         Policy::Standard => match &shape.gpus {
-            Some(_) if model.mix.outlook.version() > 0 => {
-                let seat = packing::by_worth(model, worths, shape, node, devices);
-                (seat.lost * LEFT + seat.left, seat.devices)
-            }
+            Some(_) if model.mix.outlook.version() > 0 => packing::by_worth(model, worths, shape, node, devices),
             Some(need) => (gpu_leftover(need, node, &devices), devices),
             None => (plain(model, worths, shape, node), devices),
         },
         Policy::Fgd => packing::by_gradient(model, shape, node, devices),
     };
-    Ok((Cost::of(unwelcome, here), devices))
+    let apart = match (policy, &shape.gpus) {
+        (Policy::Standard, Some(need)) if need.count > 1 => by_closeness(node, &devices),
+        _ => 0,
+    };
+    Ok((Cost::of(unwelcome, here).against(apart), devices))
+}
+
+/// The seat that a pod of a shape gets on a node where it has room, or in the part of it that an area is; `None` if it has
+/// none there. What new pods are kept from is not asked again.
+pub(crate) fn seat(
+    policy: Policy,
+    model: &Model,
+    worths: &mut Worths,
+    shape: &Shape,
+    node: NodeOrd,
+    within: Option<AreaOrd>,
+) -> Option<Seat> {
+    let slot = &model.nodes[node];
+    let Some(cell) = within.and_then(|area| slot.cell_of(area)) else {
+        let devices = match &shape.gpus {
+            None => Vec::new(),
+            Some(_) => place(policy, model, worths, shape, slot, 0).ok()?.1,
+        };
+        let devices = devices.into();
+        return Some(Seat {
+            node,
+            devices,
+            numa: None,
+        });
+    };
+    if !model.fits_in(shape, slot, cell) {
+        return None;
+    }
+    let devices = model.devices_now(shape, slot, Some(cell)).ok()?.into();
+    let numa = match cell {
+        Cell::Numa(id) => Some(id),
+        Cell::Nvlink(_) => None,
+    };
+    Some(Seat { node, devices, numa })
+}
+
+/// What it costs a pod with several devices that they are not linked, as a wish of pods with this weight would.
+fn by_closeness(node: &NodeSlot, devices: &[u16]) -> i64 {
+    match node.closeness(devices) {
+        Closeness::Linked => 0,
+        Closeness::SameNuma => 50,
+        Closeness::Apart => 100,
+    }
 }
 
 /// What a place on a node costs a prod pod without GPUs at least: by [`Policy::Standard`], and besides what its use adds.
@@ -132,7 +175,7 @@ fn plain(model: &Model, worths: &mut Worths, shape: &Shape, node: &NodeSlot) -> 
         _ => {
             FREE_GPUS
                 * (1 + packing::by_worth(model, worths, shape, node, Vec::new())
-                    .lost
+                    .0
                     .clamp(0, LOST))
         }
     };

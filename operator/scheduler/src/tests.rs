@@ -8,15 +8,16 @@
 )]
 
 mod any_relations;
+mod any_topology;
 mod backfill;
 mod binding;
+mod cells;
 mod closed_nodes;
 mod elastic;
 mod fairness;
 pub(crate) mod fixtures;
 mod gangs;
 mod gpus;
-mod holds;
 mod lending;
 mod lost_work;
 mod making_room;
@@ -30,4 +31,5 @@ mod resuming;
 mod single_pods;
 mod tiers;
 mod topology;
+mod topology_kept;
 mod work;

@@ -95,6 +95,7 @@ mod tests {
         let seat = |devices: &[u16]| Seat {
             node,
             devices: devices.into(),
+            numa: None,
         };
         model.seat(pods[0], Place::Bound(seat(&[3])));
         let before = model.clone();

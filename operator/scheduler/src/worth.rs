@@ -67,19 +67,15 @@ impl Outlook {
 
     /// The worth of what is idle.
     fn worth(&self, idle: &Idle) -> i64 {
-        let all = idle.milli();
         let mut taken = 0;
         for sequence in &self.sequences {
-            let (mut node, mut left) = (*idle, all);
+            let mut left = *idle;
             for kind in sequence {
-                if node.take(kind) {
-                    left -= milli(kind);
-                }
-                if left == 0 {
+                if left.take(kind) && left.milli() == 0 {
                     break;
                 }
             }
-            taken += all - left;
+            taken += idle.milli() - left.milli();
         }
         let taken = taken * FINE / i64::try_from(SEQUENCES).unwrap_or(1);
         let room = |(kind, wanted): &(Kind, i64)| idle.room_for(kind) * milli(kind) * wanted;

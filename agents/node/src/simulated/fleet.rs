@@ -25,7 +25,8 @@ use crate::{
     node::{self, NodeInfo},
     pods::{self, PodInfo},
     publish::{Draft, PublishError, Publisher},
-    selection, status,
+    selection,
+    status::{self, Parts},
     watching::{Watched, watch},
 };
 
@@ -423,7 +424,11 @@ impl Member {
     }
 
     fn draft(&self, report: &Report, now: Timestamp) -> Draft {
-        Draft::of(report, &self.agent, &self.info.gpu_reports(), now)
+        let parts = Parts {
+            gpus: self.info.gpu_reports(),
+            ..Parts::default()
+        };
+        Draft::of(report, &self.agent, &parts, now)
     }
 }
 

@@ -10,7 +10,9 @@ use duosuan_controller::{
     watch::{Fact, Watched},
 };
 use duosuan_crds::{
-    ANNOTATION_RUN_TIME, ColocationPolicySpec, Duration, GROUP, QueueSpec, claim::CapacityClaimSpec, report::GpuReport,
+    ANNOTATION_RUN_TIME, ColocationPolicySpec, Duration, GROUP, QueueSpec,
+    claim::CapacityClaimSpec,
+    report::{GpuReport, NumaReport},
 };
 use duosuan_scheduler::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -199,8 +201,9 @@ impl<'a> Reader<'a> {
                 self.facts.push(Fact::Queue(Box::new(queue)));
             }
             (GROUP, "NodeReport") => {
-                part::<Vec<GpuReport>>(value.get("status").unwrap_or(&Value::Null), "gpus")
-                    .map_err(|e| fail(within("status", &e)))?;
+                let status = value.get("status").unwrap_or(&Value::Null);
+                part::<Vec<GpuReport>>(status, "gpus").map_err(|e| fail(within("status", &e)))?;
+                part::<Vec<NumaReport>>(status, "numa").map_err(|e| fail(within("status", &e)))?;
                 let report = node::report(object(value).map_err(fail)?).map_err(fail)?;
                 self.facts.push(Fact::Report(identity.name.clone(), Box::new(report)));
             }

@@ -67,6 +67,8 @@ struct BoundPod {
     pod: String,
     node: String,
     devices: Vec<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    numa: Option<u16>,
     at: String,
 }
 
@@ -140,6 +142,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
                 pod: names.pod(&bound.pod),
                 node: bound.node.clone(),
                 devices: bound.devices.clone(),
+                numa: bound.numa,
                 at: rfc3339(bound.at),
             })
             .collect(),

@@ -26,7 +26,9 @@ async fn carry_out(script: &Script, order: Order) -> (Outcome, Metrics) {
 }
 
 async fn bind(script: &Script) -> Outcome {
-    carry_out(script, Order::bind(pod(), "n".into(), vec![0, 3])).await.0
+    carry_out(script, Order::bind(pod(), "n".into(), vec![0, 3], Some(1)))
+        .await
+        .0
 }
 
 async fn evict(script: &Script) -> (Outcome, Metrics) {
@@ -50,12 +52,12 @@ fn seen(uid: &str, node: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_binding_names_the_pod_by_uid_and_carries_its_devices() {
+async fn a_binding_names_the_pod_by_uid_and_carries_its_devices_and_numa_node() {
     let script = Script::default().on(BINDING, Answer::ok());
     assert_eq!(bind(&script).await, Outcome::Done);
     let expected = json!({
         "apiVersion": "v1", "kind": "Binding",
-        "metadata": {"name": "p", "namespace": "ns", "uid": "u", "annotations": {"duosuan.io/gpus": "0,3"}},
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u", "annotations": {"duosuan.io/gpus": "0,3", "duosuan.io/numa": "1"}},
         "target": {"apiVersion": "v1", "kind": "Node", "name": "n"},
     });
     assert_eq!(script.bodies(BINDING), [expected]);
@@ -137,7 +139,7 @@ async fn again(first: Script, pause: Duration, second: Script) -> (Outcome, Outc
         script.played();
         answer
     };
-    let (order, before) = carry_out(&first, Order::bind(pod(), "n".into(), vec![])).await;
+    let (order, before) = carry_out(&first, Order::bind(pod(), "n".into(), vec![], None)).await;
     tokio::time::sleep(pause).await;
     let (_, after) = carry_out(&second, order).await;
     (before, after)
@@ -294,7 +296,7 @@ async fn an_order_that_hangs_holds_up_no_other_and_not_the_end() {
     let task = tokio::spawn(binder.run(orders_in, answers, end.clone()));
     let order = |name: &str| {
         let name = name.into();
-        Order::bind(PodName { name, ..pod() }, "n".into(), vec![])
+        Order::bind(PodName { name, ..pod() }, "n".into(), vec![], None)
     };
     orders.send(order("p")).unwrap();
     orders.send(order("q")).unwrap();

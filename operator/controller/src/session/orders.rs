@@ -43,8 +43,14 @@ impl Session {
             .inc();
         match decision {
             // The core waits longer after each failure, so that a pod that only it knows costs little.
-            Decision::Bind { pod, node, devices, .. } => match self.index.pod_name(&pod) {
-                Some(pod) => self.place(pod, node, devices),
+            Decision::Bind {
+                pod,
+                node,
+                devices,
+                numa,
+                ..
+            } => match self.index.pod_name(&pod) {
+                Some(pod) => self.place(pod, node, devices, numa),
                 None => self.apply(Event::BindFailed {
                     pod,
                     node,

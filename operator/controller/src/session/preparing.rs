@@ -22,6 +22,7 @@ pub(super) struct Preparing {
     pod: PodName,
     node: String,
     devices: Vec<u16>,
+    numa: Option<u16>,
     since: Instant,
     given: Vec<Preparation>,
     /// The API server has shown that all is asked for: what is missing after that was taken back.
@@ -30,7 +31,7 @@ pub(super) struct Preparing {
 
 impl Session {
     /// A pod gets its node, when its volumes are there.
-    pub(super) fn place(&mut self, pod: PodName, node: String, devices: Vec<u16>) {
+    pub(super) fn place(&mut self, pod: PodName, node: String, devices: Vec<u16>, numa: Option<u16>) {
         let stand = match self.index.nodes.get(&node) {
             Some(seen) => self.index.volumes.stand(&pod.uid, seen),
             None => Stand::Ready,
@@ -38,7 +39,7 @@ impl Session {
         let given = match stand {
             Stand::Ready => {
                 self.index.volumes.placed(&pod.uid);
-                return self.order(Order::bind(pod, node, devices));
+                return self.order(Order::bind(pod, node, devices, numa));
             }
             Stand::Impossible(why) => return self.not_to_be(pod.uid, node, why),
             Stand::Waiting => Vec::new(),
@@ -53,6 +54,7 @@ impl Session {
             pod: pod.clone(),
             node,
             devices,
+            numa,
             since: Instant::now(),
             asked: given.is_empty(),
             given: given.clone(),
@@ -81,9 +83,16 @@ impl Session {
             };
             match stand {
                 Stand::Ready => {
-                    if let Some(Preparing { pod, node, devices, .. }) = self.preparing.remove(&uid) {
+                    if let Some(Preparing {
+                        pod,
+                        node,
+                        devices,
+                        numa,
+                        ..
+                    }) = self.preparing.remove(&uid)
+                    {
                         self.index.set_unsure(&uid, None);
-                        self.order(Order::bind(pod, node, devices));
+                        self.order(Order::bind(pod, node, devices, numa));
                     }
                 }
                 Stand::Impossible(why) => self.gave_up(&uid, why),

@@ -16,7 +16,7 @@ pub struct Claim {
     pub generation: i64,
     /// Status, as it was read; `None` if it cannot be understood.
     pub status: Option<CapacityClaimStatus>,
-    /// A field that cannot be understood, or that asks for what cannot be had.
+    /// A field that cannot be understood.
     pub broken: Option<FieldError>,
     /// Fields that wish for something that is not looked at yet; the claim runs without it, and says so.
     pub ignored: Vec<&'static str>,
@@ -33,11 +33,10 @@ pub fn read(object: Object<lean::Claim>) -> Claim {
         ..event::Claim::default()
     };
     let mut ignored = Vec::new();
-    // What runs of a claim that asks for what cannot be had goes on and counts; nothing more of it is placed.
-    let broken = spec(object.spec, &mut claim, &mut ignored).unwrap_or_else(|error| {
+    let broken = spec(object.spec, &mut claim, &mut ignored).err();
+    if broken.is_some() {
         claim.groups.clear();
-        Some(error)
-    });
+    }
     let none = lean::Texts::new();
     match last_checkpoint(meta.annotations.as_ref().unwrap_or(&none)) {
         Ok(at) => claim.interruption.last_checkpoint = at,
@@ -61,14 +60,9 @@ fn status(status: Unread) -> Option<CapacityClaimStatus> {
     }
 }
 
-/// Reads the specification. `Ok` with an error: it can be read, and asks for what cannot be had.
-fn spec(
-    spec: Unread,
-    into: &mut event::Claim,
-    ignored: &mut Vec<&'static str>,
-) -> Result<Option<FieldError>, FieldError> {
+/// Reads the specification.
+fn spec(spec: Unread, into: &mut event::Claim, ignored: &mut Vec<&'static str>) -> Result<(), FieldError> {
     let spec: CapacityClaimSpec = spec.read().map_err(|e| FieldError::new("spec", e))?;
-    let refused = honoured(&spec).err();
     *ignored = not_looked_at(&spec);
     into.queue = spec.queue;
     into.tier = tier(spec.tier);
@@ -103,68 +97,34 @@ fn spec(
         .enumerate()
         .map(|(i, g)| group(g, &format!("spec.groups[{i}]")))
         .collect::<Result<_, _>>()?;
-    Ok(refused)
-}
-
-/// What would be broken without a word if the claim ran all the same.
-fn honoured(spec: &CapacityClaimSpec) -> Result<(), FieldError> {
-    let topologies = std::iter::once(("spec.topology".to_owned(), &spec.topology)).chain(
-        spec.groups
-            .iter()
-            .enumerate()
-            .map(|(i, g)| (format!("spec.groups[{i}].topology"), &g.topology)),
-    );
-    for (field, topology) in topologies {
-        if let Some(Topology {
-            pack,
-            mode: TopologyMode::Required,
-        }) = topology
-            && level(*pack).is_none()
-        {
-            let words = "what is smaller than a node cannot be guaranteed yet: write pack: node, or mode: preferred";
-            return Err(FieldError::new(field, words));
-        }
-    }
     Ok(())
 }
 
 /// Wishes that nothing is done about yet.
 fn not_looked_at(spec: &CapacityClaimSpec) -> Vec<&'static str> {
-    let fields = [
-        ("spec.topology", is_too_fine(&spec.topology)),
-        (
-            "spec.groups[].topology",
-            spec.groups.iter().any(|g| is_too_fine(&g.topology)),
-        ),
-        ("spec.deadline", spec.deadline.is_some()),
-    ];
+    let fields = [("spec.deadline", spec.deadline.is_some())];
     fields
         .into_iter()
         .filter_map(|(field, given)| given.then_some(field))
         .collect()
 }
 
-/// The area that a domain is to the scheduler; `None` for what it does not tell apart.
-fn level(domain: Domain) -> Option<event::Level> {
+/// The area that a domain is to the scheduler.
+fn level(domain: Domain) -> event::Level {
     match domain {
-        Domain::Numa | Domain::Nvlink => None,
-        Domain::Node => Some(event::Level::Node),
-        Domain::Rack => Some(event::Level::Rack),
-        Domain::Block => Some(event::Level::Block),
-        Domain::Zone => Some(event::Level::Zone),
+        Domain::Numa => event::Level::Numa,
+        Domain::Node => event::Level::Node,
+        Domain::Nvlink => event::Level::Nvlink,
+        Domain::Rack => event::Level::Rack,
+        Domain::Block => event::Level::Block,
+        Domain::Zone => event::Level::Zone,
     }
 }
 
-fn is_too_fine(topology: &Option<Topology>) -> bool {
-    topology.as_ref().is_some_and(|t| level(t.pack).is_none())
-}
-
 fn topology(topology: Option<&Topology>) -> Option<event::Topology> {
-    topology.and_then(|t| {
-        Some(event::Topology {
-            pack: level(t.pack)?,
-            required: t.mode == TopologyMode::Required,
-        })
+    topology.map(|t| event::Topology {
+        pack: level(t.pack),
+        required: t.mode == TopologyMode::Required,
     })
 }
 
@@ -315,36 +275,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_honoured_is_refused_if_it_binds_and_told_if_it_is_a_wish() {
-        let groups = json!([{"name": "a", "count": 1, "topology": {"pack": "numa", "mode": "preferred"}}]);
+    fn what_is_not_acted_on_is_told() {
         let wishes = claim(json!({
-            "groups": groups, "topology": {"pack": "nvlink"}, "deadline": "2026-12-24T06:00:00Z",
+            "groups": [{"name": "a", "count": 1}], "deadline": "2026-12-24T06:00:00Z",
         }));
         assert_eq!(wishes.broken, None);
-        assert_eq!(
-            wishes.ignored,
-            ["spec.topology", "spec.groups[].topology", "spec.deadline",]
-        );
+        assert_eq!(wishes.ignored, ["spec.deadline"]);
         assert_eq!(
             claim(json!({"groups": [{"name": "a", "count": 1}]})).ignored,
             Vec::<&str>::new()
         );
-        let required = json!({"pack": "nvlink", "mode": "required"});
-        for (spec, field) in [
-            (
-                json!({"groups": [{"name": "a", "count": 1}], "topology": required}),
-                "spec.topology",
-            ),
-            (
-                json!({"groups": [{"name": "a", "count": 1}, {"name": "b", "count": 1, "topology": required}]}),
-                "spec.groups[1].topology",
-            ),
-        ] {
-            let read = claim(spec);
-            assert_eq!(read.broken.unwrap().field, field);
-            assert!(read.claim.refused.unwrap().starts_with(field));
-            assert!(!read.claim.groups.is_empty(), "what runs of it counts in its groups");
-        }
+    }
+
+    #[test]
+    fn every_domain_is_an_area() {
+        let of = |pack: &str| {
+            let topology = json!({"pack": pack, "mode": "required"});
+            claim(json!({"groups": [{"name": "a", "count": 1}], "topology": topology}))
+                .claim
+                .topology
+                .unwrap()
+        };
+        let levels = ["numa", "node", "nvlink", "rack", "block", "zone"].map(|pack| of(pack).pack);
+        assert!(levels.is_sorted_by(|a, b| a < b), "{levels:?}");
+        assert_eq!(levels[0], event::Level::Numa);
+        assert!(of("nvlink").required);
     }
 
     #[test]

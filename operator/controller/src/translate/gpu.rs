@@ -1,7 +1,8 @@
 //! What a pod asks of GPUs, and which ones it was given.
 
 use duosuan_crds::{
-    ANNOTATION_GPU_MEMORY, ANNOTATION_GPU_MODELS, ANNOTATION_GPU_SHARE, ANNOTATION_GPUS, RESOURCE_GPU, claim::Gpus,
+    ANNOTATION_GPU_MEMORY, ANNOTATION_GPU_MODELS, ANNOTATION_GPU_SHARE, ANNOTATION_GPUS, ANNOTATION_NUMA, RESOURCE_GPU,
+    claim::Gpus,
 };
 use duosuan_scheduler::event::{Amounts, GpuRequest};
 
@@ -120,6 +121,22 @@ pub fn devices(annotations: &Texts) -> Result<Vec<u16>, FieldError> {
     devices.sort_unstable();
     devices.dedup();
     Ok(devices)
+}
+
+/// NUMA node given to a pod when it was bound.
+///
+/// # Errors
+///
+/// If the annotation is no number.
+pub fn numa(annotations: &Texts) -> Result<Option<u16>, FieldError> {
+    let Some(text) = annotations.get(ANNOTATION_NUMA).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let id = text.trim().parse().map_err(|_| {
+        let field = format!("metadata.annotations[{ANNOTATION_NUMA}]");
+        FieldError::new(field, format!("{text:?} is no number of a NUMA node such as 0"))
+    })?;
+    Ok(Some(id))
 }
 
 /// Devices as the annotation spells them.

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use duosuan_crds::{LABEL_BLOCK, LABEL_GPU_MODEL, LABEL_RACK, LABEL_ZONE, RESOURCE_GPU, report::GpuReport};
-use duosuan_scheduler::event::{self, Gpu, Location, Taint};
+use duosuan_crds::{
+    LABEL_BLOCK, LABEL_GPU_MODEL, LABEL_NVLINK, LABEL_RACK, LABEL_ZONE, RESOURCE_GPU,
+    report::{GpuReport, NumaReport},
+};
+use duosuan_scheduler::event::{self, Gpu, Location, NumaNode, Taint};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{FieldError, amounts, quantity};
-use crate::lean::{self, Object, Texts};
+use crate::lean::{self, Object, Texts, Unread};
 
 /// GPUs that one node may have; a number that is larger is a mistake and not memory to allocate.
 const MOST_GPUS: i64 = 1024;
@@ -21,6 +24,8 @@ pub struct LocationLabels {
     pub block: String,
     /// Key of the label with the name of its rack.
     pub rack: String,
+    /// Key of the label with the name of its NVLink domain.
+    pub nvlink: String,
 }
 
 impl Default for LocationLabels {
@@ -29,6 +34,7 @@ impl Default for LocationLabels {
             zone: LABEL_ZONE.to_owned(),
             block: LABEL_BLOCK.to_owned(),
             rack: LABEL_RACK.to_owned(),
+            nvlink: LABEL_NVLINK.to_owned(),
         }
     }
 }
@@ -42,6 +48,7 @@ impl LocationLabels {
             zone: named(&self.zone),
             block: named(&self.block),
             rack: named(&self.rack),
+            nvlink: named(&self.nvlink),
         }
     }
 }
@@ -84,6 +91,7 @@ pub fn read(object: &Object<lean::Node>) -> (event::Node, Vec<FieldError>) {
             })
             .collect(),
         allocatable,
+        numa: Vec::new(),
         stale: false,
         hot: false,
         location: LocationLabels::default().read(&labels),
@@ -105,6 +113,8 @@ pub struct Report {
     pub answer: Answer,
     /// GPUs by index; an index that the report leaves out is a device that cannot be used.
     pub gpus: Vec<Gpu>,
+    /// NUMA nodes.
+    pub numa: Vec<NumaNode>,
 }
 
 /// Load of a node: what is used, or what is to be expected over the next minutes if that is more, in thousandths of the
@@ -149,6 +159,7 @@ pub fn report(object: Object<lean::Report>) -> Result<Report, FieldError> {
         })
         .transpose()?;
     let load = load(&status.usage, &status.capacity, &status.tiers)?;
+    let numa = numa(status.numa)?;
     let reports: Option<Vec<GpuReport>> = status.gpus.read_list().map_err(|e| FieldError::new("status.gpus", e))?;
     let mut gpus = Vec::new();
     for gpu in reports.into_iter().flatten() {
@@ -173,6 +184,7 @@ pub fn report(object: Object<lean::Report>) -> Result<Report, FieldError> {
                 memory,
                 numa: gpu.numa,
                 nvlink: gpu.nvlink,
+                divided: !gpu.mig.is_empty(),
                 unhealthy: gpu.unhealthy,
             };
         }
@@ -183,7 +195,24 @@ pub fn report(object: Object<lean::Report>) -> Result<Report, FieldError> {
         answer,
         policy: status.policy,
         gpus,
+        numa,
     })
+}
+
+/// Reads the NUMA nodes of a report.
+fn numa(reported: Unread) -> Result<Vec<NumaNode>, FieldError> {
+    let reports: Option<Vec<NumaReport>> = reported.read_list().map_err(|e| FieldError::new("status.numa", e))?;
+    let read = |(i, numa): (usize, NumaReport)| {
+        let amount = |resource: &str, text: &str| {
+            quantity::amount(resource, text).map_err(|e| FieldError::new(format!("status.numa[{i}].{resource}"), e))
+        };
+        Ok(NumaNode {
+            id: numa.index,
+            cpu: amount("cpu", &numa.cpu.0)?,
+            memory: amount("memory", &numa.memory.0)?,
+        })
+    };
+    reports.into_iter().flatten().enumerate().map(read).collect()
 }
 
 /// Load by what a report says of use and of tiers. What is used by no tier (the system, and pods that nobody has
@@ -251,6 +280,7 @@ mod tests {
             ]
             .into(),
             gpus: vec![t4.clone(), t4],
+            numa: vec![],
             stale: false,
             hot: false,
             location: Location::default(),
@@ -279,6 +309,7 @@ mod tests {
             memory: 80 << 30,
             numa: Some(1),
             nvlink: None,
+            divided: false,
             unhealthy: false,
         };
         assert_eq!(report.gpus, vec![missing, there]);
@@ -290,14 +321,14 @@ mod tests {
 
     #[test]
     fn a_node_stands_where_its_labels_say_and_an_empty_one_says_nothing() {
-        let labels =
-            json!({"topology.kubernetes.io/zone": "z", "duosuan.io/rack": "r", "duosuan.io/block": "", "row": "7"});
+        let labels = json!({"topology.kubernetes.io/zone": "z", "duosuan.io/rack": "r", "duosuan.io/block": "", "row": "7", "nvidia.com/gpu.clique": "c.1"});
         let object = json!({"metadata": {"name": "n", "labels": labels}});
         let (node, _) = read(&serde_json::from_value(object).unwrap());
         let expected = Location {
             zone: Some("z".into()),
             block: None,
             rack: Some("r".into()),
+            nvlink: Some("c.1".into()),
         };
         assert_eq!(node.location, expected);
         let labels = LocationLabels {
@@ -305,6 +336,33 @@ mod tests {
             ..LocationLabels::default()
         };
         assert_eq!(labels.read(&node.labels).block.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn numa_nodes_links_and_instances_are_read() {
+        let object = json!({"metadata": {"name": "n"}, "status": {
+            "numa": [{"index": 0, "cpu": "32", "memory": "128Gi"}, {"index": 1, "cpu": 32, "memory": "128Gi"}],
+            "gpus": [
+                {"index": 0, "model": "A100", "memory": "80Gi", "numa": 0, "nvlink": 3},
+                {"index": 1, "model": "A100", "memory": "80Gi", "mig": [{"profile": "1g.10gb", "count": 7}]},
+            ],
+        }});
+        let report = report(serde_json::from_value(object).unwrap()).unwrap();
+        let numa = |id| NumaNode {
+            id,
+            cpu: 32_000,
+            memory: 128 << 30,
+        };
+        assert_eq!(report.numa, [numa(0), numa(1)]);
+        let gpus: Vec<_> = report
+            .gpus
+            .iter()
+            .map(|gpu| (gpu.numa, gpu.nvlink, gpu.divided))
+            .collect();
+        assert_eq!(gpus, [(Some(0), Some(3), false), (None, None, true)]);
+        let broken = json!({"status": {"numa": [{"index": 0, "cpu": "many", "memory": "1"}]}});
+        let error = super::report(serde_json::from_value(broken).unwrap()).unwrap_err();
+        assert_eq!(error.field, "status.numa[0].cpu");
     }
 
     #[test]

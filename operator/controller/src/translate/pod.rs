@@ -46,11 +46,13 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
     let gpus = gpu::of_pod(annotations, &requests)
         .map_err(&mut or_default)
         .unwrap_or_default();
-    // Only a bound pod has devices: an annotation that a user wrote into a template means nothing.
-    let devices = if node.is_some() {
-        gpu::devices(annotations).map_err(&mut or_default).unwrap_or_default()
+    // Only a bound pod has devices and a NUMA node: an annotation that a user wrote into a template means nothing.
+    let (devices, numa) = if node.is_some() {
+        let devices = gpu::devices(annotations).map_err(&mut or_default);
+        let numa = gpu::numa(annotations).map_err(&mut or_default);
+        (devices.unwrap_or_default(), numa.unwrap_or_default())
     } else {
-        Vec::new()
+        (Vec::new(), None)
     };
     let started = status.start_time.as_ref().filter(|_| node.is_some());
     let last_checkpoint = if node.is_some() {
@@ -113,6 +115,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             devices,
             started: started.map(|at| time(Some(at))),
             last_checkpoint,
+            numa,
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             terminating: meta.deletion_timestamp.is_some(),
             gated: !spec.scheduling_gates.is_empty(),
@@ -247,6 +250,7 @@ mod tests {
             devices: vec![1, 3],
             started: Some(event::Time(5500)),
             last_checkpoint: Some(event::Time(6000)),
+            numa: None,
             finished: false,
             terminating: false,
             gated: false,
@@ -289,8 +293,15 @@ mod tests {
 
     #[test]
     fn devices_of_an_unbound_pod_mean_nothing() {
-        let read = pod(json!({"metadata": {"annotations": {"duosuan.io/gpus": "0"}}, "spec": {}}));
-        assert_eq!(read.pod.devices, Vec::<u16>::new());
+        let annotations = json!({"duosuan.io/gpus": "0", "duosuan.io/numa": "1"});
+        let read = pod(json!({"metadata": {"annotations": annotations}, "spec": {}}));
+        assert_eq!((read.pod.devices, read.pod.numa), (vec![], None));
+        let read = pod(json!({"metadata": {"annotations": annotations}, "spec": {"nodeName": "n"}}));
+        assert_eq!((read.pod.devices, read.pod.numa), (vec![0], Some(1)));
+        let annotations = json!({"duosuan.io/numa": "left"});
+        let read = pod(json!({"metadata": {"annotations": annotations}, "spec": {"nodeName": "n"}}));
+        let fields: Vec<&str> = read.broken.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["metadata.annotations[duosuan.io/numa]"]);
     }
 
     #[test]

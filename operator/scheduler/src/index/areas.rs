@@ -20,8 +20,8 @@ type Key = (Cost, u64);
 #[derive(Debug)]
 pub(crate) struct ByArea {
     level: Level,
-    /// By node, how it is counted.
-    seen: Vec<Option<Seen>>,
+    /// By node, how it is counted in each of its areas of this level: it has several if these are cells.
+    seen: Vec<Vec<Seen>>,
     // Looked up, never iterated.
     areas: HashMap<AreaOrd, Fitting>,
     /// Areas with room: by how many pods, then in the order of areas.
@@ -55,23 +55,34 @@ impl ByArea {
 
     /// Counts a node anew: `key` if it fits.
     pub(super) fn count(&mut self, model: &Model, shape: &Shape, ord: NodeOrd, key: Option<Key>) {
-        let node = model.nodes.find(ord).filter(|n| n.present);
-        let area = |node: &NodeSlot| node.areas.get(self.level.index()).copied().flatten();
-        let new = node.zip(key).and_then(|(node, key)| {
-            Some(Seen {
-                area: area(node)?,
-                key,
-                room: model.room(shape, node),
-            })
-        });
         if self.seen.len() <= ord.index() {
-            self.seen.resize(ord.index() + 1, None);
+            self.seen.resize_with(ord.index() + 1, Vec::new);
         }
-        let old = self.seen.get_mut(ord.index()).and_then(|s| std::mem::replace(s, new));
-        if old == new {
+        let Some(seen) = self.seen.get_mut(ord.index()) else {
+            return;
+        };
+        let node = model.nodes.find(ord).filter(|n| n.present).zip(key);
+        let level = self.level;
+        let new = || {
+            let areas = node.into_iter().flat_map(|(node, key)| {
+                let areas = node.areas_at(level);
+                areas.map(move |(area, cell)| (node, key, area, cell))
+            });
+            let counted = areas.map(|(node, key, area, cell)| Seen {
+                area,
+                key,
+                room: match cell {
+                    None => model.room(shape, node),
+                    Some(cell) => model.room_in(shape, node, cell),
+                },
+            });
+            counted.filter(|seen| seen.room > 0)
+        };
+        if seen.iter().copied().eq(new()) {
             return;
         }
-        if let Some(old) = old {
+        let mut seen = std::mem::take(seen);
+        for old in seen.drain(..) {
             self.change(model, old.area, |fitting| {
                 fitting.room -= u64::from(old.room);
                 // Another node may have taken over the rank if ranks were spread: then the key is its.
@@ -80,11 +91,15 @@ impl ByArea {
                 }
             });
         }
-        if let Some(new) = new {
+        seen.extend(new());
+        for new in &seen {
             self.change(model, new.area, |fitting| {
                 fitting.room += u64::from(new.room);
                 fitting.nodes.insert(new.key, ord);
             });
+        }
+        if let Some(slot) = self.seen.get_mut(ord.index()) {
+            *slot = seen;
         }
     }
 
@@ -127,6 +142,13 @@ impl ByArea {
         self.by_room.range((pods, "".into())..).map(|(_, area)| *area)
     }
 
+    /// The area with the most room, the first in their order of several, if one has any.
+    pub(crate) fn most(&self) -> Option<(u64, AreaOrd)> {
+        let ((most, _), _) = self.by_room.last_key_value()?;
+        let (_, area) = self.by_room.range((*most, "".into())..).next()?;
+        Some((*most, *area))
+    }
+
     /// Areas with any room, the roomiest first; of equal ones, the last in their order.
     pub(crate) fn roomiest(&self) -> impl Iterator<Item = AreaOrd> + '_ {
         self.by_room.values().rev().copied()
@@ -147,7 +169,7 @@ impl Model {
             room = room.min((node.allocatable.of(resource) - node.used.of(resource)).get() / amount.get());
         }
         if let Some(need) = &shape.gpus {
-            room = room.min(node.room_for(need));
+            room = room.min(node.room_for(need, None));
         }
         u32::try_from(room.max(1)).unwrap_or(u32::MAX)
     }

@@ -1,5 +1,5 @@
-//! Areas: what pods can share, from a node by itself over its rack and block to its zone. Each is known as long as a node
-//! is in it.
+//! Areas: what pods can share, from a cell of a node over the node by itself, its rack and block to its zone. Each is known
+//! as long as a node is in it.
 //!
 //! An area is that of the areas around it: rack 7 of zone a and rack 7 of zone b are two, so that a label that some nodes
 //! lack parts a rack and never joins two.
@@ -11,33 +11,48 @@ use std::{
 
 use crate::{
     event::{Level, Location},
+    model::{
+        NodeSlot,
+        cell::{Cell, Part},
+    },
     slab::AreaOrd,
 };
 
 /// How many levels there are.
-pub(crate) const LEVELS: usize = 4;
+pub(crate) const LEVELS: usize = 6;
 
 /// The area of each level.
 pub(crate) type InAreas = [Option<AreaOrd>; LEVELS];
 
 impl Level {
     /// All, from small to large.
-    pub(crate) const ALL: [Level; LEVELS] = [Level::Node, Level::Rack, Level::Block, Level::Zone];
+    pub(crate) const ALL: [Level; LEVELS] = [
+        Level::Numa,
+        Level::Node,
+        Level::Nvlink,
+        Level::Rack,
+        Level::Block,
+        Level::Zone,
+    ];
 
     /// Its position in arrays.
     pub(crate) fn index(self) -> usize {
         match self {
-            Level::Node => 0,
-            Level::Rack => 1,
-            Level::Block => 2,
-            Level::Zone => 3,
+            Level::Numa => 0,
+            Level::Node => 1,
+            Level::Nvlink => 2,
+            Level::Rack => 3,
+            Level::Block => 4,
+            Level::Zone => 5,
         }
     }
 
     /// As people call it.
     pub(crate) fn word(self) -> &'static str {
         match self {
+            Level::Numa => "NUMA node",
             Level::Node => "node",
+            Level::Nvlink => "NVLink group",
             Level::Rack => "rack",
             Level::Block => "block",
             Level::Zone => "zone",
@@ -77,6 +92,7 @@ impl Areas {
             (Level::Zone, named(&location.zone)),
             (Level::Block, named(&location.block)),
             (Level::Rack, named(&location.rack)),
+            (Level::Nvlink, named(&location.nvlink)),
         ];
         let (mut path, mut within) = (String::new(), InAreas::default());
         for (level, name) in levels {
@@ -90,6 +106,40 @@ impl Areas {
         }
         self.enter_one(Level::Node, node.into(), node, &mut within);
         within
+    }
+
+    /// The areas of a node's cells, each of which is in those that the node is in.
+    pub(crate) fn enter_parts(&mut self, node: &NodeSlot) -> Vec<Part> {
+        let mut parts: Vec<Part> = Vec::new();
+        // NVLink groups first: a NUMA node whose devices are all in one is in it.
+        let mut cells = node.cells();
+        cells.sort_by_key(|cell| std::cmp::Reverse(cell.level()));
+        for cell in cells {
+            let mut within = node.areas;
+            if let Cell::Numa(id) = cell
+                && let Some(group) = node.group_of_numa(id)
+                && let Some(part) = parts.iter().find(|part| part.cell == group)
+                && let Some(slot) = within.get_mut(Level::Nvlink.index())
+            {
+                *slot = Some(part.area);
+            }
+            // In the order of numbers: these have five digits at most.
+            let path = format!("{}\0{:05}", node.name, cell.id());
+            let name = format!("{} of node {}", cell.id(), node.name);
+            self.enter_one(cell.level(), path.into(), &name, &mut within);
+            if let Some(area) = within.get(cell.level().index()).copied().flatten() {
+                parts.push(Part { cell, area });
+            }
+        }
+        parts.sort_by_key(|part| part.cell);
+        parts
+    }
+
+    /// Takes a node out of the areas of its cells.
+    pub(crate) fn leave_parts(&mut self, left: &[Part]) {
+        for part in left {
+            self.leave_one(part.area);
+        }
     }
 
     fn enter_one(&mut self, level: Level, path: Arc<str>, name: &str, within: &mut InAreas) {
@@ -117,15 +167,17 @@ impl Areas {
 
     /// Takes a node out of its areas.
     pub(crate) fn leave(&mut self, left: &InAreas) {
-        for ord in left.iter().flatten() {
-            let Some(area) = self.areas.get_mut(ord) else { continue };
-            area.nodes -= 1;
-            if area.nodes == 0
-                && let Some(area) = self.areas.remove(ord)
-                && let Some(by_path) = self.by_path.get_mut(area.level.index())
-            {
-                by_path.remove(&area.path);
-            }
+        left.iter().flatten().for_each(|ord| self.leave_one(*ord));
+    }
+
+    fn leave_one(&mut self, ord: AreaOrd) {
+        let Some(area) = self.areas.get_mut(&ord) else { return };
+        area.nodes -= 1;
+        if area.nodes == 0
+            && let Some(area) = self.areas.remove(&ord)
+            && let Some(by_path) = self.by_path.get_mut(area.level.index())
+        {
+            by_path.remove(&area.path);
         }
     }
 
@@ -135,6 +187,11 @@ impl Areas {
             .get(level.index())
             .into_iter()
             .flat_map(|a| a.values().copied())
+    }
+
+    /// How many areas of a level there are.
+    pub(crate) fn count(&self, level: Level) -> usize {
+        self.by_path.get(level.index()).map_or(0, BTreeMap::len)
     }
 
     /// The level of an area.
@@ -152,10 +209,9 @@ impl Areas {
         self.areas.get(&ord).map_or("", |a| &a.name)
     }
 
-    /// True if an area is one of a level, or in one.
-    pub(crate) fn has(&self, ord: AreaOrd, level: Level) -> bool {
-        let area = self.areas.get(&ord);
-        area.is_some_and(|a| a.within.get(level.index()).copied().flatten().is_some())
+    /// The area of a level that an area is, or is in.
+    pub(crate) fn around(&self, ord: AreaOrd, level: Level) -> Option<AreaOrd> {
+        self.areas.get(&ord)?.within.get(level.index()).copied().flatten()
     }
 
     /// True if an area is another one or a part of it; every area is part of the whole.
@@ -166,6 +222,7 @@ impl Areas {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
 
     fn at(zone: &str, block: &str, rack: &str) -> Location {
@@ -174,6 +231,7 @@ mod tests {
             zone: some(zone),
             block: some(block),
             rack: some(rack),
+            nvlink: None,
         }
     }
 
@@ -183,22 +241,26 @@ mod tests {
         let a = areas.enter("a", &at("z1", "b", "r"));
         let b = areas.enter("b", &at("z2", "b", "r"));
         let c = areas.enter("c", &at("z2", "b", "r"));
-        assert_eq!((b[1..] == c[1..], a[1] == b[1]), (true, false));
+        let of = |areas: InAreas, level: Level| areas[level.index()];
+        assert_eq!(of(b, Level::Rack), of(c, Level::Rack));
+        assert_ne!(of(a, Level::Rack), of(b, Level::Rack));
         assert_eq!(areas.of_level(Level::Rack).count(), 2);
-        let [Some(rack), zone] = [b[1], b[3]] else { return };
-        assert!(areas.is_in(rack, zone) && !areas.is_in(rack, a[3]) && areas.is_in(rack, None));
+        let rack = of(b, Level::Rack).unwrap();
+        assert!(areas.is_in(rack, of(b, Level::Zone)) && !areas.is_in(rack, of(a, Level::Zone)));
+        assert!(areas.is_in(rack, None));
     }
 
     #[test]
     fn an_area_goes_with_its_last_node_and_an_empty_name_is_none() {
         let mut areas = Areas::default();
         let a = areas.enter("a", &at("z", "", "r"));
-        assert_eq!(a[2], None);
+        assert_eq!(a[Level::Block.index()], None);
         let moved = areas.enter("a", &at("z", "", "s"));
         areas.leave(&a);
         let names: Vec<&str> = areas.of_level(Level::Rack).map(|r| areas.name(r)).collect();
         assert_eq!(names, ["s"]);
-        assert!(moved[0].is_some_and(|node| areas.is_in(node, moved[1])));
+        let [node, rack] = [Level::Node, Level::Rack].map(|level| moved[level.index()]);
+        assert!(node.is_some_and(|node| areas.is_in(node, rack)));
         areas.leave(&moved);
         assert!(Level::ALL.into_iter().all(|l| areas.of_level(l).next().is_none()) && areas.areas.is_empty());
     }

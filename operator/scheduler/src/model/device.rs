@@ -2,7 +2,7 @@
 
 use crate::{
     amount::Amount,
-    model::{GpuNeed, NodeSlot},
+    model::{GpuNeed, NodeSlot, cell::Cell},
     slab::ModelOrd,
 };
 
@@ -12,8 +12,29 @@ pub(crate) struct Device {
     pub(crate) model: ModelOrd,
     /// Zero if unknown; then memory is not accounted.
     pub(crate) memory: Amount,
+    pub(crate) numa: Option<u16>,
     pub(crate) nvlink: Option<u16>,
+    /// It is divided into instances that are resources of their own.
+    pub(crate) divided: bool,
     pub(crate) unhealthy: bool,
+}
+
+impl Device {
+    /// True if it may be given to new pods.
+    fn is_open(&self) -> bool {
+        !self.unhealthy && !self.divided
+    }
+}
+
+/// How close to each other devices are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Closeness {
+    /// They reach each other without the host.
+    Linked,
+    /// They are at the same NUMA node.
+    SameNuma,
+    /// Neither, or nobody knows.
+    Apart,
 }
 
 /// What is held of a device.
@@ -60,7 +81,7 @@ impl NodeSlot {
     /// Thousandths that are free on a device and may be given to new pods.
     pub(crate) fn free_milli(&self, index: usize) -> i64 {
         match self.devices.get(index) {
-            Some(device) if !device.unhealthy => (1000 - self.used_of(index).milli).max(0),
+            Some(device) if device.is_open() => (1000 - self.used_of(index).milli).max(0),
             _ => 0,
         }
     }
@@ -72,7 +93,7 @@ impl NodeSlot {
 
     /// True if a device is whole, healthy and held by nobody.
     pub(crate) fn is_whole(&self, index: usize) -> bool {
-        self.devices.get(index).is_some_and(|d| !d.unhealthy) && self.used_of(index).is_free()
+        self.devices.get(index).is_some_and(Device::is_open) && self.used_of(index).is_free()
     }
 
     /// Devices that are whole, less those that pods hold of which we do not know which they have.
@@ -96,15 +117,15 @@ impl NodeSlot {
             return false;
         };
         let used = self.used_of(index);
-        !device.unhealthy
+        device.is_open()
             && self.allows(need, index)
             && used.milli + need.milli <= 1000
             && (device.memory.is_zero() || used.memory + memory_on(need, device.memory) <= device.memory)
     }
 
-    /// How many pods with a need can be given devices here one after the other.
-    pub(crate) fn room_for(&self, need: &GpuNeed) -> i64 {
-        let fits = |&i: &usize| self.share_fits(need, i);
+    /// How many pods with a need can be given devices here, or in one cell, one after the other.
+    pub(crate) fn room_for(&self, need: &GpuNeed, cell: Option<Cell>) -> i64 {
+        let fits = |&i: &usize| self.is_in_cell(i, cell) && self.share_fits(need, i);
         let whole = (0..self.devices.len())
             .filter(|i| self.is_whole(*i))
             .filter(fits)
@@ -157,14 +178,17 @@ impl NodeSlot {
         choices
     }
 
-    /// The devices that a need gets here, ascending; `None` if it does not fit.
+    /// The devices that a need gets here, or in one cell, ascending; `None` if it does not fit.
     ///
-    /// A share goes where least is left over, so that whole devices stay whole. Whole devices come from the NVLink
-    /// group with the fewest whole ones that holds the need, else from any. Ties go to the lowest index.
-    pub(crate) fn choose_devices(&self, need: &GpuNeed) -> Option<Vec<u16>> {
+    /// A share goes where least is left over, so that whole devices stay whole. Whole devices come from the NVLink group with
+    /// the fewest whole ones that holds the need, else from such a NUMA node, else from as few of these as hold it. Ties go to
+    /// the lowest index.
+    pub(crate) fn choose_devices(&self, need: &GpuNeed, cell: Option<Cell>) -> Option<Vec<u16>> {
         let spare_whole = self.whole_devices();
         if !need.whole() {
-            let fits = |&i: &usize| self.share_fits(need, i) && (!self.is_whole(i) || spare_whole > 0);
+            let fits = |&i: &usize| {
+                self.is_in_cell(i, cell) && self.share_fits(need, i) && (!self.is_whole(i) || spare_whole > 0)
+            };
             let best = (0..self.devices.len())
                 .filter(fits)
                 .min_by_key(|&i| (self.free_milli(i), i))?;
@@ -174,24 +198,40 @@ impl NodeSlot {
         if spare_whole < i64::from(need.count) {
             return None;
         }
-        let usable = |i: &usize| self.is_whole(*i) && self.share_fits(need, *i);
-        let whole: Vec<usize> = (0..self.devices.len()).filter(usable).collect();
-        if whole.len() < count {
+        let usable = |i: &usize| self.is_in_cell(*i, cell) && self.is_whole(*i) && self.share_fits(need, *i);
+        let mut chosen: Vec<usize> = (0..self.devices.len()).filter(usable).collect();
+        if chosen.len() < count {
             return None;
         }
-        let mut chosen = whole;
         if count > 1 {
-            let group_of = |i: usize| self.devices.get(i).and_then(|d| d.nvlink);
-            let sizes = chosen
-                .iter()
-                .filter_map(|&i| group_of(i))
-                .map(|group| (chosen.iter().filter(|&&j| group_of(j) == Some(group)).count(), group));
-            if let Some((_, group)) = sizes.filter(|(size, _)| *size >= count).min() {
-                chosen.retain(|&i| group_of(i) == Some(group));
+            let link_of = |i: usize| self.devices.get(i)?.nvlink;
+            let numa_of = |i: usize| self.devices.get(i)?.numa;
+            let linked = keep_tightest(&mut chosen, count, link_of);
+            let close = keep_tightest(&mut chosen, count, numa_of);
+            if !linked && !close {
+                let group_of = |i: usize| link_of(i).map_or_else(|| Err(numa_of(i)), Ok);
+                chosen = roomiest_first(&chosen, count, group_of);
             }
         }
         chosen.truncate(count);
+        chosen.sort_unstable();
         chosen.into_iter().map(|i| u16::try_from(i).ok()).collect()
+    }
+
+    /// How close to each other some of its devices are.
+    pub(crate) fn closeness(&self, devices: &[u16]) -> Closeness {
+        let all_in_one = |of: fn(&Device) -> Option<u16>| {
+            let mut groups = devices.iter().map(|&d| self.devices.get(usize::from(d)).and_then(of));
+            let first = groups.next().flatten();
+            first.is_some() && groups.all(|group| group == first)
+        };
+        if self.location.nvlink.is_some() || all_in_one(|d| d.nvlink) {
+            Closeness::Linked
+        } else if all_in_one(|d| d.numa) {
+            Closeness::SameNuma
+        } else {
+            Closeness::Apart
+        }
     }
 
     /// True if exactly these devices have room for a need.
@@ -205,6 +245,53 @@ impl NodeSlot {
             .all(|&d| self.share_fits(need, usize::from(d)) && (!need.whole() || self.is_whole(usize::from(d))))
             && self.whole_devices() >= i64::try_from(fresh).unwrap_or(i64::MAX)
     }
+}
+
+/// Keeps of some devices those of the group with the fewest that are enough, the lowest group of several. False, and all
+/// stay, if there is none.
+fn keep_tightest(devices: &mut Vec<usize>, enough: usize, group_of: impl Fn(usize) -> Option<u16>) -> bool {
+    let groups = devices.iter().filter_map(|&i| group_of(i));
+    let sizes = groups.map(|group| {
+        let size = devices.iter().filter(|&&i| group_of(i) == Some(group)).count();
+        (size, group)
+    });
+    let Some((_, group)) = sizes.filter(|(size, _)| *size >= enough).min() else {
+        return false;
+    };
+    devices.retain(|&i| group_of(i) == Some(group));
+    true
+}
+
+/// Devices of few groups: the largest ones whole, then those of the smallest that has the rest.
+fn roomiest_first<G: PartialEq + Ord>(devices: &[usize], enough: usize, group_of: impl Fn(usize) -> G) -> Vec<usize> {
+    let mut groups: Vec<(G, Vec<usize>)> = Vec::new();
+    for &device in devices {
+        let group = group_of(device);
+        match groups.iter_mut().find(|(known, _)| *known == group) {
+            Some((_, members)) => members.push(device),
+            None => groups.push((group, vec![device])),
+        }
+    }
+    let mut chosen = Vec::new();
+    while chosen.len() < enough {
+        let left = enough - chosen.len();
+        let order = |at: &usize| {
+            let (group, members) = groups.get(*at)?;
+            let holds = members.len() >= left;
+            // Of those that hold the rest the smallest, else the largest.
+            let size = if holds {
+                members.len()
+            } else {
+                usize::MAX - members.len()
+            };
+            Some((!holds, size, group))
+        };
+        let Some(best) = (0..groups.len()).min_by_key(order) else {
+            break;
+        };
+        chosen.extend(groups.swap_remove(best).1);
+    }
+    chosen
 }
 
 #[cfg(test)]
@@ -222,7 +309,9 @@ mod tests {
         let device = Device {
             model: ModelOrd::new(0),
             memory: Amount::taken_in(1000),
+            numa: None,
             nvlink: None,
+            divided: false,
             unhealthy: false,
         };
         NodeSlot {
@@ -258,9 +347,15 @@ mod tests {
 
     #[test]
     fn a_share_goes_where_least_is_left_over() {
-        assert_eq!(node(&[0, 300, 700, 900]).choose_devices(&share(200)), Some(vec![2]));
-        assert_eq!(node(&[0, 300, 700, 900]).choose_devices(&share(800)), Some(vec![0]));
-        assert_eq!(node(&[500, 600]).choose_devices(&share(800)), None);
+        assert_eq!(
+            node(&[0, 300, 700, 900]).choose_devices(&share(200), None),
+            Some(vec![2])
+        );
+        assert_eq!(
+            node(&[0, 300, 700, 900]).choose_devices(&share(800), None),
+            Some(vec![0])
+        );
+        assert_eq!(node(&[500, 600]).choose_devices(&share(800), None), None);
     }
 
     #[test]
@@ -269,27 +364,27 @@ mod tests {
             memory: Amount::taken_in(400),
             ..share(100)
         };
-        assert_eq!(node(&[700, 500]).choose_devices(&need), Some(vec![1]));
-        assert_eq!(node(&[700]).choose_devices(&need), None);
+        assert_eq!(node(&[700, 500]).choose_devices(&need, None), Some(vec![1]));
+        assert_eq!(node(&[700]).choose_devices(&need, None), None);
     }
 
     #[test]
     fn whole_devices_are_those_that_nobody_holds() {
-        assert_eq!(node(&[0, 300, 0, 0]).choose_devices(&whole(2)), Some(vec![0, 2]));
-        assert_eq!(node(&[0, 300, 0, 0]).choose_devices(&whole(4)), None);
+        assert_eq!(node(&[0, 300, 0, 0]).choose_devices(&whole(2), None), Some(vec![0, 2]));
+        assert_eq!(node(&[0, 300, 0, 0]).choose_devices(&whole(4), None), None);
     }
 
     #[test]
     fn devices_of_unknown_holders_are_kept_back() {
         let mut node = node(&[0, 300]);
         node.floating = 1;
-        assert_eq!(node.choose_devices(&whole(1)), None);
+        assert_eq!(node.choose_devices(&whole(1), None), None);
         assert_eq!(
-            node.choose_devices(&share(800)),
+            node.choose_devices(&share(800), None),
             None,
             "the whole device is somebody's, we do not know whose"
         );
-        assert_eq!(node.choose_devices(&share(100)), Some(vec![1]));
+        assert_eq!(node.choose_devices(&share(100), None), Some(vec![1]));
     }
 
     #[test]
@@ -298,8 +393,73 @@ mod tests {
         for (i, group) in [0, 0, 0, 0, 1, 1].into_iter().enumerate() {
             node.devices[i].nvlink = Some(group);
         }
-        assert_eq!(node.choose_devices(&whole(2)), Some(vec![4, 5]));
-        assert_eq!(node.choose_devices(&whole(3)), Some(vec![0, 1, 2]));
-        assert_eq!(node.choose_devices(&whole(5)), Some(vec![0, 1, 2, 3, 4]));
+        assert_eq!(node.choose_devices(&whole(2), None), Some(vec![4, 5]));
+        assert_eq!(node.choose_devices(&whole(3), None), Some(vec![0, 1, 2]));
+        assert_eq!(node.choose_devices(&whole(5), None), Some(vec![0, 1, 2, 3, 4]));
+    }
+
+    fn linked(links: &[Option<u16>], numa: &[u16]) -> NodeSlot {
+        let mut node = node(&vec![0; links.len()]);
+        for (device, (link, numa)) in node.devices.iter_mut().zip(links.iter().zip(numa)) {
+            (device.nvlink, device.numa) = (*link, Some(*numa));
+        }
+        node
+    }
+
+    #[test]
+    fn where_no_link_is_wide_enough_whole_devices_come_from_one_numa_node() {
+        let node = linked(
+            &[Some(0), Some(1), Some(0), Some(1), Some(2), Some(2)],
+            &[0, 1, 0, 1, 1, 1],
+        );
+        assert_eq!(node.choose_devices(&whole(2), None), Some(vec![0, 2]));
+        assert_eq!(node.choose_devices(&whole(3), None), Some(vec![1, 3, 4]));
+        assert_eq!(node.closeness(&[0, 2]), Closeness::Linked);
+        assert_eq!(node.closeness(&[1, 3, 4]), Closeness::SameNuma);
+        assert_eq!(node.closeness(&[0, 1]), Closeness::Apart);
+    }
+
+    #[test]
+    fn a_link_that_spans_numa_nodes_gives_devices_of_one() {
+        let node = linked(&[Some(0); 8], &[0, 1, 0, 1, 0, 1, 0, 1]);
+        assert_eq!(node.choose_devices(&whole(4), None), Some(vec![0, 2, 4, 6]));
+        assert_eq!(node.choose_devices(&whole(5), None), Some(vec![0, 1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn devices_that_are_nowhere_together_come_from_few_groups() {
+        let node = linked(
+            &[Some(0), Some(1), Some(1), Some(2), Some(2), Some(2)],
+            &[0, 1, 2, 3, 4, 5],
+        );
+        assert_eq!(node.choose_devices(&whole(4), None), Some(vec![0, 3, 4, 5]));
+        assert_eq!(node.choose_devices(&whole(5), None), Some(vec![1, 2, 3, 4, 5]));
+        let plain = self::node(&[0; 4]);
+        assert_eq!(plain.choose_devices(&whole(3), None), Some(vec![0, 1, 2]));
+        assert_eq!(plain.closeness(&[0, 1]), Closeness::Apart, "nobody knows");
+    }
+
+    #[test]
+    fn in_a_cell_only_its_devices_are_had() {
+        let node = linked(&[Some(0), Some(0), Some(1), Some(1)], &[0, 1, 0, 1]);
+        for (cell, two) in [(Cell::Nvlink(1), vec![2, 3]), (Cell::Numa(1), vec![1, 3])] {
+            assert_eq!(node.choose_devices(&whole(2), Some(cell)), Some(two));
+            assert_eq!(node.choose_devices(&whole(3), Some(cell)), None);
+            assert_eq!(node.room_for(&whole(1), Some(cell)), 2);
+            assert_eq!(node.room_for(&share(400), Some(cell)), 4);
+        }
+        assert_eq!(node.choose_devices(&share(500), Some(Cell::Nvlink(1))), Some(vec![2]));
+        assert_eq!(node.choose_devices(&share(500), Some(Cell::Nvlink(7))), None);
+    }
+
+    #[test]
+    fn a_divided_or_sick_device_is_given_to_nobody() {
+        let mut node = node(&[0; 3]);
+        node.devices[0].divided = true;
+        node.devices[1].unhealthy = true;
+        assert_eq!(node.choose_devices(&share(100), None), Some(vec![2]));
+        assert_eq!(node.choose_devices(&whole(1), None), Some(vec![2]));
+        assert_eq!(node.choose_devices(&whole(2), None), None);
+        assert_eq!((node.free_milli(0), node.room_for(&share(500), None)), (0, 2));
     }
 }

@@ -10,8 +10,9 @@ use crate::{
     amount::{Amount, Totals},
     event,
     model::{
-        DeviceUse, Model, Shape,
+        DeviceUse, Model, Seat, Shape,
         areas::InAreas,
+        cell::{Numa, Part},
         device::{Device, memory_on},
         ports::HostPort,
     },
@@ -54,11 +55,16 @@ pub(crate) struct NodeSlot {
     pub(crate) location: event::Location,
     /// The areas that it is in, by level; none while it is not present.
     pub(crate) areas: InAreas,
+    /// Its NUMA nodes, by number.
+    pub(crate) numa: Vec<Numa>,
+    /// Its cells as areas, in their order.
+    pub(crate) parts: Vec<Part>,
 }
 
 impl NodeSlot {
     /// Counts a pod in or out.
-    pub(crate) fn count(&mut self, pod: PodOrd, shape: &Shape, devices: &[u16], hold: bool) {
+    pub(crate) fn count(&mut self, pod: PodOrd, shape: &Shape, seat: &Seat, hold: bool) {
+        let devices = &*seat.devices;
         if hold {
             self.pods.insert(pod);
             self.used.add(&shape.requests);
@@ -71,6 +77,15 @@ impl NodeSlot {
             *holders = if hold { *holders + 1 } else { holders.saturating_sub(1) };
             if *holders == 0 {
                 self.ports.remove(port);
+            }
+        }
+        if let Some(id) = seat.numa
+            && let Some(numa) = self.numa.iter_mut().find(|numa| numa.id == id)
+        {
+            if hold {
+                numa.used.add(&shape.requests);
+            } else {
+                numa.used.sub(&shape.requests);
             }
         }
         let Some(need) = &shape.gpus else { return };
@@ -119,6 +134,9 @@ impl NodeSlot {
         self.device_use.clear();
         self.floating = 0;
         self.ports.clear();
+        for numa in &mut self.numa {
+            numa.used = Totals::default();
+        }
     }
 
     /// True if one of some ports is held.
@@ -194,13 +212,19 @@ impl Model {
             .map(|gpu| Device {
                 model: self.models.intern(gpu.model.as_str()),
                 memory: Amount::taken_in(gpu.memory),
+                numa: gpu.numa,
                 nvlink: gpu.nvlink,
+                divided: gpu.divided,
                 unhealthy: gpu.unhealthy,
             })
             .collect();
+        let numa = Numa::taken_in(&event.numa);
         let node = &self.nodes[ord];
+        let other_numa =
+            node.numa.len() != numa.len() || !node.numa.iter().zip(&numa).all(|(a, b)| a.is_as_large_as(b));
         let taints = || node.taints.iter().filter_map(|taint| self.taints.value(*taint));
         let same = node.present
+            && !other_numa
             && node.allocatable == allocatable
             && node.devices == devices
             && taints().map(|taint| &**taint).eq(&event.taints)
@@ -220,7 +244,10 @@ impl Model {
         let node = &mut self.nodes[ord];
         let left = std::mem::replace(&mut node.areas, areas);
         node.location = event.location.clone();
-        let recount = node.devices != devices;
+        let recount = other_numa || node.devices != devices;
+        if other_numa {
+            node.numa = numa;
+        }
         node.present = true;
         node.epoch = self.epochs;
         node.allocatable = allocatable;
@@ -234,6 +261,7 @@ impl Model {
             self.taints.release(taint);
         }
         self.areas.leave(&left);
+        self.find_parts(ord);
         self.find_domains(ord);
         self.count_capacity(ord, true);
         if recount {
@@ -259,6 +287,7 @@ impl Model {
         let (marks, domains) = (std::mem::take(&mut node.marks), std::mem::take(&mut node.domains));
         let left = std::mem::take(&mut node.areas);
         let taints = std::mem::take(&mut node.taints);
+        let parts = std::mem::take(&mut node.parts);
         *node = NodeSlot {
             name,
             rank,
@@ -271,6 +300,7 @@ impl Model {
             self.taints.release(taint);
         }
         self.areas.leave(&left);
+        self.areas.leave_parts(&parts);
         self.find_domains(ord);
         self.recount_node(ord);
         self.changes.touch(ord);
@@ -279,6 +309,14 @@ impl Model {
             self.freed += 1;
         }
         self.forget_node_if_unused(ord);
+    }
+
+    /// Finds the areas that a node's cells are.
+    fn find_parts(&mut self, ord: NodeOrd) {
+        let node = &mut self.nodes[ord];
+        let left = std::mem::take(&mut node.parts);
+        node.parts = self.areas.enter_parts(node);
+        self.areas.leave_parts(&left);
     }
 
     /// Drops a mere name that no pod uses any more.
@@ -301,7 +339,7 @@ impl Model {
             let slot = &self.pods[pod];
             let shape = self.shapes.value(slot.shape).clone();
             if let Some(seat) = slot.held_seat() {
-                self.nodes[ord].count(pod, &shape, &seat.devices, true);
+                self.nodes[ord].count(pod, &shape, seat, true);
             }
         }
     }
@@ -316,7 +354,9 @@ impl Model {
                 *total = if add { *total + amount } else { *total - amount };
             }
         }
-        let gpus = Amount::taken_in(i64::try_from(node.devices.len()).unwrap_or(0) * 1000);
+        // What is divided is had as other resources.
+        let whole = node.devices.iter().filter(|device| !device.divided).count();
+        let gpus = Amount::taken_in(i64::try_from(whole).unwrap_or(0) * 1000);
         // A card can be used by any tier: each sees all of them.
         for total in &mut self.capacity {
             let total = total.of_mut(self.resources.gpu);

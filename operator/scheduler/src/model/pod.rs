@@ -22,6 +22,8 @@ pub(crate) struct Seat {
     pub(crate) node: NodeOrd,
     /// Devices on it, ascending; empty without a GPU request, or if we do not know which it has.
     pub(crate) devices: Box<[u16]>,
+    /// The NUMA node on it whose cores and memory it is to use, if it has to use those of one.
+    pub(crate) numa: Option<u16>,
 }
 
 /// Whether a pod has a seat, and how sure that is.
@@ -270,7 +272,9 @@ impl Model {
         match (place, event.node.as_deref().filter(|n| !n.is_empty())) {
             (_, None) => true,
             (Place::Assumed(seat) | Place::Bound(seat), Some(node)) => {
-                *self.nodes[seat.node].name == *node && (event.devices.is_empty() || *event.devices == *seat.devices)
+                *self.nodes[seat.node].name == *node
+                    && (event.devices.is_empty() || *event.devices == *seat.devices)
+                    && (event.numa.is_none() || event.numa == seat.numa)
             }
             (Place::Nowhere | Place::Nominated(_), Some(_)) => false,
         }
@@ -300,7 +304,8 @@ impl Model {
                 Some(seat) if devices.is_empty() => seat.devices.clone(),
                 _ => devices.into(),
             };
-            return Place::Bound(Seat { node, devices });
+            let numa = event.numa.or(same.and_then(|seat| seat.numa));
+            return Place::Bound(Seat { node, devices, numa });
         }
         match old {
             None | Some(Place::Nowhere) => Place::Nowhere,

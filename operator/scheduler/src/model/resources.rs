@@ -23,6 +23,8 @@ pub(crate) struct Resources {
     pub(crate) pods: ResourceOrd,
     /// Firm milli-cores.
     pub(crate) cpu: ResourceOrd,
+    /// Firm bytes of memory.
+    pub(crate) memory: ResourceOrd,
     /// Thousandths of GPUs, in quotas only.
     pub(crate) gpu: ResourceOrd,
     /// Whole GPUs as device plugins offer them; quotas count them as `gpu` by the pod's GPU request.
@@ -38,12 +40,14 @@ impl Default for Resources {
             reserved: Vec::new(),
             pods: zero,
             cpu: zero,
+            memory: zero,
             gpu: zero,
             plugin_gpu: zero,
         };
         resources.pods = resources.named("pods");
         resources.cpu = resources.named("cpu");
         resources.gpu = resources.named("gpu");
+        resources.memory = resources.named("memory");
         resources.plugin_gpu = resources.named("nvidia.com/gpu");
         resources
     }

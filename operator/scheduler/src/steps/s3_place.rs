@@ -291,28 +291,12 @@ pub(super) fn seat_one(round: &mut Round<'_>, transaction: &mut Transaction, pod
     let Some(node) = best else {
         return false;
     };
-    let devices = match &round.model.shapes.value(look.shape).gpus {
-        None => Vec::new(),
-        Some(_) => match score::place(
-            round.policy,
-            round.model,
-            &mut round.index.worths,
-            round.model.shapes.value(look.shape),
-            &round.model.nodes[node],
-            0,
-        ) {
-            Ok((_, devices)) => devices,
-            Err(_) => return false,
-        },
+    let (model, worths) = (&*round.model, &mut round.index.worths);
+    let shape = model.shapes.value(look.shape);
+    let Some(seat) = score::seat(round.policy, model, worths, shape, node, seating.within) else {
+        return false;
     };
-    transaction.seat(
-        round.model,
-        pod,
-        (seating.place)(Seat {
-            node,
-            devices: devices.into(),
-        }),
-    );
+    transaction.seat(round.model, pod, (seating.place)(seat));
     true
 }
 
@@ -464,6 +448,5 @@ pub(super) fn seat_again(
 /// True if a pod that has no seat may have exactly this one.
 pub(super) fn fits_seat(model: &mut Model, index: &mut Index, policy: Policy, pod: PodOrd, seat: &Seat) -> bool {
     let look = model.look(pod);
-    model.fits_seat(model.shapes.value(look.shape), seat.node, &seat.devices)
-        && index.related(model, policy, look, seat.node).is_ok()
+    model.fits_seat(model.shapes.value(look.shape), seat) && index.related(model, policy, look, seat.node).is_ok()
 }

@@ -15,7 +15,7 @@ use crate::{
     event::Time,
     model::{Model, Place, Reservation, Seat, tier_index},
     score,
-    slab::{ClaimOrd, NodeOrd, PodOrd, ShapeOrd},
+    slab::{AreaOrd, ClaimOrd, NodeOrd, PodOrd, ShapeOrd},
     transaction::Transaction,
 };
 
@@ -145,9 +145,9 @@ pub(super) fn seat_beside(
         };
         let here: Vec<Arc<Reservation>> = guard.spared.iter().filter(|r| r.is_on(node)).cloned().collect();
         let mut moved = None;
-        for devices in choices(round, ord, node, &here, &guard.others) {
+        for seat in choices(round, ord, node, seating.within, &here, &guard.others) {
             let mark = transaction.mark();
-            transaction.seat(round.model, pod, (seating.place)(Seat { node, devices }));
+            transaction.seat(round.model, pod, (seating.place)(seat));
             moved = here
                 .iter()
                 .find(|r| !holds_on(round.model, r, node, &guard.others))
@@ -166,20 +166,18 @@ pub(super) fn seat_beside(
     }
 }
 
-/// The devices to be tried for a pod on a node: the best as things stand, then the best beside each reservation.
+/// The seats to be tried for a pod on a node: the best as things stand, then the best beside each reservation.
 fn choices(
     round: &mut Round<'_>,
     shape: ShapeOrd,
     node: NodeOrd,
+    within: Option<AreaOrd>,
     here: &[Arc<Reservation>],
     others: &[Arc<Reservation>],
-) -> Vec<Box<[u16]>> {
+) -> Vec<Seat> {
     let (model, worths, policy) = (&mut *round.model, &mut round.index.worths, round.policy);
-    let mut of = |model: &Model| {
-        let placed = score::place(policy, model, worths, model.shapes.value(shape), &model.nodes[node], 0);
-        placed.ok().map(|(_, devices)| devices.into_boxed_slice())
-    };
-    let mut choices: Vec<Box<[u16]>> = of(model).into_iter().collect();
+    let mut of = |model: &Model| score::seat(policy, model, worths, model.shapes.value(shape), node, within);
+    let mut choices: Vec<Seat> = of(model).into_iter().collect();
     if model.shapes.value(shape).gpus.is_none() {
         return choices;
     }
@@ -190,7 +188,7 @@ fn choices(
         let beside = of(model);
         trial.rollback(model);
         let shape = model.shapes.value(shape);
-        choices.extend(beside.filter(|d| model.fits_seat(shape, node, d)));
+        choices.extend(beside.filter(|seat| model.fits_seat(shape, seat)));
     }
     choices
 }
@@ -222,7 +220,7 @@ pub(super) fn is_related(model: &mut Model, r: &Reservation) -> bool {
 /// are, and others of them.
 pub(super) fn is_let_in(round: &mut Round<'_>, r: &Reservation, others: &[Arc<Reservation>]) -> bool {
     let mut trial = Transaction::default();
-    for pod in ended(round.model, r, others) {
+    for pod in ended(round.model, r.start, others) {
         trial.unseat(round.model, pod);
     }
     for other in others.iter().filter(|o| o.claim != r.claim && o.is_active(r.start)) {
@@ -248,23 +246,8 @@ pub(super) fn is_let_in(round: &mut Round<'_>, r: &Reservation, others: &[Arc<Re
     waiting.is_empty()
 }
 
-/// Pods with a seat that are expected to be gone when a reservation starts.
-fn ended(model: &mut Model, r: &Reservation, others: &[Arc<Reservation>]) -> Vec<PodOrd> {
-    let mut ended = gone_by(model, r.start, others);
-    if let Some(hold) = &r.hold {
-        ended.extend(hold.leave.iter().filter_map(|uid| model.pods_by_uid.get(uid)));
-        // Those as well that are late: they were let in, or found there, as gone by then.
-        let late = model.ending.iter().take_while(|key| key.end <= r.start);
-        ended.extend(late.flat_map(|key| model.members(key.claim)));
-        ended.sort_unstable();
-        ended.dedup();
-        ended.retain(|pod| model.pods.find(*pod).is_some_and(|p| p.place != Place::Nowhere));
-    }
-    ended
-}
-
 /// Pods with a seat that are expected to be gone at a time.
-pub(super) fn gone_by(model: &Model, start: Time, others: &[Arc<Reservation>]) -> Vec<PodOrd> {
+fn ended(model: &mut Model, start: Time, others: &[Arc<Reservation>]) -> Vec<PodOrd> {
     let mut ended: Vec<PodOrd> = model.going.iter().copied().collect();
     for (_, claim) in model.endings(Some(start), usize::MAX) {
         ended.extend(model.members(claim));
@@ -286,16 +269,8 @@ fn then_on(model: &mut Model, trial: &mut Transaction, r: &Reservation, node: No
             Place::Nominated(_) => kept_until(model, others, *pod),
             _ => model.pod_ends(*pod),
         };
-        let awaited = |pod: &PodOrd| {
-            let late = || {
-                let claim = model.pods[*pod].claim.and_then(|claim| model.claims.find(claim));
-                claim.is_some_and(|claim| claim.listed_end.is_some_and(|end| end <= r.start))
-            };
-            r.hold.is_some() && model.pods[*pod].place.is_taken() && (r.awaits(&model.pods[*pod].uid) || late())
-        };
         let pods = model.nodes[node].pods.iter().copied();
-        pods.filter(|pod| awaited(pod) || ends(pod).is_some_and(|end| end <= r.start))
-            .collect()
+        pods.filter(|pod| ends(pod).is_some_and(|end| end <= r.start)).collect()
     };
     for pod in gone {
         trial.unseat(model, pod);
@@ -326,8 +301,7 @@ pub(super) fn take_seats(model: &mut Model, trial: &mut Transaction, r: &Reserva
         let Some(slot) = model.pods.find(*pod) else {
             return false;
         };
-        let fits =
-            slot.place == Place::Nowhere && model.fits_seat(model.shapes.value(slot.shape), seat.node, &seat.devices);
+        let fits = slot.place == Place::Nowhere && model.fits_seat(model.shapes.value(slot.shape), seat);
         if !fits {
             return false;
         }
@@ -356,7 +330,7 @@ pub(super) fn within_quota(model: &mut Model, r: &Reservation, others: &[Arc<Res
     let mut within = model.over_limit(r.claim, &ask).is_none();
     if !within {
         // Only now is it worth to look who will have ended.
-        for pod in ended(model, r, others) {
+        for pod in ended(model, r.start, others) {
             trial.unseat(model, pod);
         }
         within = model.over_limit(r.claim, &ask).is_none();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     Round,
     s3_place::{self, NoPlace, Seating},
-    s3_topology,
+    s3_topology, s3_unit,
     s4_backfill::{self, Guard},
 };
 use crate::{
@@ -18,27 +18,6 @@ use crate::{
 
 /// Pods that one cycle takes off the model and puts on it at most, to find reservations: some 10 ms of work.
 pub(super) const MOVES: u32 = 16_384;
-
-/// How often they may double while a search is cut short: up to 16 million, more than any cluster has pods.
-pub(super) const DOUBLED: u32 = 10;
-
-/// Moves of a cycle when the search was cut short in so many before it. What one cycle could not look at to the end the
-/// next ones do, with twice the work each: the future is tried on the live model and cannot be left half tried, so that
-/// they look at the first ends again, which costs no more than the last search.
-pub(super) fn moves(cut_short: u32) -> u32 {
-    MOVES << cut_short.min(DOUBLED)
-}
-
-/// Notes whether the search for a start was cut short, and then sees to it that the next cycle goes on with it.
-pub(super) fn note_cut(round: &mut Round<'_>) {
-    if round.moves_left > 0 {
-        round.model.cut_short = 0;
-    } else if round.model.cut_short < DOUBLED {
-        round.model.cut_short += 1;
-        round.model.unfinished = true;
-        round.model.look_again_at(round.now);
-    }
-}
 
 /// What is looked for.
 pub(super) struct Wish {
@@ -56,28 +35,21 @@ pub(super) fn search(round: &mut Round<'_>, wish: &Wish, others: &[Arc<Reservati
     let found = search_on(round, wish, others, &mut trial);
     trial.rollback(round.model);
     let (start, seats) = found?;
-    Some(reservation(round.model, wish.claim, start, seats))
-}
-
-/// A reservation of seats from a time on.
-pub(super) fn reservation(model: &Model, claim: ClaimOrd, start: Time, seats: Seats) -> Reservation {
     let mut nodes: Vec<NodeOrd> = seats.iter().map(|(_, seat)| seat.node).collect();
     nodes.sort_unstable();
     nodes.dedup();
-    let slot = &model.claims[claim];
-    Reservation {
-        claim,
+    let slot = &round.model.claims[wish.claim];
+    Some(Reservation {
+        claim: wish.claim,
         start,
         end: slot.end_from(start),
         seats,
         nodes,
         window: slot.window.is_some(),
-        hold: None,
-    }
+    })
 }
 
-/// Pods, each with a seat.
-pub(super) type Seats = Vec<(PodOrd, Seat)>;
+type Seats = Vec<(PodOrd, Seat)>;
 
 fn search_on(
     round: &mut Round<'_>,
@@ -134,7 +106,6 @@ fn search_on(
             // Whatever found a seat keeps it: what ends later only adds to it.
             seated = seat_more(round, wish, trial, seated, &ask);
             if seated == wish.pods.len() {
-                stand_closer(round, wish, trial);
                 return Some((time, seats_of(round.model, &wish.pods)));
             }
         } else if let Some(seats) = seat_among(round, wish, others, time, &ask) {
@@ -155,7 +126,7 @@ fn seat_more(
     if seated == 0 && round.model.over_limit(wish.claim, ask).is_some() {
         return 0;
     }
-    if s3_topology::is_bound_to_areas(round.model, wish.claim) {
+    if s3_unit::is_bound_to_areas(round.model, wish.claim) {
         // In one area or not at all.
         let mark = trial.mark();
         let all = s3_topology::seat_gang(round, trial, wish.claim, &wish.pods, Seating::new(Place::Nominated));
@@ -181,24 +152,9 @@ fn seat_more(
     seated
 }
 
-/// Seats those of the wish, who all have a seat somewhere, as placement would: as close together as they would like.
-fn stand_closer(round: &mut Round<'_>, wish: &Wish, trial: &mut Transaction) {
-    if !s3_topology::has_topology(round.model, wish.claim) || s3_topology::is_bound_to_areas(round.model, wish.claim) {
-        return;
-    }
-    let mark = trial.mark();
-    for &pod in &wish.pods {
-        trial.unseat(round.model, pod);
-        round.moves_left = round.moves_left.saturating_sub(1);
-    }
-    if s3_topology::seat_gang(round, trial, wish.claim, &wish.pods, Seating::new(Place::Nominated)).is_err() {
-        trial.rollback_to(round.model, mark);
-    }
-}
-
 /// Seats those of the wish at a time at which other reservations hold seats, and so that none of those to come is moved.
 /// The model is as before.
-pub(super) fn seat_among(
+fn seat_among(
     round: &mut Round<'_>,
     wish: &Wish,
     others: &[Arc<Reservation>],
@@ -239,36 +195,4 @@ pub(super) fn seat_among(
 fn seats_of(model: &Model, pods: &[PodOrd]) -> Seats {
     let seat = |pod: &PodOrd| Some((*pod, model.pods[*pod].place.seat()?.clone()));
     pods.iter().filter_map(seat).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        Budget,
-        tests::fixtures::{World, node},
-    };
-
-    #[test]
-    fn a_search_that_was_cut_short_goes_on_in_the_next_cycle_with_twice_the_work() {
-        let mut world = World::with([node("n", 4).into()]);
-        for times in 1..=DOUBLED {
-            let mut round = Round::begin(&mut world.cluster, Time(0), Budget::default());
-            round.moves_left = 0;
-            note_cut(&mut round);
-            assert!(world.cluster.is_unfinished());
-            assert_eq!(world.cluster.next_time(), Some(Time(0)));
-            let round = Round::begin(&mut world.cluster, Time(0), Budget::default());
-            assert_eq!(round.moves_left, MOVES << times);
-        }
-        // It ends, also where the most is not enough.
-        let mut round = Round::begin(&mut world.cluster, Time(0), Budget::default());
-        round.moves_left = 0;
-        note_cut(&mut round);
-        assert!(!world.cluster.is_unfinished());
-        let mut round = Round::begin(&mut world.cluster, Time(0), Budget::default());
-        note_cut(&mut round);
-        let round = Round::begin(&mut world.cluster, Time(0), Budget::default());
-        assert_eq!(round.moves_left, MOVES, "what came to an end starts small again");
-    }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Round,
     candidates::{self, Candidate},
-    s3_topology,
+    s3_room, s3_unit,
     s5_attempt::{Asker, Found, Price, Way, attempt},
 };
 use crate::{
@@ -38,8 +38,8 @@ pub(super) fn search(round: &mut Round<'_>, asker: Asker<'_>, stage: Stage, from
         round.model.searched.insert(asker.claim, (stage, searched));
         return None;
     }
-    if s3_topology::is_bound_to_areas(round.model, asker.claim)
-        && let Some(areas) = s3_topology::areas_of_all(round, asker.claim, asker.pods)
+    if s3_unit::is_bound_to_areas(round.model, asker.claim)
+        && let Some(areas) = s3_room::areas_of_all(round, asker.claim, asker.pods)
     {
         let search = (stage, searched.unwrap_or_default());
         return one_after_the_other(round, asker, search, from, areas, true);
@@ -81,7 +81,7 @@ fn nodes_of(model: &Model, from: &[Candidate], limit: usize) -> Vec<AreaOrd> {
         let here: BTreeMap<u64, AreaOrd> = seats
             .filter_map(|seat| {
                 let node = &model.nodes[seat.node];
-                Some((node.rank, node.areas.first().copied().flatten()?))
+                Some((node.rank, node.areas.get(Level::Node.index()).copied().flatten()?))
             })
             .collect();
         for area in here.into_values().filter(|area| seen.insert(*area)) {

@@ -7,7 +7,7 @@ use super::{
     Round,
     candidates::Candidate,
     s3_place::{self, Seating},
-    s3_topology, s4_backfill,
+    s3_topology, s3_unit, s4_backfill,
     victims::{self, Right},
 };
 use crate::{
@@ -100,7 +100,7 @@ fn take_until_seated(
     way: Way,
 ) -> Option<Vec<Victim>> {
     let Asker { claim, pods, ask } = asker;
-    let together = s3_topology::is_bound_to_areas(round.model, claim);
+    let together = s3_unit::is_bound_to_areas(round.model, claim);
     let seating = Seating {
         place: Place::Nominated,
         within: way.among.filter(|_| way.within),
@@ -156,7 +156,7 @@ pub(super) fn sits_in(model: &Model, claim: ClaimOrd, area: Option<AreaOrd>) -> 
 
 fn is_in(model: &Model, pod: PodOrd, area: Option<AreaOrd>) -> bool {
     let seat = model.pods[pod].place.seat();
-    seat.is_some_and(|seat| model.nodes[seat.node].areas.contains(&area))
+    seat.is_some_and(|seat| area.is_none_or(|area| model.nodes[seat.node].touches(area)))
 }
 
 /// Takes a candidate's seats away: all of them, or those of one quantum. `None` if it has none to give.
@@ -248,9 +248,7 @@ fn is_larger_quantum(model: &Model, one: &Victim, other: &Victim) -> bool {
 fn sits_again(round: &mut Round<'_>, transaction: &mut Transaction, pod: PodOrd, place: &Place) -> bool {
     let Some(seat) = place.seat() else { return true };
     let look = round.model.look(pod);
-    let fits = round
-        .model
-        .has_room_for(round.model.shapes.value(look.shape), seat.node, &seat.devices)
+    let fits = round.model.has_room_for(round.model.shapes.value(look.shape), seat)
         && round.index.related(round.model, round.policy, look, seat.node).is_ok();
     if fits {
         transaction.seat(round.model, pod, place.clone());

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::{
     Round,
     candidates::{self, Candidate},
-    s3_place, s3_topology,
+    s3_place, s3_unit,
     s5_areas::{is_unfinished, search},
     s5_attempt::{Asker, Found, Victim},
     victims,
@@ -60,7 +60,7 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
         };
         let alike = match pods.as_slice() {
             [] => continue,
-            [pod] if !s3_topology::is_bound_to_areas(round.model, claim) => {
+            [pod] if !s3_unit::is_bound_to_areas(round.model, claim) => {
                 Some((round.model.look(*pod), round.model.claims[claim].queue))
             }
             _ => None,

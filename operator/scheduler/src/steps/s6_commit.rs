@@ -19,6 +19,7 @@ pub(super) fn commit(round: &mut Round<'_>) -> Vec<Decision> {
                 pod: pod.uid.to_string(),
                 node: round.model.nodes[seat.node].name.to_string(),
                 devices: seat.devices.to_vec(),
+                numa: seat.numa,
                 claim: claim.clone(),
             });
             round.model.just_placed.push(ord);

@@ -1,8 +1,8 @@
 //! Step 7: says of what waits why it does, once per change, and of what waits no more that it is placed.
 
-use super::{Round, Waits, s3_place::NoPlace};
+use super::{Round, Waits, s3_place::NoPlace, s7_topology};
 use crate::{
-    decision::{Decision, Home, Reason},
+    decision::{Decision, Reason},
     event::Time,
     fit::Constraint,
     index::Look,
@@ -83,7 +83,7 @@ fn about(decision: &Decision) -> &str {
 /// Says that pods found no place together. Costs next to nothing where that was said before.
 pub(super) fn say_no_place(round: &mut Round<'_>, claim: ClaimOrd, no_place: &NoPlace) {
     if let Some(reason) = &no_place.topology {
-        round.say(claim, (**reason).clone(), counterfactual_of_topology(reason));
+        round.say(claim, (**reason).clone(), s7_topology::counterfactual(reason));
         return;
     }
     let Some(first) = round.index.first_against(round.model, round.policy, no_place.look) else {
@@ -180,36 +180,6 @@ fn nearest(round: &mut Round<'_>, look: Look) -> Option<String> {
         }
     }
     best.map(|(_, _, words)| words)
-}
-
-/// What would change a refusal because no area is large enough.
-fn counterfactual_of_topology(reason: &Reason) -> Option<String> {
-    let Reason::TopologyTooSmall {
-        level,
-        unit,
-        need,
-        best,
-        area,
-        home,
-        ..
-    } = reason
-    else {
-        return None;
-    };
-    let level = level.word();
-    let change = match (home, area) {
-        (Home::Apart, _) => format!("it could grow again if all of its pods were started anew in one {level}"),
-        (_, Some(area)) if unit == "GPUs" => {
-            let more = need.saturating_sub(*best);
-            format!("it would fit if {more} more GPUs were free in {level} {area}")
-        }
-        (_, Some(area)) => {
-            let more = need.saturating_sub(*best);
-            format!("it would fit if {level} {area} had room for {more} more of its pods")
-        }
-        (_, None) => format!("it would be tried when nodes are labelled with their {level}"),
-    };
-    Some(change)
 }
 
 /// What would change a refusal by a queue.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     Budget, Cluster, Decision, Event, EvictCause, Reason, Tier, Time, cycle,
-    event::{Claim, Gpu, GpuRequest, Group, Node, Pod, Queue, Quota},
+    event::{Claim, Gpu, GpuRequest, Group, Node, NumaNode, Pod, Queue, Quota},
     model::Place,
 };
 
@@ -33,6 +33,15 @@ pub(crate) fn gpu_node(name: &str, gpus: usize, model: &str) -> Node {
     Node {
         gpus: vec![gpu; gpus],
         ..node(name, 64)
+    }
+}
+
+/// A NUMA node of some cores, with 4 GiB for each.
+pub(crate) fn numa_node(id: u16, cores: i64) -> NumaNode {
+    NumaNode {
+        id,
+        cpu: cores * 1000,
+        memory: cores * 4 * GI,
     }
 }
 
@@ -247,10 +256,18 @@ impl World {
 
     pub(crate) fn confirm(&mut self, decisions: &[Decision]) {
         for decision in decisions {
-            if let Decision::Bind { pod, node, devices, .. } = decision {
+            if let Decision::Bind {
+                pod,
+                node,
+                devices,
+                numa,
+                ..
+            } = decision
+            {
                 let mut bound = self.pods[pod].clone();
                 bound.node = Some(node.clone());
                 bound.devices = devices.clone();
+                bound.numa = *numa;
                 self.tell(bound);
             }
         }

@@ -26,6 +26,7 @@ fn any_node() -> impl Strategy<Value = Event> {
             zone: (!stale).then(|| "z".into()),
             block: None,
             rack: (!sick).then(|| format!("r{}", (i + usize::from(off)) % 2)),
+            nvlink: None,
         };
         node.allocatable.insert("duosuan.io/batch-cpu".into(), cores * 500);
         node.allocatable.insert("duosuan.io/mid-cpu".into(), cores * 200);
@@ -227,10 +228,17 @@ fn answers(world: &World, decisions: &[Decision], does: u8) -> Vec<Event> {
     for (i, decision) in decisions.iter().enumerate() {
         let works = does == 0 || (does == 1 && i % 2 == 0);
         match decision {
-            Decision::Bind { pod, node, devices, .. } if works => {
+            Decision::Bind {
+                pod,
+                node,
+                devices,
+                numa,
+                ..
+            } if works => {
                 let bound = Pod {
                     node: Some(node.clone()),
                     devices: devices.clone(),
+                    numa: *numa,
                     ..world.pods[pod].clone()
                 };
                 events.push(bound.into());

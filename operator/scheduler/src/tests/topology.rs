@@ -2,36 +2,35 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proptest::prelude::*;
-
 use super::fixtures::*;
 use crate::{
-    Decision, Event, EvictCause, Reason, Time,
+    Decision, Event, EvictCause, Reason,
     decision::Home,
     event::{Claim, Level, Location, Node, Operator, Pod, PodRules, PodTerm, Requirement, Topology},
 };
 
-fn at(zone: &str, block: &str, rack: &str) -> Location {
+pub(super) fn at(zone: &str, block: &str, rack: &str) -> Location {
     let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
     Location {
         zone: named(zone),
         block: named(block),
         rack: named(rack),
+        nvlink: None,
     }
 }
 
-fn in_rack(name: &str, cores: i64, rack: &str) -> Node {
+pub(super) fn in_rack(name: &str, cores: i64, rack: &str) -> Node {
     Node {
         location: at("z", "b", rack),
         ..node(name, cores)
     }
 }
 
-fn pack(level: Level, required: bool) -> Option<Topology> {
+pub(super) fn pack(level: Level, required: bool) -> Option<Topology> {
     Some(Topology { pack: level, required })
 }
 
-fn gang(world: &mut World, claim: Claim, pods: &[(&str, u32, i64)]) {
+pub(super) fn gang(world: &mut World, claim: Claim, pods: &[(&str, u32, i64)]) {
     let name = claim.name.clone();
     world.tell(claim);
     for &(group, count, milli) in pods {
@@ -41,7 +40,7 @@ fn gang(world: &mut World, claim: Claim, pods: &[(&str, u32, i64)]) {
     }
 }
 
-fn rack_claim(name: &str, pods: u32, required: bool) -> Claim {
+pub(super) fn rack_claim(name: &str, pods: u32, required: bool) -> Claim {
     Claim {
         topology: pack(Level::Rack, required),
         ..claim(name, "", &[("w", pods, pods, 1)])
@@ -49,7 +48,7 @@ fn rack_claim(name: &str, pods: u32, required: bool) -> Claim {
 }
 
 /// Nodes that were bound to, each with how many.
-fn nodes(decisions: &[Decision]) -> BTreeMap<&str, usize> {
+pub(super) fn nodes(decisions: &[Decision]) -> BTreeMap<&str, usize> {
     let mut nodes = BTreeMap::new();
     for (_, node) in binds(decisions) {
         *nodes.entry(node).or_insert(0) += 1;
@@ -58,7 +57,7 @@ fn nodes(decisions: &[Decision]) -> BTreeMap<&str, usize> {
 }
 
 /// Racks a to c with 2, 4 and 8 cores on two nodes each, and a node of 64 cores in no rack.
-fn three_racks() -> World {
+pub(super) fn three_racks() -> World {
     let mut world = World::with([node("outside", 64).into()]);
     for (rack, cores) in [("a", 1), ("b", 2), ("c", 4)] {
         for i in 0..2 {
@@ -369,50 +368,6 @@ fn nothing_joins_a_gang_that_a_changed_label_has_parted() {
     );
 }
 
-/// Racks a and b of two nodes with 2 cores each, full of one-core pods that borrow, older ones first on a.
-fn borrowed_racks() -> World {
-    let mut world = World::with([
-        queue("mine", None, &[("cpu", 4000)], &[]).into(),
-        queue("yours", None, &[("cpu", 0)], &[]).into(),
-    ]);
-    for (name, rack) in [("a0", "a"), ("a1", "a"), ("b0", "b"), ("b1", "b")] {
-        world.tell(in_rack(name, 2, rack));
-    }
-    for i in 0..8 {
-        world.tell(Pod {
-            queue: "yours".into(),
-            created: Time(i),
-            // Rack b holds what matters more.
-            ..pod(&format!("y{i}"), 1000)
-        });
-    }
-    world.run();
-    world
-}
-
-#[test]
-fn reclaim_for_one_rack_evicts_in_one_rack_only() {
-    let mut world = borrowed_racks();
-    let mut mine = rack_claim("g", 3, true);
-    mine.queue = "mine".into();
-    gang(&mut world, mine, &[("w", 3, 1000)]);
-    let said = world.run();
-    let gone = evictions(&said);
-    let racks: BTreeSet<String> = gone
-        .iter()
-        .map(|pod| world.pods[*pod].node.clone().unwrap()[..1].to_owned())
-        .collect();
-    assert_eq!((gone.len(), racks.len()), (3, 1), "{said:?}");
-    let gone: Vec<String> = gone.into_iter().map(Into::into).collect();
-    for pod in gone {
-        world.tell(Event::PodGone(pod));
-    }
-    let decisions = world.run();
-    assert_eq!(binds(&decisions).len(), 3);
-    let bound: BTreeSet<&str> = nodes(&decisions).into_keys().map(|n| &n[..1]).collect();
-    assert_eq!(bound.len(), 1);
-}
-
 #[test]
 fn pods_that_want_each_other_find_their_rack_together() {
     let mut world = three_racks();
@@ -458,66 +413,6 @@ fn pods_that_want_each_other_find_their_rack_together() {
 }
 
 #[test]
-fn a_gang_that_waits_for_a_rack_has_a_start_reserved_in_one_rack() {
-    let mut world = World::default();
-    for (name, rack) in [("a0", "a"), ("a1", "a"), ("b0", "b"), ("b1", "b")] {
-        world.tell(in_rack(name, 1, rack));
-    }
-    // a0 and b0 are free after 1 s, which makes two nodes; a rack is free after 5 s.
-    for (name, length) in [("a0", 1000), ("a1", 5000), ("b0", 1000), ("b1", 9000)] {
-        let mut runs = claim(&format!("on-{name}"), "", &[("w", 1, 1, 1)]);
-        runs.expected_duration = Some(length);
-        world.tell(runs);
-        let pod = Pod {
-            node: Some(name.into()),
-            ..member(name, &format!("on-{name}"), "w", 1000)
-        };
-        world.tell(pod);
-    }
-    world.run();
-    gang(&mut world, rack_claim("g", 2, true), &[("w", 2, 1000)]);
-    let said = world.run();
-    let start = said.iter().find_map(|d| match d {
-        Decision::Reserve { claim, start } if claim == "g-uid" => *start,
-        _ => None,
-    });
-    assert_eq!(start, Some(Time(5000)), "{said:?}");
-    for name in ["a0", "b0", "a1"] {
-        world.now = if name == "a1" { 5000 } else { 1000 };
-        world.tell(Event::PodGone(name.into()));
-        world.tell(Event::ClaimGone(format!("on-{name}-uid")));
-        let decisions = world.run();
-        let expected = if name == "a1" { vec!["a0", "a1"] } else { vec![] };
-        assert_eq!(nodes(&decisions).into_keys().collect::<Vec<_>>(), expected);
-    }
-}
-
-#[test]
-fn nobody_is_evicted_for_a_gang_that_no_rack_could_hold() {
-    let mut world = borrowed_racks();
-    let mut mine = rack_claim("g", 5, true);
-    mine.queue = "mine".into();
-    for i in 0..2 {
-        world.tell(in_rack(&format!("z{i}"), 0, "z"));
-    }
-    world.tell(queue("mine", None, &[("cpu", 8000)], &[]));
-    gang(&mut world, mine, &[("w", 5, 1000)]);
-    let said = world.run();
-    assert_eq!(evictions(&said), Vec::<&str>::new());
-    assert_eq!(binds(&said), []);
-    // Two racks together would have held it.
-    gang(
-        &mut world,
-        Claim {
-            queue: "mine".into(),
-            ..claim("h", "", &[("w", 5, 5, 1)])
-        },
-        &[("w", 5, 1000)],
-    );
-    assert_eq!(evictions(&world.run()).len(), 5);
-}
-
-#[test]
 fn a_gang_that_cannot_fit_costs_a_look_at_each_rack_and_not_at_the_nodes() {
     let mut world = World::default();
     for rack in 0..20 {
@@ -542,224 +437,4 @@ fn a_gang_that_cannot_fit_costs_a_look_at_each_rack_and_not_at_the_nodes() {
         (after.shapes_built, after.nodes_visited),
         (before.shapes_built, before.nodes_visited)
     );
-}
-
-fn any_rack_node() -> impl Strategy<Value = Node> {
-    (0..12_usize, 0..5_i64, 0..3_usize, 0..3_u8, 0..3_u8, 0..4_u8).prop_map(|(i, cores, gpus, zone, block, rack)| {
-        let name = |kind: &str, of: u8| if of == 0 { String::new() } else { format!("{kind}{of}") };
-        Node {
-            allocatable: amounts(&[("cpu", cores * 1000), ("memory", 64 * GI), ("pods", 6)]),
-            location: at(&name("z", zone), &name("b", block), &name("r", rack)),
-            ..gpu_node(&format!("n{i:02}"), gpus, "A100")
-        }
-    })
-}
-
-fn any_topology() -> impl Strategy<Value = Option<Topology>> {
-    (0..5_u8, any::<bool>()).prop_map(|(level, required)| {
-        let level = [
-            None,
-            Some(Level::Node),
-            Some(Level::Rack),
-            Some(Level::Block),
-            Some(Level::Zone),
-        ][usize::from(level)];
-        level.map(|pack| Topology { pack, required })
-    })
-}
-
-/// A claim of up to two groups, and their pods.
-fn any_gang() -> impl Strategy<Value = (Claim, Vec<Pod>)> {
-    let group = || (1..4_u32, 0..3_u32, any_topology(), 1..3_i64, 0..3_u16);
-    (0..6_usize, any_topology(), prop::collection::vec(group(), 1..3)).prop_map(|(i, topology, groups)| {
-        let name = format!("c{i}");
-        let mut claim = claim(&name, "", &[]);
-        claim.topology = topology;
-        let mut pods = Vec::new();
-        for (g, (min, more, topology, cores, gpus)) in groups.into_iter().enumerate() {
-            let group = format!("g{g}");
-            claim.groups.push(crate::event::Group {
-                name: group.clone(),
-                min,
-                max: min + more,
-                quantum: 1,
-                topology,
-                ..Default::default()
-            });
-            for p in 0..min + more {
-                let mut pod = member(&format!("{name}-{group}-{p}"), &name, &group, cores * 500);
-                pod.gpus = match gpus {
-                    0 => Some(whole(1)),
-                    1 => Some(share(400)),
-                    _ => None,
-                };
-                pods.push(pod);
-            }
-        }
-        (claim, pods)
-    })
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Node(Node),
-    NodeGone(usize),
-    Gang(Claim, Vec<Pod>),
-    PodGone(usize),
-    Cycle(bool),
-}
-
-fn any_step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => any_rack_node().prop_map(Step::Node),
-        1 => (0..12_usize).prop_map(Step::NodeGone),
-        3 => any_gang().prop_map(|(claim, pods)| Step::Gang(claim, pods)),
-        2 => (0..40_usize).prop_map(Step::PodGone),
-        4 => any::<bool>().prop_map(Step::Cycle),
-    ]
-}
-
-proptest! {
-    /// `World` checks after each cycle that what was placed stands as it has to (`Model::keeps_its_topology`); here it is
-    /// found once more from the labels alone. And what the index counts by area is what a look at every node counts.
-    #[test]
-    fn a_gang_is_never_parted_and_the_counts_equal_a_recount(steps in prop::collection::vec(any_step(), 1..50)) {
-        let mut world = World::default();
-        for step in steps {
-            match step {
-                Step::Node(node) => world.tell(node),
-                Step::NodeGone(i) => world.tell(Event::NodeGone(format!("n{i:02}"))),
-                Step::Gang(claim, pods) => {
-                    world.tell(claim);
-                    for pod in pods {
-                        if !world.pods.contains_key(&pod.uid) {
-                            world.tell(pod);
-                        }
-                    }
-                }
-                Step::PodGone(i) => {
-                    let uid = world.pods.keys().nth(i % world.pods.len().max(1)).cloned();
-                    if let Some(uid) = uid {
-                        world.tell(Event::PodGone(uid));
-                    }
-                }
-                Step::Cycle(confirm) => {
-                    world.now += 1000;
-                    let decisions = world.cycle();
-                    no_required_gang_is_parted(&world, &decisions)?;
-                    if confirm {
-                        world.confirm(&decisions);
-                    }
-                }
-            }
-            counts_equal_a_recount(&mut world)?;
-        }
-        for _ in 0..3 {
-            world.cycle();
-        }
-        prop_assert_eq!(world.cycle(), []);
-    }
-}
-
-/// The pods of each gang that had some bound in this cycle.
-fn no_required_gang_is_parted(world: &World, decisions: &[Decision]) -> Result<(), TestCaseError> {
-    let model = &world.cluster.model;
-    for (pod, node) in binds(decisions) {
-        let pod = &model.pods[model.pods_by_uid[pod]];
-        let claim = &model.claims[pod.claim.unwrap()];
-        let group = claim.groups.iter().find(|g| *g.spec.name == *pod.group).unwrap();
-        let home = &model.nodes[model.nodes_by_name[node]];
-        let part = |level: Level, of: &crate::model::NodeSlot| {
-            let Location { zone, block, rack } = of.location.clone();
-            match level {
-                Level::Node => Some(of.name.to_string()),
-                Level::Rack => rack.map(|rack| format!("{zone:?}/{block:?}/{rack}")),
-                Level::Block => block.map(|block| format!("{zone:?}/{block}")),
-                Level::Zone => zone,
-            }
-        };
-        let check = |topology: Option<Topology>, members: &mut dyn Iterator<Item = crate::slab::PodOrd>| {
-            let Some(Topology { pack, required: true }) = topology else {
-                return Ok(());
-            };
-            let here = part(pack, home);
-            prop_assert!(here.is_some(), "bound to {node}, which is in no {pack:?}");
-            for other in members.filter(|&p| model.pods[p].is_live()) {
-                let seat = model.pods[other].place.seat().unwrap();
-                prop_assert_eq!(part(pack, &model.nodes[seat.node]), here.clone());
-            }
-            Ok(())
-        };
-        check(group.spec.topology, &mut group.members.iter().copied())?;
-        check(
-            claim.topology,
-            &mut claim.groups.iter().flat_map(|g| g.members.iter().copied()),
-        )?;
-    }
-    Ok(())
-}
-
-fn fits(model: &crate::model::Model, shape: &crate::model::Shape, node: &crate::model::NodeSlot) -> bool {
-    model.fits_ever(shape, node).is_ok() && model.devices_now(shape, node).is_ok()
-}
-
-fn counts_equal_a_recount(world: &mut World) -> Result<(), TestCaseError> {
-    let crate::Cluster { model, index, policy } = &mut world.cluster;
-    let pods: BTreeMap<_, _> = model.pods.iter().map(|(pod, slot)| (slot.shape, pod)).collect();
-    for (shape, pod) in pods {
-        let look = model.look(pod);
-        for level in Level::ALL {
-            let mut again: BTreeMap<crate::slab::AreaOrd, u64> = BTreeMap::new();
-            for (_, node) in model.nodes.iter().filter(|(_, n)| n.present) {
-                let value = model.shapes.value(shape);
-                if fits(model, value, node)
-                    && let Some(area) = node.areas[level.index()]
-                {
-                    *again.entry(area).or_default() += u64::from(model.room(value, node));
-                }
-            }
-            for area in model.areas.of_level(level) {
-                let room = index.room(model, *policy, look, area);
-                prop_assert_eq!(room, again.get(&area).copied().unwrap_or_default());
-                let best = index.best_beside(model, *policy, look, &BTreeSet::new(), Some(area));
-                prop_assert_eq!(best.is_some(), room > 0);
-                prop_assert!(best.is_none_or(|node| model.nodes[node].areas[level.index()] == Some(area)));
-            }
-            let all = index.by_area(model, *policy, look, level).unwrap();
-            let listed: BTreeSet<_> = all.tightest(1).collect();
-            prop_assert_eq!(listed, again.into_keys().collect::<BTreeSet<_>>());
-        }
-    }
-    Ok(())
-}
-
-proptest! {
-    /// How many pods of a shape a node has room for is how many it takes one after the other.
-    #[test]
-    fn the_room_of_a_node_is_what_it_takes(
-        cores in 0..9_i64,
-        gpus in 0..5_usize,
-        milli in 100..3000_i64,
-        need in prop_oneof![Just(None), (1..4_u16).prop_map(|n| Some(whole(n))), (1..=1000_u16).prop_map(|m| Some(share(m)))],
-        others in prop::collection::vec(1..=1000_u16, 0..4),
-    ) {
-        let mut world = World::with([Node {
-            allocatable: amounts(&[("cpu", cores * 1000), ("memory", 64 * GI), ("pods", 20)]),
-            ..gpu_node("n", gpus, "A100")
-        }.into()]);
-        for (i, other) in others.iter().enumerate() {
-            world.tell(gpu_pod(&format!("other{i}"), share(*other)));
-        }
-        world.run();
-        for i in 0..20 {
-            world.tell(Pod { gpus: need.clone(), priority: -1, ..pod(&format!("p{i:02}"), milli) });
-        }
-        let model = &world.cluster.model;
-        let shape = model.shapes.value(model.pods[model.pods_by_uid["p00"]].shape);
-        let node = &model.nodes[model.nodes_by_name["n"]];
-        let room = if fits(model, shape, node) { model.room(shape, node) } else { 0 };
-        let decisions = world.run();
-        let taken = binds(&decisions).iter().filter(|(pod, _)| pod.starts_with('p')).count();
-        prop_assert_eq!(taken, room as usize);
-    }
 }

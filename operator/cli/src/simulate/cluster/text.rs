@@ -26,7 +26,8 @@ pub(super) fn of(report: &Report) -> String {
         report.pending.len()
     );
     let bound = report.bound.iter().map(|bound| {
-        let devices: Vec<String> = bound.devices.iter().map(ToString::to_string).collect();
+        let numa = bound.numa.map(|id| format!("NUMA {id}"));
+        let devices: Vec<String> = bound.devices.iter().map(ToString::to_string).chain(numa).collect();
         [
             bound.pod.clone(),
             bound.node.clone(),
