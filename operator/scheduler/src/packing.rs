@@ -108,20 +108,42 @@ pub(crate) fn by_gradient(model: &Model, shape: &Shape, node: &NodeSlot, chosen:
         .unwrap_or((100, fallback))
 }
 
-/// The seat on a node after which what is idle there is worth most to the pods that are expected, and its cost: the
-/// steps of [worth](crate::worth) that are lost.
+/// A seat that was chosen by [worth](crate::worth).
+pub(crate) struct Worthy {
+    /// Steps of worth that are lost by it.
+    pub(crate) lost: i64,
+    /// Tenths of a GPU that are left of the device that a share goes to; zero for whole devices.
+    pub(crate) left: i64,
+    /// Its devices.
+    pub(crate) devices: Vec<u16>,
+}
+
+/// The seat on a node after which what is idle there is worth most to the pods that are expected. Of seats that lose as
+/// much, a share takes the one that leaves least of its device: what it fills wholly is no fragment, whoever comes next.
 pub(crate) fn by_worth(
     model: &Model,
     worths: &mut Worths,
     shape: &Shape,
     node: &NodeSlot,
     chosen: Vec<u16>,
-) -> (i64, Vec<u16>) {
+) -> Worthy {
     let idle = model.idle_on(node);
     let milli = shape.gpus.as_ref().map_or(0, GpuNeed::total_milli);
+    let share = shape.gpus.as_ref().is_some_and(|need| !need.whole());
     let fallback = chosen.clone();
     seats(model, shape, node, idle, chosen)
-        .map(|(devices, after)| (model.mix.outlook.loss(worths, &idle, &after, milli), devices))
-        .min_by_key(|(cost, _)| *cost)
-        .unwrap_or((0, fallback))
+        .map(|(devices, after)| {
+            let device = devices.first().filter(|_| share);
+            Worthy {
+                lost: model.mix.outlook.loss(worths, &idle, &after, milli),
+                left: device.map_or(0, |&device| (node.free_milli(usize::from(device)) - milli).max(0) / 100),
+                devices,
+            }
+        })
+        .min_by_key(|seat| (seat.lost, seat.left))
+        .unwrap_or(Worthy {
+            lost: 0,
+            left: 0,
+            devices: fallback,
+        })
 }

@@ -51,6 +51,8 @@ pub(crate) const STEPS: i64 = 16;
 const FREE_GPUS: i64 = 1 << 15;
 /// Steps of worth that are told apart when a pod that needs no GPU takes them: with [`FREE_GPUS`] some 25 bits.
 const LOST: i64 = 1000;
+/// A step of worth weighs more than all tenths of a device.
+const LEFT: i64 = 16;
 /// Bits of a cost for what is left of a node. A node with 1,024 free GPUs has use for all of them.
 const PLACE: u32 = 26;
 /// A taint that would rather have other pods weighs more than all wishes of pods together.
@@ -98,7 +100,10 @@ pub(crate) fn place(
     let (here, devices) = match policy {
         Policy::FirstFit => (0, devices),
         Policy::Standard => match &shape.gpus {
-            Some(_) if model.mix.outlook.version() > 0 => packing::by_worth(model, worths, shape, node, devices),
+            Some(_) if model.mix.outlook.version() > 0 => {
+                let seat = packing::by_worth(model, worths, shape, node, devices);
+                (seat.lost * LEFT + seat.left, seat.devices)
+            }
             Some(need) => (gpu_leftover(need, node, &devices), devices),
             None => (plain(model, worths, shape, node), devices),
         },
@@ -175,7 +180,7 @@ fn plain(model: &Model, worths: &mut Worths, shape: &Shape, node: &NodeSlot) -> 
         _ => {
             FREE_GPUS
                 * (1 + packing::by_worth(model, worths, shape, node, Vec::new())
-                    .0
+                    .lost
                     .clamp(0, LOST))
         }
     };

@@ -67,15 +67,19 @@ impl Outlook {
 
     /// The worth of what is idle.
     fn worth(&self, idle: &Idle) -> i64 {
+        let all = idle.milli();
         let mut taken = 0;
         for sequence in &self.sequences {
-            let mut left = *idle;
+            let (mut node, mut left) = (*idle, all);
             for kind in sequence {
-                if left.take(kind) && left.milli() == 0 {
+                if node.take(kind) {
+                    left -= milli(kind);
+                }
+                if left == 0 {
                     break;
                 }
             }
-            taken += idle.milli() - left.milli();
+            taken += all - left;
         }
         let taken = taken * FINE / i64::try_from(SEQUENCES).unwrap_or(1);
         let room = |(kind, wanted): &(Kind, i64)| idle.room_for(kind) * milli(kind) * wanted;

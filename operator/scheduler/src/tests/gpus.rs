@@ -127,3 +127,21 @@ fn a_bound_pod_whose_claim_is_not_known_yet_keeps_its_devices_whole() {
     world.tell(known);
     assert_eq!(devices(&world.cycle()), [("p", "a", vec![0])]);
 }
+
+/// As much as the cluster has, in pieces of a tenth to nine tenths one after the other. Where seats that lose as much
+/// are taken in node order, as they once were, some find no device with enough left.
+#[test]
+fn shares_of_all_sizes_fill_the_devices_to_the_last() {
+    let mut world = World::default();
+    for i in 0..18 {
+        let mut node = gpu_node(&format!("n{i:02}"), 8, "A100");
+        node.allocatable.insert("cpu".into(), 128_000);
+        world.tell(node);
+    }
+    let mut placed = 0;
+    for i in 0..288 {
+        world.tell(gpu_pod(&format!("p{i}"), share(100 + i % 9 * 100)));
+        placed += binds(&world.cycle()).len();
+    }
+    assert!(placed > 283, "{placed} of 288");
+}
