@@ -225,6 +225,10 @@ pub enum Reason {
     },
     /// There is room, and a claim that waits for longer needs it at a time at which this one would still run.
     WaitingForReservation {
+        /// No start is known: the claim has waited for long, and those who sit where it is to start have to leave
+        /// first. `start` is until when others that are short may pass.
+        #[serde(default)]
+        hold: bool,
         /// Namespace and name of that claim, or of the pod without one.
         claim: String,
         /// When that claim is to start.

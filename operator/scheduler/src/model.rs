@@ -42,7 +42,7 @@ pub(crate) use labels::Labels;
 pub(crate) use node::NodeSlot;
 pub(crate) use pod::{Place, PodSlot, Seat};
 pub(crate) use queue::QueueSlot;
-pub(crate) use reservation::Reservation;
+pub(crate) use reservation::{Hold, Reservation};
 pub(crate) use resources::Resources;
 pub(crate) use shape::{GpuNeed, Shape, Template};
 pub(crate) use share::{Share, Users};
@@ -119,6 +119,8 @@ pub(crate) struct Model {
     pub(crate) told_starts: BTreeMap<ClaimOrd, Time>,
     /// Clock of the change log and `freed` up to which the reservations are known to hold.
     pub(crate) reserved_at: Option<(u64, u64)>,
+    /// Cycles one after the other in which the search for a start was cut short.
+    pub(crate) cut_short: u32,
     /// Pods that hold a seat and are on their way out: evicted by us, or being deleted.
     pub(crate) going: BTreeSet<PodOrd>,
     /// Pods that are not to be placed before some time, since binding them failed.
@@ -206,6 +208,7 @@ impl Default for Model {
             reservations: Vec::new(),
             told_starts: BTreeMap::new(),
             reserved_at: None,
+            cut_short: 0,
             going: BTreeSet::new(),
             held_back: BTreeSet::new(),
             dead_shapes: Vec::new(),
@@ -321,6 +324,7 @@ impl PartialEq for Model {
             && self.ending == other.ending
             && self.reservations == other.reservations
             && self.told_starts == other.told_starts
+            && self.cut_short == other.cut_short
             && self.going == other.going
             && self.held_back == other.held_back
             && self.retry_at == other.retry_at

@@ -120,13 +120,7 @@ pub(crate) struct Worthy {
 
 /// The seat on a node after which what is idle there is worth most to the pods that are expected. Of seats that lose as
 /// much, a share takes the one that leaves least of its device: what it fills wholly is no fragment, whoever comes next.
-pub(crate) fn by_worth(
-    model: &Model,
-    worths: &mut Worths,
-    shape: &Shape,
-    node: &NodeSlot,
-    chosen: Vec<u16>,
-) -> Worthy {
+pub(crate) fn by_worth(model: &Model, worths: &mut Worths, shape: &Shape, node: &NodeSlot, chosen: Vec<u16>) -> Worthy {
     let idle = model.idle_on(node);
     let milli = shape.gpus.as_ref().map_or(0, GpuNeed::total_milli);
     let share = shape.gpus.as_ref().is_some_and(|need| !need.whole());

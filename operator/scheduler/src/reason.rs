@@ -245,12 +245,24 @@ impl fmt::Display for Reason {
                     pods(*count)
                 )
             }
-            Reason::WaitingForReservation { claim, start, length } => {
-                write!(
-                    f,
-                    "there is room, and it is kept for {claim}, which starts by {}; ",
-                    moment(*start)
-                )?;
+            Reason::WaitingForReservation {
+                claim,
+                start,
+                length,
+                hold,
+            } => {
+                let start = moment(*start);
+                if *hold {
+                    write!(
+                        f,
+                        "there is room, and it is kept for {claim}, which has waited for long; until {start} it is lent to what ends by then; "
+                    )?;
+                } else {
+                    write!(
+                        f,
+                        "there is room, and it is kept for {claim}, which starts by {start}; "
+                    )?;
+                }
                 match length {
                     Some(length) => write!(f, "this one takes {}", span(*length)),
                     None => f.write_str("this one states no expectedDuration"),

@@ -10,6 +10,7 @@ mod s3_room;
 mod s3_topology;
 mod s3_unit;
 mod s4_backfill;
+mod s4_hold;
 mod s4_reserve;
 mod s4_search;
 mod s5_areas;
@@ -20,6 +21,8 @@ mod s7_explain;
 mod s7_topology;
 mod victims;
 
+#[cfg(test)]
+pub(crate) use s4_hold::PATIENCE;
 pub(crate) use s5_reclaim::GRACE;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -72,6 +75,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, budget: Budget) -> Vec<Decision> 
     s3_grow::grow(&mut round);
     s5_reclaim::release_broken(&mut round);
     s4_reserve::review(&mut round);
+    s4_search::note_cut(&mut round);
     let mut decisions = s6_commit::commit(&mut round);
     s4_reserve::tell(&mut round, &mut decisions);
     s7_explain::explain(&mut round, &mut decisions);
@@ -146,6 +150,7 @@ impl<'a> Round<'a> {
             model.retry_at = None;
             model.freed += 1;
         }
+        let cut_short = model.cut_short;
         Round {
             now: model.now,
             model,
@@ -157,7 +162,7 @@ impl<'a> Round<'a> {
             compares_left: s5_areas::COMPARED,
             goes_on: None,
             prices: candidates::Prices::default(),
-            moves_left: s4_search::MOVES,
+            moves_left: s4_search::moves(cut_short),
             ways_left: s4_reserve::WAYS,
             tried_heads: s4_reserve::TriedHeads::new(),
             guard: None,

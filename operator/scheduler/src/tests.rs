@@ -18,6 +18,7 @@ mod fairness;
 pub(crate) mod fixtures;
 mod gangs;
 mod gpus;
+mod holds;
 mod lending;
 mod lost_work;
 mod making_room;

@@ -79,6 +79,8 @@ pub(crate) struct ClaimSlot {
     pub(crate) reported: Option<Box<Reason>>,
     /// If it was `NoNodeFits`: the constraint, and how many of its pods had found a place.
     pub(crate) blocked_by: Option<(Constraint, u32)>,
+    /// No hold is looked for before, since none was found.
+    pub(crate) no_hold_until: Time,
 }
 
 /// A group of a claim.
@@ -226,6 +228,7 @@ impl Model {
             awaiting: BTreeSet::new(),
             reported: None,
             blocked_by: None,
+            no_hold_until: Time::default(),
         });
         self.queues[queue].references += 1;
         self.claims_by_key.insert(key, ord);

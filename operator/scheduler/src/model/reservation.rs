@@ -1,7 +1,7 @@
 //! A reservation: seats that a claim is to have at a later time, when those who sit there are expected to be gone. Nothing
 //! is held for it; whoever wants to start before it is asked whether that would move it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     event::Time,
@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reservation {
     pub(crate) claim: ClaimOrd,
-    /// When it is to start.
+    /// When it is to start; the end of its term, if it is a hold.
     pub(crate) start: Time,
     /// When it is expected to end; `None` for never by itself.
     pub(crate) end: Option<Time>,
@@ -22,12 +22,28 @@ pub(crate) struct Reservation {
     pub(crate) nodes: Vec<NodeOrd>,
     /// It is for the claim's window, and not because the claim is the first of its queue that waits.
     pub(crate) window: bool,
+    /// What makes it a hold: nobody knows when some of those leave whose place it takes, and no start is promised.
+    pub(crate) hold: Option<Hold>,
+}
+
+/// For whose leaving a claim waits that has a hold.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Hold {
+    /// Pods whose end nobody knows, by UID.
+    pub(crate) leave: BTreeSet<Arc<str>>,
+    /// Milliseconds from when it was made to its start.
+    pub(crate) term: i64,
 }
 
 impl Reservation {
     /// True if it has a seat on a node.
     pub(crate) fn is_on(&self, node: NodeOrd) -> bool {
         self.nodes.binary_search(&node).is_ok()
+    }
+
+    /// True if it counts on a pod's leaving, whose end nobody knows.
+    pub(crate) fn awaits(&self, pod: &str) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.leave.contains(pod))
     }
 
     /// True if it holds its seats at a time.

@@ -16,6 +16,12 @@ pub(super) struct Unit {
     pub(super) parts: Vec<Unit>,
 }
 
+/// True if some pods of a claim want to stand close together.
+pub(super) fn has_topology(model: &Model, claim: ClaimOrd) -> bool {
+    let claim = &model.claims[claim];
+    claim.topology.is_some() || claim.groups.iter().any(|g| g.spec.topology.is_some())
+}
+
 /// True if some pods of a claim wait until an area has room for all of them.
 pub(super) fn is_bound_to_areas(model: &Model, claim: ClaimOrd) -> bool {
     let claim = &model.claims[claim];
@@ -28,10 +34,10 @@ pub(super) fn is_bound_to_areas(model: &Model, claim: ClaimOrd) -> bool {
 
 /// The pods as their claim and groups want them to stand; `None` if anyhow.
 pub(super) fn unit_of(model: &Model, claim: ClaimOrd, pods: &[PodOrd]) -> Option<Unit> {
-    let claim = &model.claims[claim];
-    if claim.topology.is_none() && claim.groups.iter().all(|g| g.spec.topology.is_none()) {
+    if !has_topology(model, claim) {
         return None;
     }
+    let claim = &model.claims[claim];
     let (mut parts, mut home) = (Vec::new(), Spots::default());
     let mut rest = Unit {
         topology: None,

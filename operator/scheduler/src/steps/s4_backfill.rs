@@ -220,7 +220,7 @@ pub(super) fn is_related(model: &mut Model, r: &Reservation) -> bool {
 /// are, and others of them.
 pub(super) fn is_let_in(round: &mut Round<'_>, r: &Reservation, others: &[Arc<Reservation>]) -> bool {
     let mut trial = Transaction::default();
-    for pod in ended(round.model, r.start, others) {
+    for pod in ended(round.model, r, others) {
         trial.unseat(round.model, pod);
     }
     for other in others.iter().filter(|o| o.claim != r.claim && o.is_active(r.start)) {
@@ -246,8 +246,23 @@ pub(super) fn is_let_in(round: &mut Round<'_>, r: &Reservation, others: &[Arc<Re
     waiting.is_empty()
 }
 
+/// Pods with a seat that are expected to be gone when a reservation starts.
+fn ended(model: &mut Model, r: &Reservation, others: &[Arc<Reservation>]) -> Vec<PodOrd> {
+    let mut ended = gone_by(model, r.start, others);
+    if let Some(hold) = &r.hold {
+        ended.extend(hold.leave.iter().filter_map(|uid| model.pods_by_uid.get(uid)));
+        // Those as well that are late: they were let in, or found there, as gone by then.
+        let late = model.ending.iter().take_while(|key| key.end <= r.start);
+        ended.extend(late.flat_map(|key| model.members(key.claim)));
+        ended.sort_unstable();
+        ended.dedup();
+        ended.retain(|pod| model.pods.find(*pod).is_some_and(|p| p.place != Place::Nowhere));
+    }
+    ended
+}
+
 /// Pods with a seat that are expected to be gone at a time.
-fn ended(model: &mut Model, start: Time, others: &[Arc<Reservation>]) -> Vec<PodOrd> {
+pub(super) fn gone_by(model: &Model, start: Time, others: &[Arc<Reservation>]) -> Vec<PodOrd> {
     let mut ended: Vec<PodOrd> = model.going.iter().copied().collect();
     for (_, claim) in model.endings(Some(start), usize::MAX) {
         ended.extend(model.members(claim));
@@ -269,8 +284,16 @@ fn then_on(model: &mut Model, trial: &mut Transaction, r: &Reservation, node: No
             Place::Nominated(_) => kept_until(model, others, *pod),
             _ => model.pod_ends(*pod),
         };
+        let awaited = |pod: &PodOrd| {
+            let late = || {
+                let claim = model.pods[*pod].claim.and_then(|claim| model.claims.find(claim));
+                claim.is_some_and(|claim| claim.listed_end.is_some_and(|end| end <= r.start))
+            };
+            r.hold.is_some() && model.pods[*pod].place.is_taken() && (r.awaits(&model.pods[*pod].uid) || late())
+        };
         let pods = model.nodes[node].pods.iter().copied();
-        pods.filter(|pod| ends(pod).is_some_and(|end| end <= r.start)).collect()
+        pods.filter(|pod| awaited(pod) || ends(pod).is_some_and(|end| end <= r.start))
+            .collect()
     };
     for pod in gone {
         trial.unseat(model, pod);
@@ -330,7 +353,7 @@ pub(super) fn within_quota(model: &mut Model, r: &Reservation, others: &[Arc<Res
     let mut within = model.over_limit(r.claim, &ask).is_none();
     if !within {
         // Only now is it worth to look who will have ended.
-        for pod in ended(model, r.start, others) {
+        for pod in ended(model, r, others) {
             trial.unseat(model, pod);
         }
         within = model.over_limit(r.claim, &ask).is_none();

@@ -10,8 +10,8 @@
 use std::sync::Arc;
 
 use super::{
-    Round, Waits, s3_place, s4_backfill,
-    s4_search::{MOVES, Wish, search},
+    Round, Waits, s3_place, s4_backfill, s4_hold,
+    s4_search::{DOUBLED, Wish, search},
     s5_reclaim,
 };
 use crate::{
@@ -54,14 +54,16 @@ pub(super) fn review(round: &mut Round<'_>) {
             from: window_start(round.model, old.claim, round.now),
             before: round.model.claims.find(old.claim).and_then(|c| c.window).map(|w| w.end),
         };
-        let budget = round.moves_left;
         let new = if wish.pods.is_empty() || !waits(round.model, old.claim) {
             None
+        } else if let Some(hold) = &old.hold {
+            s4_hold::search(round, &wish, &kept, hold.term)
         } else {
             search(round, &wish, &kept)
         };
-        if new.is_none() && wanted && round.moves_left == 0 && budget < MOVES {
-            // Not known: the next cycle looks again, with a whole budget. One for which that is not enough has no start.
+        if new.is_none() && wanted && round.moves_left == 0 && round.model.cut_short < DOUBLED {
+            // Not known: the next cycle looks again, with a larger budget. One for which the largest is not enough has no
+            // start.
             kept.push(old);
             all_known = false;
             continue;
@@ -127,21 +129,27 @@ fn window_start(model: &Model, claim: ClaimOrd, now: Time) -> Option<Time> {
 /// Looks for a start of a claim whose minimum found no place now.
 pub(super) fn reserve(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) {
     let model = &*round.model;
-    if model.ending.is_empty() && model.going.is_empty() && model.reservations.is_empty() {
-        return;
-    }
     let slot = &model.claims[claim];
     let (queue, priority, window) = (slot.queue, slot.priority, slot.window.is_some());
     let window_end = slot.window.map(|w| w.end);
     let own = model.reservation_of(claim).cloned();
     // One whose time has come, and that could not start all the same, is nothing to hold on to.
-    let own_holds = own.as_ref().is_some_and(|r| r.start > round.now);
+    let own_holds = own.as_ref().is_some_and(|r| r.hold.is_none() && r.start > round.now);
+    let held = own
+        .as_ref()
+        .is_some_and(|r| r.hold.is_some() && s4_hold::stands(model, r));
     let in_queue = |r: &&Arc<Reservation>| {
         r.claim != claim && !r.window && model.claims.find(r.claim).is_some_and(|c| c.queue == queue)
     };
     let rival = model.reservations.iter().find(in_queue).map(|r| r.claim);
+    let rival_stays = rival.is_some_and(|rival| model.claims[rival].priority >= priority);
+    // Promises to others that come after it would go on for ever: one that has waited for long gets its hold beside them.
+    let only_hold = rival_stays
+        && own.is_none()
+        && s4_hold::patience_ends(model, claim, pods) <= round.now
+        && !model.reservations.iter().any(|r| in_queue(&r) && r.hold.is_some());
     if own.is_none() && !window {
-        if rival.is_some_and(|rival| model.claims[rival].priority >= priority) {
+        if rival_stays && !only_hold {
             return;
         }
         let tried = round.tried_heads.entry(queue).or_insert(0);
@@ -153,17 +161,24 @@ pub(super) fn reserve(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) {
     if !s5_reclaim::room_can_help(round, pods) {
         return;
     }
-    let replaced = rival.filter(|_| !window);
+    let replaced = rival.filter(|_| !window && !rival_stays);
     let stays = |r: &&Arc<Reservation>| r.claim != claim && Some(r.claim) != replaced;
     let others: Vec<_> = round.model.reservations.iter().filter(stays).cloned().collect();
     let wish = Wish {
         claim,
         pods: pods.to_vec(),
         from: None,
-        before: own.filter(|_| own_holds).map(|r| r.start).or(window_end),
+        before: own.as_ref().filter(|_| own_holds).map(|r| r.start).or(window_end),
     };
-    let Some(found) = search(round, &wish, &others) else {
-        if !own_holds {
+    let something_ends = !(round.model.ending.is_empty() && round.model.going.is_empty() && others.is_empty());
+    let mut found = (something_ends && !only_hold)
+        .then(|| search(round, &wish, &others))
+        .flatten();
+    if found.is_none() && !window && !own_holds && !held {
+        found = hold(round, &wish, &others, own.as_deref());
+    }
+    let Some(found) = found else {
+        if !own_holds && !held {
             round.model.unreserve(claim);
         }
         return;
@@ -173,6 +188,28 @@ pub(super) fn reserve(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) {
         round.model.unreserve(replaced);
     }
     keep(round.model, found);
+}
+
+/// A hold for a claim that has waited for long enough, if that can be.
+fn hold(
+    round: &mut Round<'_>,
+    wish: &Wish,
+    others: &[Arc<Reservation>],
+    own: Option<&Reservation>,
+) -> Option<Reservation> {
+    let from =
+        s4_hold::patience_ends(round.model, wish.claim, &wish.pods).max(round.model.claims[wish.claim].no_hold_until);
+    if from > round.now {
+        round.model.look_again_at(from);
+        return None;
+    }
+    let found = s4_hold::search(round, wish, others, s4_hold::next_term(own));
+    if found.is_none() && round.moves_left > 0 {
+        let next = Time(round.now.0.saturating_add(s4_hold::PATIENCE));
+        round.model.claims[wish.claim].no_hold_until = next;
+        round.model.look_again_at(next);
+    }
+    found
 }
 
 /// Tries whether the reservations that are moved by a claim, which has its seats now, have others at which they start no
@@ -194,7 +231,8 @@ pub(super) fn make_way(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
             from: window_start(round.model, old.claim, round.now),
             before: Some(Time(old.start.0.saturating_add(1))),
         };
-        if !is_wanted(round.model, &old) {
+        // A hold that moves waits for others to leave, and would never start.
+        if old.hold.is_some() || !is_wanted(round.model, &old) {
             return false;
         }
         let Some(new) = search(round, &wish, &kept) else {
@@ -272,7 +310,7 @@ pub(super) fn take_reserved(round: &mut Round<'_>, transaction: &mut Transaction
     let Some(reservation) = round.model.reservation_of(claim).cloned() else {
         return false;
     };
-    if reservation.start > round.now || !is_wanted(round.model, &reservation) {
+    if (reservation.hold.is_none() && reservation.start > round.now) || !is_wanted(round.model, &reservation) {
         return false;
     }
     let mark = transaction.mark();
@@ -297,6 +335,7 @@ pub(super) fn kept_out(model: &Model, claim: ClaimOrd, by: &Reservation) -> Wait
     };
     let left = by.start.0.saturating_sub(model.now.0).max(0);
     let change = match model.claims[claim].expected_duration {
+        _ if left == 0 => format!("it would start when {name} has started"),
         None => format!(
             "it would start now if it stated an expectedDuration of {} or less",
             crate::reason::span(left)
@@ -308,6 +347,7 @@ pub(super) fn kept_out(model: &Model, claim: ClaimOrd, by: &Reservation) -> Wait
             claim: name,
             start: by.start,
             length: model.claims[claim].length_from(model.now),
+            hold: by.hold.is_some(),
         },
         counterfactual: Some(change),
     }
@@ -319,8 +359,18 @@ pub(super) fn tell(round: &mut Round<'_>, decisions: &mut Vec<Decision>) {
     if model.reservations.is_empty() && model.told_starts.is_empty() {
         return;
     }
-    let starts: std::collections::BTreeMap<ClaimOrd, Time> =
-        model.reservations.iter().map(|r| (r.claim, r.start)).collect();
+    if let Some(next) = model
+        .reservations
+        .iter()
+        .map(|r| r.start)
+        .filter(|s| *s > model.now)
+        .min()
+    {
+        model.look_again_at(next);
+    }
+    // A hold promises nothing.
+    let promises = || model.reservations.iter().filter(|r| r.hold.is_none());
+    let starts: std::collections::BTreeMap<ClaimOrd, Time> = promises().map(|r| (r.claim, r.start)).collect();
     let told = std::mem::replace(&mut model.told_starts, starts.clone());
     let mut news: Vec<(Time, String, Option<Time>)> = Vec::new();
     for (&claim, &start) in &starts {
@@ -344,9 +394,6 @@ pub(super) fn tell(round: &mut Round<'_>, decisions: &mut Vec<Decision>) {
         news.into_iter()
             .map(|(_, claim, start)| Decision::Reserve { claim, start }),
     );
-    if let Some(next) = starts.values().filter(|s| **s > model.now).min() {
-        model.look_again_at(*next);
-    }
 }
 
 impl Model {
@@ -365,6 +412,7 @@ mod tests {
     use super::*;
     use crate::{
         Budget, Event,
+        steps::s4_search::MOVES,
         tests::fixtures::{World, claim, member, node},
     };
 

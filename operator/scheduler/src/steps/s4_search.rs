@@ -19,6 +19,26 @@ use crate::{
 /// Pods that one cycle takes off the model and puts on it at most, to find reservations: some 10 ms of work.
 pub(super) const MOVES: u32 = 16_384;
 
+/// How often they may double while a search is cut short: up to 16 million, more than any cluster has pods.
+pub(super) const DOUBLED: u32 = 10;
+
+/// Moves of a cycle when the search was cut short in so many before it. What one cycle could not look at to the end the
+/// next ones do, with twice the work each: the future is tried on the live model and cannot be left half tried, so that
+/// they look at the first ends again, which costs no more than the last search.
+pub(super) fn moves(cut_short: u32) -> u32 {
+    MOVES << cut_short.min(DOUBLED)
+}
+
+/// Notes whether the search for a start was cut short, and then sees to it that the next cycle goes on with it.
+pub(super) fn note_cut(round: &mut Round<'_>) {
+    if round.moves_left > 0 {
+        round.model.cut_short = 0;
+    } else if round.model.cut_short < DOUBLED {
+        round.model.cut_short += 1;
+        round.model.look_again_at(round.now);
+    }
+}
+
 /// What is looked for.
 pub(super) struct Wish {
     pub(super) claim: ClaimOrd,
@@ -35,18 +55,24 @@ pub(super) fn search(round: &mut Round<'_>, wish: &Wish, others: &[Arc<Reservati
     let found = search_on(round, wish, others, &mut trial);
     trial.rollback(round.model);
     let (start, seats) = found?;
+    Some(reservation(round.model, wish.claim, start, seats))
+}
+
+/// A reservation of seats from a time on.
+pub(super) fn reservation(model: &Model, claim: ClaimOrd, start: Time, seats: Seats) -> Reservation {
     let mut nodes: Vec<NodeOrd> = seats.iter().map(|(_, seat)| seat.node).collect();
     nodes.sort_unstable();
     nodes.dedup();
-    let slot = &round.model.claims[wish.claim];
-    Some(Reservation {
-        claim: wish.claim,
+    let slot = &model.claims[claim];
+    Reservation {
+        claim,
         start,
         end: slot.end_from(start),
         seats,
         nodes,
         window: slot.window.is_some(),
-    })
+        hold: None,
+    }
 }
 
 type Seats = Vec<(PodOrd, Seat)>;
@@ -106,6 +132,7 @@ fn search_on(
             // Whatever found a seat keeps it: what ends later only adds to it.
             seated = seat_more(round, wish, trial, seated, &ask);
             if seated == wish.pods.len() {
+                stand_closer(round, wish, trial);
                 return Some((time, seats_of(round.model, &wish.pods)));
             }
         } else if let Some(seats) = seat_among(round, wish, others, time, &ask) {
@@ -152,9 +179,24 @@ fn seat_more(
     seated
 }
 
+/// Seats those of the wish, who all have a seat somewhere, as placement would: as close together as they would like.
+fn stand_closer(round: &mut Round<'_>, wish: &Wish, trial: &mut Transaction) {
+    if !s3_topology::has_topology(round.model, wish.claim) || s3_topology::is_bound_to_areas(round.model, wish.claim) {
+        return;
+    }
+    let mark = trial.mark();
+    for &pod in &wish.pods {
+        trial.unseat(round.model, pod);
+        round.moves_left = round.moves_left.saturating_sub(1);
+    }
+    if s3_topology::seat_gang(round, trial, wish.claim, &wish.pods, Seating::new(Place::Nominated)).is_err() {
+        trial.rollback_to(round.model, mark);
+    }
+}
+
 /// Seats those of the wish at a time at which other reservations hold seats, and so that none of those to come is moved.
 /// The model is as before.
-fn seat_among(
+pub(super) fn seat_among(
     round: &mut Round<'_>,
     wish: &Wish,
     others: &[Arc<Reservation>],

@@ -4,7 +4,7 @@ use super::fixtures::*;
 use crate::{Decision, Event, Reason, Time, event::Window};
 
 /// A claim of one group of pods of so many cores, which takes so long, and its pods.
-fn job(name: &str, created: i64, pods: u32, cores: i64, length: Option<i64>) -> Vec<Event> {
+pub(super) fn job(name: &str, created: i64, pods: u32, cores: i64, length: Option<i64>) -> Vec<Event> {
     let mut claim = claim(name, "q", &[("w", pods, pods, 1)]);
     claim.created = Time(created);
     claim.expected_duration = length;
@@ -17,7 +17,7 @@ fn job(name: &str, created: i64, pods: u32, cores: i64, length: Option<i64>) -> 
     events
 }
 
-fn cluster(nodes: i64) -> World {
+pub(super) fn cluster(nodes: i64) -> World {
     let mut world = World::with([queue("q", None, &[], &[]).into()]);
     for i in 0..nodes {
         world.tell(node(&format!("n{i}"), 4));
@@ -26,26 +26,26 @@ fn cluster(nodes: i64) -> World {
 }
 
 impl World {
-    fn submit(&mut self, job: Vec<Event>) {
+    pub(super) fn submit(&mut self, job: Vec<Event>) {
         for event in job {
             self.tell(event);
         }
     }
 
-    fn finish(&mut self, uid: &str) {
+    pub(super) fn finish(&mut self, uid: &str) {
         let mut pod = self.pods[uid].clone();
         pod.finished = true;
         self.tell(pod);
     }
 
-    fn at(&mut self, now: i64) -> Vec<Decision> {
+    pub(super) fn at(&mut self, now: i64) -> Vec<Decision> {
         self.now = now;
         self.run()
     }
 }
 
 /// (claim, start) of each reservation that was told.
-fn starts(decisions: &[Decision]) -> Vec<(&str, Option<i64>)> {
+pub(super) fn starts(decisions: &[Decision]) -> Vec<(&str, Option<i64>)> {
     fn start(decision: &Decision) -> Option<(&str, Option<i64>)> {
         match decision {
             Decision::Reserve { claim, start } => Some((claim, start.map(|t| t.0))),
@@ -119,6 +119,7 @@ fn who_would_move_a_reservation_waits_and_is_told_for_whom_and_until_when() {
                 claim: "ns/big".into(),
                 start: Time(1000),
                 length,
+                hold: false,
             }
         );
         let counterfactual = said.iter().find_map(|d| match d {
@@ -410,6 +411,7 @@ fn stream(protected: bool) -> Option<i64> {
     None
 }
 
+/// Until it has waited for so long that it gets a hold: see [`super::holds`].
 #[test]
 fn a_stream_of_small_jobs_starves_a_big_one_only_where_no_length_is_known() {
     assert_eq!(stream(false), None);
