@@ -120,16 +120,22 @@ impl Simulation {
     pub fn run(&mut self, until: Option<Time>) -> Result<(), Restless> {
         let mut idle = 0;
         self.settle()?;
+        // Nothing happens while the core only waits: at the end it is as late as when something last did.
+        let mut last = self.now;
         while let Some(next) = self.next_time().filter(|next| until.is_none_or(|until| *next <= until)) {
             self.now = next;
             let ended = self.end_pods();
             let decided = self.settle()?;
-            idle = if ended || decided { 0 } else { idle + 1 };
+            if ended || decided {
+                (idle, last) = (0, next);
+            } else {
+                idle += 1;
+            }
             if idle > IDLE_WAKINGS {
                 break;
             }
         }
-        self.now = until.map_or(self.now, |until| until.max(self.now));
+        self.now = until.map_or(last, |until| until.max(last));
         Ok(())
     }
 

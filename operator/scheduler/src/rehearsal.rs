@@ -110,7 +110,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_waits_for_an_event_waits_for_a_time() {
-        assert_eq!(full().next_time(), None);
+    fn what_waits_for_an_event_waits_for_no_time_but_the_end_of_its_patience() {
+        let mut cluster = full();
+        assert_eq!(cluster.next_time(), Some(Time(crate::steps::PATIENCE)));
+        cluster.apply(Event::PodGone("waits".into()));
+        cycle(&mut cluster, Time(crate::steps::PATIENCE), Budget::default());
+        assert_eq!(cluster.next_time(), None);
     }
 }

@@ -8,6 +8,7 @@
 //! - Those are expected to leave who came last, and only as many as it needs: who has stayed for long mostly stays.
 //! - If some of them are still there when the term ends, the hold is looked for anew, for twice the term. However long
 //!   they stay, in the end a term is as long, and all of them are gone in it.
+//!   [`LONGEST`] ends that: what has not left by then stays, and the claim waits like any other.
 //! - What stands idle for it is at most what the claim asks for, of one claim of each queue; and what states a duration that
 //!   fits into the term uses it meanwhile.
 
@@ -15,7 +16,7 @@ use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use super::{
     Round, s4_backfill,
-    s4_search::{self, Wish},
+    s4_search::{self, Seats, Wish},
 };
 use crate::{
     event::Time,
@@ -27,6 +28,9 @@ use crate::{
 /// Milliseconds that a claim waits before others make room for it of whom nobody knows when they end, and the first term
 /// of a hold: 10 minutes. Most of what is short is over by then, so that a hold is seldom needed.
 pub(crate) const PATIENCE: i64 = 10 * 60_000;
+
+/// The longest term: a week. All terms together are two.
+const LONGEST: i64 = PATIENCE << 10;
 
 /// When a claim has waited for long enough. Its pods are made anew when it is evicted: then it waits anew.
 pub(super) fn patience_ends(model: &Model, claim: ClaimOrd, pods: &[PodOrd]) -> Time {
@@ -44,10 +48,11 @@ pub(super) fn stands(model: &Model, hold: &Reservation) -> bool {
     hold.start > model.now || !hold.hold.iter().any(|hold| hold.leave.iter().any(sits))
 }
 
-/// The term of a claim's next hold.
-pub(super) fn next_term(own: Option<&Reservation>) -> i64 {
+/// The term of a claim's next hold; `None` if there is to be none any more.
+pub(super) fn next_term(own: Option<&Reservation>) -> Option<i64> {
     let last = own.and_then(|own| own.hold.as_ref());
-    last.map_or(PATIENCE, |hold| hold.term.saturating_mul(2))
+    let term = last.map_or(PATIENCE, |hold| hold.term.saturating_mul(2));
+    (term <= LONGEST).then_some(term)
 }
 
 /// Seats for a claim when as few as can be have left of whom nobody knows when they end. The model is as before.
@@ -74,7 +79,7 @@ fn search_on(
     others: &[Arc<Reservation>],
     start: Time,
     trial: &mut Transaction,
-) -> Option<(Vec<(PodOrd, Seat)>, BTreeSet<Arc<str>>)> {
+) -> Option<(Seats, BTreeSet<Arc<str>>)> {
     let ask = round.model.ask_of_pods(&wish.pods);
     for pod in s4_backfill::gone_by(round.model, start, others) {
         trial.unseat(round.model, pod);

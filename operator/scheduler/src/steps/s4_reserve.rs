@@ -197,17 +197,22 @@ fn hold(
     others: &[Arc<Reservation>],
     own: Option<&Reservation>,
 ) -> Option<Reservation> {
-    let from =
-        s4_hold::patience_ends(round.model, wish.claim, &wish.pods).max(round.model.claims[wish.claim].no_hold_until);
-    if from > round.now {
-        round.model.look_again_at(from);
+    let patience = s4_hold::patience_ends(round.model, wish.claim, &wish.pods);
+    if patience > round.now {
+        round.model.look_again_at(patience);
         return None;
     }
-    let found = s4_hold::search(round, wish, others, s4_hold::next_term(own));
+    if round.model.claims[wish.claim].no_hold_until > round.now {
+        return None;
+    }
+    let Some(term) = s4_hold::next_term(own) else {
+        round.model.claims[wish.claim].no_hold_until = Time(i64::MAX);
+        return None;
+    };
+    let found = s4_hold::search(round, wish, others, term);
     if found.is_none() && round.moves_left > 0 {
-        let next = Time(round.now.0.saturating_add(s4_hold::PATIENCE));
-        round.model.claims[wish.claim].no_hold_until = next;
-        round.model.look_again_at(next);
+        // Time alone changes nothing of that.
+        round.model.claims[wish.claim].no_hold_until = Time(round.now.0.saturating_add(s4_hold::PATIENCE));
     }
     found
 }

@@ -35,6 +35,7 @@ pub(super) fn note_cut(round: &mut Round<'_>) {
         round.model.cut_short = 0;
     } else if round.model.cut_short < DOUBLED {
         round.model.cut_short += 1;
+        round.model.unfinished = true;
         round.model.look_again_at(round.now);
     }
 }
@@ -75,7 +76,8 @@ pub(super) fn reservation(model: &Model, claim: ClaimOrd, start: Time, seats: Se
     }
 }
 
-type Seats = Vec<(PodOrd, Seat)>;
+/// Pods, each with a seat.
+pub(super) type Seats = Vec<(PodOrd, Seat)>;
 
 fn search_on(
     round: &mut Round<'_>,
@@ -237,4 +239,36 @@ pub(super) fn seat_among(
 fn seats_of(model: &Model, pods: &[PodOrd]) -> Seats {
     let seat = |pod: &PodOrd| Some((*pod, model.pods[*pod].place.seat()?.clone()));
     pods.iter().filter_map(seat).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Budget,
+        tests::fixtures::{World, node},
+    };
+
+    #[test]
+    fn a_search_that_was_cut_short_goes_on_in_the_next_cycle_with_twice_the_work() {
+        let mut world = World::with([node("n", 4).into()]);
+        for times in 1..=DOUBLED {
+            let mut round = Round::begin(&mut world.cluster, Time(0), Budget::default());
+            round.moves_left = 0;
+            note_cut(&mut round);
+            assert!(world.cluster.is_unfinished());
+            assert_eq!(world.cluster.next_time(), Some(Time(0)));
+            let round = Round::begin(&mut world.cluster, Time(0), Budget::default());
+            assert_eq!(round.moves_left, MOVES << times);
+        }
+        // It ends, also where the most is not enough.
+        let mut round = Round::begin(&mut world.cluster, Time(0), Budget::default());
+        round.moves_left = 0;
+        note_cut(&mut round);
+        assert!(!world.cluster.is_unfinished());
+        let mut round = Round::begin(&mut world.cluster, Time(0), Budget::default());
+        note_cut(&mut round);
+        let round = Round::begin(&mut world.cluster, Time(0), Budget::default());
+        assert_eq!(round.moves_left, MOVES, "what came to an end starts small again");
+    }
 }

@@ -276,3 +276,54 @@ fn a_window_is_never_a_hold_and_nothing_is_held_for_what_never_fits() {
     assert_eq!(binds(&world.at(2 + 3 * PATIENCE)), [("small", "n0")]);
     assert_eq!(world.cluster.model.now, Time(2 + 3 * PATIENCE));
 }
+
+/// Those who sit there never leave.
+#[test]
+fn a_hold_in_vain_ends_after_two_weeks() {
+    let mut world = held();
+    let mut now = 5 + PATIENCE;
+    let mut terms = Vec::new();
+    while let Some(r) = world.cluster.model.reservations.first() {
+        terms.push(r.hold.as_ref().unwrap().term / PATIENCE);
+        now = r.start.0;
+        assert_eq!(binds(&world.at(now)), []);
+    }
+    assert_eq!(terms, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]);
+    assert!(now < 15 * 24 * 60 * MINUTE);
+    for i in 0..3 {
+        world.tell(pod(&format!("p{i}"), 1000));
+    }
+    assert_eq!(binds(&world.at(now + 100 * PATIENCE)).len(), 3);
+    assert!(world.cluster.model.reservations.is_empty());
+}
+
+/// One node ends sooner, and one after the other the seats would stand apart.
+#[test]
+fn a_promise_stands_as_close_together_as_its_gang_would_like() {
+    let mut world = World::with([queue("q", None, &[], &[]).into()]);
+    for (name, rack) in [("n0", "r0"), ("n1", "r1"), ("n2", "r1")] {
+        let mut node = node(name, 4);
+        node.location.rack = Some(rack.into());
+        world.tell(node);
+    }
+    for (i, length) in [(0, 1000), (1, 2000), (2, 2000)] {
+        let mut events = job(&format!("run{i}"), 0, 1, 4, Some(length));
+        if let Some(Event::Pod(pod)) = events.get_mut(1) {
+            pod.node = Some(format!("n{i}"));
+        }
+        world.submit(events);
+    }
+    world.at(0);
+    let mut gang = job("gang", 1, 2, 4, None);
+    if let Event::Claim(claim) = &mut gang[0] {
+        claim.topology = Some(Topology {
+            pack: Level::Rack,
+            required: false,
+        });
+    }
+    world.submit(gang);
+    assert_eq!(starts(&world.at(1)), [("gang-uid", Some(2000))]);
+    let nodes = world.cluster.model.reservations[0].nodes.iter();
+    let names: Vec<_> = nodes.map(|n| world.cluster.model.nodes[*n].name.to_string()).collect();
+    assert_eq!(names, ["n1", "n2"]);
+}
