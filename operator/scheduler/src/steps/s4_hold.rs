@@ -167,11 +167,9 @@ fn least(
     let mut leave = BTreeSet::new();
     for (pod, place) in gone.iter().rev() {
         let shape = round.model.pods[*pod].shape;
-        let may_stay = place.seat().is_some_and(|seat| {
-            round
-                .model
-                .fits_seat(round.model.shapes.value(shape), seat.node, &seat.devices)
-        });
+        let may_stay = place
+            .seat()
+            .is_some_and(|seat| round.model.fits_seat(round.model.shapes.value(shape), seat));
         let put_back = trial.mark();
         if may_stay {
             trial.seat(round.model, *pod, place.clone());

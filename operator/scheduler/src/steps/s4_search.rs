@@ -183,7 +183,7 @@ fn seat_more(
 
 /// Seats those of the wish, who all have a seat somewhere, as placement would: as close together as they would like.
 fn stand_closer(round: &mut Round<'_>, wish: &Wish, trial: &mut Transaction) {
-    if !s3_topology::has_topology(round.model, wish.claim) || s3_topology::is_bound_to_areas(round.model, wish.claim) {
+    if !s3_unit::has_topology(round.model, wish.claim) || s3_unit::is_bound_to_areas(round.model, wish.claim) {
         return;
     }
     let mark = trial.mark();
