@@ -22,19 +22,21 @@ pub struct Guards {
     /// with its defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io: Option<IoGuard>,
-    /// Guard of the last-level cache and of memory bandwidth, by the kernel's resctrl: batch is held to a part of both.
-    /// Not acted on yet: the condition `Honoured` says so.
+    /// Guard of the last-level cache and of memory bandwidth, by the kernel's resctrl: batch beside prod is held to a part of
+    /// both. Absent: on, with its defaults, where the processor has it and resctrl is mounted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llc: Option<LlcGuard>,
-    /// Network guard: what batch sends goes behind what prod sends. Not acted on yet: the condition `Honoured` says so.
+    /// Network guard: what batch sends goes behind what prod sends. Not acted on yet: the condition `Honoured` says so. A
+    /// packet that has left its pod's network namespace belongs to no cgroup any more, so that no queue of the node can tell
+    /// batch's from prod's by itself. The annotation `kubernetes.io/egress-bandwidth` limits a pod where its network supports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkGuard>,
     /// GPU guard: batch on a card that it shares with prod computes in prod's gaps and gives memory back when prod asks
     /// for it. Not acted on yet: the condition `Honoured` says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuGuard>,
-    /// Latency guard: an online service's own latency histogram cuts batch before its objective is missed. Not acted on
-    /// yet: the condition `Honoured` says so.
+    /// Latency guard: an online service's own latency histogram cuts batch's CPU before its objective is missed. Absent:
+    /// on, with its defaults; it acts where a pod states an objective.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencyGuard>,
 }
@@ -54,6 +56,11 @@ pub struct CpuGuard {
     /// twentieth of the node. Example: `500m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor: Option<Quantity>,
+    /// True: while a guard cuts batch's CPU, batch runs on as few whole cores as that needs, the last ones of the node, so that
+    /// prod is alone on all others and on their second threads. Not where a container has CPUs of its own by the kubelet's
+    /// static CPU manager.
+    #[serde(default)]
+    pub confine: bool,
 }
 
 /// Memory guard: shortage of memory takes batch's first.
@@ -132,15 +139,15 @@ pub struct GpuGuard {
     pub busy_percent: Option<u32>,
 }
 
-/// Latency guard.
+/// Latency guard: a service with about as many slow requests as its objective allows cuts batch's CPU.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LatencyGuard {
     /// True switches the guard off: no service's latency cuts batch.
     #[serde(default)]
     pub disabled: bool,
-    /// Part of a service's latency objective at which batch is cut, in percent, 10 to 100: 80 cuts at 80 ms where 100 ms
-    /// are promised. Default: 80.
+    /// Part of the slow requests that a service's objective allows, over which batch is cut, in percent, 10 to 100: where 1
+    /// request of 100 may take longer than promised, 80 cuts when 0.8 of 100 do. Default: 80.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 100))]
     pub budget_percent: Option<u32>,

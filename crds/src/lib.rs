@@ -11,6 +11,7 @@
 pub mod claim;
 pub mod duration;
 pub mod guards;
+pub mod objective;
 pub mod policy;
 pub mod queue;
 pub mod report;
@@ -19,6 +20,7 @@ pub mod tier;
 
 pub use claim::{CapacityClaim, CapacityClaimSpec, CapacityClaimStatus};
 pub use duration::{Duration, DurationError};
+pub use objective::LatencyObjective;
 pub use policy::{ColocationPolicy, ColocationPolicySpec, ColocationPolicyStatus};
 pub use queue::{Queue, QueueSpec, QueueStatus};
 pub use report::{NodeReport, NodeReportStatus};
@@ -45,6 +47,8 @@ pub const ANNOTATION_GPU_MODELS: &str = "duosuan.io/gpu-models";
 pub const ANNOTATION_RUN_TIME: &str = "duosuan.io/run-time";
 /// Annotation of a claim, or of a pod of it: when the last checkpoint was written, such as `2026-11-29T13:05:00Z`.
 pub const ANNOTATION_LAST_CHECKPOINT: &str = "duosuan.io/last-checkpoint";
+/// Annotation of a pod of tier prod or mid: the latency that it promises, a [`LatencyObjective`] as JSON.
+pub const ANNOTATION_LATENCY_OBJECTIVE: &str = "duosuan.io/latency-objective";
 /// Annotation that the operator writes with the binding: indices of the pod's GPUs on its node, separated by `,`.
 pub const ANNOTATION_GPUS: &str = "duosuan.io/gpus";
 /// Annotation that the operator writes with the binding, if the pod's claim requires one NUMA node: its number on the node.

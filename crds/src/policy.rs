@@ -68,10 +68,8 @@ impl ColocationPolicySpec {
     pub fn not_acted_on(&self) -> Vec<&'static str> {
         let guards = &self.guards;
         [
-            ("spec.guards.llc", guards.llc.is_some()),
             ("spec.guards.network", guards.network.is_some()),
             ("spec.guards.gpu", guards.gpu.is_some()),
-            ("spec.guards.latency", guards.latency.is_some()),
             ("spec.eviction", self.eviction.is_some()),
         ]
         .into_iter()

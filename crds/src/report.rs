@@ -201,14 +201,15 @@ pub struct MigReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GuardReport {
-    /// Name of the guard: `cpu`, `io`, `memory`.
+    /// Name of the guard: `cpu`, `io`, `latency`, `llc`, `memory`.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// `Idle`: nothing is cut. `Suppressing`: batch is cut. `Recovering`: it is being given back. `Off`: switched off, or the
     /// kernel cannot do it.
     #[schemars(extend("enum" = ["Idle", "Suppressing", "Recovering", "Off"]))]
     pub state: String,
-    /// What the guard allows batch now: of `cpu` in milli-cores, of `io` in thousandths of what batch did when it was cut.
+    /// What the guard allows batch now: of `cpu` and `latency` in milli-cores, of `llc` in thousandths of the last-level cache, of
+    /// `io` in thousandths of what batch did when it was cut.
     /// Absent if unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

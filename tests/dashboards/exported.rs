@@ -10,7 +10,7 @@ use duosuan_node::{
     agent::Agent, machine::Failure, metrics::Metrics as NodeMetrics, pods::PodInfo, selection::Choice,
     simulated::SimulatedMachine,
 };
-use duosuan_policy::{Policy, Resources, State, Tier};
+use duosuan_policy::{CacheUse, Policy, Resources, State, Tier, action::Slowest};
 use duosuan_scheduler::{
     Cluster, Event,
     event::{Gpu, GpuRequest, Node, Pod, Quota},
@@ -156,12 +156,19 @@ pub(crate) fn agent() -> Result<String> {
         tier,
         requests: Resources { cpu, memory: 1 << 32 },
         burstable: tier != Tier::Batch,
+        latency: None,
     };
     agent.set_pods(vec![pod("online", Tier::Prod, 4_000), pod("batch", Tier::Batch, 2_000)]);
     let metrics = NodeMetrics::new();
     let mut offered = false;
     for second in 0..600 {
-        let look = agent.look(second * 1000);
+        let mut look = agent.look(second * 1000);
+        // No simulated node has a service that is read, or counts its cache.
+        look.report.slowest = Some(Slowest {
+            service: "default/online".into(),
+            milli: 500,
+        });
+        look.report.cache = Some(CacheUse::default());
         metrics.record("n", &look.report, &look.acted);
         offered |= look.report.batch_offer().cpu > 0;
     }

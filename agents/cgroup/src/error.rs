@@ -47,6 +47,11 @@ impl Error {
         )
     }
 
+    /// Whether the process that it is about has ended.
+    pub(crate) fn is_no_process(&self) -> bool {
+        matches!(self.cause, Cause::Kernel { errno: Errno::SRCH, .. })
+    }
+
     /// Whether the kernel did only a part of what was asked.
     pub(crate) fn is_again(&self) -> bool {
         matches!(

@@ -1,4 +1,4 @@
-//! cgroup v2 and pressure files: bytes to types and back. No policy.
+//! cgroup v2, pressure and resctrl files: bytes to types and back. No policy.
 //!
 //! A [`Cgroup`] holds its directory, so that it stays the same cgroup even when another takes its name; there is one
 //! method for each kernel file. A file that this kernel does not have is `None`, `max` is a variant and no magic number, and
@@ -13,7 +13,9 @@ mod membership;
 mod memory;
 mod pressure;
 pub mod proc;
+pub mod resctrl;
 mod text;
+pub mod topology;
 mod trigger;
 
 pub use cpu::{CpuMax, CpuStat};

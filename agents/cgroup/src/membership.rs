@@ -18,14 +18,27 @@ impl Cgroup {
     ///
     /// If it cannot be read, or is no list of numbers.
     pub fn procs(&self) -> Result<Option<Vec<i32>>, Error> {
-        let Some(text) = self.read("cgroup.procs")? else {
+        self.numbers("cgroup.procs")
+    }
+
+    /// `cgroup.threads`: threads in this very cgroup.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, or is no list of numbers.
+    pub fn threads(&self) -> Result<Option<Vec<i32>>, Error> {
+        self.numbers("cgroup.threads")
+    }
+
+    fn numbers(&self, file: &'static str) -> Result<Option<Vec<i32>>, Error> {
+        let Some(text) = self.read(file)? else {
             return Ok(None);
         };
-        let pid = |line: &str| {
+        let number = |line: &str| {
             line.parse()
-                .map_err(|_| self.wrong("cgroup.procs", line, "a process id"))
+                .map_err(|_| self.wrong(file, line, "the id of a process or thread"))
         };
-        text.lines().map(pid).collect::<Result<_, _>>().map(Some)
+        text.lines().map(number).collect::<Result<_, _>>().map(Some)
     }
 
     /// `cgroup.events`; the root has none.
@@ -71,10 +84,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let put = |file: &str, text: &str| std::fs::write(dir.path().join(file), text).unwrap();
         put("cgroup.procs", "1\n42\n");
+        put("cgroup.threads", "1\n42\n43\n");
         put("cgroup.events", "populated 1\nfrozen 0\n");
         put("cgroup.controllers", "cpu memory\n");
         let c = Cgroup::open(dir.path()).unwrap();
         assert_eq!(c.procs().unwrap(), Some(vec![1, 42]));
+        assert_eq!(c.threads().unwrap(), Some(vec![1, 42, 43]));
         assert_eq!(
             c.events().unwrap(),
             Some(Events {

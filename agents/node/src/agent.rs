@@ -1,6 +1,6 @@
 //! One node's agent without its edges: it observes, decides and acts once for each call.
 
-use duosuan_policy::{Millis, Observation, Policy, Report, Resources, State, decide};
+use duosuan_policy::{Millis, Observation, Policy, Report, Resources, Service, State, decide};
 
 use crate::{
     machine::{Acted, Machine},
@@ -19,6 +19,7 @@ pub struct Agent<M> {
     pods: Vec<PodInfo>,
     /// What the last look saw.
     seen: Observation,
+    services: Vec<Service>,
     observe_only: bool,
 }
 
@@ -40,6 +41,7 @@ impl<M: Machine> Agent<M> {
             choice: Choice::None,
             pods: Vec::new(),
             seen: Observation::default(),
+            services: Vec::new(),
             observe_only: false,
         }
     }
@@ -64,6 +66,11 @@ impl<M: Machine> Agent<M> {
         self.pods = pods;
     }
 
+    /// The services that state a latency objective, from the next look on.
+    pub fn set_services(&mut self, services: Vec<Service>) {
+        self.services = services;
+    }
+
     /// What the API says is bound in tier batch.
     pub fn bound_batch(&self) -> Resources {
         crate::pods::bound_batch(&self.pods)
@@ -72,6 +79,7 @@ impl<M: Machine> Agent<M> {
     /// Observes, decides, acts.
     pub fn look(&mut self, now: Millis) -> Look {
         self.machine.observe(&self.pods, now, &mut self.seen);
+        self.seen.services.clone_from(&self.services);
         let policy = self.policy();
         let (actions, report) = decide(&policy, self.machine.capabilities(), &self.seen, &mut self.state, now);
         let acted = self.machine.act(&actions);

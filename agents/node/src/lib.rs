@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod clock;
+pub mod exposition;
 pub mod http;
 pub mod identity;
 pub mod journal;
@@ -22,6 +23,7 @@ pub mod publish;
 pub mod quantity;
 pub mod run;
 pub mod selection;
+pub mod services;
 pub mod simulated;
 pub mod status;
 pub mod store;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use duosuan_policy::{GuardState, Report, Tier, action::Terms};
+use duosuan_policy::{CacheUse, GuardState, Report, Tier, action::Terms};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -46,6 +46,12 @@ struct ScopeLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct GroupLabels {
+    node: String,
+    group: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct GuardLabels {
     node: String,
     guard: String,
@@ -79,6 +85,9 @@ pub struct Metrics {
     limit_bytes: Family<GuardLabels, Float>,
     limit_ratio: Family<GuardLabels, Float>,
     reclaimed: Family<NodeLabels, Counter>,
+    slow: Family<NodeLabels, Float>,
+    occupancy: Family<GroupLabels, Gauge>,
+    traffic: Family<GroupLabels, Counter>,
     cuts: Family<GuardLabels, Counter>,
     state: Family<GuardStateLabels, Gauge>,
     reasserted: Family<NodeLabels, Counter>,
@@ -108,6 +117,9 @@ impl Metrics {
             limit_bytes: Family::default(),
             limit_ratio: Family::default(),
             reclaimed: Family::default(),
+            slow: Family::default(),
+            occupancy: Family::default(),
+            traffic: Family::default(),
             cuts: Family::default(),
             state: Family::default(),
             reasserted: Family::default(),
@@ -150,7 +162,7 @@ impl Metrics {
         );
         r.register(
             "guard_limit_ratio",
-            "IO that the guard allows batch, of what batch did when it was cut; 1 where unlimited",
+            "What the guard allows batch, of the last-level cache, or of the IO that batch did when it was cut; 1 where unlimited",
             metrics.limit_ratio.clone(),
         );
         r.register_with_unit(
@@ -158,6 +170,19 @@ impl Metrics {
             "Memory that was reclaimed from batch before prod needed it",
             Unit::Bytes,
             metrics.reclaimed.clone(),
+        );
+        r.register(
+            "service_slow_requests_ratio",
+            "Requests that took longer than promised, of those that the objective allows to, of the worst service",
+            metrics.slow.clone(),
+        );
+        let occupancy = metrics.occupancy.clone();
+        r.register_with_unit("llc_occupancy", "Last-level cache in use", Unit::Bytes, occupancy);
+        r.register_with_unit(
+            "memory_traffic",
+            "Moved from and to memory, as the processor counts it",
+            Unit::Bytes,
+            metrics.traffic.clone(),
         );
         r.register("guard_cuts", "Times that the guard cut batch", metrics.cuts.clone());
         r.register(
@@ -263,7 +288,7 @@ impl Metrics {
             };
             let (family, limit) = match guard.name.as_str() {
                 "memory" => (&self.limit_bytes, guard.limit.unwrap_or(report.capacity.memory) as f64),
-                "io" => (&self.limit_ratio, cores(guard.limit.unwrap_or(1000))),
+                "io" | "llc" => (&self.limit_ratio, cores(guard.limit.unwrap_or(1000))),
                 _ => (&self.limit, cores(guard.limit.unwrap_or(report.capacity.cpu))),
             };
             family.get_or_create(&labels).set(limit);
@@ -279,6 +304,11 @@ impl Metrics {
             }
         }
         let labels = NodeLabels { node: node.to_owned() };
+        match &report.slowest {
+            Some(slowest) => drop(self.slow.get_or_create(&labels).set(cores(slowest.milli))),
+            None => drop(self.slow.remove(&labels)),
+        }
+        self.cache(node, report.cache);
         self.reasserted.get_or_create(&labels).inc_by(acted.reasserted);
         self.reclaimed.get_or_create(&labels).inc_by(acted.reclaimed);
         self.failures(node, &acted.failed);
@@ -302,6 +332,27 @@ impl Metrics {
                 Some(value) => drop(self.terms.get_or_create(&labels).set(amount(value))),
                 None => drop(self.terms.remove(&labels)),
             }
+        }
+    }
+
+    fn cache(&self, node: &str, used: Option<CacheUse>) {
+        let used = used.map(|u| [(u.batch_bytes, u.batch_traffic), (u.others_bytes, u.others_traffic)]);
+        for (at, group) in ["batch", "others"].into_iter().enumerate() {
+            let node = node.to_owned();
+            let labels = GroupLabels { node, group };
+            let Some((bytes, traffic)) = used.and_then(|u| u.get(at).copied()) else {
+                self.occupancy.remove(&labels);
+                continue;
+            };
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            self.occupancy.get_or_create(&labels).set(bytes);
+            let before = self.traffic.get_or_create(&labels).get();
+            if traffic < before {
+                // The group was made anew, and counts from there.
+                self.traffic.remove(&labels);
+            }
+            let counter = self.traffic.get_or_create(&labels);
+            counter.inc_by(traffic.saturating_sub(counter.get()));
         }
     }
 

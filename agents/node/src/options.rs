@@ -20,7 +20,7 @@ pub struct Options {
     /// Where /proc is mounted.
     #[arg(long, value_name = "DIR", default_value = "/proc")]
     pub proc_root: PathBuf,
-    /// Where /sys is mounted.
+    /// Where /sys is mounted. The guard of cache and memory bandwidth is off where no resctrl is mounted at fs/resctrl in it.
     #[arg(long, value_name = "DIR", default_value = "/sys")]
     pub sys_root: PathBuf,
     /// Policy from a file, in the place of ColocationPolicies: `spec` as theirs, and `groups` with cgroups outside pods by

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use duosuan_crds::{LABEL_TIER, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY};
+use duosuan_crds::{
+    ANNOTATION_LATENCY_OBJECTIVE, LABEL_TIER, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU,
+    RESOURCE_MID_MEMORY,
+};
 use duosuan_policy::{Resources, Tier};
 use k8s_openapi::{
     api::core::v1::{Container, Pod, PodSpec},
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use crate::quantity;
+use crate::{quantity, services::Target};
 
 /// A pod that is bound to a node and has not ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +29,9 @@ pub struct PodInfo {
     pub requests: Resources,
     /// Whether it asks for CPU or memory as such, so that the kubelet does not put it in its besteffort cgroup.
     pub burstable: bool,
+    /// Where to read the latency that it promises, or why that cannot be. Batch promises none, and a pod without an address
+    /// has none yet.
+    pub latency: Option<Result<Target, String>>,
 }
 
 /// Reduces a pod; `None` if it is bound nowhere or has ended, so that it takes nothing of a node.
@@ -62,6 +68,15 @@ pub fn reduce(pod: &Pod) -> Option<PodInfo> {
         Some("mid") => (Tier::Mid, mid),
         _ => (Tier::Prod, firm),
     };
+    let stated = pod.metadata.annotations.as_ref();
+    let stated = stated.and_then(|a| a.get(ANNOTATION_LATENCY_OBJECTIVE));
+    let address = pod.status.as_ref().and_then(|s| s.pod_ip.as_ref()?.parse().ok());
+    let latency = stated
+        .zip(address)
+        .filter(|_| tier != Tier::Batch)
+        .map(|(text, address)| {
+            Target::parse(text, address).map_err(|e| format!("annotation {ANNOTATION_LATENCY_OBJECTIVE}: {e}"))
+        });
     Some(PodInfo {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         name: format!(
@@ -73,6 +88,7 @@ pub fn reduce(pod: &Pod) -> Option<PodInfo> {
         tier,
         requests,
         burstable: firm != Resources::default(),
+        latency,
     })
 }
 
@@ -146,6 +162,7 @@ mod tests {
             tier: Tier::Batch,
             requests,
             burstable: false,
+            latency: None,
         };
         assert_eq!(info, Some(expected));
     }
@@ -171,6 +188,28 @@ mod tests {
                 }
             )
         );
+    }
+
+    #[test]
+    fn a_prod_pod_with_an_address_states_what_it_promises_and_a_batch_pod_cannot() {
+        let latency = |tier: &str, ip: &str, text: &str| {
+            pod(serde_json::json!({
+                "metadata": {"name": "p", "labels": {"duosuan.io/tier": tier}, "annotations": {"duosuan.io/latency-objective": text}},
+                "spec": {"nodeName": "n", "containers": []}, "status": {"podIP": ip}
+            }))
+            .unwrap()
+            .latency
+        };
+        let good = r#"{"histogram": "x", "threshold": "1s", "port": 80}"#;
+        assert!(latency("prod", "10.0.0.1", good).unwrap().is_ok());
+        assert!(latency("prod", "fd00::1", good).unwrap().is_ok());
+        let problem = latency("mid", "10.0.0.1", "{}").unwrap().unwrap_err();
+        assert!(
+            problem.starts_with("annotation duosuan.io/latency-objective: "),
+            "{problem}"
+        );
+        assert_eq!(latency("batch", "10.0.0.1", good), None);
+        assert_eq!(latency("prod", "", good), None);
     }
 
     #[test]

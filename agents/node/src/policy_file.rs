@@ -1,6 +1,8 @@
 //! A policy from a file: for a node without an API server, and for cgroups outside pods.
 
 use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -13,6 +15,7 @@ use serde::Deserialize;
 use crate::{
     kernel::GroupRule,
     selection::{Choice, translate},
+    services::Target,
 };
 
 /// The contents of a policy file. A ColocationPolicy as `kubectl get -o yaml` prints it is one, too.
@@ -83,6 +86,15 @@ impl PolicySource {
     }
 }
 
+/// The services in the groups, by the path of their cgroup.
+pub fn services(groups: &[GroupRule]) -> BTreeMap<String, Result<Target, String>> {
+    let target = |rule: &GroupRule| {
+        let objective = rule.latency.as_ref()?;
+        Some((rule.path.clone(), Target::new(objective, Ipv4Addr::LOCALHOST.into())))
+    };
+    groups.iter().filter_map(target).collect()
+}
+
 fn modified(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).and_then(|m| m.modified()).ok()
 }
@@ -98,6 +110,11 @@ fn read(path: &Path) -> anyhow::Result<PolicyFile> {
                 path.display(),
                 rule.path
             );
+        }
+    }
+    for (group, target) in services(&file.groups) {
+        if let Err(problem) = target {
+            bail!("--policy {}: groups.latency of {group}: {problem}", path.display());
         }
     }
     let ignored = file.spec.not_acted_on();
@@ -139,6 +156,7 @@ mod tests {
         let rule = |path: &str, tier| GroupRule {
             path: path.to_owned(),
             tier,
+            latency: None,
         };
         assert_eq!(file.groups, [rule("online", Tier::Prod), rule("b/c", Tier::Batch)]);
         let Choice::Policy { policy, .. } = source.choice(&file, Resources::default()) else {
@@ -156,6 +174,8 @@ mod tests {
         assert!(error("groups: [{path: ../x, tier: prod}]").contains("groups.path is \"../x\""));
         assert!(error("group: []").contains("unknown field `group`"));
         assert!(error("groups: [{path: a, tier: gold}]").contains("unknown variant `gold`"));
+        let late = error("groups: [{path: a, tier: prod, latency: {histogram: x, threshold: 1s, port: 0}}]");
+        assert!(late.contains("groups.latency of a: port is 0"), "{late}");
     }
 
     #[test]

@@ -31,9 +31,10 @@ use crate::{
     numa,
     options::{ModeFlag, Options},
     pods::{self, PodInfo},
-    policy_file::PolicySource,
+    policy_file::{self, PolicySource},
     publish::{Draft, PublishError, Publisher},
     selection::{self, Choice},
+    services::Services,
     status::{self, Parts},
     store,
     triggers::{Arming, Triggers},
@@ -67,10 +68,13 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     };
     raise_file_limit();
     let rules = file.as_ref().map(|(_, file)| file.groups.clone()).unwrap_or_default();
+    let fixed = policy_file::services(&rules);
+    let services = Services::new(fixed.into_iter().filter_map(|(n, t)| Some((n, t.ok()?))).collect());
     let roots = Roots {
         cgroup: options.cgroup_root.clone(),
         proc: options.proc_root.clone(),
         journal: options.journal.clone(),
+        sys: options.sys_root.clone(),
     };
     let kernel = Kernel::open(&roots, rules)?;
     // They serve placement alone: the node is protected without them.
@@ -107,6 +111,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         forecast,
         stored: clock.now(),
         triggers: Triggers::new(Arc::clone(&wake)),
+        services,
         pods: Mirror::default(),
         info: Mirror::default(),
         policies: Mirror::default(),
@@ -174,6 +179,7 @@ struct LiveNode {
     forecast: std::path::PathBuf,
     stored: Millis,
     triggers: Triggers,
+    services: Services,
     pods: Mirror<PodInfo>,
     info: Mirror<NodeInfo>,
     policies: Mirror<duosuan_crds::ColocationPolicySpec>,
@@ -210,6 +216,7 @@ impl LiveNode {
                 _ = tick.tick() => {
                     self.poll_policy();
                     self.look();
+                    self.services.read(self.clock.now());
                     self.triggers.update(&self.agent.machine, &armings(self.agent.choice()));
                     self.store(false);
                 }
@@ -219,6 +226,10 @@ impl LiveNode {
                     }
                 }
                 Some(done) = finished(&mut self.in_flight) => self.published(done),
+                Some(done) = self.services.done() => {
+                    self.services.take(done, self.clock.now());
+                    self.agent.set_services(self.services.observed());
+                }
             }
             self.publish();
         }
@@ -257,7 +268,10 @@ impl LiveNode {
                     )
                 });
                 if changed != Changed::Nothing {
-                    self.agent.set_pods(self.pods.objects().values().cloned().collect());
+                    let pods: Vec<PodInfo> = self.pods.objects().values().cloned().collect();
+                    self.services.follow(&pods);
+                    self.agent.set_services(self.services.observed());
+                    self.agent.set_pods(pods);
                 }
                 // The tick comes soon enough; a list of 250 pods is no reason for 250 looks.
                 false
@@ -327,7 +341,8 @@ impl LiveNode {
             numa: self.numa.clone(),
             gpus,
         };
-        let draft = Draft::of(report, &self.agent, &parts, self.clock.wall());
+        let mut draft = Draft::of(report, &self.agent, &parts, self.clock.wall());
+        self.services.judge(&mut draft.conditions, draft.now);
         self.reported = Some((now, report.clone()));
         self.in_flight = Some(tokio::spawn(async move {
             let outcome = publisher.publish(draft).await;

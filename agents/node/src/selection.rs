@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use duosuan_crds::{ColocationPolicySpec, policy::Mode as ApiMode};
 use duosuan_policy::{
     Guard, Mode, Policy, Resources,
-    policy::{IoGuard, MemoryGuard},
+    policy::{IoGuard, LatencyGuard, LlcGuard, MemoryGuard},
 };
 
 use crate::quantity;
@@ -104,6 +104,8 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
     });
     let memory = spec.guards.memory.clone().unwrap_or_default();
     let io = spec.guards.io.clone().unwrap_or_default();
+    let latency = spec.guards.latency.clone().unwrap_or_default();
+    let llc = spec.guards.llc.clone().unwrap_or_default();
     let policy = Policy {
         suspended: spec.suspended,
         mode: match spec.mode {
@@ -120,6 +122,7 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
             disabled: spec.guards.cpu.disabled,
             stall_milli: spec.guards.cpu.stall_milli.unwrap_or(base.cpu.stall_milli),
             floor,
+            confine: spec.guards.cpu.confine,
         },
         memory: MemoryGuard {
             disabled: memory.disabled,
@@ -129,6 +132,15 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
         io: IoGuard {
             disabled: io.disabled,
             stall_milli: io.stall_milli.unwrap_or(base.io.stall_milli),
+        },
+        latency: LatencyGuard {
+            disabled: latency.disabled,
+            budget_percent: latency.budget_percent.unwrap_or(base.latency.budget_percent),
+        },
+        llc: LlcGuard {
+            disabled: llc.disabled,
+            cache_percent: llc.cache_percent.unwrap_or(base.llc.cache_percent),
+            bandwidth_percent: llc.bandwidth_percent.unwrap_or(base.llc.bandwidth_percent),
         },
         ..base
     };

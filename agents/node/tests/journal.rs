@@ -72,12 +72,14 @@ impl Node {
             cgroup: self.root(),
             proc: Path::new("/proc").to_owned(),
             journal: self.journal(),
+            sys: self.dir.path().join("sys"),
         };
         Kernel::open(
             &roots,
             vec![GroupRule {
                 path: "batch".to_owned(),
                 tier: Tier::Batch,
+                latency: None,
             }],
         )
         .unwrap()
@@ -258,6 +260,7 @@ fn a_folder_that_is_no_cgroup_tree_is_refused_with_what_to_give() {
         cgroup: node.dir.path().to_owned(),
         proc: "/proc".into(),
         journal: node.journal(),
+        sys: node.dir.path().join("sys"),
     };
     let error = format!("{:#}", Kernel::open(&roots, vec![]).unwrap_err());
     assert!(

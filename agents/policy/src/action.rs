@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use crate::{
     guard::GuardState,
     history::Deed,
-    observation::{Millis, Resources, Signals, Tier},
+    observation::{CacheUse, Millis, Resources, Signals, Tier},
 };
 
 /// A setting that should hold. Whatever the caller set before and is not asked for any more goes back to what it was.
 ///
 /// [`RECLAIM`] is none but an order: it is carried out once, and nothing of it is left to restore. Of a file that has a
-/// line for each device, one line is set: `io.max 254:0`.
+/// line for each device, one line is set: `io.max 254:0`. With the path [`crate::llc::RESCTRL`] it is about the group of
+/// tasks that the file names, and the value is its `schemata`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
     /// Path of the cgroup below the root.
@@ -92,17 +93,27 @@ pub enum Basis {
 /// A guard as the report shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardView {
-    /// `cpu`, `io`, `memory`.
+    /// `cpu`, `io`, `latency`, `llc`, `memory`.
     pub name: String,
     /// State.
     pub state: GuardState,
-    /// What it allows batch; absent if unlimited. CPU in milli-cores, memory in bytes, IO in thousandths of what batch did
+    /// What it allows batch; absent if unlimited. CPU and latency in milli-cores of CPU, llc in
+    /// thousandths of the cache, memory in bytes, IO in thousandths of what batch did
     /// when it was cut.
     pub limit: Option<i64>,
     /// Times that it cut batch.
     pub cuts: u64,
     /// Last action and why.
     pub last_action: Option<String>,
+}
+
+/// A service by its slow requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slowest {
+    /// Its name.
+    pub service: String,
+    /// Requests that took longer than promised, thousandths of those that the objective allows to.
+    pub milli: i64,
 }
 
 /// What the node shows.
@@ -132,6 +143,10 @@ pub struct Report {
     pub cpu_basis: Basis,
     /// Why the memory offer is what it is.
     pub memory_basis: Basis,
+    /// The service with the most slow requests of those that it may have, as far as any can be judged.
+    pub slowest: Option<Slowest>,
+    /// Use of cache and memory bandwidth, where it is counted.
+    pub cache: Option<CacheUse>,
     /// Guards.
     pub guards: Vec<GuardView>,
     /// What the guards did last, the latest first.

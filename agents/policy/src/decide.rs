@@ -2,9 +2,10 @@
 
 use crate::{
     action::{Action, Basis, GuardView, Report, Terms, TierView},
-    guard::{GuardState, Reading, ShareGuard},
-    memory,
-    observation::{Capabilities, Group, Millis, Observation, Resources, Signals, Tier},
+    cpu,
+    guard::{GuardState, Pace, Reading, ShareGuard},
+    latency, memory,
+    observation::{Capabilities, Millis, Observation, Resources, Signals, Tier},
     offer::Bounds,
     policy::{Mode, Policy},
     rates::Measured,
@@ -15,8 +16,6 @@ use crate::{
 const SAMPLE_SPAN: Millis = 900;
 /// A cut of the CPU guard shows in the stall only after this long: no second cut before.
 const AFTER_CUT: Millis = 200;
-/// Period of `cpu.max`, microseconds. The kernel's default.
-const PERIOD: i64 = 100_000;
 
 /// Answers which settings should hold in the kernel now, and what there is to report.
 ///
@@ -101,35 +100,53 @@ pub fn decide(
         known(prod.memory, mid.memory, measured.system.memory),
     );
 
-    // 4. guards
+    // 4. guards of batch's CPU, of which the tighter one holds
+    let firm = prod.cpu.zip(mid.cpu).map(|(a, b)| a + b);
+    let reading = Reading {
+        unit: "m",
+        capacity: observation.capacity.cpu,
+        floor: policy.cpu.floor_on(observation.capacity.cpu),
+        pace: Pace::of_stall(policy.cpu.stall_milli, AFTER_CUT),
+        what: "prod stalled",
+        signal: measured.firm_stall.cpu,
+        firm,
+        relief: (observation.capacity.cpu / 20).max(1),
+        batch: batch.cpu,
+    };
     if policy.suspended || policy.cpu.disabled {
         state.guard.switch_off();
     } else if measured.fresh {
-        let firm = prod.cpu.zip(mid.cpu).map(|(a, b)| a + b);
-        let reading = Reading {
-            unit: "m",
-            capacity: observation.capacity.cpu,
-            floor: policy.cpu.floor_on(observation.capacity.cpu),
-            threshold: i64::from(policy.cpu.stall_milli),
-            settles: AFTER_CUT,
-            stall: measured.firm_stall.cpu,
-            firm,
-            batch: batch.cpu,
-        };
         state.guard.step(reading, now);
     }
+    if policy.suspended || policy.latency.disabled {
+        state.latency_guard.switch_off(None);
+    } else {
+        let services = latency::Reading {
+            services: &observation.services,
+            capabilities,
+            expire: policy.expire,
+            cpu: reading,
+        };
+        state.latency_guard.step(&policy.latency, services, now);
+    }
 
-    // 5. settings
+    // 5. settings, and the guards that answer theirs themselves
     let mut intended = if state.guard.state == GuardState::Off {
         Vec::new()
     } else {
-        settings(
-            capabilities,
-            observation,
-            state.guard.limit,
-            state.guard.last_action.as_deref(),
-        )
+        cpu::weights(capabilities, observation)
     };
+    let tighter = [&state.guard, &state.latency_guard.share]
+        .into_iter()
+        .filter_map(|guard| Some((guard.limit?, guard.last_action.as_deref())))
+        .min_by_key(|(limit, _)| *limit);
+    if let Some((limit, why)) = tighter {
+        let why = why.unwrap_or("the guard limits batch");
+        intended.extend(cpu::limits(capabilities, observation, limit, why));
+        if policy.cpu.confine {
+            intended.extend(cpu::confinement(capabilities, observation, limit, why));
+        }
+    }
     if policy.suspended || policy.memory.disabled {
         state.memory_guard.switch_off(None);
     } else {
@@ -148,6 +165,11 @@ pub fn decide(
         stall.io = stall.io.filter(|_| measured.fresh);
         let io = state.io_guard.step(&policy.io, capabilities, observation, stall, now);
         intended.extend(io);
+    }
+    if policy.suspended || policy.llc.disabled {
+        state.llc_guard.switch_off(None);
+    } else {
+        intended.extend(state.llc_guard.step(&policy.llc, observation, now));
     }
     let guards = guard_views(state);
     state.history.note(&guards, now);
@@ -201,6 +223,8 @@ pub fn decide(
         memory_terms,
         cpu_basis,
         memory_basis,
+        cache: observation.cache,
+        slowest: state.latency_guard.slowest.clone(),
         guards,
         history: state.history.latest(),
         intended,
@@ -210,24 +234,21 @@ pub fn decide(
 }
 
 fn guard_views(state: &State) -> Vec<GuardView> {
-    let memory = &state.memory_guard;
-    let share = |name: &str, guard: &ShareGuard| GuardView {
+    let view = |name: &str, state, limit, cuts, last_action: &Option<String>| GuardView {
         name: name.to_owned(),
-        state: guard.state,
-        limit: guard.limit,
-        cuts: guard.cuts,
-        last_action: guard.last_action.clone(),
+        state,
+        limit,
+        cuts,
+        last_action: last_action.clone(),
     };
+    let share = |name: &str, g: &ShareGuard| view(name, g.state, g.limit, g.cuts, &g.last_action);
+    let (llc, memory) = (&state.llc_guard, &state.memory_guard);
     vec![
         share("cpu", &state.guard),
         share("io", &state.io_guard.share),
-        GuardView {
-            name: "memory".to_owned(),
-            state: memory.state,
-            limit: memory.limit,
-            cuts: memory.cuts,
-            last_action: memory.last_action.clone(),
-        },
+        share("latency", &state.latency_guard.share),
+        view("llc", llc.state, llc.limit, llc.cuts, &llc.last_action),
+        view("memory", memory.state, memory.limit, memory.cuts, &memory.last_action),
     ]
 }
 
@@ -293,70 +314,4 @@ fn terms(forecasts: &Forecasts, policy: &Policy, capacity: i64, margin_percent: 
         firm,
         young,
     }
-}
-
-/// Batch groups idle, or of the least weight; and a limit on them together while the guard asks for one.
-fn settings(
-    capabilities: &Capabilities,
-    observation: &Observation,
-    limit: Option<i64>,
-    why: Option<&str>,
-) -> Vec<Action> {
-    let batch: Vec<&Group> = observation.groups.iter().filter(|g| g.tier == Tier::Batch).collect();
-    let mut settings = Vec::new();
-    for group in batch.iter().filter(|g| !weighted_by_kubelet(observation, g)) {
-        let (file, value, why) = if capabilities.cpu_idle {
-            ("cpu.idle", "1", "batch runs when nobody else wants the CPU")
-        } else if capabilities.cpu_weight {
-            (
-                "cpu.weight",
-                "1",
-                "batch has the least weight, this kernel knows no cpu.idle",
-            )
-        } else {
-            continue;
-        };
-        settings.push(Action::new(&group.path, file, value.to_owned(), why));
-    }
-    let Some(limit) = limit.filter(|_| capabilities.cpu_max && !batch.is_empty()) else {
-        return settings;
-    };
-    let why = why.unwrap_or("the guard limits batch");
-    // The kubelet's besteffort cgroup holds batch pods, but others too: with one of those in it, each batch pod is limited.
-    if let Some(envelope) = observation.batch_alone_in() {
-        settings.push(Action::new(envelope, "cpu.max", quota(limit), why));
-        return settings;
-    }
-    let total: i64 = batch.iter().map(|g| g.requests.cpu.max(1)).sum();
-    for group in &batch {
-        let share = i128::from(limit) * i128::from(group.requests.cpu.max(1)) / i128::from(total.max(1));
-        settings.push(Action::new(
-            &group.path,
-            "cpu.max",
-            quota(i64::try_from(share).unwrap_or(limit)),
-            why,
-        ));
-    }
-    settings
-}
-
-/// Whether the kubelet owns the group's cpu.weight, which cpu.idle changes too.
-///
-/// From 1.36 on it reads the weight of a pod's cgroup back into the pod's status and admits by that after a restart. An
-/// idle pod reads weight 0, which it takes for 1.8e12 cores (unsigned 0 - 1), so that it fails every other pod with a
-/// CPU request as OutOfcpu: seen on 1.37.2 in tests/vm. Nothing is lost: below a besteffort cgroup that is not itself
-/// idle, an idle pod made prod stall no less there (22 to 24 % of the time either way).
-fn weighted_by_kubelet(observation: &Observation, group: &Group) -> bool {
-    let kubelet = observation.envelope.as_deref().and_then(|e| e.rsplit_once('/'));
-    kubelet.is_some_and(|(kubepods, _)| {
-        group
-            .path
-            .strip_prefix(kubepods)
-            .is_some_and(|rest| rest.starts_with('/'))
-    })
-}
-
-/// Milli-cores as `cpu.max` spells them. The kernel takes no quota under 1 ms.
-fn quota(limit: i64) -> String {
-    format!("{} {PERIOD}", (limit.saturating_mul(PERIOD) / 1000).max(1000))
 }

@@ -1,8 +1,9 @@
-//! A guard of a share: prod's stall cuts what batch may use by a factor, calm gives it back by steps. CPU and IO go by it.
+//! A guard of a share: what prod suffers cuts what batch may use by a factor, calm gives it back by steps. CPU, IO and
+//! latency go by it.
 //!
-//! Additive increase, multiplicative decrease, as in TCP, with what keeps it from swinging: between half the
-//! threshold and the threshold it holds; the level at which prod last stalled is remembered, approached to 95 %, and
-//! tried again only after a patience that doubles with every cut in vain, or at once when prod's own use has fallen.
+//! Additive increase, multiplicative decrease, as in TCP, with what keeps it from swinging: between calm and the
+//! threshold it holds; the level up to which prod did not suffer is remembered, and passed again only after a patience that
+//! doubles with every try in vain, or at once when prod's own use has fallen.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +11,6 @@ use crate::observation::Millis;
 
 /// Calm must have lasted this long before something is given back.
 const CALM: Millis = 2_000;
-/// Time between two steps up.
-const STEP: Millis = 1_000;
 /// First and longest patience before the level of the last stall is tried again.
 const PATIENCE: (Millis, Millis) = (15_000, 240_000);
 /// A cut this long after the one before begins with the first patience again.
@@ -59,29 +58,69 @@ pub struct ShareGuard {
     pub last_action: Option<String>,
     last_cut: Option<Millis>,
     last_step: Millis,
+    moved: Option<Millis>,
     calm_since: Option<Millis>,
-    /// The level at which prod stalled, and prod's use then.
+    /// The level up to which prod did not suffer, as far as is known, and prod's use when it did.
     ceiling: Option<(i64, Option<i64>)>,
+    /// The level from which the last step up went.
+    raised_from: Option<i64>,
     patience: Millis,
+}
+
+/// When a guard moves, and how far. The signal is in thousandths.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Signal over which batch is cut.
+    pub threshold: i64,
+    /// Signal over which half goes at once, not a fifth.
+    pub sharp: i64,
+    /// Signal up to which prod is calm, and batch gets something back.
+    pub calm: i64,
+    /// A cut shows in the signal only after this long: no second cut before.
+    pub settles: Millis,
+    /// Time between two steps up.
+    pub rest: Millis,
+    /// A step up is this part of the capacity.
+    pub step: i64,
+    /// A step up beyond the level at which prod last stalled is this part of the capacity.
+    pub careful_step: i64,
+}
+
+impl Pace {
+    /// That of a stall, which shows at once: steps of a twentieth and a fiftieth each second.
+    pub fn of_stall(stall_milli: u32, settles: Millis) -> Self {
+        let threshold = i64::from(stall_milli);
+        Self {
+            threshold,
+            sharp: threshold * 2,
+            calm: threshold / 2,
+            settles,
+            rest: 1_000,
+            step: 20,
+            careful_step: 50,
+        }
+    }
 }
 
 /// What the guard looks at.
 #[derive(Clone, Copy, Debug)]
-pub struct Reading {
+pub struct Reading<'a> {
     /// The unit in words: `m`.
-    pub unit: &'static str,
+    pub unit: &'a str,
     /// All that there is of it.
     pub capacity: i64,
     /// Batch is never cut below this.
     pub floor: i64,
-    /// Prod's stall, thousandths, over which batch is cut.
-    pub threshold: i64,
-    /// A cut shows in the stall only after this long: no second cut before.
-    pub settles: Millis,
-    /// Prod's stall, thousandths.
-    pub stall: Option<i64>,
-    /// What prod and mid use.
+    /// When it moves, and how far.
+    pub pace: Pace,
+    /// What is measured, in words: `prod stalled`.
+    pub what: &'a str,
+    /// What prod suffers, thousandths: its stall, or its latency of what was promised. `None` is unknown.
+    pub signal: Option<i64>,
+    /// What prod has to do: what it uses, or how many requests it gets.
     pub firm: Option<i64>,
+    /// Where it has so much less to do than when it suffered, it needs the room no more.
+    pub relief: i64,
     /// What batch uses.
     pub batch: Option<i64>,
 }
@@ -97,36 +136,40 @@ impl ShareGuard {
         };
     }
 
-    /// Moves by one reading. A reading without a stall changes nothing: unknown is not calm.
-    pub fn step(&mut self, reading: Reading, now: Millis) {
+    /// When the limit changed last: what was measured before says nothing about it.
+    pub const fn moved(&self) -> Option<Millis> {
+        self.moved
+    }
+
+    /// Moves by one reading. A reading without a signal changes nothing: unknown is not calm.
+    pub fn step(&mut self, reading: Reading<'_>, now: Millis) {
         if self.state == GuardState::Off {
             self.state = GuardState::Idle;
         }
-        let threshold = reading.threshold;
-        match reading.stall {
+        let pace = reading.pace;
+        match reading.signal {
             None => self.calm_since = None,
-            Some(stall) if stall > threshold => {
+            Some(signal) if signal > pace.threshold => {
                 self.calm_since = None;
-                self.cut(reading, stall, now);
+                self.cut(reading, signal, now);
             }
-            Some(stall) if stall <= threshold / 2 => {
+            Some(signal) if signal <= pace.calm => {
                 let since = *self.calm_since.get_or_insert(now);
-                if now.saturating_sub(since) >= CALM && now.saturating_sub(self.last_step) >= STEP {
-                    self.give_back(reading, stall, now);
+                if now.saturating_sub(since) >= CALM && now.saturating_sub(self.last_step) >= pace.rest {
+                    self.give_back(reading, signal, now);
                 }
             }
             Some(_) => self.calm_since = None,
         }
     }
 
-    fn cut(&mut self, reading: Reading, stall: i64, now: Millis) {
+    fn cut(&mut self, reading: Reading<'_>, signal: i64, now: Millis) {
         let since = self.last_cut.map(|at| now.saturating_sub(at));
-        if since.is_some_and(|s| s < reading.settles) {
+        if since.is_some_and(|s| s < reading.pace.settles) {
             return;
         }
-        let Reading {
-            unit, floor, threshold, ..
-        } = reading;
+        let Reading { unit, floor, what, .. } = reading;
+        let threshold = reading.pace.threshold;
         let allowed = self.limit.unwrap_or(reading.capacity);
         // A limit far above what batch uses would be no cut at all.
         let level = reading.batch.map_or(allowed, |used| allowed.min(used.max(floor)));
@@ -134,62 +177,73 @@ impl ShareGuard {
             // Batch has nothing more to give: the stall is prod's own.
             return;
         }
-        let limit = if stall > 2 * threshold {
+        let limit = if signal > reading.pace.sharp {
             level / 2
         } else {
             level * 4 / 5
         }
         .max(floor);
         self.patience = match since {
-            // Cuts in a row are one event.
-            Some(s) if s < CALM => self.patience.max(PATIENCE.0),
+            // Cuts without a step up between them are one event.
+            Some(_) if self.state == GuardState::Suppressing => self.patience.max(PATIENCE.0),
             Some(s) if s < FORGET => (self.patience * 2).clamp(PATIENCE.0, PATIENCE.1),
             _ => PATIENCE.0,
         };
-        self.ceiling = Some((level, reading.firm));
+        // Where a step up was too much, the level before it was not.
+        let good = (level * 19 / 20).min(self.raised_from.take().unwrap_or(level));
+        self.ceiling = Some((good, reading.firm));
         self.limit = Some(limit);
         self.last_cut = Some(now);
         self.last_step = now;
+        self.moved = Some(now);
         self.cuts = self.cuts.saturating_add(1);
         self.state = GuardState::Suppressing;
         self.last_action = Some(format!(
-            "cut batch from {level}{unit} to {limit}{unit}: prod stalled {stall} of 1000, the policy allows {threshold}"
+            "cut batch from {level}{unit} to {limit}{unit}: {what} {signal} of 1000, the policy allows {threshold}"
         ));
     }
 
-    fn give_back(&mut self, reading: Reading, stall: i64, now: Millis) {
+    fn give_back(&mut self, reading: Reading<'_>, signal: i64, now: Millis) {
         let Some(limit) = self.limit else {
             self.state = GuardState::Idle;
             return;
         };
         self.state = GuardState::Recovering;
         self.last_step = now;
-        let large = (reading.capacity / 20).max(1);
-        let small = (reading.capacity / 50).max(1);
+        let part = |of: i64| (reading.capacity / of.max(1)).max(1);
+        let large = part(reading.pace.step);
         let waited = self.last_cut.is_none_or(|at| now.saturating_sub(at) >= self.patience);
         let mut step = large;
         let mut most = reading.capacity;
-        if let Some((level, firm_then)) = self.ceiling {
-            let relieved = matches!((firm_then, reading.firm), (Some(then), Some(now)) if then - now >= large);
+        if let Some((good, firm_then)) = self.ceiling {
+            let relieved = matches!((firm_then, reading.firm), (Some(then), Some(now)) if then - now >= reading.relief);
             if relieved {
                 self.ceiling = None;
             } else if waited {
-                step = small;
+                step = part(reading.pace.careful_step);
             } else {
-                most = level * 19 / 20;
+                most = good;
             }
         }
         let next = limit.saturating_add(step).min(most.max(limit));
         if next >= reading.capacity {
             self.limit = None;
+            self.moved = Some(now);
+            self.raised_from = Some(limit);
             self.ceiling = None;
             self.state = GuardState::Idle;
-            self.last_action = Some(format!("lifted the limit: prod stalled {stall} of 1000"));
+            self.last_action = Some(format!(
+                "lifted the limit: {what} {signal} of 1000",
+                what = reading.what
+            ));
         } else if next > limit {
             self.limit = Some(next);
+            self.moved = Some(now);
+            self.raised_from = Some(limit);
             self.last_action = Some(format!(
-                "raised batch from {limit}{unit} to {next}{unit}: prod stalled {stall} of 1000",
-                unit = reading.unit
+                "raised batch from {limit}{unit} to {next}{unit}: {what} {signal} of 1000",
+                unit = reading.unit,
+                what = reading.what
             ));
         }
     }
@@ -206,15 +260,16 @@ mod tests {
     )]
     use super::*;
 
-    fn reading(stall: Option<i64>, firm: i64, batch: i64) -> Reading {
+    fn reading(signal: Option<i64>, firm: i64, batch: i64) -> Reading<'static> {
         Reading {
             unit: "m",
             capacity: 4000,
             floor: 200,
-            threshold: 100,
-            settles: 200,
-            stall,
+            pace: Pace::of_stall(100, 200),
+            what: "prod stalled",
+            signal,
             firm: Some(firm),
+            relief: 200,
             batch: Some(batch),
         }
     }

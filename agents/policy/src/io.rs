@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     action::{Action, StallView},
-    guard::{GuardState, Reading, ShareGuard},
+    guard::{GuardState, Pace, Reading, ShareGuard},
     observation::{Capabilities, Io, Millis, Observation, Tier},
     policy,
 };
@@ -99,10 +99,11 @@ impl IoGuard {
                 unit: "/1000 of its IO",
                 capacity: ALL,
                 floor: FLOOR,
-                threshold: i64::from(guard.stall_milli),
-                settles: SETTLES,
-                stall: stall.io,
+                pace: Pace::of_stall(guard.stall_milli, SETTLES),
+                what: "prod stalled",
+                signal: stall.io,
                 firm: None,
+                relief: 0,
                 batch: Some(used),
             };
             let free = self.share.limit.is_none();

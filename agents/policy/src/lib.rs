@@ -13,12 +13,15 @@
 //! - suspended or without a guard, no setting is asked for, so that the caller gives everything back.
 
 pub mod action;
+mod cpu;
 pub mod decide;
 pub mod forecast;
 pub mod guard;
 pub mod histogram;
 pub mod history;
 pub mod io;
+pub mod latency;
+pub mod llc;
 pub mod memory;
 pub mod observation;
 pub mod offer;
@@ -29,6 +32,9 @@ pub mod state;
 pub use action::{Action, GuardView, Report, TierView};
 pub use decide::decide;
 pub use guard::GuardState;
-pub use observation::{Capabilities, Group, Io, Millis, Observation, Resources, Signals, Stall, Tier};
+pub use observation::{
+    Bucket, CacheUse, Capabilities, Control, Group, Histogram, Io, Millis, Observation, Range, Resources, Service,
+    Signals, Stall, Tier,
+};
 pub use policy::{Guard, Mode, Policy, Problem};
 pub use state::State;

@@ -115,6 +115,80 @@ impl Io {
     }
 }
 
+/// A service of prod or mid that states how fast it answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name, by which it is known again.
+    pub name: String,
+    /// Part of its requests, thousandths, that the objective is about: 990 for the 99th percentile.
+    pub quantile_milli: u32,
+    /// What the objective promises of these, microseconds.
+    pub threshold: u64,
+    /// Its histogram as it was read last; `None` if it has not been read yet.
+    pub histogram: Option<Histogram>,
+}
+
+/// A histogram of latencies, counted since the service's start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// When it was read.
+    pub at: Millis,
+    /// Buckets, the fastest first; each counts what those before it count, too.
+    pub buckets: Vec<Bucket>,
+}
+
+/// A bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// Slowest request that it counts, microseconds; `None` in the last one, which counts all.
+    pub up_to: Option<u64>,
+    /// Requests.
+    pub count: u64,
+}
+
+/// Something that the kernel's resctrl controls for a group of tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// Its name in `schemata`: `L3`, or `L3CODE` and `L3DATA`, or `MB`.
+    pub resource: String,
+    /// Caches, or memory controllers, by number.
+    pub domains: Vec<u32>,
+    /// What may be set.
+    pub range: Range,
+}
+
+/// What may be set of a control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Range {
+    /// Some of the ways of a cache, next to each other.
+    Ways {
+        /// All ways.
+        mask: u64,
+        /// Fewest that may be given.
+        least: u32,
+    },
+    /// A part of the bandwidth, percent.
+    Percent {
+        /// Least that may be given.
+        least: u32,
+        /// It goes by steps of this.
+        step: u32,
+    },
+}
+
+/// What is used of the last-level cache and of the memory bandwidth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheUse {
+    /// Cache that batch fills, bytes.
+    pub batch_bytes: u64,
+    /// Bytes that batch moved from and to memory since its group was made.
+    pub batch_traffic: u64,
+    /// Cache that all others fill, bytes.
+    pub others_bytes: u64,
+    /// Bytes that all others moved from and to memory since boot.
+    pub others_traffic: u64,
+}
+
 /// What the kernel under this node can do. Probed, never assumed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
@@ -144,6 +218,12 @@ pub struct Capabilities {
     pub io_max: bool,
     /// `io.pressure`.
     pub io_pressure: bool,
+    /// `cpuset.cpus`, and no container has CPUs of its own.
+    pub cpuset: bool,
+    /// The last-level cache can be shared out by resctrl.
+    pub cache: bool,
+    /// The memory bandwidth can be shared out by resctrl.
+    pub bandwidth: bool,
 }
 
 impl Capabilities {
@@ -155,6 +235,7 @@ impl Capabilities {
             (self.cpu_burst, "cpu.max.burst"),
             (self.pressure, "cpu.pressure"),
             (self.cpu_weight, "cpu.weight"),
+            (self.cpuset, "cpuset.cpus"),
             (self.io_bfq_weight, "io.bfq.weight"),
             (self.io_max, "io.max"),
             (self.io_pressure, "io.pressure"),
@@ -163,6 +244,8 @@ impl Capabilities {
             (self.memory_low, "memory.low"),
             (self.memory_pressure, "memory.pressure"),
             (self.memory_reclaim, "memory.reclaim"),
+            (self.cache, "resctrl.L3"),
+            (self.bandwidth, "resctrl.MB"),
         ]
         .into_iter()
         .filter_map(|(there, name)| there.then_some(name))
@@ -187,6 +270,14 @@ pub struct Observation {
     pub complete: bool,
     /// The cgroup that holds batch pods as the kubelet lays them out (its besteffort cgroup), if there is one.
     pub envelope: Option<String>,
+    /// Services that state an objective.
+    pub services: Vec<Service>,
+    /// The node's CPUs by physical core; empty where the kernel does not say.
+    pub cores: Vec<Vec<u32>>,
+    /// What resctrl controls here, in the order of `schemata`; empty where it is not there.
+    pub controls: Vec<Control>,
+    /// Use of cache and bandwidth, where it is counted and batch has a group.
+    pub cache: Option<CacheUse>,
     /// What the API says is bound here in tier batch. Known without the kernel, and it outlives a cgroup that is late.
     pub bound_batch: Resources,
 }

@@ -47,6 +47,10 @@ pub struct Policy {
     pub memory: MemoryGuard,
     /// IO guard.
     pub io: IoGuard,
+    /// Latency guard.
+    pub latency: LatencyGuard,
+    /// Guard of cache and memory bandwidth.
+    pub llc: LlcGuard,
 }
 
 /// Memory guard: a shortage takes batch's memory first.
@@ -90,6 +94,47 @@ impl Default for IoGuard {
     }
 }
 
+/// Latency guard: a service with about as many slow requests as it may have cuts batch's CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct LatencyGuard {
+    /// Off: no service's latency cuts batch.
+    pub disabled: bool,
+    /// Part of the slow requests that its objective allows, percent, over which a service cuts batch.
+    pub budget_percent: u32,
+}
+
+impl Default for LatencyGuard {
+    fn default() -> Self {
+        Self {
+            disabled: false,
+            budget_percent: 80,
+        }
+    }
+}
+
+/// Guard of the last-level cache and of memory bandwidth: batch has a part of both.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct LlcGuard {
+    /// Off: batch uses the whole of both.
+    pub disabled: bool,
+    /// Part of the cache that batch may fill, percent.
+    pub cache_percent: u32,
+    /// Part of the bandwidth that batch may use, percent.
+    pub bandwidth_percent: u32,
+}
+
+impl Default for LlcGuard {
+    fn default() -> Self {
+        Self {
+            disabled: false,
+            cache_percent: 20,
+            bandwidth_percent: 50,
+        }
+    }
+}
+
 /// CPU guard: prod's stall cuts batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
@@ -100,6 +145,8 @@ pub struct Guard {
     pub stall_milli: u32,
     /// Batch is never cut below this, milli-cores; a twentieth of the node if absent.
     pub floor: Option<i64>,
+    /// While batch is cut, it runs on as few whole cores as it needs.
+    pub confine: bool,
 }
 
 impl Default for Guard {
@@ -108,6 +155,7 @@ impl Default for Guard {
             disabled: false,
             stall_milli: 100,
             floor: None,
+            confine: false,
         }
     }
 }
@@ -129,6 +177,8 @@ impl Default for Policy {
             cpu: Guard::default(),
             memory: MemoryGuard::default(),
             io: IoGuard::default(),
+            latency: LatencyGuard::default(),
+            llc: LlcGuard::default(),
         }
     }
 }
@@ -211,6 +261,23 @@ impl Policy {
             self.memory.available_percent.to_string(),
             "give 1 to 50",
         );
+        check(
+            (10..=100).contains(&self.latency.budget_percent),
+            "guards.latency.budgetPercent",
+            self.latency.budget_percent.to_string(),
+            "give 10 to 100",
+        );
+        for (field, percent) in [
+            ("guards.llc.cachePercent", self.llc.cache_percent),
+            ("guards.llc.bandwidthPercent", self.llc.bandwidth_percent),
+        ] {
+            check(
+                (1..=100).contains(&percent),
+                field,
+                percent.to_string(),
+                "give 1 to 100",
+            );
+        }
         if let Some(floor) = self.cpu.floor {
             check(
                 (Guard::LEAST_FLOOR..=capacity.cpu.max(Guard::LEAST_FLOOR)).contains(&floor),

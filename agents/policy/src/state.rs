@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    forecast::Forecast, guard::ShareGuard, history::History, io::IoGuard, memory::MemoryGuard, observation::Millis,
-    offer::Offer, rates::Counters,
+    forecast::Forecast, guard::ShareGuard, history::History, io::IoGuard, latency::LatencyGuard, llc::LlcGuard,
+    memory::MemoryGuard, observation::Millis, offer::Offer, rates::Counters,
 };
 
 /// What a node remembers. Written and read, it survives a restart; counters and the guards begin anew.
@@ -36,6 +36,10 @@ pub struct State {
     pub(crate) memory_guard: MemoryGuard,
     #[serde(skip)]
     pub(crate) io_guard: IoGuard,
+    #[serde(skip)]
+    pub(crate) latency_guard: LatencyGuard,
+    #[serde(skip)]
+    pub(crate) llc_guard: LlcGuard,
     #[serde(skip)]
     pub(crate) history: History,
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use duosuan_cgroup::{Cgroup, Error};
-use duosuan_policy::{Action, action::RECLAIM};
+use duosuan_policy::{Action, action::RECLAIM, llc::RESCTRL};
 
-use super::{Kernel, slot, slow::is_slow};
+use super::{Kernel, cache, slot, slow::is_slow};
 use crate::{
     journal::{Entry, Key},
     machine::Acted,
@@ -15,7 +15,7 @@ use crate::{
 /// left it alone as often.
 const YIELD_AT: u32 = 20;
 /// What the kernel refused is tried again after this many looks.
-const RETRY_AFTER: u64 = 30;
+pub(super) const RETRY_AFTER: u64 = 30;
 /// Settings that are patient are read back after this many looks.
 const VERIFY_AFTER: u64 = 15;
 /// How long the end waits for a write that the kernel is at work on. What it sets is set at its beginning.
@@ -26,7 +26,9 @@ impl Kernel {
     pub(super) fn act_on(&mut self, actions: &[Action]) -> Acted {
         let mut acted = Acted::default();
         self.finish(&mut acted);
-        let mut wanted: Vec<&Action> = actions.iter().filter(|a| a.file != RECLAIM).collect();
+        let group = actions.iter().find(|a| a.path == RESCTRL);
+        let settings = actions.iter().filter(|a| a.file != RECLAIM && a.path != RESCTRL);
+        let mut wanted: Vec<&Action> = settings.collect();
         wanted.sort_by(|a, b| names(a).cmp(&names(b)));
         wanted.dedup_by(|next, kept| {
             let same = names(next) == names(kept);
@@ -37,9 +39,10 @@ impl Kernel {
             same
         });
         let is_wanted = |(path, file): &Key| {
-            wanted
-                .binary_search_by(|a| names(a).cmp(&(path.as_str(), file.as_str())))
-                .is_ok()
+            (group.is_some() && path == RESCTRL)
+                || wanted
+                    .binary_search_by(|a| names(a).cmp(&(path.as_str(), file.as_str())))
+                    .is_ok()
         };
         let entries = self.journal.entries().iter();
         let over: Vec<Entry> = entries.filter(|(k, _)| !is_wanted(k)).map(|(_, e)| e.clone()).collect();
@@ -95,6 +98,10 @@ impl Kernel {
                 }
             }
             Err(error) => self.fail("journal", format!("{error:#}")),
+        }
+        match group.map_or(Ok(0), |group| self.hold_group(group)) {
+            Ok(written) => acted.written += written,
+            Err(message) => self.fail("schemata", message),
         }
         for order in actions.iter().filter(|a| a.file == RECLAIM) {
             if let Err(message) = self.reclaim(order) {
@@ -164,6 +171,9 @@ impl Kernel {
 
     /// Writes the old value back, unless somebody else has written there since, or the cgroup is gone.
     fn put_back(&mut self, entry: &Entry) -> Result<bool, String> {
+        if cache::is_group(entry) {
+            return self.give_up_group();
+        }
         let key = (entry.path.clone(), entry.file.clone());
         let written = match self.group(&entry.path) {
             Ok(group) if group.identity().is_ok_and(|i| i == entry.identity()) => restore(&group, entry),

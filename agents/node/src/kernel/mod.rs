@@ -1,6 +1,7 @@
 //! The node's own kernel behind [`crate::machine::Machine`].
 
 mod actor;
+mod cache;
 mod observer;
 mod slot;
 mod slow;
@@ -11,7 +12,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use duosuan_cgroup::{Cgroup, proc::Proc};
+use duosuan_cgroup::{
+    Cgroup,
+    proc::Proc,
+    resctrl::{Folders, Resctrl},
+};
+use duosuan_crds::LatencyObjective;
 use duosuan_policy::{Action, Capabilities, Millis, Observation, Tier};
 use serde::Deserialize;
 
@@ -30,6 +36,9 @@ pub struct GroupRule {
     pub path: String,
     /// Its tier.
     pub tier: Tier,
+    /// The latency that the service in it promises; its metrics are read from the loopback address.
+    #[serde(default)]
+    pub latency: Option<LatencyObjective>,
 }
 
 /// Where the kernel is found.
@@ -41,6 +50,8 @@ pub struct Roots {
     pub proc: PathBuf,
     /// The journal.
     pub journal: PathBuf,
+    /// `/sys`, with resctrl below it where that is mounted.
+    pub sys: PathBuf,
 }
 
 /// The node's own kernel.
@@ -59,6 +70,13 @@ pub struct Kernel {
     missing: bool,
     /// Counts up when other cgroups are looked at.
     generation: u64,
+    /// Cgroups of batch at the last look.
+    batch: Vec<String>,
+    sys: PathBuf,
+    /// CPUs by physical core.
+    cores: Vec<Vec<u32>>,
+    /// Absent where resctrl controls nothing.
+    cache: Option<cache::Cache>,
     looks: u64,
     journal: Journal,
     /// How often each setting was changed back lately: who fights is yielded to.
@@ -84,6 +102,15 @@ impl Kernel {
     ///
     /// If there is no cgroup v2 tree, `/proc` cannot be read, or the journal cannot be written.
     pub fn open(roots: &Roots, rules: Vec<GroupRule>) -> anyhow::Result<Self> {
+        Self::open_with(roots, rules, Folders::default())
+    }
+
+    /// The same, where folders of resctrl come and go in a way of their own: no emulated processor has it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kernel::open`].
+    pub fn open_with(roots: &Roots, rules: Vec<GroupRule>, folders: Folders) -> anyhow::Result<Self> {
         let root = Cgroup::open(&roots.cgroup)
             .with_context(|| format!("no cgroups at {}: give --cgroup-root DIR", roots.cgroup.display()))?;
         if !root.has("cgroup.controllers") {
@@ -108,6 +135,10 @@ impl Kernel {
             known: Vec::new(),
             missing: true,
             generation: 0,
+            batch: Vec::new(),
+            sys: roots.sys.clone(),
+            cores: Vec::new(),
+            cache: None,
             looks: 0,
             journal,
             fights: BTreeMap::new(),
@@ -120,6 +151,12 @@ impl Kernel {
             logged: BTreeSet::new(),
             failing: BTreeSet::new(),
         };
+        let found =
+            Resctrl::open(&roots.sys.join("fs/resctrl"), folders).and_then(|r| r.map_or(Ok(None), cache::Cache::of));
+        match found {
+            Ok(cache) => kernel.cache = cache,
+            Err(error) => kernel.fail("resctrl", error.to_string()),
+        }
         let left = kernel.journal.entries().len();
         if left > 0 {
             let restored = kernel.restore();

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use duosuan_cgroup::{Cgroup, Error, IoStat};
+use duosuan_cgroup::{Cgroup, Error, IoStat, topology};
 use duosuan_policy::{Capabilities, Group, Io, Observation, Resources, Stall, Tier};
 
 use super::Kernel;
@@ -48,6 +48,7 @@ impl Kernel {
         let total = |k: &mut Self, resource: &'static str| {
             k.read("pressure", |k| k.proc.pressure(resource)).map(|p| p.some.total)
         };
+        self.observe_cache(seen);
         seen.stall = Stall {
             cpu: total(self, "cpu"),
             memory: total(self, "memory"),
@@ -59,6 +60,9 @@ impl Kernel {
         };
         seen.cpu_busy = cpu.map(|c| c.busy);
         seen.memory_used = memory.map(|m| bytes(m.total.saturating_sub(m.available)));
+        if seen.cores != self.cores {
+            seen.cores.clone_from(&self.cores);
+        }
         let envelope = &self.finder.layout().besteffort;
         if seen.envelope != *envelope {
             seen.envelope.clone_from(envelope);
@@ -92,6 +96,8 @@ impl Kernel {
             .zip(std::mem::take(groups))
             .map(|(held, group)| (group.path.clone(), (held, group)))
             .collect();
+        let batch = targets.iter().filter(|t| t.tier == Tier::Batch);
+        self.batch = batch.map(|t| t.path.clone()).collect();
         for target in targets {
             let (held, mut group) = before.remove(&target.path).unwrap_or_default();
             group.path = target.path;
@@ -186,7 +192,13 @@ impl Kernel {
         else {
             return;
         };
+        let cpuset =
+            group.has("cpuset.cpus") && !self.finder.layout().pods.iter().any(|pod| self.has_own_cpus(&pod.path));
+        let controls = |name: &str| self.cache.as_ref().is_some_and(|cache| cache.controls(name));
         self.capabilities = Capabilities {
+            cpuset,
+            cache: controls("L3"),
+            bandwidth: controls("MB"),
             cpu_idle: group.has("cpu.idle"),
             cpu_weight: group.has("cpu.weight"),
             cpu_max: group.has("cpu.max"),
@@ -201,6 +213,20 @@ impl Kernel {
             io_max: group.has("io.max"),
             io_pressure: matches!(group.io_pressure(), Ok(Some(_))),
         };
+        if let Some(cores) = self.read("topology", |k| topology::cores(&k.sys).map(Some)) {
+            self.cores = cores;
+        }
+    }
+
+    /// Whether a container of the pod has CPUs of its own, as the kubelet's static CPU manager gives them: a cgroup above it
+    /// that has none of these CPUs would take them from it.
+    fn has_own_cpus(&self, pod: &str) -> bool {
+        let Ok(group) = self.root.child(pod) else { return false };
+        let own = |name: &String| {
+            let cpus = group.child(name).and_then(|c| c.read("cpuset.cpus"));
+            cpus.is_ok_and(|cpus| cpus.is_some_and(|cpus| !cpus.is_empty()))
+        };
+        group.children().unwrap_or_default().iter().any(own)
     }
 
     fn read<T>(&mut self, file: &str, read: impl FnOnce(&Self) -> Result<Option<T>, Error>) -> Option<T> {

@@ -44,6 +44,8 @@ pub(super) fn write(group: &Cgroup, slot: &str, value: &str) -> Result<(), Error
     let text = match slot.split_once(' ') {
         Some((_, device)) => format!("{device} {value}"),
         None if is_weight(slot) => format!("{DEFAULT}{value}"),
+        // Nothing at all would be no write.
+        None if value.is_empty() => "\n".to_owned(),
         None => value.to_owned(),
     };
     group.write(file(slot), &text)?;
@@ -63,6 +65,8 @@ pub(super) fn combined(slot: &str, before: &str, wanted: &str) -> String {
     let keep = |keep| if keep { before } else { wanted }.to_owned();
     match file(slot) {
         "cpu.max" => keep(tighter_share(before, wanted)),
+        // Whoever chose CPUs for it knows why.
+        "cpuset.cpus" => keep(!before.is_empty()),
         "memory.high" => keep(bytes(before) <= bytes(wanted)),
         "memory.low" => keep(bytes(before) >= bytes(wanted)),
         "io.max" => {
@@ -125,6 +129,8 @@ mod tests {
 
     #[test]
     fn what_was_there_is_never_loosened() {
+        assert_eq!(combined("cpuset.cpus", "", "3"), "3");
+        assert_eq!(combined("cpuset.cpus", "0-1", "3"), "0-1");
         assert_eq!(combined("memory.high", "4096", "8192"), "4096");
         assert_eq!(combined("memory.high", "max", "8192"), "8192");
         assert_eq!(combined("memory.low", "max", "8192"), "max");

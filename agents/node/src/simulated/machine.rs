@@ -178,6 +178,7 @@ impl Machine for SimulatedMachine {
             complete: true,
             envelope: Some(BEST_EFFORT.to_owned()),
             bound_batch: crate::pods::bound_batch(pods),
+            ..Observation::default()
         };
     }
 
@@ -247,6 +248,7 @@ mod tests {
             tier,
             requests: Resources { cpu, memory: 1 << 30 },
             burstable: tier == Tier::Prod,
+            latency: None,
             ..PodInfo::default()
         }
     }

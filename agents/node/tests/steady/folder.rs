@@ -74,6 +74,7 @@ impl Folder {
                 memory: 64 << 20,
             },
             burstable: tier == Tier::Prod,
+            latency: None,
         });
     }
 
@@ -135,6 +136,7 @@ impl Folder {
             cgroup: self.root(),
             proc: self.dir.path().join("proc"),
             journal: self.dir.path().join("journal"),
+            sys: self.dir.path().join("sys"),
         };
         Kernel::open(&roots, Vec::new()).unwrap()
     }

@@ -1,18 +1,12 @@
-//! The IO guard against a simulated disk, on which prod's requests wait behind batch's.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
+//! The IO guard: a disk on which prod's requests wait behind batch's.
 
 use std::collections::BTreeMap;
 
-use duosuan_policy::{Capabilities, Group, Io, Observation, Policy, Report, Resources, Stall, State, Tier, decide};
+use duosuan_policy::{Capabilities, Io, Report, Resources};
 use proptest::prelude::*;
 
-const STEP_MS: u64 = 100;
+use crate::node::{Node, SECOND, STEP_MS, add, guard, loads};
+
 const DISK: &str = "254:0";
 
 /// Prod stalls as a queue does, with a power of how busy the disk is.
@@ -22,67 +16,49 @@ struct Plant {
     batch_wants: f64,
     coupling: f64,
     limit: Option<f64>,
-    seen: Observation,
-    state: State,
-    now: u64,
+    node: Node,
     batch: f64,
 }
 
 impl Plant {
     fn new(disk: f64, batch_wants: f64, coupling: f64) -> Self {
-        let group = |path: &str, tier| Group {
-            path: path.to_owned(),
-            tier,
-            stall: Stall {
-                io: Some(0),
-                ..Stall::default()
-            },
-            ..Group::default()
+        let capacity = Resources {
+            cpu: 8000,
+            memory: 1 << 34,
         };
-        let mut batch = group("batch", Tier::Batch);
-        batch.io = BTreeMap::from([(DISK.to_owned(), Io::default())]);
-        Self {
-            disk,
-            batch_wants,
-            coupling,
-            limit: None,
-            seen: Observation {
-                capacity: Resources {
-                    cpu: 8000,
-                    memory: 1 << 34,
-                },
-                groups: vec![batch, group("online", Tier::Prod)],
-                complete: true,
-                ..Observation::default()
-            },
-            state: State::default(),
-            now: 0,
-            batch: 0.0,
-        }
-    }
-
-    fn step(&mut self, online: f64) -> (f64, Option<Report>) {
-        self.now += STEP_MS;
-        let allowed = self.limit.unwrap_or(self.disk);
-        self.batch = self.batch_wants.min(allowed).min(self.disk - online).max(0.0);
-        let busy = ((online + self.coupling * self.batch) / self.disk).clamp(0.0, 1.0);
-        let stall = if online > 0.0 { busy.powi(4) } else { 0.0 };
-        let seconds = STEP_MS as f64 / 1000.0;
-        let io = self.seen.groups[0].io.get_mut(DISK).unwrap();
-        io.read_bytes += (self.batch * seconds) as u64;
-        io.reads += (self.batch * seconds / 65_536.0) as u64;
-        let total = self.seen.groups[1].stall.io.unwrap();
-        self.seen.groups[1].stall.io = Some(total + (stall * STEP_MS as f64 * 1000.0) as u64);
-        (stall, self.now.is_multiple_of(1000).then(|| self.look()))
-    }
-
-    fn look(&mut self) -> Report {
         let capabilities = Capabilities {
             io_max: true,
             io_pressure: true,
             ..Default::default()
         };
-        let (actions, report) = decide(&Policy::default(), &capabilities, &self.seen, &mut self.state, self.now);
+        let mut node = Node::new(capacity, capabilities);
+        node.batch().io = BTreeMap::from([(DISK.to_owned(), Io::default())]);
+        Self {
+            disk,
+            batch_wants,
+            coupling,
+            limit: None,
+            node,
+            batch: 0.0,
+        }
+    }
+
+    fn step(&mut self, online: f64) -> (f64, Option<Report>) {
+        self.node.now += STEP_MS;
+        let allowed = self.limit.unwrap_or(self.disk);
+        self.batch = self.batch_wants.min(allowed).min(self.disk - online).max(0.0);
+        let busy = ((online + self.coupling * self.batch) / self.disk).clamp(0.0, 1.0);
+        let stall = if online > 0.0 { busy.powi(4) } else { 0.0 };
+        let seconds = STEP_MS as f64 / 1000.0;
+        let io = self.node.batch().io.get_mut(DISK).unwrap();
+        io.read_bytes += (self.batch * seconds) as u64;
+        io.reads += (self.batch * seconds / 65_536.0) as u64;
+        add(&mut self.node.online().stall.io, stall * STEP_MS as f64 * 1000.0);
+        (stall, self.node.ticks().then(|| self.look()))
+    }
+
+    fn look(&mut self) -> Report {
+        let (actions, report) = self.node.look();
         self.limit = actions.iter().find(|a| a.file == format!("io.max {DISK}")).map(|a| {
             let bytes = a.value.split_once("rbps=").unwrap().1.split_once(' ').unwrap().0;
             bytes.parse().unwrap()
@@ -92,16 +68,16 @@ impl Plant {
 
     fn run(&mut self, seconds: u64, online: f64) -> (Report, f64) {
         let (mut last, mut stalls) = (None, 0.0);
-        for _ in 0..seconds * 1000 / STEP_MS {
+        for _ in 0..seconds * SECOND {
             let (stall, report) = self.step(online);
             (last, stalls) = (report.or(last), stalls + stall);
         }
-        (last.unwrap(), stalls / (seconds * 1000 / STEP_MS) as f64)
+        (last.unwrap(), stalls / (seconds * SECOND) as f64)
     }
 }
 
 fn cuts(report: &Report) -> u64 {
-    report.guards.iter().find(|g| g.name == "io").unwrap().cuts
+    guard(report, "io").cuts
 }
 
 #[test]
@@ -117,7 +93,7 @@ fn prods_io_stall_cuts_batch_and_batch_has_its_disk_back_a_minute_after() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(loads())]
 
     #[test]
     fn under_a_steady_load_the_io_guard_comes_to_rest(

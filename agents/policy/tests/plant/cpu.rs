@@ -1,16 +1,9 @@
-//! The guard against a simulated node: a queueing model of online and batch load on the same CPUs.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
+//! The CPU guard: a queueing model of online and batch load on the same CPUs.
 
-use duosuan_policy::{Capabilities, Group, Observation, Policy, Resources, Stall, State, Tier, decide};
+use duosuan_policy::{Capabilities, Report, Resources};
 use proptest::prelude::*;
 
-const STEP_MS: u64 = 100;
+use crate::node::{Node, SECOND, STEP_MS, add, guard, loads, mean, quota};
 
 /// Online work arrives as in an M/M/c queue; batch takes what it is allowed to. The share of time in which some online
 /// request waits follows Sakasegawa's approximation rho^(sqrt(2(c+1))) of the probability to wait.
@@ -20,50 +13,41 @@ struct Plant {
     /// How much a running batch task hurts in spite of cpu.idle: wake-ups, caches, siblings.
     coupling: f64,
     limit: Option<f64>,
-    seen: Observation,
-    state: State,
-    now: u64,
+    node: Node,
     batch_used: f64,
+    last: Option<Report>,
 }
 
 impl Plant {
     fn new(cpus: u32, batch_wants: f64, coupling: f64) -> Self {
-        let group = |path: &str, tier| Group {
-            path: path.to_owned(),
-            tier,
-            cpu_usage: Some(0),
-            memory: Some(0),
-            stall: Stall {
-                cpu: Some(0),
-                ..Stall::default()
-            },
-            ..Group::default()
+        let capacity = Resources {
+            cpu: i64::from(cpus) * 1000,
+            memory: 1 << 34,
+        };
+        let capabilities = Capabilities {
+            cpu_idle: true,
+            cpu_max: true,
+            pressure: true,
+            ..Default::default()
         };
         Self {
             cpus: f64::from(cpus),
             batch_wants,
             coupling,
             limit: None,
-            seen: Observation {
-                capacity: Resources {
-                    cpu: i64::from(cpus) * 1000,
-                    memory: 1 << 34,
-                },
-                cpu_busy: Some(0),
-                memory_used: Some(0),
-                groups: vec![group("batch", Tier::Batch), group("online", Tier::Prod)],
-                complete: true,
-                ..Observation::default()
-            },
-            state: State::default(),
-            now: 0,
+            node: Node::new(capacity, capabilities),
             batch_used: 0.0,
+            last: None,
         }
+    }
+
+    fn cuts(&self) -> u64 {
+        guard(self.last.as_ref().unwrap(), "cpu").cuts
     }
 
     /// One step of 100 ms; the agent looks once a second, or at once when the PSI trigger would fire (150 ms in 1 s).
     fn step(&mut self, online: f64, since_look: &mut f64) -> f64 {
-        self.now += STEP_MS;
+        self.node.now += STEP_MS;
         let online = online.min(self.cpus);
         self.batch_used = self
             .batch_wants
@@ -72,26 +56,13 @@ impl Plant {
             .max(0.0);
         let rho = ((online + self.coupling * self.batch_used) / self.cpus).clamp(0.0, 1.0);
         let stall = rho.powf((2.0 * (self.cpus + 1.0)).sqrt() + 1.0);
-        let micros = STEP_MS as f64 * 1000.0;
-        let add = |counter: &mut Option<u64>, by: f64| *counter = counter.map(|c| c + by as u64);
-        add(&mut self.seen.groups[0].cpu_usage, self.batch_used * micros);
-        add(&mut self.seen.groups[1].cpu_usage, online * micros);
-        add(&mut self.seen.groups[1].stall.cpu, stall * micros);
-        add(&mut self.seen.cpu_busy, (online + self.batch_used) * micros);
+        self.node.uses(online, self.batch_used);
+        add(&mut self.node.online().stall.cpu, stall * STEP_MS as f64 * 1000.0);
         *since_look += stall * STEP_MS as f64;
-        if self.now.is_multiple_of(1000) || *since_look >= 150.0 {
+        if self.node.ticks() || *since_look >= 150.0 {
             *since_look = 0.0;
-            let capabilities = Capabilities {
-                cpu_idle: true,
-                cpu_max: true,
-                pressure: true,
-                ..Default::default()
-            };
-            let (actions, _) = decide(&Policy::default(), &capabilities, &self.seen, &mut self.state, self.now);
-            self.limit = actions.iter().find(|a| a.file == "cpu.max").map(|a| {
-                let quota: f64 = a.value.split(' ').next().unwrap().parse().unwrap();
-                quota / 100_000.0
-            });
+            let (actions, report) = self.node.look();
+            (self.limit, self.last) = (quota(&actions), Some(report));
         }
         stall
     }
@@ -108,15 +79,11 @@ fn run(plant: &mut Plant, seconds: u64, online: impl Fn(u64) -> f64) -> Run {
         batch: vec![],
     };
     let mut since_look = 0.0;
-    for step in 0..seconds * 1000 / STEP_MS {
+    for step in 0..seconds * SECOND {
         run.stalls.push(plant.step(online(step * STEP_MS), &mut since_look));
         run.batch.push(plant.batch_used);
     }
     run
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }
 
 #[test]
@@ -144,7 +111,7 @@ fn a_spike_cuts_batch_within_a_second_and_batch_is_back_within_a_minute_after_it
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(loads())]
 
     #[test]
     fn under_a_steady_load_the_guard_comes_to_rest(
@@ -153,15 +120,9 @@ proptest! {
         let online = f64::from(cpus) * f64::from(online_percent) / 100.0;
         let mut plant = Plant::new(cpus, f64::from(cpus) * f64::from(batch_percent) / 100.0, coupling);
         run(&mut plant, 900, |_| online);
-        let cuts = |p: &Plant| {
-            // The count of cuts is in the report of a further look.
-            let mut state = p.state.clone();
-            let (_, report) = decide(&Policy::default(), &Capabilities::default(), &p.seen, &mut state, p.now);
-            report.guards[0].cuts
-        };
-        let before = cuts(&plant);
+        let before = plant.cuts();
         let late = run(&mut plant, 600, |_| online);
-        let more = cuts(&plant) - before;
+        let more = plant.cuts() - before;
         // No limit cycle: what is left is a try every four minutes, each ended by a cut or two.
         prop_assert!(more <= 8, "{more} cuts in ten minutes of steady load");
         let stalled = mean(&late.stalls);

@@ -1,18 +1,10 @@
-//! The memory guard against a simulated node: what prod and batch hold, and how prod stalls when little is left.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
+//! The memory guard: what prod and batch hold, and how prod stalls when little is left.
 
-use duosuan_policy::{
-    Capabilities, Group, GuardState, Observation, Policy, Report, Resources, Stall, State, Tier, decide,
-};
+use duosuan_policy::{Capabilities, GuardState, GuardView, Report, Resources};
 use proptest::prelude::*;
 
-const STEP_MS: u64 = 100;
+use crate::node::{self, Node, SECOND, STEP_MS, add, loads};
+
 const MIB: i64 = 1 << 20;
 /// A node of 16 GiB, so a line of shortage at 5 %.
 const NODE: i64 = 16 << 30;
@@ -32,27 +24,29 @@ struct Plant {
     own: i64,
     cache: i64,
     limit: Option<i64>,
-    seen: Observation,
-    state: State,
-    now: u64,
+    node: Node,
     least_available: i64,
 }
 
 impl Plant {
     fn new(prod: i64, batch_wants: i64, growth: i64, files: i64, coupling: u64) -> Self {
-        let group = |path: &str, tier, memory| Group {
-            path: path.to_owned(),
-            tier,
-            requests: Resources { cpu: 1000, memory },
-            memory: Some(0),
-            memory_charged: Some(0),
-            memory_hits: Some(0),
-            stall: Stall {
-                memory: Some(0),
-                ..Stall::default()
-            },
-            ..Group::default()
+        let capacity = Resources {
+            cpu: 8000,
+            memory: NODE,
         };
+        let capabilities = Capabilities {
+            memory_high: true,
+            memory_low: true,
+            memory_reclaim: true,
+            memory_pressure: true,
+            ..Default::default()
+        };
+        let mut node = Node::new(capacity, capabilities);
+        for (group, memory) in node.seen.groups.iter_mut().zip([0, 4 << 30]) {
+            group.requests = Resources { cpu: 1000, memory };
+            group.memory_charged = Some(0);
+            group.memory_hits = Some(0);
+        }
         Self {
             prod,
             batch_wants,
@@ -62,17 +56,7 @@ impl Plant {
             own: 0,
             cache: 0,
             limit: None,
-            seen: Observation {
-                capacity: Resources {
-                    cpu: 8000,
-                    memory: NODE,
-                },
-                groups: vec![group("batch", Tier::Batch, 0), group("online", Tier::Prod, 4 << 30)],
-                complete: true,
-                ..Observation::default()
-            },
-            state: State::default(),
-            now: 0,
+            node,
             least_available: NODE,
         }
     }
@@ -82,7 +66,7 @@ impl Plant {
     }
 
     fn step(&mut self) -> Option<Report> {
-        self.now += STEP_MS;
+        self.node.now += STEP_MS;
         let tenth = |per_second: i64| per_second * i64::try_from(STEP_MS).unwrap() / 1000;
         let allowed = self.limit.unwrap_or(NODE);
         let grown = (self.own + tenth(self.growth)).min(self.batch_wants).min(allowed);
@@ -99,26 +83,19 @@ impl Plant {
         if available - self.cache < NODE / 100 && self.cache > 0 {
             stall += self.coupling;
         }
-        let total = self.seen.groups[1].stall.memory.unwrap();
-        self.seen.groups[1].stall.memory = Some(total + stall.min(1000) * STEP_MS);
+        let stalled = stall.min(1000) * STEP_MS;
+        add(&mut self.node.online().stall.memory, stalled as f64);
         // Once a second, or when the trigger would fire.
-        (self.now.is_multiple_of(1000) || stall > 500).then(|| self.look())
+        (self.node.ticks() || stall > 500).then(|| self.look())
     }
 
     fn look(&mut self) -> Report {
-        self.seen.memory_used = Some(NODE - self.available());
-        let batch = &mut self.seen.groups[0];
+        self.node.seen.memory_used = Some(NODE - self.available());
+        let batch = self.node.batch();
         batch.memory = Some(self.own);
         batch.memory_charged = Some(self.own + self.cache);
         batch.memory_reclaimable = Some(self.cache);
-        let capabilities = Capabilities {
-            memory_high: true,
-            memory_low: true,
-            memory_reclaim: true,
-            memory_pressure: true,
-            ..Default::default()
-        };
-        let (actions, report) = decide(&Policy::default(), &capabilities, &self.seen, &mut self.state, self.now);
+        let (actions, report) = self.node.look();
         let value = |file: &str| {
             let action = actions.iter().find(|a| a.file == file && a.path == "batch")?;
             Some(action.value.parse::<i64>().unwrap())
@@ -130,15 +107,15 @@ impl Plant {
 
     fn run(&mut self, seconds: u64) -> Report {
         let mut last = None;
-        for _ in 0..seconds * 1000 / STEP_MS {
+        for _ in 0..seconds * SECOND {
             last = self.step().or(last);
         }
         last.unwrap()
     }
 }
 
-fn guard(report: &Report) -> &duosuan_policy::GuardView {
-    report.guards.iter().find(|g| g.name == "memory").unwrap()
+fn guard(report: &Report) -> &GuardView {
+    node::guard(report, "memory")
 }
 
 #[test]
@@ -160,7 +137,7 @@ fn batch_that_grows_into_a_shortage_is_stopped_and_grows_on_when_prod_leaves_roo
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(loads())]
 
     #[test]
     fn under_a_steady_load_the_memory_guard_comes_to_rest(
