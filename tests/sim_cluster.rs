@@ -119,7 +119,7 @@ fn the_sample_is_placed_in_simulated_time_and_what_waits_says_why() {
     let unserved = &report["not_acted_on"][0];
     assert_eq!(
         (&unserved["kind"], &unserved["objects"]),
-        (&json!("PodDisruptionBudget"), &json!(1))
+        (&json!("DeviceClass"), &json!(1))
     );
 }
 
@@ -149,6 +149,155 @@ fn a_pod_goes_where_its_volume_is_and_waits_for_one_that_is_missing() {
         message.contains("persistentvolumeclaim \"none\" not found"),
         "{message}"
     );
+}
+
+/// A claim to a volume of a node's own disk, and the volume.
+fn disk(name: &str, mode: &str, node: &str) -> [Value; 2] {
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
+        "spec": {"accessModes": [mode], "storageClassName": "disk", "resources": {"requests": {"storage": "1Gi"}}}});
+    let terms = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]);
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": format!("disk-of-{node}")},
+        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": [mode], "storageClassName": "disk",
+            "nodeAffinity": {"required": {"nodeSelectorTerms": terms}}},
+        "status": {"phase": "Available"}});
+    [claim, volume]
+}
+
+fn using(name: &str, claim: &str, more: Value) -> Value {
+    let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]);
+    let mut pod = pod(name, "1", more);
+    pod["spec"]["volumes"] = volumes;
+    pod
+}
+
+fn named_node(name: &str) -> Value {
+    let mut node = node(name, "4");
+    node["metadata"]["labels"] = json!({"kubernetes.io/hostname": name});
+    node
+}
+
+fn class() -> Value {
+    json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "disk"},
+        "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"})
+}
+
+#[test]
+fn a_volume_for_one_pod_alone_is_given_to_one_until_that_has_ended() {
+    let [claim, volume] = disk("c", "ReadWriteOncePod", "n1");
+    let objects = |run_time: Value| {
+        let first = json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z", "annotations": run_time}});
+        let second = json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:01Z"}});
+        let pods = [using("a", "c", first), using("b", "c", second)];
+        let [a, b] = pods;
+        json!([named_node("n1"), class(), claim, volume, a, b])
+    };
+    let report = cluster(objects(json!({})));
+    assert_eq!(names(&report["bound"], "pod"), ["default/a"]);
+    let message = report["pending"][0]["message"].as_str().unwrap();
+    assert!(
+        message.contains(r#"persistentvolumeclaim "c" is ReadWriteOncePod, and pod "a" uses it"#),
+        "{message}"
+    );
+    let report = cluster(objects(json!({"duosuan.io/run-time": "60s"})));
+    assert_eq!(names(&report["bound"], "pod"), ["default/a", "default/b"]);
+    assert_eq!(report["bound"][1]["at"], "2026-01-01T00:01:01Z");
+}
+
+#[test]
+fn a_volume_that_lies_ready_is_given_to_one_claim() {
+    let [c, volume] = disk("c", "ReadWriteOnce", "n1");
+    let [d, _] = disk("d", "ReadWriteOnce", "n1");
+    let [_, other] = disk("d", "ReadWriteOnce", "n2");
+    let pods = || [using("a", "c", json!({})), using("b", "d", json!({}))];
+    let [a, b] = pods();
+    let one = cluster(json!([named_node("n1"), named_node("n2"), class(), c, d, volume, a, b]));
+    assert_eq!(names(&one["bound"], "pod"), ["default/a"]);
+    let [a, b] = pods();
+    let two = cluster(json!([
+        named_node("n1"),
+        named_node("n2"),
+        class(),
+        c,
+        d,
+        volume,
+        other,
+        a,
+        b
+    ]));
+    let mut nodes = names(&two["bound"], "node");
+    nodes.sort();
+    assert_eq!(nodes, ["n1", "n2"]);
+}
+
+#[test]
+fn a_disruption_budget_keeps_a_victim_and_its_reclaimer_waits() {
+    let kept = |status: Value| {
+        let more = json!({"metadata": {"labels": {"app": "a"}}, "spec": {"nodeName": "n"}, "status": status});
+        pod("kept", "4", more)
+    };
+    let urgent = pod("urgent", "4", json!({"spec": {"priority": 10}}));
+    let budget = |spec: Value| json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"}, "spec": spec});
+    let selector = json!({"matchLabels": {"app": "a"}});
+    let evicted = |kept: Value, budget: Value| {
+        let report = cluster(json!([node("n", "4"), kept, urgent, budget]));
+        assert_eq!(report["not_acted_on"], json!([]));
+        names(&report["evicted"], "pod")
+    };
+    let none = Vec::<String>::new();
+    assert_eq!(
+        evicted(
+            kept(json!({})),
+            budget(json!({"minAvailable": 1, "selector": selector}))
+        ),
+        none
+    );
+    assert_eq!(
+        evicted(
+            kept(json!({})),
+            budget(json!({"maxUnavailable": "0%", "selector": selector}))
+        ),
+        none
+    );
+    assert_eq!(
+        evicted(
+            kept(json!({})),
+            budget(json!({"minAvailable": 0, "selector": selector}))
+        ),
+        ["default/kept"]
+    );
+    assert_eq!(
+        evicted(
+            kept(json!({})),
+            budget(json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "b"}}}))
+        ),
+        ["default/kept"]
+    );
+    // The API server asks no budget about a pod that has not started.
+    assert_eq!(
+        evicted(
+            kept(json!({"phase": "Pending"})),
+            budget(json!({"minAvailable": 1, "selector": selector}))
+        ),
+        ["default/kept"]
+    );
+}
+
+#[test]
+fn a_number_that_is_none_is_named_where_it_stands() {
+    let text =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{resources: {requests: {cpu: .nan}}}]}\n";
+    assert_eq!(
+        failure(&["-f", "-"], text),
+        "standard input, document 1: spec.containers[0].resources.requests.cpu: NaN is no number that Kubernetes knows; \
+         write a finite one at line 4 column 50"
+    );
+}
+
+#[test]
+fn a_text_that_happens_to_be_yaml_is_no_object() {
+    let expected =
+        "standard input, document 1 is no object of Kubernetes: it has none of apiVersion, kind and metadata";
+    assert_eq!(failure(&["-f", "-"], ":::\n"), expected);
 }
 
 #[test]
@@ -190,7 +339,7 @@ fn people_read_the_same_in_words() {
     for words in [
         "3 pods bound, 0 evicted, 1 finished; 2 pending",
         "claim lab/pretrain: WaitingForQuota: it asks for 4 gpu, and 2 gpu are left below the limit of queue research",
-        "Not acted on: 1 PodDisruptionBudget: evictions of the simulation do not ask it",
+        "Not acted on: 1 DeviceClass: pods with resource claims stay pending",
         "persistentvolumeclaim \"data\" is not bound",
         "Left alone: 1 pods without a node name scheduler default-scheduler",
         "Skipped: 1 ConfigMap",
@@ -391,7 +540,10 @@ fn a_broken_object_is_an_error_with_file_document_and_field() {
 
 #[test]
 fn a_file_that_is_not_there_and_a_duration_that_is_none_are_named() {
-    assert!(failure(&["-f", "absent.yaml"], "").starts_with("cannot read absent.yaml: "));
+    assert_eq!(
+        failure(&["-f", "absent.yaml"], ""),
+        "-f absent.yaml cannot be read: No such file or directory (os error 2)"
+    );
     assert!(failure(&["-f", SMALL, "--until", "tomorrow"], "").starts_with("--until: duration \"tomorrow\" "));
     assert!(Path::new(SMALL).is_file());
 }

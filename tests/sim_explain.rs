@@ -154,8 +154,8 @@ fn without_files_a_kubeconfig_that_is_not_there_is_named() {
         .output()
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        said.starts_with("duosuan: --kubeconfig /absent/kubeconfig cannot be read"),
-        "{said}"
+    assert_eq!(
+        said,
+        "duosuan: --kubeconfig /absent/kubeconfig cannot be read: No such file or directory (os error 2)\n"
     );
 }

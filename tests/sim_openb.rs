@@ -90,7 +90,7 @@ fn what_is_wrong_is_said_in_one_line_with_the_file() {
     assert!(!output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.starts_with("duosuan: cannot read none.csv: ") && said.lines().count() == 1,
+        said.starts_with("duosuan: --nodes none.csv cannot be read: No such file") && said.lines().count() == 1,
         "{said}"
     );
     let output = simulate(folder.path(), &[&FILES[..], &["--policy", "worst"]].concat());

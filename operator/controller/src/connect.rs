@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use http::Request;
 use kube::{
     Client, Config, CustomResourceExt,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -42,9 +42,17 @@ pub async fn config(options: &Options) -> anyhow::Result<Config> {
 
 async fn from_file(file: &Path) -> anyhow::Result<Config> {
     let name = file.display();
-    let kubeconfig = Kubeconfig::read_from(file).with_context(|| format!("--kubeconfig {name} cannot be read"))?;
+    let kubeconfig = Kubeconfig::read_from(file).map_err(|error| match error {
+        KubeconfigError::ReadConfig(error, _) => anyhow!("--kubeconfig {name} cannot be read: {error}"),
+        other => anyhow!("--kubeconfig {name} cannot be read: {}", chain(&other)),
+    })?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    config.with_context(|| format!("--kubeconfig {name} does not say how to reach an API server"))
+    config.map_err(|error| {
+        anyhow!(
+            "--kubeconfig {name} does not say how to reach an API server: {}",
+            chain(&error)
+        )
+    })
 }
 
 /// Waits until the API server answers. `None` if the end came first.

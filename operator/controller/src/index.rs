@@ -160,8 +160,9 @@ impl Index {
                 self.remove_pod(&uid);
                 self.forget(&uid);
                 self.unsure.remove(&uid);
-                self.volumes.pod_gone(&uid);
+                let others = self.volumes.left(&uid);
                 events.push(Event::PodGone(uid));
+                self.seen_anew(others, events);
             }
             Fact::Claim(claim) => self.claim(*claim, events),
             Fact::PodGroup(group) => self.pod_group(*group, events),
@@ -257,6 +258,7 @@ impl Index {
             unschedulable,
             nominated,
             broken,
+            ..
         } = read;
         if pod.node.is_some() {
             self.unsure.remove(&pod.uid);

@@ -65,6 +65,10 @@ impl Nodes {
         }
         for resource in LENT {
             let amount = node.allocatable.get(resource).copied().unwrap_or_default();
+            if amount == 0 && !entry.lent.contains_key(resource) {
+                // Most nodes lend nothing, and nothing is what is known of them.
+                continue;
+            }
             if entry.node.is_some() {
                 entry.lent.entry(resource).or_default().say(amount, now);
             } else {

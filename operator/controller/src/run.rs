@@ -22,8 +22,8 @@ use crate::{
     options::Options,
     publish,
     record::Recorder,
-    session::{Ended, Links, Session},
-    watch::{Fact, Watched, Watcher},
+    session::{CaughtUp, Ended, Links, Session},
+    watch::{PAGE, Watched, Watcher},
 };
 
 /// Runs an operator until `end` is cancelled: watches, decides while it leads, and gives its lease up in the end.
@@ -130,8 +130,8 @@ const STATUS_RETRY: Retry = Retry {
 };
 /// Pause before a session is started anew after a mistake of the operator's own.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
-/// Facts that wait to be taken in, at most.
-const FACTS: usize = 8192;
+/// Facts that wait to be taken in, at most: some megabytes of them; more wait at the API server.
+const FACTS: usize = 1024;
 
 async fn session(
     options: &Options,
@@ -148,7 +148,8 @@ async fn session(
     let (answers, answers_in) = mpsc::unbounded_channel();
     let (patches, patches_in) = mpsc::unbounded_channel();
     let (catch_up, catch_up_in) = mpsc::unbounded_channel();
-    let (caught_up, caught_up_in) = mpsc::unbounded_channel();
+    // A page at a time.
+    let (caught_up, caught_up_in) = mpsc::channel(1);
     let (binding, binding_in) = watch::channel(false);
 
     let watcher = Watcher {
@@ -208,7 +209,7 @@ async fn session(
     ended
 }
 
-/// Answers with the pods that wait or have just been bound, as the API server has them now.
+/// Answers with the pods that wait or have just been bound, as the API server has them now, page by page.
 ///
 /// The watch may be a moment behind. A pod that the last leader bound in that moment would be missing in the sums, and
 /// its place given away. Such pods have not started yet, so that they are all in the phase `Pending`: of those, and of
@@ -217,19 +218,16 @@ async fn catch_up_when_asked(
     client: Client,
     scheduler_name: String,
     mut asked: mpsc::UnboundedReceiver<()>,
-    answers: mpsc::UnboundedSender<Vec<Fact>>,
+    answers: mpsc::Sender<CaughtUp>,
     end: CancellationToken,
 ) {
     let all = async {
         while asked.recv().await.is_some() {
-            let facts = loop {
-                match fresh_pods(&client, &scheduler_name).await {
-                    Ok(facts) => break facts,
-                    Err(error) => warn!(%error, "cannot see what the last leader did; trying again"),
-                }
+            while let Err(error) = fresh_pods(&client, &scheduler_name, &answers).await {
+                warn!(%error, "cannot see what the last leader did; trying again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
-            };
-            if answers.send(facts).is_err() {
+            }
+            if answers.send(CaughtUp::All).await.is_err() {
                 return;
             }
         }
@@ -237,23 +235,22 @@ async fn catch_up_when_asked(
     tokio::select! { () = end.cancelled() => {} () = all => {} }
 }
 
-async fn fresh_pods(client: &Client, scheduler_name: &str) -> kube::Result<Vec<Fact>> {
+async fn fresh_pods(client: &Client, scheduler_name: &str, answers: &mpsc::Sender<CaughtUp>) -> kube::Result<()> {
     let api: Api<Object<lean::Pod>> = Api::all_with(client.clone(), &());
     let mut parameters = ListParams::default()
         .fields(&format!("spec.schedulerName={scheduler_name},status.phase=Pending"))
-        .limit(500);
-    let mut facts = Vec::new();
+        .limit(PAGE);
     loop {
         let page = tokio::time::timeout(Duration::from_secs(30), api.list(&parameters)).await;
         let page = page.map_err(|elapsed| kube::Error::Service(elapsed.into()))??;
-        facts.extend(
-            page.items
-                .into_iter()
-                .filter_map(|pod| lean::Pod::fact(pod, scheduler_name).ok()),
-        );
+        let pods = page.items.into_iter();
+        let facts = pods.filter_map(|pod| lean::Pod::fact(pod, scheduler_name).ok());
+        if answers.send(CaughtUp::Some(facts.collect())).await.is_err() {
+            return Ok(());
+        }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => parameters.continue_token = Some(token),
-            None => return Ok(facts),
+            None => return Ok(()),
         }
     }
 }

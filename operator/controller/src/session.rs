@@ -45,6 +45,15 @@ pub enum Ended {
     Broken,
 }
 
+/// What the API server has of the pods that another instance may have bound last.
+#[derive(Debug)]
+pub enum CaughtUp {
+    /// Some of them.
+    Some(Vec<Fact>),
+    /// That was all.
+    All,
+}
+
 /// What a session talks to.
 #[derive(Debug)]
 pub struct Links {
@@ -63,7 +72,7 @@ pub struct Links {
     /// Asks for the pods that another instance may have bound last, before this one decides anything.
     pub catch_up: mpsc::UnboundedSender<()>,
     /// Their answer: facts that go before those of the watches.
-    pub caught_up: mpsc::UnboundedReceiver<Vec<Fact>>,
+    pub caught_up: mpsc::Receiver<CaughtUp>,
     /// Takes events.
     pub events: Recorder,
     /// What is measured.
@@ -75,7 +84,7 @@ pub struct Links {
 /// Orders that are not answered yet, at most, before further decisions wait.
 const OUTSTANDING: usize = 2048;
 /// Facts taken in at once.
-const BATCH: usize = 4096;
+const BATCH: usize = 256;
 /// While facts keep coming, decisions are made at least so often.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How often statuses are looked at.
@@ -164,7 +173,7 @@ impl Session {
                         self.answered(order, outcome);
                     }
                 }
-                Some(facts) = self.links.caught_up.recv() => self.caught_up(facts),
+                Some(caught_up) = self.links.caught_up.recv() => self.caught_up(caught_up),
                 Some(order) = std::future::poll_fn(|cx| self.later.poll_expired(cx)) => self.order_now(order.into_inner()),
                 _ = tick.tick() => self.tick(),
                 taken = self.links.facts.recv_many(&mut facts, BATCH) => {
@@ -206,13 +215,14 @@ impl Session {
         false
     }
 
-    /// The pods that the last leader bound are known now: decisions may begin.
-    fn caught_up(&mut self, facts: Vec<Fact>) {
-        let now = self.cluster.now();
-        for fact in facts {
-            self.take(fact, now);
-        }
-        if self.leading == Some(false) {
+    /// When the pods that the last leader bound are all known, decisions may begin.
+    fn caught_up(&mut self, caught_up: CaughtUp) {
+        if let CaughtUp::Some(facts) = caught_up {
+            let now = self.cluster.now();
+            for fact in facts {
+                self.take(fact, now);
+            }
+        } else if self.leading == Some(false) {
             info!("leading: every decision is made here from now on");
             self.leading = Some(true);
             self.due = Some(Instant::now());

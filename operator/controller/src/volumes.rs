@@ -109,8 +109,20 @@ impl Volumes {
         told
     }
 
-    /// A pod is gone.
-    pub fn pod_gone(&mut self, uid: &str) {
+    /// A pod is gone, or needs its volumes no more; gives the pods that the core shall see anew.
+    pub fn left(&mut self, uid: &str) -> Vec<event::Pod> {
+        let claims = self.pods.get(uid).map(|user| user.claims.clone());
+        self.pod_gone(uid);
+        let uids = self.users_of(&claims.unwrap_or_default());
+        self.anew(uids)
+    }
+
+    fn users_of(&self, claims: &[Namespaced]) -> BTreeSet<String> {
+        let users = claims.iter().filter_map(|claim| self.users.get(claim));
+        users.flatten().cloned().collect()
+    }
+
+    fn pod_gone(&mut self, uid: &str) {
         self.placed.remove(uid);
         let Some(user) = self.pods.remove(uid) else { return };
         for claim in user.claims {
@@ -125,16 +137,8 @@ impl Volumes {
 
     /// Pods that share a claim with a pod, itself left out, as the core shall see them now.
     pub fn others(&mut self, claims: &[String], namespace: &str, uid: &str) -> Vec<event::Pod> {
-        let mut uids = BTreeSet::new();
-        for claim in claims {
-            uids.extend(
-                self.users
-                    .get(&(namespace.to_owned(), claim.clone()))
-                    .into_iter()
-                    .flatten()
-                    .cloned(),
-            );
-        }
+        let claims: Vec<Namespaced> = claims.iter().map(|c| (namespace.to_owned(), c.clone())).collect();
+        let mut uids = self.users_of(&claims);
         uids.remove(uid);
         self.anew(uids)
     }
@@ -322,6 +326,35 @@ impl Volumes {
             (true, true) => Stand::Waiting,
             (true, false) => Stand::Ready,
         }
+    }
+
+    /// A pod is bound to a node where all that it asks for comes into being at once; gives the other pods that the core
+    /// shall see anew.
+    ///
+    /// # Errors
+    ///
+    /// If its volumes cannot be used there: why.
+    pub fn bind(&mut self, uid: &str, node: &event::Node) -> Result<Vec<event::Pod>, String> {
+        let given = match self.stand(uid, node) {
+            Stand::Impossible(why) => return Err(why),
+            Stand::Wanting(preparations) => preparations,
+            Stand::Ready | Stand::Waiting => Vec::new(),
+        };
+        self.give(&given);
+        let Some(user) = self.pods.get_mut(uid) else {
+            return Ok(Vec::new());
+        };
+        user.pod.node = Some(node.name.clone());
+        let claims = user.claims.clone();
+        let mut uids = self.users_of(&claims);
+        if !given.is_empty() {
+            // What was free for several is so no more.
+            let open = |name: &Namespaced| self.claims.get(name).is_some_and(|claim| claim.volume.is_none());
+            let waiting = self.users.iter().filter(|(name, _)| open(name));
+            uids.extend(waiting.flat_map(|(_, users)| users.iter().cloned()));
+        }
+        uids.remove(uid);
+        Ok(self.anew(uids))
     }
 
     /// A pod gets a node: what is for one pod alone, others do not get.

@@ -90,21 +90,58 @@ pub enum Fact {
     },
 }
 
+/// The kinds that are watched, written down once: `$with!(first, second ...)`.
+macro_rules! watched_kinds {
+    ($with:ident) => {
+        $with!(
+            Node,
+            Pod,
+            Namespace,
+            Claim,
+            Queue,
+            Report,
+            Policy,
+            VolumeClaim,
+            Volume,
+            StorageClass,
+            CsiNode,
+            PodGroup
+        )
+    };
+}
+
+macro_rules! names {
+    ($($kind:ident),*) => { [$(<lean::$kind as Watched>::KIND),*] };
+}
+
 /// Kinds that are watched.
-pub const KINDS: [&str; 12] = [
-    <lean::Node as Watched>::KIND,
-    <lean::Pod as Watched>::KIND,
-    <lean::Namespace as Watched>::KIND,
-    <lean::Claim as Watched>::KIND,
-    <lean::Queue as Watched>::KIND,
-    <lean::Report as Watched>::KIND,
-    <lean::Policy as Watched>::KIND,
-    <lean::VolumeClaim as Watched>::KIND,
-    <lean::Volume as Watched>::KIND,
-    <lean::StorageClass as Watched>::KIND,
-    <lean::CsiNode as Watched>::KIND,
-    <lean::PodGroup as Watched>::KIND,
-];
+pub const KINDS: [&str; 12] = watched_kinds!(names);
+
+/// Something that is done with each kind that is watched.
+pub trait EachKind {
+    /// Why the rest is not done.
+    type Error;
+
+    /// Does it with one kind.
+    ///
+    /// # Errors
+    ///
+    /// If the rest is not to be done.
+    fn with<K: Watched>(&mut self) -> impl Future<Output = Result<(), Self::Error>>;
+}
+
+/// Does something with each kind that is watched, one after the other.
+///
+/// # Errors
+///
+/// The first error of one of them.
+pub async fn each_kind<E: EachKind>(each: &mut E) -> Result<(), E::Error> {
+    macro_rules! in_turn {
+        ($($kind:ident),*) => { $(each.with::<lean::$kind>().await?;)* };
+    }
+    watched_kinds!(in_turn);
+    Ok(())
+}
 
 /// Those of them that are defined by our CRDs.
 pub const OURS: [&str; 4] = [
@@ -136,8 +173,8 @@ pub trait Watched: Sized + Send + Sync + 'static {
     fn gone(key: String) -> Fact;
 }
 
-/// Objects in one answer to a list request.
-const PAGE: u32 = 500;
+/// Objects in one answer to a list request. The answer is held whole, as text and as objects: half a megabyte of each.
+pub const PAGE: u32 = 250;
 
 /// What all watches share.
 #[derive(Clone)]
@@ -158,22 +195,10 @@ pub struct Watcher {
 impl Watcher {
     /// Watches all kinds until the end.
     pub async fn run(self, end: CancellationToken) {
-        let all = async {
-            tokio::join!(
-                self.watch::<lean::Node>(),
-                self.watch::<lean::Pod>(),
-                self.watch::<lean::Namespace>(),
-                self.watch::<lean::Claim>(),
-                self.watch::<lean::Queue>(),
-                self.watch::<lean::Report>(),
-                self.watch::<lean::Policy>(),
-                self.watch::<lean::VolumeClaim>(),
-                self.watch::<lean::Volume>(),
-                self.watch::<lean::StorageClass>(),
-                self.watch::<lean::CsiNode>(),
-                self.watch::<lean::PodGroup>(),
-            )
-        };
+        macro_rules! at_once {
+            ($($kind:ident),*) => { async { tokio::join!($(self.watch::<lean::$kind>()),*) } };
+        }
+        let all = watched_kinds!(at_once);
         tokio::select! { () = end.cancelled() => {} _ = all => {} }
     }
 

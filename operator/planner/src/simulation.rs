@@ -1,11 +1,15 @@
-//! A cluster run offline: discrete events over the production core. What the core decides is carried out at once and
-//! without fail, pods that have a run time end when it is over, and time jumps from one thing that happens to the next.
+//! A cluster run offline: discrete events over the production core. What the core decides is carried out at once, unless
+//! an [`Edge`] or a disruption budget is against it, pods that have a run time end when it is over, and time jumps from
+//! one thing that happens to the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use duosuan_scheduler::{Budget, Cluster, Decision, Event, EvictCause, LostWork, Reason, Time, cycle};
 
-use crate::facts::Facts;
+use crate::{
+    budgets::{Budgets, Disruption},
+    facts::Facts,
+};
 
 /// Times in a row at which nothing may be decided before the simulation is at rest: the core is then waiting for a time
 /// that always comes and changes nothing.
@@ -60,9 +64,38 @@ pub struct Restless {
     pub last: Vec<Decision>,
 }
 
+/// What stands between the core and its cluster, and knows more than the core.
+pub trait Edge {
+    /// A pod, by UID, is to be bound to a node: what the core has to be told of others if it is.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be: why.
+    fn bind(&mut self, pod: &str, node: &str) -> Result<Vec<Event>, String>;
+
+    /// A pod, by UID, has ended or is gone: what the core has to be told of others.
+    fn left(&mut self, pod: &str) -> Vec<Event>;
+}
+
+/// Nothing stands between the core and its cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoEdge;
+
+impl Edge for NoEdge {
+    fn bind(&mut self, _: &str, _: &str) -> Result<Vec<Event>, String> {
+        Ok(Vec::new())
+    }
+
+    fn left(&mut self, _: &str) -> Vec<Event> {
+        Vec::new()
+    }
+}
+
 /// A cluster at a simulated time.
 #[derive(Clone, Debug, Default)]
-pub struct Simulation {
+pub struct Simulation<E = NoEdge> {
+    edge: E,
+    budgets: Budgets,
     cluster: Cluster,
     facts: Facts,
     now: Time,
@@ -80,14 +113,36 @@ impl Simulation {
     /// A cluster of which `events` tell everything, at `now`. Pods that are bound run, and go on for what is left of
     /// `run_times`: milliseconds by UID.
     pub fn new(now: Time, events: impl IntoIterator<Item = Event>, run_times: BTreeMap<String, i64>) -> Simulation {
+        Simulation::behind(NoEdge, Disruption::default(), now, events, run_times)
+    }
+}
+
+impl<E: Edge> Simulation<E> {
+    /// [`Simulation::new`], behind an edge, which knows all that `events` tell, and under disruption budgets.
+    pub fn behind(
+        edge: E,
+        disruption: Disruption,
+        now: Time,
+        events: impl IntoIterator<Item = Event>,
+        run_times: BTreeMap<String, i64>,
+    ) -> Self {
         let mut simulation = Simulation {
+            edge,
+            budgets: Budgets::default(),
+            cluster: Cluster::default(),
+            facts: Facts::default(),
             now,
             run_times,
-            ..Simulation::default()
+            ends: BTreeSet::new(),
+            bound: Vec::new(),
+            evicted: Vec::new(),
+            finished: Vec::new(),
+            estimates: BTreeMap::new(),
         };
         for event in events {
             simulation.tell(event);
         }
+        simulation.budgets = Budgets::new(disruption, simulation.facts.pods.values());
         let running: Vec<String> = simulation
             .facts
             .pods
@@ -102,6 +157,11 @@ impl Simulation {
     }
 
     fn tell(&mut self, event: Event) {
+        match &event {
+            Event::Pod(pod) => self.budgets.observe(self.facts.pods.get(&pod.uid), Some(pod)),
+            Event::PodGone(uid) => self.budgets.observe(self.facts.pods.get(uid), None),
+            _ => {}
+        }
         self.facts.take(&event);
         self.cluster.apply(event);
     }
@@ -154,21 +214,24 @@ impl Simulation {
                 let mut pod = pod.clone();
                 pod.finished = true;
                 self.tell(Event::Pod(Box::new(pod)));
+                self.left(&uid);
                 self.finished.push((uid, at));
             }
         }
         any
     }
 
-    /// Cycles until nothing is decided, and carries all of it out. True if something was.
+    /// Cycles until nothing is decided, and carries all of it out that can be. True if something was.
     fn settle(&mut self) -> Result<bool, Restless> {
-        // Each pod is bound and evicted at most once, and a few cycles may speak only of what waits.
-        let limit = self.facts.pods.len().saturating_mul(2).saturating_add(100);
+        // Each pod is bound and evicted at most once, after two tries and one, and a few cycles may speak only of what
+        // waits.
+        let limit = self.facts.pods.len().saturating_mul(4).saturating_add(100);
         let mut cycles = 0;
+        let mut changed = false;
         loop {
             let decisions = cycle(&mut self.cluster, self.now, Budget::default());
             if decisions.is_empty() && !self.cluster.is_unfinished() {
-                return Ok(cycles > 0);
+                return Ok(changed);
             }
             cycles += 1;
             if cycles > limit {
@@ -178,12 +241,13 @@ impl Simulation {
                 });
             }
             for decision in decisions {
-                self.carry_out(decision);
+                changed |= self.carry_out(decision);
             }
         }
     }
 
-    fn carry_out(&mut self, decision: Decision) {
+    /// Carries out a decision. True if the cluster is another one for it.
+    fn carry_out(&mut self, decision: Decision) -> bool {
         match decision {
             Decision::Bind {
                 pod,
@@ -191,29 +255,8 @@ impl Simulation {
                 devices,
                 numa,
                 ..
-            } => {
-                let Some(known) = self.facts.pods.get(&pod) else { return };
-                let mut fact = known.clone();
-                fact.node = Some(node.clone());
-                fact.devices.clone_from(&devices);
-                fact.numa = numa;
-                self.tell(Event::Pod(Box::new(fact)));
-                self.expect_end(pod.clone());
-                let at = self.now;
-                self.bound.push(Bound {
-                    pod,
-                    node,
-                    devices,
-                    numa,
-                    at,
-                });
-            }
-            Decision::Evict { pod, cause, lost, .. } => {
-                self.ends.retain(|(_, ends)| *ends != pod);
-                self.tell(Event::PodGone(pod.clone()));
-                let at = self.now;
-                self.evicted.push(Evicted { pod, cause, lost, at });
-            }
+            } => return self.bind(pod, node, devices, numa),
+            Decision::Evict { pod, cause, lost, .. } => return self.evict(pod, cause, lost),
             Decision::Reserve { claim, start } => match start {
                 Some(start) => drop(self.estimates.insert(claim, start)),
                 None => drop(self.estimates.remove(&claim)),
@@ -222,6 +265,61 @@ impl Simulation {
             // simulated.
             _ => {}
         }
+        false
+    }
+
+    fn bind(&mut self, pod: String, node: String, devices: Vec<u16>, numa: Option<u16>) -> bool {
+        let Some(known) = self.facts.pods.get(&pod) else {
+            return false;
+        };
+        let mut fact = known.clone();
+        let others = match self.edge.bind(&pod, &node) {
+            Ok(others) => others,
+            Err(message) => {
+                self.tell(Event::BindFailed {
+                    pod,
+                    node,
+                    message,
+                    lasting: false,
+                });
+                return false;
+            }
+        };
+        fact.node = Some(node.clone());
+        fact.devices.clone_from(&devices);
+        fact.numa = numa;
+        self.tell(Event::Pod(Box::new(fact)));
+        others.into_iter().for_each(|event| self.tell(event));
+        self.expect_end(pod.clone());
+        let at = self.now;
+        self.bound.push(Bound {
+            pod,
+            node,
+            devices,
+            numa,
+            at,
+        });
+        true
+    }
+
+    fn evict(&mut self, pod: String, cause: EvictCause, lost: LostWork) -> bool {
+        let known = self.facts.pods.get(&pod);
+        if let Some(Err(message)) = known.map(|known| self.budgets.may_evict(known)) {
+            self.tell(Event::EvictFailed { pod, message });
+            return false;
+        }
+        self.ends.retain(|(_, ends)| *ends != pod);
+        self.tell(Event::PodGone(pod.clone()));
+        self.left(&pod);
+        let at = self.now;
+        self.evicted.push(Evicted { pod, cause, lost, at });
+        true
+    }
+
+    /// A pod has ended or is gone.
+    fn left(&mut self, pod: &str) {
+        let others = self.edge.left(pod);
+        others.into_iter().for_each(|event| self.tell(event));
     }
 
     /// Simulated time.
@@ -240,6 +338,12 @@ impl Simulation {
     #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// Disruption budgets with what is available now.
+    #[must_use]
+    pub fn budgets(&self) -> &Budgets {
+        &self.budgets
     }
 
     /// Pods that it bound, in order.
@@ -313,10 +417,11 @@ impl PopDue for BTreeSet<(Time, String)> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use duosuan_scheduler::event::{Claim, Group, Node, Pod, Queue, Quota};
 
     use super::*;
+    use crate::budgets::{Budget, Keeps, Share};
 
     fn node(cpu: i64) -> Event {
         Event::Node(Box::new(Node {
@@ -342,7 +447,7 @@ mod tests {
         Event::Pod(Box::new(pod))
     }
 
-    fn bound(simulation: &Simulation) -> Vec<(&str, i64)> {
+    fn bound<E: Edge>(simulation: &Simulation<E>) -> Vec<(&str, i64)> {
         simulation.bound().iter().map(|b| (b.pod.as_str(), b.at.0)).collect()
     }
 
@@ -433,6 +538,89 @@ mod tests {
             }]
         );
         assert_eq!(bound(&simulation), [("owns", 0)]);
+    }
+
+    #[test]
+    fn a_budget_keeps_a_victim_until_there_is_another_pod() {
+        let urgent = Pod {
+            priority: 10,
+            ..pod("urgent", 2, 1000)
+        };
+        let kept = Pod {
+            node: Some("n".into()),
+            ..pod("kept", 1, 600)
+        };
+        let at_least = |count: i64| Disruption {
+            budgets: vec![Budget {
+                namespace: "ns".into(),
+                name: "b".into(),
+                selector: Some(vec![]),
+                keeps: Keeps::Available(Share::Count(count)),
+                unready_may_go: false,
+            }],
+            ..Disruption::default()
+        };
+        let run = |budgets: Disruption, more: Vec<Event>| {
+            let events = [vec![node(1000), told(kept.clone()), told(urgent.clone())], more].concat();
+            let mut simulation = Simulation::behind(NoEdge, budgets, Time(0), events, BTreeMap::new());
+            simulation.run(None).unwrap();
+            simulation
+        };
+        let keeps = run(at_least(1), vec![]);
+        assert_eq!((keeps.evicted(), keeps.bound()), (&[][..], &[][..]));
+        assert!(keeps.waits().contains_key("urgent"));
+        let lets = run(at_least(0), vec![]);
+        assert_eq!((lets.evicted().len(), bound(&lets)), (1, vec![("urgent", 0)]));
+        // Another one runs elsewhere.
+        let m = Node {
+            name: "m".into(),
+            allocatable: [("cpu".into(), 600), ("pods".into(), 10)].into(),
+            ..Node::default()
+        };
+        let other = Pod {
+            node: Some("m".into()),
+            ..pod("other", 1, 600)
+        };
+        let lets = run(at_least(1), vec![Event::Node(Box::new(m)), told(other)]);
+        assert_eq!(lets.evicted()[0].pod, "kept");
+    }
+
+    /// Lets one pod at a time be bound.
+    #[derive(Default)]
+    struct OneAtATime(Option<String>);
+
+    impl Edge for OneAtATime {
+        fn bind(&mut self, pod: &str, _: &str) -> Result<Vec<Event>, String> {
+            match &self.0 {
+                Some(other) => Err(format!("{other} is bound")),
+                None => {
+                    self.0 = Some(pod.to_owned());
+                    Ok(Vec::new())
+                }
+            }
+        }
+
+        fn left(&mut self, _: &str) -> Vec<Event> {
+            self.0 = None;
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn what_the_edge_refuses_is_not_bound_and_tried_again() {
+        let events = vec![node(1000), told(pod("a", 1, 100)), told(pod("b", 2, 100))];
+        let simulation = |run_times: BTreeMap<String, i64>| {
+            let edge = OneAtATime::default();
+            let mut simulation = Simulation::behind(edge, Disruption::default(), Time(0), events.clone(), run_times);
+            simulation.run(None).unwrap();
+            simulation
+        };
+        let bound = |simulation: Simulation<OneAtATime>| -> Vec<String> {
+            let bound = simulation.bound().iter();
+            bound.map(|bound| bound.pod.clone()).collect()
+        };
+        assert_eq!(bound(simulation(BTreeMap::new())), ["a"]);
+        assert_eq!(bound(simulation([("a".to_owned(), 5000)].into())), ["a", "b"]);
     }
 
     #[test]

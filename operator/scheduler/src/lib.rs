@@ -48,7 +48,7 @@ pub use index::Work;
 pub use lost::LostWork;
 pub use reason::amount as amount_in_words;
 pub use score::Policy;
-pub use selector::matches_node;
+pub use selector::{labels_match, matches_node};
 pub use steps::cycle;
 
 /// Version of this core, as records name the one that decided.

@@ -15,15 +15,16 @@ impl Clone for Cluster {
 }
 
 impl Cluster {
-    /// When the next cycle may decide something with no event before it: a spared victim may go then, or the grace time
-    /// of a gang that lost a member is over. `None` if time alone changes nothing.
+    /// When the next cycle may decide something with no event before it: a spared victim may go then, a pod whose binding
+    /// failed is tried again, or the grace time of a gang that lost a member is over. `None` if time alone changes nothing.
     #[must_use]
     pub fn next_time(&self) -> Option<Time> {
         let broken = self.model.broken.iter().filter_map(|&claim| {
             let since = self.model.claims.find(claim)?.broken_since?;
             Some(Time(since.0.saturating_add(steps::GRACE)))
         });
-        broken.chain(self.model.retry_at).min()
+        let tried_again = self.model.held_back.first().map(|(at, _)| *at);
+        broken.chain(self.model.retry_at).chain(tried_again).min()
     }
 
     /// True if the work of the last cycle ended before it had looked for everybody who could go for those who wait: the next
@@ -116,5 +117,21 @@ mod tests {
         cluster.apply(Event::PodGone("waits".into()));
         cycle(&mut cluster, Time(crate::steps::PATIENCE), Budget::default());
         assert_eq!(cluster.next_time(), None);
+    }
+
+    #[test]
+    fn a_binding_that_failed_twice_is_tried_again_at_a_time() {
+        let mut cluster = full();
+        for _ in 0..2 {
+            assert!(cluster.seat_of_pod("runs").is_some());
+            cluster.apply(Event::BindFailed {
+                pod: "runs".into(),
+                node: "n".into(),
+                message: "ill".into(),
+                lasting: false,
+            });
+            cycle(&mut cluster, Time(0), Budget::default());
+        }
+        assert_eq!(cluster.next_time(), Some(Time(1000)));
     }
 }

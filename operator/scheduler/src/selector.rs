@@ -44,7 +44,8 @@ fn compared(label: Option<&str>, values: &[String]) -> Option<(i64, i64)> {
 }
 
 /// True if labels of pods or of namespaces meet all of some requirements.
-pub(crate) fn labels_match<'a>(requirements: &[Requirement], label: impl Fn(&str) -> Option<&'a str>) -> bool {
+#[must_use]
+pub fn labels_match<'a>(requirements: &[Requirement], label: impl Fn(&str) -> Option<&'a str>) -> bool {
     requirements.iter().all(|requirement| {
         let label = label(&requirement.key);
         let named = |value: &str| requirement.values.iter().any(|v| v == value);

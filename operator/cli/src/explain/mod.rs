@@ -71,14 +71,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
     };
     let now = objects.now;
     // What the next cycles decide is decided first, so that nothing is explained that is about to end.
-    let mut simulation = Simulation::new(now, objects.events, BTreeMap::new());
+    let mut simulation = Simulation::behind(objects.edge, objects.disruption, now, objects.events, BTreeMap::new());
     simulation.run(Some(now))?;
     let target = asked.target(simulation.facts())?;
-    let case = Case {
-        cluster: simulation.cluster(),
-        facts: simulation.facts(),
-        now,
-    };
+    let case = Case::of(&simulation);
     let explanation =
         explain(case, &target, arguments.effort).ok_or_else(|| anyhow!("there is no {} any more", asked.words()))?;
     let placed: Vec<Placed> = simulation

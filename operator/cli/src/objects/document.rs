@@ -6,6 +6,8 @@ use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::finite::{Finite, NO_NUMBER};
+
 /// Where an object stands, and what it is called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -51,11 +53,11 @@ pub(crate) fn of_file(path: &Path) -> anyhow::Result<Vec<Document>> {
         let mut text = String::new();
         std::io::stdin()
             .read_to_string(&mut text)
-            .context("cannot read standard input")?;
+            .context("-f -: standard input cannot be read")?;
         ("standard input".to_owned(), text)
     } else {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+        let text = std::fs::read_to_string(path).with_context(|| format!("-f {name} cannot be read"))?;
         (name, text)
     };
     of_text(&name, &text)
@@ -77,7 +79,11 @@ pub(crate) fn of_text(file: &str, text: &str) -> anyhow::Result<Vec<Document>> {
     }
     for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
         let place = place(file, index + 1);
-        let value = Value::deserialize(document).with_context(|| format!("{place} is no YAML"))?;
+        let Finite(value) = Finite::deserialize(document).map_err(|error| match error.to_string() {
+            // The place in the document is part of the words.
+            words if words.contains(NO_NUMBER) => anyhow!("{place}: {words}"),
+            words => anyhow!("{place} is no YAML: {words}"),
+        })?;
         unfold(place, value, &mut documents)?;
     }
     Ok(documents)

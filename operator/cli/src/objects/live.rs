@@ -1,17 +1,23 @@
 //! A cluster as facts for the core, from its API server: one list of each kind that the operator watches.
 
-use std::{path::Path, time::Duration};
+use std::{fmt::Debug, path::Path, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use duosuan_controller::{
     Options,
     clock::Clock,
-    connect, lean,
-    watch::{Fact, Watched},
+    connect,
+    lean::{self, Object},
+    watch::{EachKind, Fact, Watched, each_kind},
 };
+use duosuan_planner::budgets::Budget;
 use kube::{Api, Client, Resource, api::ListParams};
+use serde::de::DeserializeOwned;
 
-use super::Objects;
+use super::{
+    Objects,
+    budget::{self, DisruptionBudget},
+};
 
 /// How long one list may take.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -41,25 +47,17 @@ async fn read(kubeconfig: Option<&Path>, scheduler_name: &str) -> anyhow::Result
         server,
         scheduler_name,
         facts: Vec::new(),
+        reports: false,
         remarks: Vec::new(),
     };
-    lists.list::<lean::Node>().await?;
-    lists.list::<lean::Queue>().await?;
-    lists.list::<lean::Policy>().await?;
-    let reports = lists.list::<lean::Report>().await?;
-    lists.list::<lean::Claim>().await?;
-    lists.list::<lean::Namespace>().await?;
-    lists.list::<lean::StorageClass>().await?;
-    lists.list::<lean::Volume>().await?;
-    lists.list::<lean::VolumeClaim>().await?;
-    lists.list::<lean::CsiNode>().await?;
-    lists.list::<lean::Pod>().await?;
+    each_kind(&mut lists).await?;
     let mut objects = Objects {
         now: Clock::default().now(),
-        remarks: lists.remarks,
         ..Objects::default()
     };
-    objects.take(lists.facts, reports);
+    objects.disruption.budgets = lists.budgets().await?;
+    objects.remarks = lists.remarks;
+    objects.take(lists.facts, lists.reports);
     Ok(objects)
 }
 
@@ -68,14 +66,84 @@ struct Lists<'a> {
     server: String,
     scheduler_name: &'a str,
     facts: Vec<Fact>,
+    /// The API server knows reports.
+    reports: bool,
     remarks: Vec<String>,
 }
 
-impl Lists<'_> {
-    /// Takes in all objects of a kind. False if the API server does not know the kind.
-    async fn list<K: Watched>(&mut self) -> anyhow::Result<bool> {
+/// What came of asking for all objects of a kind.
+enum Listed<T> {
+    All(Vec<T>),
+    /// The API server does not know the kind.
+    Unserved,
+    /// These credentials do not suffice; what the API server said.
+    Refused(String),
+}
+
+impl EachKind for Lists<'_> {
+    type Error = anyhow::Error;
+
+    async fn with<K: Watched>(&mut self) -> anyhow::Result<()> {
         let api: Api<K::Read> = Api::all_with(self.client.clone(), &());
         let kind = K::Read::plural(&());
+        let objects = match self.list(api).await? {
+            Listed::All(objects) => objects,
+            Listed::Unserved if !K::GROUP.is_empty() => {
+                if !K::OPTIONAL {
+                    self.remarks.push(format!("the API server does not serve {kind}"));
+                }
+                return Ok(());
+            }
+            Listed::Refused(_) if K::OPTIONAL => return Ok(()),
+            Listed::Unserved => bail!("{} does not serve {kind}: is it an API server?", self.server),
+            Listed::Refused(why) => bail!(
+                "the API server {} refuses to list {kind} ({why}): use credentials that may",
+                self.server
+            ),
+        };
+        self.reports |= K::KIND == lean::Report::KIND;
+        for object in objects {
+            let name = object.meta().name.clone().unwrap_or_default();
+            match K::fact(object, self.scheduler_name) {
+                Ok(fact) => self.facts.push(fact),
+                // As the operator does, which goes on without it.
+                Err(error) => self
+                    .remarks
+                    .push(format!("{} {name} cannot be understood: {error}", K::KIND)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Lists<'_> {
+    /// Disruption budgets; none, with a word of that, if this user may not see them.
+    async fn budgets(&mut self) -> anyhow::Result<Vec<Budget>> {
+        let api: Api<Object<DisruptionBudget>> = Api::all_with(self.client.clone(), &());
+        let mut budgets = Vec::new();
+        let Listed::All(objects) = self.list(api).await? else {
+            let words = "the API server does not show poddisruptionbudgets: every eviction is taken to be allowed";
+            self.remarks.push(words.to_owned());
+            return Ok(budgets);
+        };
+        for object in objects {
+            let name = object.meta().name.clone().unwrap_or_default();
+            match budget::read(object) {
+                Ok(budget) => budgets.push(budget),
+                Err(error) => self
+                    .remarks
+                    .push(format!("PodDisruptionBudget {name} cannot be understood: {error}")),
+            }
+        }
+        Ok(budgets)
+    }
+
+    /// All objects of a kind.
+    async fn list<T: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned>(
+        &self,
+        api: Api<T>,
+    ) -> anyhow::Result<Listed<T>> {
+        let mut objects = Vec::new();
         let mut page = ListParams::default().limit(PAGE);
         loop {
             let answer = tokio::time::timeout(ANSWER, api.list(&page)).await;
@@ -83,31 +151,19 @@ impl Lists<'_> {
             let list = match answer {
                 Err(_) => bail!("the API server {server} does not answer within {} s", ANSWER.as_secs()),
                 Ok(Ok(list)) => list,
-                Ok(Err(kube::Error::Api(status))) if status.code == 404 && !K::GROUP.is_empty() => {
-                    self.remarks.push(format!("the API server does not serve {kind}"));
-                    return Ok(false);
+                Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Ok(Listed::Unserved),
+                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => {
+                    return Ok(Listed::Refused(status.message));
                 }
-                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => bail!(
-                    "the API server {server} refuses to list {kind} ({}): use credentials that may",
-                    status.message
-                ),
                 Ok(Err(error)) => {
+                    let kind = T::plural(&());
                     return Err(anyhow!(error)).with_context(|| format!("cannot list {kind} of {server}"));
                 }
             };
-            for object in list.items {
-                let name = object.meta().name.clone().unwrap_or_default();
-                match K::fact(object, self.scheduler_name) {
-                    Ok(fact) => self.facts.push(fact),
-                    // As the operator does, which goes on without it.
-                    Err(error) => self
-                        .remarks
-                        .push(format!("{} {name} cannot be understood: {error}", K::KIND)),
-                }
-            }
+            objects.extend(list.items);
             match list.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => page = page.continue_token(&token),
-                None => return Ok(true),
+                None => return Ok(Listed::All(objects)),
             }
         }
     }

@@ -1,8 +1,11 @@
 //! A cluster as facts for the core, from files or from an API server: the objects go the way that the operator's watches
 //! take.
 
+mod budget;
 mod defaults;
 mod document;
+mod edge;
+mod finite;
 mod live;
 mod read;
 
@@ -12,13 +15,15 @@ use std::{
 };
 
 use anyhow::bail;
-use duosuan_controller::{index::Index, watch::Fact};
+use duosuan_controller::{translate::pod::Readiness, watch::Fact};
+use duosuan_planner::budgets::{Disruption, Unready};
 use duosuan_scheduler::{Event, Time};
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
 use document::{Document, Place};
+use edge::Volumes;
 pub(crate) use live::from_server;
 
 /// Objects of a kind that were read and that nothing is done about.
@@ -37,6 +42,10 @@ pub(crate) struct NotActedOn {
 pub(crate) struct Objects {
     /// All that the core has to be told.
     pub(crate) events: Vec<Event>,
+    /// What volumes have to say of bindings.
+    pub(crate) edge: Volumes,
+    /// Disruption budgets, and what is not ready.
+    pub(crate) disruption: Disruption,
     /// When all this was so: the latest time that any of it names.
     pub(crate) now: Time,
     /// Milliseconds that pods go on to run, by UID.
@@ -55,8 +64,20 @@ impl Objects {
     /// Takes in facts, by the index that the operator has before its core. Without any report, what a node offers is
     /// believed as it stands.
     fn take(&mut self, facts: Vec<Fact>, reports: bool) {
-        let mut index = Index::default();
+        let index = &mut self.edge.0;
         for fact in facts {
+            if let Fact::Pod(pod) = &fact
+                && pod.pod.node.is_some()
+            {
+                let unready = match pod.readiness {
+                    Readiness::Ready => None,
+                    Readiness::Unready => Some(Unready::Running),
+                    Readiness::Starting => Some(Unready::Starting),
+                };
+                self.disruption
+                    .unready
+                    .extend(unready.map(|why| (pod.pod.uid.clone(), why)));
+            }
             index.apply(fact, self.now, &mut self.events);
         }
         let synced = Fact::Synced {
@@ -119,6 +140,7 @@ fn from_documents(documents: Vec<Document>, scheduler_name: &str) -> anyhow::Res
     }
     let reports = reader.facts.iter().any(|fact| matches!(fact, Fact::Report(..)));
     objects.take(reader.facts, reports);
+    objects.disruption.budgets = reader.budgets;
     objects.run_times = reader.run_times;
     objects.skipped = reader.skipped;
     objects.of_others = reader.of_others;

@@ -14,12 +14,13 @@ use duosuan_crds::{
     claim::CapacityClaimSpec,
     report::{GpuReport, NumaReport},
 };
+use duosuan_planner::budgets::Budget;
 use duosuan_scheduler::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{NotActedOn, defaults, document::Place};
+use super::{NotActedOn, budget, defaults, document::Place};
 
 /// Version of our own kinds that this build reads.
 const VERSION: &str = "v1alpha1";
@@ -32,16 +33,11 @@ const SYSTEM_CLASSES: [(&str, i64); 2] = [
 const DEVICES: &str = "pods with resource claims stay pending, and say so";
 
 /// Kinds that placement would look at and this scheduler does not, with what follows: (group, kind, effect).
-const READ_ONLY: [(&str, &str, &str); 5] = [
+const READ_ONLY: [(&str, &str, &str); 4] = [
     ("resource.k8s.io", "DeviceClass", DEVICES),
     ("resource.k8s.io", "ResourceClaim", DEVICES),
     ("resource.k8s.io", "ResourceClaimTemplate", DEVICES),
     ("resource.k8s.io", "ResourceSlice", DEVICES),
-    (
-        "policy",
-        "PodDisruptionBudget",
-        "evictions of the simulation do not ask it; the API server would, and refuse those that break it",
-    ),
 ];
 
 /// What an object is.
@@ -68,6 +64,12 @@ impl fmt::Display for Identity {
 ///
 /// If it does not say so.
 pub(super) fn identify(place: &Place, value: &Value) -> anyhow::Result<Identity> {
+    if ["apiVersion", "kind", "metadata"]
+        .iter()
+        .all(|field| value.get(field).is_none())
+    {
+        bail!("{place} is no object of Kubernetes: it has none of apiVersion, kind and metadata");
+    }
     let text = |path: &str, field: &str| match value.pointer(path) {
         Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
         Some(Value::Null) | None => Err(anyhow!("{place}: {field}: is missing")),
@@ -115,6 +117,7 @@ pub(super) struct Reader<'a> {
     scheduler_name: &'a str,
     now: Time,
     pub(super) facts: Vec<Fact>,
+    pub(super) budgets: Vec<Budget>,
     pub(super) run_times: BTreeMap<String, i64>,
     pub(super) skipped: BTreeMap<String, u32>,
     pub(super) of_others: BTreeMap<String, u32>,
@@ -131,6 +134,7 @@ impl<'a> Reader<'a> {
             scheduler_name,
             now,
             facts: Vec::new(),
+            budgets: Vec::new(),
             run_times: BTreeMap::new(),
             skipped: BTreeMap::new(),
             of_others: BTreeMap::new(),
@@ -220,6 +224,11 @@ impl<'a> Reader<'a> {
             }
             ("storage.k8s.io", "StorageClass") => self.watched::<lean::StorageClass>(value).map_err(fail)?,
             ("storage.k8s.io", "CSINode") => self.watched::<lean::CsiNode>(value).map_err(fail)?,
+            ("policy", "PodDisruptionBudget") => {
+                defaults::fill(&mut value, "poddisruptionbudget", true);
+                let budget = budget::read(object(value).map_err(fail)?).map_err(fail)?;
+                self.budgets.push(budget);
+            }
             ("scheduling.k8s.io", "PriorityClass") => {}
             ("scheduling.k8s.io", "PodGroup") => {
                 defaults::fill(&mut value, "podgroup", true);

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use anyhow::{anyhow, bail};
 use duosuan_planner::{
+    budgets::Budgets,
     explain::{Case, explain},
     facts::Facts,
     record::Replay,
@@ -52,6 +53,8 @@ pub(super) fn look(
         cluster: &cluster,
         facts,
         now: replay.now(),
+        // A record has what the core was told, and that was none.
+        budgets: &Budgets::default(),
     };
     let target = asked.target(facts)?;
     let explanation =

@@ -9,7 +9,7 @@ use duosuan_crds::{Duration, SCHEDULER_NAME};
 use duosuan_planner::{
     explain::{Case, Target, would_admit},
     facts::Facts,
-    simulation::{Simulation, Wait},
+    simulation::{Edge, Simulation, Wait},
 };
 use duosuan_scheduler::{EvictCause, LostWork, Time, occupancy::NodeView, query::QueueTierView};
 use serde::Serialize;
@@ -24,9 +24,9 @@ mod text;
 /// Flags of `duosuan simulate cluster`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Read are Node, Namespace, Pod, PodGroup, PriorityClass, PersistentVolume, PersistentVolumeClaim, StorageClass, CSINode, Queue, \
-CapacityClaim, NodeReport and ColocationPolicy; other kinds are named in the result. A volume that is made for its first \
-pod is there when the pod has a place, and one that lies ready may be counted on by several claims. Nothing is validated as an API server does beyond the type of each field.\n\n\
+    after_help = "Read are Node, Namespace, Pod, PodGroup, PodDisruptionBudget, PriorityClass, PersistentVolume, PersistentVolumeClaim, StorageClass, \
+CSINode, Queue, CapacityClaim, NodeReport and ColocationPolicy; other kinds are named in the result. A volume that a pod waits \
+for is there when the pod has a place. A budget counts the pods of the files that run, and those that are bound. Nothing is validated as an API server does beyond the type of each field.\n\n\
 Example: kubectl get nodes,pods,priorityclasses,duosuan -A -o yaml | duosuan simulate cluster -f -\n\n\
 The simulation starts at the latest time that any object names. Pods that are bound run; a pod ends after its annotation \
 duosuan.io/run-time (such as 90s), others never. Evicted pods are gone: nobody creates them anew."
@@ -129,7 +129,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
     // Names of pods that are gone at the end.
     let mut before = Facts::default();
     objects.events.iter().for_each(|event| before.take(event));
-    let mut simulation = Simulation::new(started, objects.events, objects.run_times);
+    let mut simulation = Simulation::behind(
+        objects.edge,
+        objects.disruption,
+        started,
+        objects.events,
+        objects.run_times,
+    );
     simulation.run(until)?;
     let names = Names(&before);
     let report = Report {
@@ -199,12 +205,8 @@ const EFFORT: i64 = 60;
 /// Nodes and pods that are copied in all for that, at most: 20 s of work, at 2 us each.
 const COPIED: i64 = 10_000_000;
 
-fn pending(simulation: &Simulation, names: &Names<'_>) -> Vec<Pending> {
-    let case = Case {
-        cluster: simulation.cluster(),
-        facts: simulation.facts(),
-        now: simulation.now(),
-    };
+fn pending<E: Edge>(simulation: &Simulation<E>, names: &Names<'_>) -> Vec<Pending> {
+    let case = Case::of(simulation);
     let waits = simulation.waits();
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let size = count(case.facts.nodes.len() + case.facts.pods.len()).max(1);

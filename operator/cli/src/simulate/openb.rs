@@ -94,8 +94,9 @@ impl Report {
 
 fn read(arguments: &Arguments) -> anyhow::Result<openb::Trace> {
     let text = |name: &'static str, path: &Path| {
-        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        openb::text(name, &bytes).with_context(|| format!("cannot read {}", path.display()))
+        let context = || format!("--{name} {} cannot be read", path.display());
+        let bytes = fs::read(path).with_context(context)?;
+        openb::text(name, &bytes).with_context(context)
     };
     let nodes = text("nodes", &arguments.nodes)?;
     let pods = text("pods", &arguments.pods)?;

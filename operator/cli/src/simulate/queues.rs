@@ -34,7 +34,7 @@ struct Report {
 /// Runs the file; what is to be printed.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
     let path = arguments.config.display();
-    let text = fs::read_to_string(&arguments.config).with_context(|| format!("--config {path}"))?;
+    let text = fs::read_to_string(&arguments.config).with_context(|| format!("--config {path} cannot be read"))?;
     let config: Config = serde_yaml::from_str(&text).map_err(|e| anyhow!("--config {path}: {e}"))?;
     let started = Instant::now();
     let outcome = queues::run(&config).map_err(|e| anyhow!("--config {path}: {e}"))?;

@@ -22,7 +22,7 @@ struct Stage {
     answers: mpsc::UnboundedSender<(Order, Outcome)>,
     leads: watch::Sender<bool>,
     catch_up: mpsc::UnboundedReceiver<()>,
-    caught_up: mpsc::UnboundedSender<Vec<Fact>>,
+    caught_up: mpsc::Sender<CaughtUp>,
     patches: mpsc::UnboundedReceiver<(Target, Patch)>,
     notes: mpsc::Receiver<Note>,
     session: JoinHandle<Ended>,
@@ -38,7 +38,7 @@ impl Stage {
         let (binding, _) = watch::channel(false);
         let (leads, leads_in) = watch::channel(false);
         let (catch_up, catch_up_in) = mpsc::unbounded_channel();
-        let (caught_up, caught_up_in) = mpsc::unbounded_channel();
+        let (caught_up, caught_up_in) = mpsc::channel(1);
         let end = CancellationToken::new();
         let metrics = Metrics::new();
         let (events, notes) = Recorder::with_notes();
@@ -86,7 +86,7 @@ impl Stage {
     async fn lead(&mut self) {
         self.leads.send_replace(true);
         self.catch_up.recv().await.unwrap();
-        self.caught_up.send(Vec::new()).unwrap();
+        self.caught_up.send(CaughtUp::All).await.unwrap();
     }
 
     async fn patch(&mut self) -> (Target, Patch) {
@@ -148,6 +148,7 @@ fn a_pod(name: &str, claim: Option<&str>, node: Option<&str>) -> Fact {
         pod,
         unschedulable: None,
         nominated: None,
+        readiness: Default::default(),
         broken: vec![],
     }))
 }
@@ -199,7 +200,11 @@ async fn nothing_is_decided_before_it_is_known_what_the_last_leader_bound() {
     stage.catch_up.recv().await.unwrap();
     stage.no_order().await;
     // The last leader bound one of the two, and the watch has not said so yet.
-    stage.caught_up.send(vec![a_pod("b", None, Some("n"))]).unwrap();
+    let page = CaughtUp::Some(vec![a_pod("b", None, Some("n"))]);
+    stage.caught_up.send(page).await.unwrap();
+    stage.no_order().await;
+    // There may be more of them.
+    stage.caught_up.send(CaughtUp::All).await.unwrap();
     stage.no_order().await;
     // What the watch says late of the time before changes nothing.
     stage.facts.send(a_pod("b", None, None)).await.unwrap();

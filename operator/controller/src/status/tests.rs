@@ -67,6 +67,7 @@ impl World {
             pod,
             unschedulable: None,
             nominated: None,
+            readiness: Default::default(),
             broken: vec![],
         })));
     }
@@ -300,6 +301,7 @@ fn a_pod_names_the_node_where_room_is_being_made_until_it_is() {
             },
             unschedulable: None,
             nominated: nominated.map(|ours| read_pod::Nomination { node: "n".into(), ours }),
+            readiness: Default::default(),
             broken: vec![],
         }))
     };

@@ -113,7 +113,7 @@ fn is(key: &str, value: &str) -> Requirement {
 /// # Errors
 ///
 /// If an operator is unknown.
-pub(super) fn selector(from: Option<&lean::LabelSelector>, field: &str) -> Result<Option<Term>, FieldError> {
+pub fn selector(from: Option<&lean::LabelSelector>, field: &str) -> Result<Option<Term>, FieldError> {
     let Some(from) = from else { return Ok(None) };
     let mut all: Term = from
         .match_labels

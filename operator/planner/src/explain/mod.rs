@@ -11,7 +11,11 @@ use duosuan_scheduler::{
     query::ClaimPhase,
 };
 
-use crate::{facts::Facts, simulation};
+use crate::{
+    budgets::Budgets,
+    facts::Facts,
+    simulation::{self, Edge, Simulation},
+};
 
 pub use change::Change;
 pub use search::Found;
@@ -25,6 +29,21 @@ pub struct Case<'a> {
     pub facts: &'a Facts,
     /// When.
     pub now: Time,
+    /// Disruption budgets, with what is available now.
+    pub budgets: &'a Budgets,
+}
+
+impl<'a> Case<'a> {
+    /// A simulation where it stands.
+    #[must_use]
+    pub fn of<E: Edge>(simulation: &'a Simulation<E>) -> Case<'a> {
+        Case {
+            cluster: simulation.cluster(),
+            facts: simulation.facts(),
+            now: simulation.now(),
+            budgets: simulation.budgets(),
+        }
+    }
 }
 
 /// What is asked about, by UID.
@@ -174,6 +193,7 @@ const ROUNDS: u32 = 4;
 pub(crate) fn admitted_after(case: Case<'_>, target: &Target, events: Vec<Event>) -> bool {
     let mut copy = case.cluster.clone();
     events.into_iter().for_each(|event| copy.apply(event));
+    let mut budgets = case.budgets.clone();
     for _ in 0..ROUNDS {
         let decisions = duosuan_scheduler::cycle(&mut copy, case.now, duosuan_scheduler::Budget::default());
         let admitted = match target {
@@ -187,9 +207,16 @@ pub(crate) fn admitted_after(case: Case<'_>, target: &Target, events: Vec<Event>
             return false;
         }
         for decision in decisions {
-            if let Decision::Evict { pod, .. } = decision {
-                copy.apply(Event::PodGone(pod));
+            let Decision::Evict { pod, .. } = decision else {
+                continue;
+            };
+            let known = case.facts.pods.get(&pod);
+            if let Some(Err(message)) = known.map(|known| budgets.may_evict(known)) {
+                copy.apply(Event::EvictFailed { pod, message });
+                continue;
             }
+            budgets.observe(known, None);
+            copy.apply(Event::PodGone(pod));
         }
     }
     false

@@ -7,7 +7,10 @@ use duosuan_scheduler::event::{
 };
 
 use super::*;
-use crate::simulation::Simulation;
+use crate::{
+    budgets::{Budget, Disruption, Keeps},
+    simulation::{NoEdge, Simulation},
+};
 
 fn node(name: &str, cpu: i64, gpus: usize) -> Node {
     Node {
@@ -88,11 +91,7 @@ fn settled(events: Vec<Event>) -> Simulation {
 
 fn explained(events: Vec<Event>, target: &Target, effort: u32) -> Explanation {
     let simulation = settled(events);
-    let case = Case {
-        cluster: simulation.cluster(),
-        facts: simulation.facts(),
-        now: Time(0),
-    };
+    let case = Case::of(&simulation);
     explain(case, target, effort).unwrap()
 }
 
@@ -342,11 +341,7 @@ fn what_is_named_admits_and_a_little_less_does_not() {
         let nodes: Vec<Event> = vec![Event::Node(Box::new(node("n", has, 0)))];
         let events: Vec<Event> = nodes.into_iter().chain([claim_event]).chain(told(pods)).collect();
         let simulation = settled(events);
-        let case = Case {
-            cluster: simulation.cluster(),
-            facts: simulation.facts(),
-            now: Time(0),
-        };
+        let case = Case::of(&simulation);
         let explanation = explain(case, &claim(), 1000).unwrap();
         assert!(!explanation.changes.is_empty());
         let subject = Subject::of(case, &claim()).unwrap();
@@ -395,15 +390,47 @@ fn what_runs_has_ended_or_is_unknown_is_told_apart() {
             .chain(told([pod("runs", 1000), ended, foreign]))
             .collect(),
     );
-    let case = Case {
-        cluster: simulation.cluster(),
-        facts: simulation.facts(),
-        now: Time(0),
-    };
+    let case = Case::of(&simulation);
     let state = |uid: &str| explain(case, &Target::Pod(uid.into()), 10).map(|explanation| explanation.state);
     assert_eq!(state("runs"), Some(State::Runs));
     assert_eq!(state("ended"), Some(State::Ended));
     assert_eq!(state("foreign"), Some(State::OfAnother));
     assert_eq!(state("nobody"), None);
     assert!(explain(case, &claim(), 10).is_none());
+}
+
+#[test]
+fn a_change_admits_only_if_no_budget_keeps_those_who_would_have_to_go() {
+    let kept = Pod {
+        node: Some("n".into()),
+        ..pod("kept", 600)
+    };
+    let urgent = Pod {
+        priority: 10,
+        ..pod("urgent", 2000)
+    };
+    let less = |keeps: Keeps| {
+        let budget = Budget {
+            namespace: "ns".into(),
+            name: "b".into(),
+            selector: Some(vec![]),
+            keeps,
+            unready_may_go: false,
+        };
+        let disruption = Disruption {
+            budgets: vec![budget],
+            ..Disruption::default()
+        };
+        let node = Event::Node(Box::new(node("n", 1000, 0)));
+        let events = [vec![node], told([kept.clone(), urgent.clone()])].concat();
+        let mut simulation = Simulation::behind(NoEdge, disruption, Time(0), events, BTreeMap::new());
+        simulation.run(Some(Time(0))).unwrap();
+        let explanation = explain(Case::of(&simulation), &Target::Pod("urgent".into()), 1000).unwrap();
+        let less = explanation.changes.iter().find_map(|found| match found.change {
+            Change::Less { less, .. } => Some(less),
+            _ => None,
+        });
+        less.unwrap()
+    };
+    assert_eq!((less(Keeps::Healthy(0)), less(Keeps::All)), (1000, 1600));
 }

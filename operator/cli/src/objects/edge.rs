@@ -1,0 +1,26 @@
+//! The operator's edge in a simulation: what volumes have to say of a binding.
+
+use duosuan_controller::index::Index;
+use duosuan_planner::simulation::Edge;
+use duosuan_scheduler::{Event, event::Pod};
+
+/// The index that the operator has before its core. Volumes come into being as soon as they are asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Volumes(pub(super) Index);
+
+impl Edge for Volumes {
+    fn bind(&mut self, pod: &str, node: &str) -> Result<Vec<Event>, String> {
+        match self.0.nodes.get(node) {
+            Some(node) => self.0.volumes.bind(pod, node).map(events),
+            None => Err(format!("node {node} is gone")),
+        }
+    }
+
+    fn left(&mut self, pod: &str) -> Vec<Event> {
+        events(self.0.volumes.left(pod))
+    }
+}
+
+fn events(pods: Vec<Pod>) -> Vec<Event> {
+    pods.into_iter().map(|pod| Event::Pod(Box::new(pod))).collect()
+}
