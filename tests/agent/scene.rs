@@ -112,6 +112,10 @@ impl Scene {
         self.gone(agent)
     }
 
+    pub(crate) fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
     pub(crate) fn gone(&self, process: &str) -> Result<()> {
         self.vm.wait(
             "the agent ends",

@@ -1,0 +1,101 @@
+//! What is done to the agent on a real kernel: it is killed at any moment, clocks jump, files are read-only. It goes
+//! on, and leaves nothing behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+use anyhow::{Result, ensure};
+
+#[path = "agent/scene.rs"]
+mod scene;
+
+use scene::{BEFORE_MAX, Scene};
+
+const ACT: &str = "act";
+const OBSERVE: &str = "observe";
+const GUARDS: &str = "{cpu: {stallMilli: 50, floor: 10m}}";
+
+/// More work for online than the machine has time for, so that it stalls.
+fn load(scene: &Scene) -> Result<()> {
+    scene.start("online", "guest burst 5 1000000 2000")
+}
+
+fn limited(scene: &Scene) -> Result<()> {
+    scene.wait_for("batch/cpu.max", "batch is limited", |value| value != BEFORE_MAX)
+}
+
+/// Phases are as long as the agent takes for them: kills after ever longer times fall into each, from the first line of the
+/// journal to the middle of a recovery.
+#[test]
+fn an_agent_that_is_killed_in_any_phase_leaves_what_the_next_one_takes_back() -> Result<()> {
+    let scene = Scene::open("phases")?;
+    scene.start("batch", "guest spin 2")?;
+    load(&scene)?;
+    for tenths in 0..16 {
+        let agent = scene.start_agent(ACT, GUARDS)?;
+        scene.vm().run(&format!("sleep 0.{tenths:02}; sleep {}", tenths / 4))?;
+        scene.vm().run(&format!("kill -9 {agent}"))?;
+        scene.gone(&agent)?;
+    }
+    scene.stop("online")?;
+    let last = scene.start_agent(OBSERVE, GUARDS)?;
+    scene.wait_for_metric("duosuan_node_capacity")?;
+    scene.is_as_before()?;
+    scene.end(&last)?;
+    scene.is_as_before()
+}
+
+#[test]
+fn a_clock_that_jumps_neither_stops_the_guard_nor_what_it_gives_back() -> Result<()> {
+    let scene = Scene::open("clock")?;
+    scene.start("batch", "guest spin 2")?;
+    let agent = scene.start_agent(ACT, GUARDS)?;
+    scene.wait_for("batch/cpu.idle", "batch runs idle from the start", |value| value == "1")?;
+    let jump = |seconds: i64| scene.vm().run(&format!("date -s @$(($(date +%s) + {seconds}))"));
+    for seconds in [-7_200, 86_400 * 400] {
+        jump(seconds)?;
+        load(&scene)?;
+        limited(&scene)?;
+        jump(-seconds)?;
+        scene.stop("online")?;
+        scene.wait_for("batch/cpu.max", "the limit is lifted", |value| value == BEFORE_MAX)?;
+    }
+    scene.end(&agent)?;
+    scene.is_as_before()?;
+    // What the agent stored is of the future now: the next one begins anew, and works.
+    jump(-7_200)?;
+    let next = scene.start_agent(ACT, GUARDS)?;
+    load(&scene)?;
+    limited(&scene)?;
+    scene.end(&next)?;
+    jump(7_200)?;
+    scene.is_as_before()
+}
+
+#[test]
+fn a_file_that_is_read_only_is_an_error_that_is_counted_and_the_rest_goes_on() -> Result<()> {
+    let scene = Scene::open("readonly")?;
+    let vm = scene.vm();
+    let file = "/sys/fs/cgroup/readonly/batch/cpu.max";
+    vm.run(&format!(
+        "mount --bind {file} {file} && mount -o remount,ro,bind {file}"
+    ))?;
+    scene.start("batch", "guest spin 2")?;
+    let agent = scene.start_agent(ACT, GUARDS)?;
+    scene.wait_for("batch/cpu.idle", "batch runs idle", |value| value == "1")?;
+    load(&scene)?;
+    scene.wait_for_metric("duosuan_kernel_errors_total{node=\"vm\",file=\"cpu.max\"}")?;
+    ensure!(
+        scene.read("batch/cpu.max")? == BEFORE_MAX,
+        "who wrote a read-only file?"
+    );
+    // Writable again, it is written at the next try.
+    vm.run(&format!("umount {file}"))?;
+    limited(&scene)?;
+    scene.end(&agent)?;
+    scene.is_as_before()
+}
