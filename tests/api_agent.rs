@@ -449,7 +449,7 @@ async fn a_policy_that_asks_for_the_impossible_is_refused_with_its_field() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_works_within_the_access_rules_of_the_chart() {
     let client = admin(cluster().unwrap()).await.unwrap();
-    for file in ["namespace", "agent", "agent-confinement"] {
+    for file in ["namespace", "agent", "agent-confinement", "agent-eviction"] {
         let path =
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../charts/duosuan/access/{file}.yaml"));
         for object in objects(&std::fs::read_to_string(path).unwrap()).unwrap() {

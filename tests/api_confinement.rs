@@ -15,6 +15,7 @@ use duosuan_tests::{
 use k8s_openapi::api::{
     admissionregistration::v1::{MutatingAdmissionPolicy, ValidatingAdmissionPolicy},
     core::v1::{Node, Pod},
+    events::v1::Event,
 };
 use kube::{
     Api, Client, ResourceExt,
@@ -166,6 +167,128 @@ async fn an_agent_writes_its_own_report_and_no_other() {
     assert!(error.to_string().contains("names no node"), "{error}");
 }
 
+/// What came of a request of an agent, and the words of the refusal, or none if it is to be allowed.
+fn judged<T>(what: &str, answer: kube::Result<T>, refusal: Option<&str>) {
+    match (answer, refusal) {
+        (Ok(_), None) => {}
+        (Err(error), Some(words)) => {
+            assert!(
+                forbidden(&error) && error.to_string().contains(words),
+                "{what}: {error}"
+            );
+        }
+        (Ok(_), Some(words)) => panic!("{what} was accepted, and should be refused with {words:?}"),
+        (Err(error), None) => panic!("{what} was refused: {error}"),
+    }
+}
+
+#[tokio::test]
+async fn an_agent_warns_and_evicts_batch_pods_of_its_own_node_and_nobody_else() {
+    let admins: Api<Pod> = Api::namespaced(ready().await.unwrap(), "default");
+    let cluster = cluster_with_controllers().unwrap();
+    let agent = account(cluster, "duosuan-agent", Some("node-a")).await.unwrap();
+    let batch = json!({"requests": {"duosuan.io/batch-cpu": "100"}, "limits": {"duosuan.io/batch-cpu": "100"}});
+    let mut uids = std::collections::BTreeMap::new();
+    for (name, node, resources) in [
+        ("evict-own", "node-a", batch.clone()),
+        ("evict-other", "node-b", batch),
+        ("evict-online", "node-a", json!({})),
+    ] {
+        let spec = json!({"nodeName": node, "containers": [{"name": "c", "image": "none", "resources": resources}]});
+        let made = admins
+            .create(&PostParams::default(), &pod(name, json!({}), &spec).unwrap())
+            .await
+            .unwrap();
+        uids.insert(name, made.metadata.uid.unwrap());
+    }
+
+    let pods: Api<Pod> = Api::namespaced(agent.clone(), "default");
+    let dry_run = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    let only = Some("only the annotation duosuan.io/eviction-notice");
+    let notice = json!({"metadata": {"annotations": {"duosuan.io/eviction-notice": "now"}}});
+    for (name, change, refusal) in [
+        ("evict-own", notice.clone(), None),
+        ("evict-other", notice, Some("pods of its own node node-a")),
+        ("evict-own", json!({"metadata": {"annotations": {"a": "b"}}}), only),
+        ("evict-own", json!({"metadata": {"labels": {"a": "b"}}}), only),
+        (
+            "evict-own",
+            json!({"metadata": {"finalizers": ["example.com/stay"]}}),
+            only,
+        ),
+        ("evict-own", json!({"spec": {"activeDeadlineSeconds": 1}}), only),
+    ] {
+        let answer = pods.patch(name, &dry_run, &Patch::Merge(&change)).await;
+        judged(&format!("{name} {change}"), answer, refusal);
+    }
+
+    let evict = async |client: &Client, name: &str, metadata: Value, uid: Option<&str>| {
+        let mut body = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata,
+            "deleteOptions": {"preconditions": {"uid": uid}}});
+        body["metadata"]["name"] = name.into();
+        let path = format!("/api/v1/namespaces/default/pods/{name}/eviction?dryRun=All");
+        let request = http::Request::post(path)
+            .header("content-type", "application/json")
+            .body(serde_json::to_vec(&body).unwrap())
+            .unwrap();
+        client.request_text(request).await
+    };
+    let labelled = |node: &str| json!({"labels": {"duosuan.io/evicting-node": node}});
+    let own = Some("only pods of its own node");
+    let form = Some("has to carry the label");
+    // What the rule looks at is a cache of the API server's: it has to know the pods first.
+    eventually("the pod of another node is known", async || {
+        let answer = evict(&agent, "evict-other", labelled("node-a"), Some(&uids["evict-other"])).await;
+        Ok(answer.is_err_and(|e| forbidden(&e)).then_some(()))
+    })
+    .await
+    .unwrap();
+    for (name, metadata, uid, refusal) in [
+        ("evict-own", labelled("node-a"), Some(uids["evict-own"].as_str()), None),
+        ("evict-other", labelled("node-a"), Some(&uids["evict-other"]), own),
+        ("evict-own", labelled("node-a"), Some(&uids["evict-other"]), own),
+        ("evict-other", labelled("node-b"), Some(&uids["evict-other"]), form),
+        ("evict-own", json!({}), Some(&uids["evict-own"]), form),
+        ("evict-own", labelled("node-a"), None, form),
+        (
+            "evict-online",
+            labelled("node-a"),
+            Some(&uids["evict-online"]),
+            Some("only batch pods"),
+        ),
+    ] {
+        let answer = evict(&agent, name, metadata.clone(), uid).await;
+        judged(
+            &format!("the eviction of {name} with {metadata} and {uid:?}"),
+            answer,
+            refusal,
+        );
+    }
+    // Others evict as ever.
+    let admin = admin(cluster).await.unwrap();
+    judged("an admin's", evict(&admin, "evict-online", json!({}), None).await, None);
+    let answer = pods.delete("evict-own", &DeleteParams::default()).await;
+    assert!(answer.is_err_and(|e| forbidden(&e)));
+
+    let events: Api<Event> = Api::namespaced(agent, "default");
+    for (instance, refusal) in [
+        ("node-a", None),
+        ("node-b", Some("with its node as reporting instance")),
+    ] {
+        let event = json!({"metadata": {"name": format!("evict-{instance}"), "namespace": "default"},
+            "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "duosuan.io/agent",
+            "reportingInstance": instance, "action": "Evicting", "reason": "Evicted", "type": "Warning", "note": "x",
+            "regarding": {"kind": "Pod", "namespace": "default", "name": "evict-own"}});
+        let answer = events
+            .create(&PostParams::default(), &serde_json::from_value(event).unwrap())
+            .await;
+        judged(instance, answer, refusal);
+    }
+}
+
 #[tokio::test]
 async fn pods_with_a_label_of_ours_go_to_our_scheduler_and_others_are_left_alone() {
     let client = ready().await.unwrap();
@@ -219,22 +342,28 @@ async fn pods_with_a_label_of_ours_go_to_our_scheduler_and_others_are_left_alone
 async fn the_api_server_finds_no_fault_in_the_policies_expressions() {
     let client = ready().await.unwrap();
     let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
-    // The controller manager checks the types of the expressions and writes what it found.
-    let checked = eventually("the confinement's expressions are checked", async || {
-        let policy = policies.get("duosuan-agent-confinement").await?;
-        let current = policy.metadata.generation;
-        Ok(policy
-            .status
-            .filter(|s| s.observed_generation == current && s.type_checking.is_some()))
-    })
-    .await
-    .unwrap();
-    let warnings = checked.type_checking.unwrap().expression_warnings.unwrap_or_default();
-    let warnings: Vec<String> = warnings
-        .into_iter()
-        .map(|w| format!("{}: {}", w.field_ref, w.warning))
-        .collect();
-    assert!(warnings.is_empty(), "{}", warnings.join("\n"));
+    for name in [
+        "duosuan-agent-confinement",
+        "duosuan-agent-eviction",
+        "duosuan-agent-eviction-node",
+    ] {
+        // The controller manager checks the types of the expressions and writes what it found.
+        let checked = eventually("the confinement's expressions are checked", async || {
+            let policy = policies.get(name).await?;
+            let current = policy.metadata.generation;
+            Ok(policy
+                .status
+                .filter(|s| s.observed_generation == current && s.type_checking.is_some()))
+        })
+        .await
+        .unwrap();
+        let warnings = checked.type_checking.unwrap().expression_warnings.unwrap_or_default();
+        let warnings: Vec<String> = warnings
+            .into_iter()
+            .map(|w| format!("{name}: {}: {}", w.field_ref, w.warning))
+            .collect();
+        assert!(warnings.is_empty(), "{}", warnings.join("\n"));
+    }
     let routing: Api<MutatingAdmissionPolicy> = Api::all(client);
     assert_eq!(
         routing.get("duosuan-routing").await.unwrap().name_any(),

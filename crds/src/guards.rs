@@ -153,7 +153,8 @@ pub struct LatencyGuard {
     pub budget_percent: Option<u32>,
 }
 
-/// Eviction of batch and mid pods from a node, lowest lost work first and never more than needed.
+/// Eviction of batch pods from a node, lowest lost work first and never more than needed. A pod that is to go gets the annotation
+/// `duosuan.io/eviction-notice`, and SIGTERM with its grace two seconds later; where its disruption budget keeps it, the next one goes.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new("(has(self.killPercent) ? self.killPercent : 1) < (has(self.availablePercent) ? self.availablePercent : 3)")
     .message("killPercent (1 if absent) must be less than availablePercent (3 if absent)").field_path(".killPercent"))]
@@ -167,12 +168,13 @@ pub struct Eviction {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 50))]
     pub available_percent: Option<u32>,
-    /// Available memory under which a pod is killed at once, because the kernel would soon choose one itself, in percent
-    /// of the node's capacity, 1 to 49. Must be less than availablePercent. Default: 1.
+    /// Available memory under which batch pods are killed at once, if memory stalls too, because the kernel would soon choose
+    /// somebody itself, in percent of the node's capacity, 1 to 49. Must be less than availablePercent. Default: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 49))]
     pub kill_percent: Option<u32>,
-    /// How long a guard may hold batch at its floor before pods that cannot use what is left are evicted. Default: `5m`.
+    /// How long the CPU guard may hold batch at its floor before pods that cannot use what is left are evicted, and how long
+    /// prod may lack memory when batch has no page cache left to give. Default: `5m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suppressed_for: Option<Duration>,
 }

@@ -43,6 +43,9 @@ pub const ANNOTATION_GPU_SHARE: &str = "duosuan.io/gpu-share";
 pub const ANNOTATION_GPU_MEMORY: &str = "duosuan.io/gpu-memory";
 /// Annotation of a pod without a claim: GPU models that it accepts, separated by `|`.
 pub const ANNOTATION_GPU_MODELS: &str = "duosuan.io/gpu-models";
+/// Annotation that an agent writes on a pod that is about to be evicted: when and why. A pod that projects it into a file
+/// by the downward API can write its checkpoint before SIGTERM comes.
+pub const ANNOTATION_EVICTION_NOTICE: &str = "duosuan.io/eviction-notice";
 /// Annotation of a pod for simulations: how long it runs before it ends by itself, such as `90s`; without it, for ever.
 pub const ANNOTATION_RUN_TIME: &str = "duosuan.io/run-time";
 /// Annotation of a claim, or of a pod of it: when the last checkpoint was written, such as `2026-11-29T13:05:00Z`.

@@ -56,8 +56,7 @@ pub struct ColocationPolicySpec {
     /// How prod is protected from them.
     #[serde(default)]
     pub guards: Guards,
-    /// When batch and mid pods have to leave a node that cannot be relieved otherwise. Not acted on yet: the condition
-    /// `Honoured` says so.
+    /// When batch pods have to leave a node that cannot be relieved otherwise. Absent: on, with its defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eviction: Option<Eviction>,
 }
@@ -70,7 +69,6 @@ impl ColocationPolicySpec {
         [
             ("spec.guards.network", guards.network.is_some()),
             ("spec.guards.gpu", guards.gpu.is_some()),
-            ("spec.eviction", self.eviction.is_some()),
         ]
         .into_iter()
         .filter_map(|(field, given)| given.then_some(field))

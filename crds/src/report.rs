@@ -96,11 +96,56 @@ pub struct NodeReportStatus {
     #[schemars(length(max = 10))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub actions: Vec<ActionReport>,
+    /// True: batch was evicted here lately, and the node takes no new batch pods for 5 minutes from then, or while memory is
+    /// short. What runs stays.
+    #[serde(default)]
+    pub batch_closed: bool,
+    /// Last ten evictions, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub evictions: Vec<EvictionReport>,
     /// Conditions of the node's agent, by type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// One eviction.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EvictionReport {
+    /// When it was decided.
+    pub time: Time,
+    /// The pod, as `namespace/name`; the path of a cgroup that is no pod's.
+    #[schemars(length(max = 512))]
+    pub pod: String,
+    /// The claim that the pod is of, as `namespace/name`; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub claim: Option<String>,
+    /// `MemoryShort`: less memory was available than the policy's `eviction.availablePercent`. `MemoryFails`: less than its
+    /// `killPercent`, and it stalled. `MemoryStall`: prod stalled for memory although batch had no page cache left to give.
+    /// `CpuSuppressed`: batch was held at its CPU floor for long.
+    #[schemars(extend("enum" = ["MemoryShort", "MemoryFails", "MemoryStall", "CpuSuppressed"]))]
+    pub cause: String,
+    /// `Ordered`: asked for, and not answered yet. `Evicted`: the API server evicts the pod. `Refused`: a disruption budget
+    /// keeps it. `Failed`: the order did not work out. `Killed`: its processes were killed. `Observed`: the mode is
+    /// `observe`, and nothing was done.
+    #[schemars(extend("enum" = ["Ordered", "Evicted", "Refused", "Failed", "Killed", "Observed"]))]
+    pub outcome: String,
+    /// Work that was lost with it, of its whole claim where that cannot spare the pod, in core-seconds since the last
+    /// checkpoint (annotation `duosuan.io/last-checkpoint`), else since the start.
+    #[schemars(range(min = 0))]
+    pub lost_core_seconds: i64,
+    /// As `lostCoreSeconds`, for GPUs.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub lost_card_seconds: i64,
+    /// Why, in words and figures.
+    #[schemars(length(max = 1024))]
+    pub message: String,
 }
 
 /// One tier on the node.

@@ -1,10 +1,11 @@
 //! A node of its own for each test, and the waits for what the agent writes.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::time::Duration;
 
 use duosuan_crds::{ColocationPolicy, NodeReport};
 use duosuan_node::simulated::{FleetOptions, run_fleet};
-use duosuan_tests::cluster::{admin, cluster, install_crds};
+use duosuan_tests::cluster::{cluster, config, install_crds};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
@@ -38,7 +39,10 @@ impl Lab {
     }
 
     pub(crate) async fn start_as(node: &str, simulated: bool, impersonate: bool) -> Self {
-        let client = admin(cluster().unwrap()).await.unwrap();
+        // As an agent's own: see its `run`.
+        let mut config = config(cluster().unwrap()).await.unwrap();
+        config.default_retry = false;
+        let client = Client::try_from(config).unwrap();
         install_crds(&client).await.unwrap();
         let object = json!({
             "apiVersion": "v1", "kind": "Node",

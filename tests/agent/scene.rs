@@ -90,15 +90,21 @@ impl Scene {
     /// Starts the agent without a cluster and returns its process.
     pub(crate) fn start_agent(&self, mode: &str, guards: &str) -> Result<String> {
         let name = self.name;
-        let policy = format!(
-            "spec: {{mode: {mode}, guards: {guards}}}\ngroups: [{{path: {name}/online, tier: prod}}, {{path: {name}/batch, tier: batch}}]"
-        );
         self.vm.run(&format!("mkdir -p /run/{name}"))?;
-        self.vm.write(&format!("/run/{name}/policy.yaml"), &policy)?;
+        self.rewrite_policy(mode, guards)?;
         self.vm.run(&format!(
             "cd /run/{name} && duosuan-agent --policy policy.yaml --journal /run/{name}/journal --node vm \
              --metrics-addr {METRICS} >> log 2>&1 & echo $!"
         ))
+    }
+
+    /// Writes the agent's policy anew; a running agent takes it in. What follows `guards` may follow here too.
+    pub(crate) fn rewrite_policy(&self, mode: &str, guards: &str) -> Result<()> {
+        let name = self.name;
+        let policy = format!(
+            "spec: {{mode: {mode}, guards: {guards}}}\ngroups: [{{path: {name}/online, tier: prod}}, {{path: {name}/batch, tier: batch}}]"
+        );
+        self.vm.write(&format!("/run/{name}/policy.yaml"), &policy)
     }
 
     /// Asks the agent to end, and waits until it has.

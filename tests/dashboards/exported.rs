@@ -157,6 +157,7 @@ pub(crate) fn agent() -> Result<String> {
         requests: Resources { cpu, memory: 1 << 32 },
         burstable: tier != Tier::Batch,
         latency: None,
+        batch: None,
     };
     agent.set_pods(vec![pod("online", Tier::Prod, 4_000), pod("batch", Tier::Batch, 2_000)]);
     let metrics = NodeMetrics::new();

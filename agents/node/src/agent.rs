@@ -1,6 +1,8 @@
 //! One node's agent without its edges: it observes, decides and acts once for each call.
 
-use duosuan_policy::{Millis, Observation, Policy, Report, Resources, Service, State, decide};
+use std::collections::{BTreeMap, BTreeSet};
+
+use duosuan_policy::{Answer, Gang, Millis, Observation, Policy, Report, Resources, Service, State, decide};
 
 use crate::{
     machine::{Acted, Machine},
@@ -20,6 +22,7 @@ pub struct Agent<M> {
     /// What the last look saw.
     seen: Observation,
     services: Vec<Service>,
+    gangs: BTreeMap<String, Gang>,
     observe_only: bool,
 }
 
@@ -42,6 +45,7 @@ impl<M: Machine> Agent<M> {
             pods: Vec::new(),
             seen: Observation::default(),
             services: Vec::new(),
+            gangs: BTreeMap::new(),
             observe_only: false,
         }
     }
@@ -71,6 +75,22 @@ impl<M: Machine> Agent<M> {
         self.services = services;
     }
 
+    /// Gangs of its batch pods, by `namespace/claim`, from the next look on.
+    pub fn set_gangs(&mut self, gangs: BTreeMap<String, Gang>) {
+        self.gangs = gangs;
+    }
+
+    /// Gangs of its batch pods, by `namespace/claim`, in the order of their names.
+    pub fn gang_names(&self) -> BTreeSet<String> {
+        let pods = self.pods.iter().filter_map(|p| p.batch.as_ref());
+        pods.filter_map(|p| p.gang.clone()).collect()
+    }
+
+    /// Takes in what became of an order to evict a pod.
+    pub fn evicted(&mut self, uid: &str, answer: Answer, now: Millis) {
+        self.state.evicted(uid, answer, now);
+    }
+
     /// What the API says is bound in tier batch.
     pub fn bound_batch(&self) -> Resources {
         crate::pods::bound_batch(&self.pods)
@@ -80,6 +100,9 @@ impl<M: Machine> Agent<M> {
     pub fn look(&mut self, now: Millis) -> Look {
         self.machine.observe(&self.pods, now, &mut self.seen);
         self.seen.services.clone_from(&self.services);
+        if self.seen.gangs != self.gangs {
+            self.seen.gangs.clone_from(&self.gangs);
+        }
         let policy = self.policy();
         let (actions, report) = decide(&policy, self.machine.capabilities(), &self.seen, &mut self.state, now);
         let acted = self.machine.act(&actions);

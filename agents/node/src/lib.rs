@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod clock;
+pub mod evict;
 pub mod exposition;
 pub mod http;
 pub mod identity;

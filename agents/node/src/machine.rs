@@ -27,6 +27,8 @@ pub struct Acted {
     pub reasserted: u64,
     /// Memory that was reclaimed from batch, bytes.
     pub reclaimed: u64,
+    /// Cgroups whose processes were killed.
+    pub killed: u64,
     /// What could not be done, by file.
     pub failed: Vec<Failure>,
 }

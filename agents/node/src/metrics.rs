@@ -2,7 +2,11 @@
 
 use std::sync::atomic::AtomicU64;
 
-use duosuan_policy::{CacheUse, GuardState, Report, Tier, action::Terms};
+use duosuan_policy::{
+    Answer, CacheUse, GuardState, Outcome, Report, Tier,
+    action::Terms,
+    eviction::{Cause, Eviction},
+};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -70,6 +74,13 @@ struct FileLabels {
     file: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EvictionLabels {
+    node: String,
+    cause: &'static str,
+    outcome: &'static str,
+}
+
 /// Metrics of one agent, or of a fleet of simulated ones. CPU is in cores, memory in bytes.
 #[derive(Debug)]
 pub struct Metrics {
@@ -89,6 +100,8 @@ pub struct Metrics {
     occupancy: Family<GroupLabels, Gauge>,
     traffic: Family<GroupLabels, Counter>,
     cuts: Family<GuardLabels, Counter>,
+    evictions: Family<EvictionLabels, Counter>,
+    closed: Family<NodeLabels, Gauge>,
     state: Family<GuardStateLabels, Gauge>,
     reasserted: Family<NodeLabels, Counter>,
     age: Family<NodeLabels, Float>,
@@ -121,6 +134,8 @@ impl Metrics {
             occupancy: Family::default(),
             traffic: Family::default(),
             cuts: Family::default(),
+            evictions: Family::default(),
+            closed: Family::default(),
             state: Family::default(),
             reasserted: Family::default(),
             age: Family::default(),
@@ -185,6 +200,16 @@ impl Metrics {
             metrics.traffic.clone(),
         );
         r.register("guard_cuts", "Times that the guard cut batch", metrics.cuts.clone());
+        r.register(
+            "evictions",
+            "Evictions of batch from the node, by what came of them: each order counts as Ordered and then by its answer",
+            metrics.evictions.clone(),
+        );
+        r.register(
+            "node_batch_closed",
+            "1 while the node takes no new batch because batch was evicted",
+            metrics.closed.clone(),
+        );
         r.register(
             "guard_state",
             "1 for the state that the guard is in, 0 for the others",
@@ -303,12 +328,18 @@ impl Metrics {
                 self.state.get_or_create(&labels).set(i64::from(state == guard.state));
             }
         }
+        for eviction in &report.eviction.decided {
+            self.count_eviction(node, eviction.cause, eviction.outcome);
+        }
         let labels = NodeLabels { node: node.to_owned() };
         match &report.slowest {
             Some(slowest) => drop(self.slow.get_or_create(&labels).set(cores(slowest.milli))),
             None => drop(self.slow.remove(&labels)),
         }
         self.cache(node, report.cache);
+        self.closed
+            .get_or_create(&labels)
+            .set(i64::from(report.eviction.closed));
         self.reasserted.get_or_create(&labels).inc_by(acted.reasserted);
         self.reclaimed.get_or_create(&labels).inc_by(acted.reclaimed);
         self.failures(node, &acted.failed);
@@ -354,6 +385,25 @@ impl Metrics {
             let counter = self.traffic.get_or_create(&labels);
             counter.inc_by(traffic.saturating_sub(counter.get()));
         }
+    }
+
+    /// Counts what became of an order to evict a pod.
+    pub fn evicted(&self, node: &str, eviction: &Eviction, answer: Answer) {
+        let outcome = match answer {
+            Answer::Evicted => Outcome::Evicted,
+            Answer::Refused => Outcome::Refused,
+            Answer::Failed => Outcome::Failed,
+        };
+        self.count_eviction(node, eviction.cause, outcome);
+    }
+
+    fn count_eviction(&self, node: &str, cause: Cause, outcome: Outcome) {
+        let labels = EvictionLabels {
+            node: node.to_owned(),
+            cause: cause.as_str(),
+            outcome: outcome.as_str(),
+        };
+        self.evictions.get_or_create(&labels).inc();
     }
 
     /// Counts kernel files that failed.

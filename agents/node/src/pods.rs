@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use duosuan_crds::{
-    ANNOTATION_LATENCY_OBJECTIVE, LABEL_TIER, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU,
-    RESOURCE_MID_MEMORY,
+    ANNOTATION_GPU_SHARE, ANNOTATION_LAST_CHECKPOINT, ANNOTATION_LATENCY_OBJECTIVE, LABEL_CLAIM, LABEL_GROUP,
+    LABEL_TIER, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_GPU, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY,
 };
-use duosuan_policy::{Resources, Tier};
+use duosuan_policy::{Millis, Pod as BatchPod, Resources, Tier};
+use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Container, Pod, PodSpec},
     apimachinery::pkg::api::resource::Quantity,
@@ -32,6 +33,8 @@ pub struct PodInfo {
     /// Where to read the latency that it promises, or why that cannot be. Batch promises none, and a pod without an address
     /// has none yet.
     pub latency: Option<Result<Target, String>>,
+    /// What an eviction looks at; of batch pods alone.
+    pub batch: Option<BatchPod>,
 }
 
 /// Reduces a pod; `None` if it is bound nowhere or has ended, so that it takes nothing of a node.
@@ -79,17 +82,51 @@ pub fn reduce(pod: &Pod) -> Option<PodInfo> {
         });
     Some(PodInfo {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
-        name: format!(
-            "{}/{}",
-            pod.metadata.namespace.as_deref().unwrap_or("default"),
-            pod.metadata.name.as_deref().unwrap_or_default()
-        ),
+        name: name(pod),
         node,
         tier,
         requests,
         burstable: firm != Resources::default(),
         latency,
+        batch: (tier == Tier::Batch).then(|| batch_pod(pod, spec)),
     })
+}
+
+fn batch_pod(pod: &Pod, spec: &PodSpec) -> BatchPod {
+    let meta = &pod.metadata;
+    let label = |key: &str| meta.labels.as_ref().and_then(|l| l.get(key));
+    let annotation = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key));
+    let namespace = meta.namespace.as_deref().unwrap_or("default");
+    // A time that is none saves nothing: as if there had been no checkpoint.
+    let checkpoint = annotation(ANNOTATION_LAST_CHECKPOINT).and_then(|text| text.parse::<Timestamp>().ok());
+    let share = annotation(ANNOTATION_GPU_SHARE).and_then(|text| text.parse::<u16>().ok());
+    BatchPod {
+        uid: meta.uid.clone().unwrap_or_default(),
+        name: name(pod),
+        gang: label(LABEL_CLAIM).map(|claim| format!("{namespace}/{claim}")),
+        group: label(LABEL_GROUP).cloned().unwrap_or_default(),
+        started: pod
+            .status
+            .as_ref()
+            .and_then(|s| s.start_time.as_ref())
+            .map(|t| millis(t.0)),
+        checkpoint: checkpoint.map(millis),
+        cards: total(spec, RESOURCE_GPU).or(share.map(i64::from)).unwrap_or(0),
+        leaving: meta.deletion_timestamp.is_some(),
+    }
+}
+
+fn millis(time: Timestamp) -> Millis {
+    u64::try_from(time.as_millisecond()).unwrap_or(0)
+}
+
+/// `namespace/name`.
+fn name(pod: &Pod) -> String {
+    format!(
+        "{}/{}",
+        pod.metadata.namespace.as_deref().unwrap_or("default"),
+        pod.metadata.name.as_deref().unwrap_or_default()
+    )
 }
 
 /// What pods of tier batch ask for together.
@@ -163,6 +200,11 @@ mod tests {
             requests,
             burstable: false,
             latency: None,
+            batch: Some(BatchPod {
+                uid: "u".into(),
+                name: "ns/b".into(),
+                ..BatchPod::default()
+            }),
         };
         assert_eq!(info, Some(expected));
     }
@@ -210,6 +252,36 @@ mod tests {
         );
         assert_eq!(latency("batch", "10.0.0.1", good), None);
         assert_eq!(latency("prod", "", good), None);
+    }
+
+    #[test]
+    fn of_a_batch_pod_its_claim_its_start_and_its_last_checkpoint_are_known() {
+        let info = pod(serde_json::json!({
+            "metadata": {"name": "b", "namespace": "ns", "uid": "u", "deletionTimestamp": "2026-01-01T00:01:00Z",
+                "labels": {"duosuan.io/tier": "batch", "duosuan.io/claim": "c", "duosuan.io/group": "worker"},
+                "annotations": {"duosuan.io/last-checkpoint": "1970-01-01T01:00:05+01:00", "duosuan.io/gpu-share": "250"}},
+            "spec": {"nodeName": "n", "containers": []},
+            "status": {"startTime": "1970-01-01T00:00:02Z"}
+        }));
+        let expected = BatchPod {
+            uid: "u".into(),
+            name: "ns/b".into(),
+            gang: Some("ns/c".into()),
+            group: "worker".into(),
+            started: Some(2_000),
+            checkpoint: Some(5_000),
+            cards: 250,
+            leaving: true,
+        };
+        assert_eq!(info.unwrap().batch, Some(expected));
+        let info = pod(serde_json::json!({
+            "metadata": {"name": "b", "uid": "u", "labels": {"duosuan.io/tier": "batch"},
+                "annotations": {"duosuan.io/last-checkpoint": "yesterday"}},
+            "spec": {"nodeName": "n", "containers": [{"name": "a", "resources": {"limits": {"nvidia.com/gpu": "2"},
+                "requests": {"nvidia.com/gpu": "2"}}}]}
+        }));
+        let batch = info.unwrap().batch.unwrap();
+        assert_eq!((batch.checkpoint, batch.cards, batch.leaving), (None, 2_000, false));
     }
 
     #[test]

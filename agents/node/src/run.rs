@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     agent::Agent,
     clock::Clock,
+    evict::{Done, Evictions},
     http::{self, Pulse},
     identity,
     kernel::{Kernel, Roots},
@@ -101,6 +102,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let wake = Arc::new(Notify::new());
     let node = LiveNode {
         publisher: client.as_ref().map(|client| Publisher::new(client.clone(), &name)),
+        evictions: client.as_ref().map(|client| Evictions::new(client.clone(), &name)),
         name,
         numa,
         agent,
@@ -136,6 +138,8 @@ async fn client(options: &Options) -> anyhow::Result<Option<Client>> {
     // A watch that says nothing for long is not dead; a write that does is.
     config.connect_timeout = Some(Duration::from_secs(10));
     config.write_timeout = Some(Duration::from_secs(30));
+    // A disruption budget says no by 429, and then the next pod is asked for; who tries again here does so by his own measure.
+    config.default_retry = false;
     Ok(Some(
         Client::try_from(config).context("the API server's address or credentials cannot be used")?,
     ))
@@ -185,6 +189,8 @@ struct LiveNode {
     policies: Mirror<duosuan_crds::ColocationPolicySpec>,
     /// Absent without an API server, and while a publication is in flight.
     publisher: Option<Publisher>,
+    /// Absent without an API server.
+    evictions: Option<Evictions>,
     reported: Option<(Millis, Report)>,
     delivered: Option<Millis>,
     not_before: Millis,
@@ -230,6 +236,7 @@ impl LiveNode {
                     self.services.take(done, self.clock.now());
                     self.agent.set_services(self.services.observed());
                 }
+                done = evicted(&mut self.evictions) => self.evicted(done),
             }
             self.publish();
         }
@@ -246,7 +253,24 @@ impl LiveNode {
                 .report_age(&self.name, now.saturating_sub(at) as f64 / 1000.0);
         }
         self.pulse.beat(now);
+        if let Some(evictions) = &mut self.evictions {
+            evictions.follow(&look.report.eviction, || self.agent.gang_names(), now);
+        }
+        if !look.report.eviction.decided.is_empty() {
+            // A restart must not forget that the node is closed.
+            self.store(true);
+        }
         self.last = Some(look.report);
+    }
+
+    fn evicted(&mut self, done: Done) {
+        match done {
+            Done::Order { eviction, answer } => {
+                self.metrics.evicted(&self.name, &eviction, answer);
+                self.agent.evicted(&eviction.uid, answer, self.clock.now());
+            }
+            Done::Gangs(gangs) => self.agent.set_gangs(gangs),
+        }
     }
 
     fn poll_policy(&mut self) {
@@ -371,9 +395,9 @@ impl LiveNode {
         }
     }
 
-    fn store(&mut self, at_the_end: bool) {
+    fn store(&mut self, at_once: bool) {
         let now = self.clock.now();
-        if at_the_end || now.saturating_sub(self.stored) >= STORE {
+        if at_once || now.saturating_sub(self.stored) >= STORE {
             self.stored = now;
             store::save(&self.forecast, &self.agent.state, now);
         }
@@ -427,6 +451,14 @@ fn armings(choice: &Choice) -> Vec<Arming> {
 
 async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
     stream.next().await
+}
+
+/// What was asked of the API server for evictions, when it is done; pending while nothing was.
+async fn evicted(evictions: &mut Option<Evictions>) -> Done {
+    match evictions {
+        Some(evictions) => evictions.done().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The publication in flight, when it is done; pending while there is none.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use duosuan_crds::{ColocationPolicySpec, policy::Mode as ApiMode};
 use duosuan_policy::{
     Guard, Mode, Policy, Resources,
-    policy::{IoGuard, LatencyGuard, LlcGuard, MemoryGuard},
+    policy::{Eviction, IoGuard, LatencyGuard, LlcGuard, MemoryGuard},
 };
 
 use crate::quantity;
@@ -92,6 +92,12 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
     };
     let hold = millis("reclaim.hold", &spec.reclaim.hold, base.hold);
     let expire = millis("reclaim.expire", &spec.reclaim.expire, base.expire);
+    let eviction = spec.eviction.clone().unwrap_or_default();
+    let suppressed_for = millis(
+        "eviction.suppressedFor",
+        &eviction.suppressed_for,
+        base.eviction.suppressed_for,
+    );
     let floor = spec.guards.cpu.floor.as_ref().and_then(|text| {
         let floor = quantity::milli(text);
         if floor.is_none() {
@@ -141,6 +147,12 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
             disabled: llc.disabled,
             cache_percent: llc.cache_percent.unwrap_or(base.llc.cache_percent),
             bandwidth_percent: llc.bandwidth_percent.unwrap_or(base.llc.bandwidth_percent),
+        },
+        eviction: Eviction {
+            disabled: eviction.disabled,
+            available_percent: eviction.available_percent.unwrap_or(base.eviction.available_percent),
+            kill_percent: eviction.kill_percent.unwrap_or(base.eviction.kill_percent),
+            suppressed_for,
         },
         ..base
     };
@@ -203,9 +215,25 @@ mod tests {
     }
 
     #[test]
+    fn eviction_is_on_unless_it_is_switched_off() {
+        let none = translate(&spec(serde_json::json!({})), NODE).unwrap();
+        assert_eq!(none.eviction, Eviction::default());
+        let given = spec(serde_json::json!({"eviction": {
+            "disabled": true, "availablePercent": 10, "killPercent": 4, "suppressedFor": "90s"}}));
+        let expected = Eviction {
+            disabled: true,
+            available_percent: 10,
+            kill_percent: 4,
+            suppressed_for: 90_000,
+        };
+        assert_eq!(translate(&given, NODE).unwrap().eviction, expected);
+    }
+
+    #[test]
     fn every_field_that_cannot_be_honoured_is_named() {
         let bad = spec(serde_json::json!({
             "reclaim": {"quantilePercent": 101, "hold": "10m", "expire": "soon"},
+            "eviction": {"killPercent": 3, "suppressedFor": "never"},
             "guards": {"cpu": {"floor": "many"}, "memory": {"availablePercent": 51}, "io": {"stallMilli": 0}}
         }));
         let problems = translate(&bad, NODE).unwrap_err();
@@ -215,6 +243,8 @@ mod tests {
             "guards.cpu.floor is \"many\"",
             "guards.memory.availablePercent is 51",
             "guards.io.stallMilli is 0",
+            "eviction.killPercent is 3",
+            "eviction.suppressedFor: duration \"never\"",
         ] {
             assert!(problems.iter().any(|p| p.starts_with(field)), "{field} in {problems:?}");
         }

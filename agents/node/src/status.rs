@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use duosuan_crds::{
     NodeReportStatus, Tier as ApiTier,
-    report::{ActionReport, GpuReport, GuardReport, NumaReport, OfferReport, Pressure, TierReport},
+    report::{ActionReport, EvictionReport, GpuReport, GuardReport, NumaReport, OfferReport, Pressure, TierReport},
 };
 use duosuan_policy::{
     Capabilities, Report, Resources, Signals, Tier,
     action::{Basis, Terms},
+    eviction::Eviction,
 };
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -194,6 +195,8 @@ pub fn status(
                 action: deed.action.clone(),
             })
             .collect(),
+        batch_closed: report.eviction.closed,
+        evictions: report.eviction.last.iter().map(|e| eviction(e, report, now)).collect(),
         conditions: Vec::new(),
     }
 }
@@ -250,6 +253,20 @@ fn basis_name(basis: Basis) -> &'static str {
     }
 }
 
+fn eviction(past: &Eviction, report: &Report, now: Timestamp) -> EvictionReport {
+    let whole = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+    EvictionReport {
+        time: Time(at(past.at, report, now)),
+        pod: past.name.clone(),
+        claim: past.gang.clone(),
+        cause: past.cause.as_str().to_owned(),
+        outcome: past.outcome.as_str().to_owned(),
+        lost_core_seconds: whole(past.lost.core_seconds()),
+        lost_card_seconds: whole(past.lost.card_seconds()),
+        message: past.why.clone(),
+    }
+}
+
 fn both(r: Resources) -> BTreeMap<String, Quantity> {
     known(Signals {
         cpu: Some(r.cpu),
@@ -265,7 +282,7 @@ fn known(s: Signals) -> BTreeMap<String, Quantity> {
 }
 
 /// Whether something moved so far that it is worth a report before its time: an offer by 5 % of the node, its use by 20 %
-/// (use swings by more than 5 % every second on a small node), a guard, or what the offer goes by.
+/// (use swings by more than 5 % every second on a small node), a guard, an eviction, or what the offer goes by.
 pub fn moved(before: &Report, after: &Report) -> bool {
     let beyond = |a: Option<i64>, b: Option<i64>, percent: i64, of: i64| match (a, b) {
         (Some(a), Some(b)) => (a - b).abs().saturating_mul(100) > of.saturating_mul(percent),
@@ -282,5 +299,6 @@ pub fn moved(before: &Report, after: &Report) -> bool {
         .iter()
         .map(|g| g.state)
         .ne(after.guards.iter().map(|g| g.state));
-    tiers || guards || before.cpu_basis != after.cpu_basis || before.memory_basis != after.memory_basis
+    let evictions = before.eviction.closed != after.eviction.closed || before.eviction.last != after.eviction.last;
+    tiers || guards || evictions || before.cpu_basis != after.cpu_basis || before.memory_basis != after.memory_basis
 }

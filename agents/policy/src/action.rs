@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    eviction::EvictionView,
     guard::GuardState,
     history::Deed,
     observation::{CacheUse, Millis, Resources, Signals, Tier},
@@ -12,9 +13,9 @@ use crate::{
 
 /// A setting that should hold. Whatever the caller set before and is not asked for any more goes back to what it was.
 ///
-/// [`RECLAIM`] is none but an order: it is carried out once, and nothing of it is left to restore. Of a file that has a
-/// line for each device, one line is set: `io.max 254:0`. With the path [`crate::llc::RESCTRL`] it is about the group of
-/// tasks that the file names, and the value is its `schemata`.
+/// [`RECLAIM`] and [`KILL`] are none but orders: they are carried out once, and nothing of them is left to restore. Of a
+/// file that has a line for each device, one line is set: `io.max 254:0`. With the path [`crate::llc::RESCTRL`] it is about
+/// the group of tasks that the file names, and the value is its `schemata`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
     /// Path of the cgroup below the root.
@@ -29,6 +30,8 @@ pub struct Action {
 
 /// The file that takes orders: so many bytes of the cgroup are to be reclaimed now.
 pub const RECLAIM: &str = "memory.reclaim";
+/// The file that takes the order to kill all that runs in the cgroup, and below it.
+pub const KILL: &str = "cgroup.kill";
 
 impl Action {
     pub(crate) fn new(path: &str, file: impl Into<String>, value: impl Into<String>, why: impl Into<String>) -> Self {
@@ -151,6 +154,8 @@ pub struct Report {
     pub guards: Vec<GuardView>,
     /// What the guards did last, the latest first.
     pub history: Vec<Arc<Deed>>,
+    /// Evictions.
+    pub eviction: EvictionView,
     /// Settings that would be made if the mode were not to observe only.
     pub intended: Vec<Action>,
 }

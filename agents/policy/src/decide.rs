@@ -3,6 +3,7 @@
 use crate::{
     action::{Action, Basis, GuardView, Report, Terms, TierView},
     cpu,
+    eviction::{self, Decided},
     guard::{GuardState, Pace, Reading, ShareGuard},
     latency, memory,
     observation::{Capabilities, Millis, Observation, Resources, Signals, Tier},
@@ -63,6 +64,7 @@ pub fn decide(
         young.memory,
     );
     let [prod, mid, batch] = measured.tiers;
+    let closed = state.eviction.closed(now);
     let offer = |offer: &mut crate::offer::Offer, forecasts: &Forecasts, terms: &Terms, bound, known: bool| {
         if policy.suspended {
             offer.withdraw(bound);
@@ -73,6 +75,8 @@ pub fn decide(
             return Basis::Cold;
         }
         let target = if known { terms.target() } else { None };
+        // What was too much for the node a moment ago would be so again: nothing beyond what is bound.
+        let target = target.map(|target| if closed { target.min(bound) } else { target });
         offer.step(
             target,
             Bounds {
@@ -171,6 +175,16 @@ pub fn decide(
     } else {
         intended.extend(state.llc_guard.step(&policy.llc, observation, now));
     }
+    let decided = evictions(
+        policy,
+        capabilities,
+        observation,
+        measured,
+        cpu_terms.target(),
+        state,
+        now,
+    );
+    intended.extend(decided.kills.iter().cloned());
     let guards = guard_views(state);
     state.history.note(&guards, now);
     let tier_view = |tier: Tier, peaks: Signals, reclaimable| TierView {
@@ -227,10 +241,42 @@ pub fn decide(
         slowest: state.latency_guard.slowest.clone(),
         guards,
         history: state.history.latest(),
+        eviction: state.eviction.view(&decided, now),
         intended,
     };
     state.counters = counters;
     (actions, report)
+}
+
+/// 6. evictions: who has to leave where the guards do not suffice.
+fn evictions(
+    policy: &Policy,
+    capabilities: &Capabilities,
+    observation: &Observation,
+    measured: &Measured,
+    left: Option<i64>,
+    state: &mut State,
+    now: Millis,
+) -> Decided {
+    if policy.suspended || policy.eviction.disabled {
+        state.eviction.switch_off();
+        return Decided::default();
+    }
+    let floor = policy.cpu.floor_on(observation.capacity.cpu);
+    let reading = eviction::Reading {
+        seen: observation,
+        capabilities,
+        fresh: measured.fresh,
+        stall: measured.firm_stall.memory,
+        threshold: i64::from(policy.memory.stall_milli),
+        full: measured.memory_full,
+        exhausted: state.memory_guard.exhausted,
+        // After a cut the guard tries a little more than the floor again and again.
+        at_floor: state.guard.limit.is_some_and(|limit| limit <= floor.saturating_mul(2)),
+        left: left.map(|left| left.max(floor)),
+    };
+    let act = policy.mode == Mode::Act;
+    state.eviction.step(&policy.eviction, reading, act, now)
 }
 
 fn guard_views(state: &State) -> Vec<GuardView> {

@@ -10,11 +10,13 @@
 //! - it falls at once and grows slowly;
 //! - a signal that is missing is never read as zero: the offer holds, then decays to what is bound;
 //! - whatever is not known to be batch is prod;
+//! - nobody but batch is evicted, by lowest lost work, and not one more than needed;
 //! - suspended or without a guard, no setting is asked for, so that the caller gives everything back.
 
 pub mod action;
 mod cpu;
 pub mod decide;
+pub mod eviction;
 pub mod forecast;
 pub mod guard;
 pub mod histogram;
@@ -28,13 +30,16 @@ pub mod offer;
 pub mod policy;
 pub mod rates;
 pub mod state;
+pub mod victims;
 
 pub use action::{Action, GuardView, Report, TierView};
 pub use decide::decide;
+pub use eviction::{Answer, Cause, Outcome};
 pub use guard::GuardState;
 pub use observation::{
-    Bucket, CacheUse, Capabilities, Control, Group, Histogram, Io, Millis, Observation, Range, Resources, Service,
-    Signals, Stall, Tier,
+    Bucket, CacheUse, Capabilities, Control, Gang, Group, Histogram, Io, Millis, Observation, Pod, Range, Resources,
+    Service, Signals, Stall, Tier,
 };
 pub use policy::{Guard, Mode, Policy, Problem};
 pub use state::State;
+pub use victims::LostWork;

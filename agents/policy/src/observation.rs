@@ -88,6 +88,38 @@ pub struct Group {
     pub io: BTreeMap<String, Io>,
     /// Stall.
     pub stall: Stall,
+    /// Its pod, as far as it is looked at: batch's alone, since nobody else is evicted.
+    pub pod: Option<Pod>,
+}
+
+/// A pod of tier batch, as an eviction looks at it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// UID.
+    pub uid: String,
+    /// `namespace/name`.
+    pub name: String,
+    /// Its gang: `namespace/claim`.
+    pub gang: Option<String>,
+    /// Its group in the gang.
+    pub group: String,
+    /// When it started, by the caller's clock.
+    pub started: Option<Millis>,
+    /// When it last wrote a checkpoint, by the caller's clock.
+    pub checkpoint: Option<Millis>,
+    /// GPUs that it asked for, thousandths.
+    pub cards: i64,
+    /// It is being deleted already.
+    pub leaving: bool,
+}
+
+/// What is known of a gang beyond its pods on the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gang {
+    /// Its pods that are bound, wherever.
+    pub members: u32,
+    /// Pods that may go without breaking the gang, by group: bound less its minimum.
+    pub spare: BTreeMap<String, u32>,
 }
 
 /// IO of a device: totals in an observation, per second in a rate.
@@ -224,12 +256,15 @@ pub struct Capabilities {
     pub cache: bool,
     /// The memory bandwidth can be shared out by resctrl.
     pub bandwidth: bool,
+    /// `cgroup.kill`.
+    pub cgroup_kill: bool,
 }
 
 impl Capabilities {
     /// Names of what is there, in a fixed order, as the NodeReport lists them.
     pub fn names(&self) -> Vec<&'static str> {
         [
+            (self.cgroup_kill, "cgroup.kill"),
             (self.cpu_idle, "cpu.idle"),
             (self.cpu_max, "cpu.max"),
             (self.cpu_burst, "cpu.max.burst"),
@@ -264,6 +299,9 @@ pub struct Observation {
     pub memory_used: Option<i64>,
     /// Stall of the whole node.
     pub stall: Stall,
+    /// Time in which everybody on the node who had something to do waited for memory, microseconds since boot
+    /// (`full ... total=`).
+    pub memory_full: Option<u64>,
     /// Pods and named groups, in order of their path.
     pub groups: Vec<Group>,
     /// Whether `groups` is all there is. If they could not be listed, nobody's use is known.
@@ -280,6 +318,8 @@ pub struct Observation {
     pub cache: Option<CacheUse>,
     /// What the API says is bound here in tier batch. Known without the kernel, and it outlives a cgroup that is late.
     pub bound_batch: Resources,
+    /// Gangs of batch pods on the node, by `namespace/claim`, as far as somebody has looked.
+    pub gangs: BTreeMap<String, Gang>,
 }
 
 impl Observation {

@@ -51,6 +51,33 @@ pub struct Policy {
     pub latency: LatencyGuard,
     /// Guard of cache and memory bandwidth.
     pub llc: LlcGuard,
+    /// Eviction of batch where the guards do not suffice.
+    pub eviction: Eviction,
+}
+
+/// Eviction: who has to leave where the guards do not suffice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Eviction {
+    /// Off: nobody is evicted, and the kernel's OOM killer decides.
+    pub disabled: bool,
+    /// Available memory under which batch pods are evicted through the API, percent of capacity.
+    pub available_percent: u32,
+    /// Available memory under which batch is killed at once, percent of capacity.
+    pub kill_percent: u32,
+    /// How long a guard may hold batch at its floor, milliseconds, before batch pods are evicted.
+    pub suppressed_for: Millis,
+}
+
+impl Default for Eviction {
+    fn default() -> Self {
+        Self {
+            disabled: false,
+            available_percent: 3,
+            kill_percent: 1,
+            suppressed_for: 300_000,
+        }
+    }
 }
 
 /// Memory guard: a shortage takes batch's memory first.
@@ -179,6 +206,7 @@ impl Default for Policy {
             io: IoGuard::default(),
             latency: LatencyGuard::default(),
             llc: LlcGuard::default(),
+            eviction: Eviction::default(),
         }
     }
 }
@@ -278,6 +306,30 @@ impl Policy {
                 "give 1 to 100",
             );
         }
+        let Eviction {
+            available_percent,
+            kill_percent,
+            suppressed_for,
+            ..
+        } = self.eviction;
+        check(
+            (2..=50).contains(&available_percent),
+            "eviction.availablePercent",
+            available_percent.to_string(),
+            "give 2 to 50",
+        );
+        check(
+            kill_percent >= 1 && kill_percent < available_percent,
+            "eviction.killPercent",
+            kill_percent.to_string(),
+            "give 1 or more, and less than eviction.availablePercent (3 if absent)",
+        );
+        check(
+            suppressed_for >= 1_000,
+            "eviction.suppressedFor",
+            format!("{suppressed_for} ms"),
+            "give a second or more",
+        );
         if let Some(floor) = self.cpu.floor {
             check(
                 (Guard::LEAST_FLOOR..=capacity.cpu.max(Guard::LEAST_FLOOR)).contains(&floor),
@@ -335,6 +387,12 @@ mod tests {
                 stall_milli: 0,
                 ..Guard::default()
             },
+            eviction: Eviction {
+                available_percent: 51,
+                kill_percent: 51,
+                suppressed_for: 0,
+                ..Eviction::default()
+            },
             ..Policy::default()
         };
         let fields: Vec<_> = policy.problems(NODE).iter().map(|p| p.field).collect();
@@ -345,6 +403,9 @@ mod tests {
                 "reclaim.growthPercent",
                 "reclaim.expire",
                 "guards.cpu.stallMilli",
+                "eviction.availablePercent",
+                "eviction.killPercent",
+                "eviction.suppressedFor",
                 "guards.cpu.floor"
             ]
         );

@@ -16,6 +16,7 @@ pub struct Counters {
     at: Option<Millis>,
     busy: Option<u64>,
     stall: [Option<u64>; 3],
+    full: Option<u64>,
     groups: BTreeMap<String, Totals>,
     measured: Measured,
 }
@@ -43,6 +44,8 @@ pub struct Measured {
     pub group_cpu: BTreeMap<String, i64>,
     /// Stall of the node.
     pub node_stall: StallView,
+    /// Time in which everybody on the node waited for memory, thousandths.
+    pub memory_full: Option<i64>,
     /// Largest stall of a group of prod or mid that its own limit does not explain, thousandths.
     pub firm_stall: StallView,
     /// Largest CPU stall of a group of batch that its own limit does not explain, thousandths.
@@ -66,6 +69,7 @@ impl Counters {
         self.at = Some(now);
         self.busy = seen.cpu_busy;
         self.stall = [seen.stall.cpu, seen.stall.memory, seen.stall.io];
+        self.full = seen.memory_full;
         for group in &seen.groups {
             match self.groups.get_mut(&group.path) {
                 Some(totals) => totals.take(group),
@@ -182,6 +186,7 @@ impl Counters {
             memory: stall(memory, seen.stall.memory),
             io: stall(io, seen.stall.io),
         };
+        measured.memory_full = stall(self.full, seen.memory_full);
         measured.firm_stall = firm_stall;
         measured.batch_stall = batch_stall;
     }

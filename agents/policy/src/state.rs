@@ -5,8 +5,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    forecast::Forecast, guard::ShareGuard, history::History, io::IoGuard, latency::LatencyGuard, llc::LlcGuard,
-    memory::MemoryGuard, observation::Millis, offer::Offer, rates::Counters,
+    eviction::{Answer, Evictor},
+    forecast::Forecast,
+    guard::ShareGuard,
+    history::History,
+    io::IoGuard,
+    latency::LatencyGuard,
+    llc::LlcGuard,
+    memory::MemoryGuard,
+    observation::Millis,
+    offer::Offer,
+    rates::Counters,
 };
 
 /// What a node remembers. Written and read, it survives a restart; counters and the guards begin anew.
@@ -42,6 +51,21 @@ pub struct State {
     pub(crate) llc_guard: LlcGuard,
     #[serde(skip)]
     pub(crate) history: History,
+    /// What was evicted, and until when the node takes no batch for that.
+    #[serde(default)]
+    pub(crate) eviction: Evictor,
+}
+
+impl State {
+    /// Forgets who was evicted, as where the past was only imagined.
+    pub fn forget_evictions(&mut self) {
+        self.eviction = Evictor::default();
+    }
+
+    /// Takes in what became of an order to evict a pod.
+    pub fn evicted(&mut self, uid: &str, answer: Answer, now: Millis) {
+        self.eviction.answer(uid, answer, now);
+    }
 }
 
 /// Forecasts of one resource.

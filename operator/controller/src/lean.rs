@@ -471,6 +471,9 @@ pub struct ReportStatus {
     pub numa: Unread,
     /// GPUs: a list of `GpuReport`.
     pub gpus: Unread,
+    /// The node takes no new batch, since some was evicted there.
+    #[serde(rename = "batchClosed")]
+    pub batch_closed: bool,
     /// What the agent says of itself.
     pub conditions: Vec<ReportCondition>,
 }

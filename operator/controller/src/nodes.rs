@@ -17,6 +17,9 @@ use settling::Settling;
 
 mod settling;
 
+/// What a node does not lend while it takes no new batch.
+const BATCH: [&str; 2] = [RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY];
+
 /// Age of a report over which nothing is placed by it, unless a policy says otherwise: 5 min.
 const EXPIRE: i64 = 5 * 60 * 1000;
 
@@ -39,6 +42,7 @@ struct Entry {
     report: Option<(Report, Time)>,
     stale: bool,
     hot: bool,
+    closed: bool,
 }
 
 impl Entry {
@@ -134,7 +138,7 @@ impl Nodes {
             }
             return None;
         }
-        let (stale, hot) = (entry.stale, entry.hot);
+        let (stale, hot, closed) = (entry.stale, entry.hot, entry.closed);
         let due = entry.due(now);
         let event = self.event(&name, now);
         let news = due
@@ -142,7 +146,7 @@ impl Nodes {
             || self
                 .entries
                 .get(&name)
-                .is_some_and(|e| (e.stale, e.hot) != (stale, hot));
+                .is_some_and(|e| (e.stale, e.hot, e.closed) != (stale, hot, closed));
         event.filter(|_| news)
     }
 
@@ -273,12 +277,18 @@ impl Nodes {
         );
         let entry = self.entries.get_mut(name)?;
         (entry.stale, entry.hot) = (stale, hot);
+        entry.closed = entry.report.as_ref().is_some_and(|(report, _)| report.closed);
         let mut node = entry.node.clone()?;
         (node.stale, node.hot) = (stale, hot);
         for (resource, lent) in &mut entry.lent {
             let counts = lent.advance(now);
             if let Some(amount) = node.allocatable.get_mut(*resource) {
-                *amount = counts;
+                // Who was evicted would only come back; what is bound stays.
+                *amount = if entry.closed && BATCH.contains(resource) {
+                    0
+                } else {
+                    counts
+                };
             }
         }
         if let Some((report, _)) = entry.report.as_ref().filter(|(r, _)| !r.gpus.is_empty()) {
@@ -315,6 +325,7 @@ mod tests {
             policy: Some("p".into()),
             load: Load::default(),
             answer: Answer::Follows,
+            closed: false,
             gpus: vec![],
             numa: vec![],
         }
@@ -404,6 +415,22 @@ mod tests {
             batch(nodes.report("n".into(), Some(report(0)), Time(12_100))),
             Some(300)
         );
+    }
+
+    #[test]
+    fn a_node_that_evicted_batch_lends_none_until_it_takes_new_batch_again() {
+        let mut nodes = Nodes::default();
+        nodes.node(node(1000), Time(0));
+        let told = |closed, millis| {
+            let report = report(millis);
+            Some(Report { closed, ..report })
+        };
+        assert_eq!(nodes.report("n".into(), told(false, 0), Time(0)), None);
+        assert_eq!(batch(nodes.report("n".into(), told(true, 1), Time(1))), Some(0));
+        assert_eq!(nodes.report("n".into(), told(true, 2), Time(2)), None, "said once");
+        assert_eq!(batch(nodes.node(node(900), Time(3))), Some(0));
+        // The amount has stood all the time, so that the kubelet knows it.
+        assert_eq!(batch(nodes.report("n".into(), told(false, 4), Time(4))), Some(900));
     }
 
     #[test]

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use duosuan_cgroup::{Cgroup, Error};
-use duosuan_policy::{Action, action::RECLAIM, llc::RESCTRL};
+use duosuan_policy::{
+    Action,
+    action::{KILL, RECLAIM},
+    llc::RESCTRL,
+};
 
 use super::{Kernel, cache, slot, slow::is_slow};
 use crate::{
@@ -25,9 +29,17 @@ impl Kernel {
     /// Makes `actions` hold and nothing else of ours.
     pub(super) fn act_on(&mut self, actions: &[Action]) -> Acted {
         let mut acted = Acted::default();
+        // First: memory is about to fail.
+        for kill in actions.iter().filter(|a| a.file == KILL) {
+            match self.kill(kill) {
+                Ok(killed) => acted.killed += u64::from(killed),
+                Err(message) => self.fail(KILL, message),
+            }
+        }
         self.finish(&mut acted);
         let group = actions.iter().find(|a| a.path == RESCTRL);
-        let settings = actions.iter().filter(|a| a.file != RECLAIM && a.path != RESCTRL);
+        let order = |action: &Action| matches!(action.file.as_str(), RECLAIM | KILL);
+        let settings = actions.iter().filter(|a| !order(a) && a.path != RESCTRL);
         let mut wanted: Vec<&Action> = settings.collect();
         wanted.sort_by(|a, b| names(a).cmp(&names(b)));
         wanted.dedup_by(|next, kept| {
@@ -111,6 +123,21 @@ impl Kernel {
         self.fights.retain(|key, _| is_wanted(key));
         self.refused.retain(|key, _| is_wanted(key));
         acted
+    }
+
+    /// Ends all that runs in a cgroup; false if it is gone already.
+    fn kill(&self, order: &Action) -> Result<bool, String> {
+        match self
+            .group(&order.path)
+            .and_then(|group| group.write(KILL, &order.value))
+        {
+            Ok(()) => {
+                tracing::warn!(path = %order.path, "killed: {}", order.why);
+                Ok(true)
+            }
+            Err(error) if error.is_gone() => Ok(false),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// Puts everything back that was changed.

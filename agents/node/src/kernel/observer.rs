@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use duosuan_cgroup::{Cgroup, Error, IoStat, topology};
-use duosuan_policy::{Capabilities, Group, Io, Observation, Resources, Stall, Tier};
+use duosuan_policy::{Capabilities, Group, Io, Observation, Pod, Resources, Stall, Tier};
 
 use super::Kernel;
 use crate::pods::{PodInfo, bound_batch};
@@ -31,6 +31,7 @@ struct Target {
     path: String,
     tier: Tier,
     requests: Resources,
+    pod: Option<Pod>,
 }
 
 impl Kernel {
@@ -45,15 +46,15 @@ impl Kernel {
         self.probe();
         let cpu = self.read("stat", |k| k.proc.cpu_time().map(Some));
         let memory = self.read("meminfo", |k| k.proc.meminfo().map(Some));
-        let total = |k: &mut Self, resource: &'static str| {
-            k.read("pressure", |k| k.proc.pressure(resource)).map(|p| p.some.total)
-        };
+        let pressure = |k: &mut Self, resource: &'static str| k.read("pressure", |k| k.proc.pressure(resource));
+        let waiting = pressure(self, "memory");
         self.observe_cache(seen);
         seen.stall = Stall {
-            cpu: total(self, "cpu"),
-            memory: total(self, "memory"),
-            io: total(self, "io"),
+            cpu: pressure(self, "cpu").map(|p| p.some.total),
+            memory: waiting.map(|p| p.some.total),
+            io: pressure(self, "io").map(|p| p.some.total),
         };
+        seen.memory_full = waiting.and_then(|p| p.full).map(|full| full.total);
         seen.capacity = Resources {
             cpu: cpu.map_or(0, |c| i64::from(c.cpus) * 1000),
             memory: memory.map_or(0, |m| bytes(m.total)),
@@ -103,6 +104,7 @@ impl Kernel {
             group.path = target.path;
             group.tier = target.tier;
             group.requests = target.requests;
+            group.pod = target.pod;
             self.held.push(held);
             groups.push(group);
         }
@@ -123,12 +125,14 @@ impl Kernel {
                 path: group.path.clone(),
                 tier,
                 requests: info.map(|i| i.requests).unwrap_or_default(),
+                pod: info.and_then(|i| i.batch.clone()).filter(|_| tier == Tier::Batch),
             }
         });
         let rules = self.rules.iter().map(|r| Target {
             path: r.path.trim_matches('/').to_owned(),
             tier: r.tier,
             requests: Resources::default(),
+            pod: None,
         });
         let mut targets: Vec<Target> = pods.chain(rules).collect();
         targets.sort_by(|a, b| a.path.cmp(&b.path));
@@ -160,6 +164,7 @@ impl Kernel {
                             path: std::mem::take(&mut group.path),
                             tier: group.tier,
                             requests: group.requests,
+                            pod: group.pod.take(),
                             ..Group::default()
                         };
                     }
@@ -212,6 +217,7 @@ impl Kernel {
             io_bfq_weight: group.has("io.bfq.weight"),
             io_max: group.has("io.max"),
             io_pressure: matches!(group.io_pressure(), Ok(Some(_))),
+            cgroup_kill: group.has("cgroup.kill"),
         };
         if let Some(cores) = self.read("topology", |k| topology::cores(&k.sys).map(Some)) {
             self.cores = cores;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     agent::Agent,
     clock::Clock,
+    evict::{Done, Evictions},
     identity,
     metrics::Metrics,
     mirror::{Changed, Mirror},
@@ -141,6 +142,7 @@ struct Member {
     queued: bool,
     /// Absent while a publication is in flight.
     publisher: Option<Publisher>,
+    evictions: Evictions,
     lived: bool,
     dirty: bool,
     next_look: Millis,
@@ -286,6 +288,7 @@ impl Fleet {
             last: None,
             queued: false,
             publisher: Some(publisher),
+            evictions: Evictions::new(client.clone(), name),
             lived: false,
             dirty: true,
             // Looks of different nodes fall on different moments.
@@ -328,7 +331,21 @@ impl Fleet {
                 member.lived = true;
                 member.live_through(now, millis(self.options.past), mix(name, self.options.seed));
             }
+            while let Some(done) = member.evictions.try_done() {
+                match done {
+                    Done::Order { eviction, answer } => {
+                        if let Some(metrics) = &self.options.metrics {
+                            metrics.evicted(name, &eviction, answer);
+                        }
+                        member.agent.evicted(&eviction.uid, answer, now);
+                    }
+                    Done::Gangs(gangs) => member.agent.set_gangs(gangs),
+                }
+            }
             let look = member.agent.look(now);
+            member
+                .evictions
+                .follow(&look.report.eviction, || member.agent.gang_names(), now);
             if let Some(metrics) = &self.options.metrics {
                 metrics.record(name, &look.report, &look.acted);
                 if let Some(at) = member.delivered {
@@ -404,9 +421,13 @@ impl Member {
         const STEP: Millis = 5_000;
         self.agent.machine = SimulatedMachine::new(self.info.allocatable, seed);
         self.agent.state = State::default();
+        // Pods that run now were not evicted then.
+        self.agent.observe_only(true);
         for back in (1..=past / STEP).rev() {
             self.agent.look(now.saturating_sub(back * STEP));
         }
+        self.agent.observe_only(false);
+        self.agent.state.forget_evictions();
     }
 
     fn due(&self, report: &Report, now: Millis, options: &FleetOptions) -> bool {

@@ -154,6 +154,7 @@ impl Machine for SimulatedMachine {
                     memory: Some(pod.requests.memory / 1000 * share),
                     memory_charged: Some(pod.requests.memory / 1000 * share),
                     memory_reclaimable: Some(0),
+                    pod: pod.batch.clone(),
                     stall: Stall {
                         cpu: Some(counters.stall),
                         memory: Some(0),

@@ -64,9 +64,16 @@ impl Folder {
         let path = format!("cgroup/kubepods/{class}pod{uid}");
         self.group(&path, n);
         self.group(&format!("{path}/container"), n);
+        let name = format!("default/pod-{n}");
+        let batch = (tier == Tier::Batch).then(|| duosuan_policy::Pod {
+            uid: uid.clone(),
+            name: name.clone(),
+            gang: Some(format!("default/claim-{}", n / 20)),
+            ..duosuan_policy::Pod::default()
+        });
         self.pods.push(PodInfo {
             uid,
-            name: format!("default/pod-{n}"),
+            name,
             node: "node".to_owned(),
             tier,
             requests: Resources {
@@ -75,6 +82,7 @@ impl Folder {
             },
             burstable: tier == Tier::Prod,
             latency: None,
+            batch,
         });
     }
 

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// The access rules, in the order in which they can be applied.
-const ACCESS: [(&str, &str); 6] = [
+const ACCESS: [(&str, &str); 7] = [
     (
         "namespace.yaml",
         include_str!("../../../../charts/duosuan/access/namespace.yaml"),
@@ -35,6 +35,10 @@ const ACCESS: [(&str, &str); 6] = [
     (
         "agent-confinement.yaml",
         include_str!("../../../../charts/duosuan/access/agent-confinement.yaml"),
+    ),
+    (
+        "agent-eviction.yaml",
+        include_str!("../../../../charts/duosuan/access/agent-eviction.yaml"),
     ),
     (
         "routing.yaml",

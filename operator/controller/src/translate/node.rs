@@ -111,6 +111,8 @@ pub struct Report {
     pub load: Load,
     /// What the agent makes of that policy.
     pub answer: Answer,
+    /// The node takes no new batch, since some was evicted there.
+    pub closed: bool,
     /// GPUs by index; an index that the report leaves out is a device that cannot be used.
     pub gpus: Vec<Gpu>,
     /// NUMA nodes.
@@ -194,6 +196,7 @@ pub fn report(object: Object<lean::Report>) -> Result<Report, FieldError> {
         load,
         answer,
         policy: status.policy,
+        closed: status.batch_closed,
         gpus,
         numa,
     })

@@ -1,0 +1,291 @@
+//! Evictions through the API server: of each order a dry run, so that nobody is warned in vain, a notice, the eviction and
+//! an event; and what is known there of the gangs that may be hit.
+//!
+//! A pod has two seconds between the notice and SIGTERM, and then its grace. The notice is the annotation
+//! `duosuan.io/eviction-notice`, which a pod reads as a file by the downward API.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::Context;
+use duosuan_crds::{ANNOTATION_EVICTION_NOTICE, CapacityClaim};
+use duosuan_policy::{
+    Answer, Gang, Millis,
+    eviction::{Eviction, EvictionView, Outcome},
+};
+use http::{Request, header::CONTENT_TYPE};
+use jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::MicroTime};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::publish::FIELD_MANAGER;
+
+/// Label of an Eviction: the node of the agent that asks for it. The rules of the chart demand it of agents, and look at the
+/// pods of those alone.
+pub const LABEL_EVICTING_NODE: &str = "duosuan.io/evicting-node";
+/// Time between the notice and the eviction. The kubelet writes a changed annotation into the pod's file within a second or so.
+const NOTICE: Duration = Duration::from_secs(2);
+/// Longest wait for one answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two questions about gangs.
+const GANGS: Millis = 30_000;
+/// Longest note of an event that the API server accepts.
+const LONGEST_NOTE: usize = 1024;
+
+/// What came of something that was asked of the API server.
+#[derive(Debug)]
+pub enum Done {
+    /// An order.
+    Order {
+        /// What was ordered.
+        eviction: Box<Eviction>,
+        /// What became of it.
+        answer: Answer,
+    },
+    /// What is known of gangs, by `namespace/claim`.
+    Gangs(BTreeMap<String, Gang>),
+}
+
+/// What one node's agent has asked of the API server.
+pub struct Evictions {
+    client: Client,
+    node: String,
+    tasks: JoinSet<Done>,
+    asked: Option<Millis>,
+}
+
+impl std::fmt::Debug for Evictions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Evictions")
+            .field("node", &self.node)
+            .field("tasks", &self.tasks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Evictions {
+    /// Nothing asked for yet.
+    pub fn new(client: Client, node: &str) -> Self {
+        Self {
+            client,
+            node: node.to_owned(),
+            tasks: JoinSet::new(),
+            asked: None,
+        }
+    }
+
+    /// Starts what a look ordered; asks for the gangs where one of them may soon be hit.
+    pub fn follow(&mut self, view: &EvictionView, gangs: impl FnOnce() -> BTreeSet<String>, now: Millis) {
+        for order in &view.orders {
+            let (client, node, order) = (self.client.clone(), self.node.clone(), order.clone());
+            self.tasks.spawn(async move {
+                let answer = evict(&client, &node, &order).await;
+                Done::Order {
+                    eviction: Box::new(order),
+                    answer,
+                }
+            });
+        }
+        if view.near && self.asked.is_none_or(|at| now.saturating_sub(at) >= GANGS) {
+            self.asked = Some(now);
+            let (client, names) = (self.client.clone(), gangs());
+            if !names.is_empty() {
+                self.tasks.spawn(async move { Done::Gangs(ask(&client, names).await) });
+            }
+        }
+    }
+
+    /// What is done by now, if anything.
+    pub fn try_done(&mut self) -> Option<Done> {
+        self.tasks.try_join_next()?.ok()
+    }
+
+    /// Waits for the next that is done; for ever while nothing is under way.
+    pub async fn done(&mut self) -> Done {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(done)) => return done,
+                Some(Err(error)) => tracing::error!("an eviction ended without an answer: {error}"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Evicts one pod. One whose processes were killed gets neither trial nor notice: nobody is left to read it.
+async fn evict(client: &Client, node: &str, order: &Eviction) -> Answer {
+    let Some((namespace, name)) = order.name.split_once('/') else {
+        return Answer::Failed;
+    };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let alive = order.outcome != Outcome::Killed;
+    if alive {
+        match ask_to_evict(client, node, order, (namespace, name), true).await {
+            Answer::Evicted => {}
+            other => return other,
+        }
+        let notice = format!("{} {}: {}", Timestamp::now(), order.cause.as_str(), order.why);
+        note(&pods, name, Some(&notice)).await;
+        tokio::time::sleep(NOTICE).await;
+    }
+    let answer = ask_to_evict(client, node, order, (namespace, name), false).await;
+    match answer {
+        Answer::Evicted => {
+            tracing::warn!(pod = %order.name, cause = order.cause.as_str(), "evicted: {}", order.why);
+            if let Err(error) = tell(client, node, order, (namespace, name)).await {
+                tracing::warn!(pod = %order.name, "no event tells of the eviction: {error:#}");
+            }
+        }
+        Answer::Refused | Answer::Failed if alive => note(&pods, name, None).await,
+        Answer::Refused | Answer::Failed => {}
+    }
+    answer
+}
+
+/// Writes the notice, or takes it back. That it could not be written is no reason to stay.
+async fn note(pods: &Api<Pod>, name: &str, notice: Option<&str>) {
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {ANNOTATION_EVICTION_NOTICE: notice}}}));
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    match tokio::time::timeout(TIMEOUT, pods.patch_metadata(name, &params, &patch)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(pod = name, "the eviction notice is not written: {error}"),
+        Err(_) => tracing::warn!(pod = name, "the eviction notice is not written: no answer"),
+    }
+}
+
+async fn ask_to_evict(
+    client: &Client,
+    node: &str,
+    order: &Eviction,
+    (namespace, name): (&str, &str),
+    dry_run: bool,
+) -> Answer {
+    let body = json!({
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": name, "namespace": namespace, "labels": {LABEL_EVICTING_NODE: node}},
+        // Never its successor of the same name.
+        "deleteOptions": {"preconditions": {"uid": order.uid}},
+    });
+    let query = if dry_run { "?dryRun=All" } else { "" };
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction{query}");
+    match tokio::time::timeout(TIMEOUT, post(client, &path, &body)).await {
+        Ok(Ok(())) => Answer::Evicted,
+        Ok(Err(error)) => match error.downcast_ref::<kube::Error>() {
+            // Gone, or another pod by now.
+            Some(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Answer::Evicted,
+            Some(kube::Error::Api(status)) if status.code == 429 => {
+                tracing::info!(pod = %order.name, "not evicted: {}", status.message);
+                Answer::Refused
+            }
+            _ => {
+                tracing::warn!(pod = %order.name, "not evicted: {error:#}");
+                Answer::Failed
+            }
+        },
+        Err(_) => {
+            tracing::warn!(pod = %order.name, "not evicted: the API server does not answer");
+            Answer::Failed
+        }
+    }
+}
+
+/// An event on the pod, for its owner.
+async fn tell(client: &Client, node: &str, order: &Eviction, (namespace, name): (&str, &str)) -> anyhow::Result<()> {
+    let now = Timestamp::now();
+    let text = format!("{} on node {node}: {}", order.cause.as_str(), order.why);
+    let body = json!({
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": format!("{name}.{:x}", now.as_nanosecond()), "namespace": namespace},
+        "eventTime": MicroTime(now),
+        "reportingController": "duosuan.io/agent",
+        "reportingInstance": node,
+        "action": "Evicting",
+        "reason": if order.outcome == Outcome::Killed { "Killed" } else { "Evicted" },
+        "type": "Warning",
+        "note": text.chars().take(LONGEST_NOTE / 4).collect::<String>(),
+        "regarding": {"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": order.uid},
+    });
+    let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+    tokio::time::timeout(TIMEOUT, post(client, &path, &body))
+        .await
+        .context("no answer")?
+}
+
+async fn post(client: &Client, path: &str, body: &serde_json::Value) -> anyhow::Result<()> {
+    let request = Request::post(path)
+        .header(CONTENT_TYPE, "application/json")
+        .body(serde_json::to_vec(body)?)?;
+    client.request_text(request).await?;
+    Ok(())
+}
+
+/// What the claims say of their pods. One that cannot be read is left out: then its pods on the node are all that is known.
+async fn ask(client: &Client, names: BTreeSet<String>) -> BTreeMap<String, Gang> {
+    let mut gangs = BTreeMap::new();
+    for key in names {
+        let Some((namespace, name)) = key.split_once('/') else {
+            continue;
+        };
+        let claims: Api<CapacityClaim> = Api::namespaced(client.clone(), namespace);
+        match tokio::time::timeout(TIMEOUT, claims.get_opt(name)).await {
+            Ok(Ok(Some(claim))) => drop(gangs.insert(key, gang(&claim))),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::warn!(claim = %key, "the claim cannot be read: {error}"),
+            Err(_) => tracing::warn!(claim = %key, "the claim cannot be read: no answer"),
+        }
+    }
+    gangs
+}
+
+/// Its bound pods, and of each elastic group those above its minimum.
+fn gang(claim: &CapacityClaim) -> Gang {
+    let status = claim.status.clone().unwrap_or_default();
+    let least: BTreeMap<&str, u32> = claim
+        .spec
+        .groups
+        .iter()
+        .map(|g| (g.name.as_str(), g.count.or(g.min).unwrap_or(0)))
+        .collect();
+    let spare = status.placed.iter().map(|placed| {
+        let least = least.get(placed.group.as_str()).copied().unwrap_or(placed.count);
+        (placed.group.clone(), placed.count.saturating_sub(least))
+    });
+    Gang {
+        members: status.placed_pods,
+        spare: spare.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_gang_spares_what_an_elastic_group_has_above_its_minimum() {
+        let claim = json!({
+            "apiVersion": "duosuan.io/v1alpha1", "kind": "CapacityClaim", "metadata": {"name": "c"},
+            "spec": {"tier": "batch", "groups": [
+                {"name": "driver", "count": 1}, {"name": "worker", "min": 2, "max": 8}]},
+            "status": {"phase": "Running", "placedPods": 6, "placed": [
+                {"group": "driver", "count": 1, "desired": 1}, {"group": "worker", "count": 5, "desired": 8}]},
+        });
+        let expected = Gang {
+            members: 6,
+            spare: BTreeMap::from([("driver".to_owned(), 0), ("worker".to_owned(), 3)]),
+        };
+        assert_eq!(gang(&serde_json::from_value(claim).unwrap()), expected);
+    }
+}
