@@ -24,12 +24,17 @@ impl Scene {
     fn open() -> Result<Self> {
         let vm = Vm::boot(&Kind::Systemd)?;
         for slice in ["online", "batch"] {
-            vm.run(&format!("systemd-run --slice={slice}.slice --unit={slice}-keeper sleep 100000"))?;
+            vm.run(&format!(
+                "systemd-run --slice={slice}.slice --unit={slice}-keeper sleep 100000"
+            ))?;
         }
         vm.run(&format!("systemctl set-property --runtime batch.slice {BEFORE}"))?;
         vm.run("systemctl set-property --runtime online.slice MemoryLow=1M IOWeight=80")?;
         let before = settings(&vm)?;
-        ensure!(before.contains(BEFORE_MAX), "the machine is not as the test wants it:\n{before}");
+        ensure!(
+            before.contains(BEFORE_MAX),
+            "the machine is not as the test wants it:\n{before}"
+        );
         Ok(Self { vm, before })
     }
 
@@ -44,7 +49,8 @@ impl Scene {
     /// Starts the load, and waits until the agent has limited batch for it.
     fn limited(&self) -> Result<()> {
         self.vm.run("systemd-run --slice=batch.slice --unit=hog guest spin 2")?;
-        self.vm.run("systemd-run --slice=online.slice --unit=bursts guest burst 5 1000000 2000")?;
+        self.vm
+            .run("systemd-run --slice=online.slice --unit=bursts guest burst 5 1000000 2000")?;
         let shell = "cat /sys/fs/cgroup/batch.slice/cpu.max";
         let limit = self.vm.wait("batch is limited", LIMIT, shell, |text| {
             (text.trim() != BEFORE_MAX).then(|| text.trim().to_owned())
@@ -55,8 +61,9 @@ impl Scene {
     fn end(&self, agent: &str, signal: &str) -> Result<()> {
         self.vm.run(&format!("kill -{signal} {agent}"))?;
         let gone = format!("[ -d /proc/{agent} ] || echo gone");
-        self.vm
-            .wait("the agent ends", LIMIT, &gone, |text| text.contains("gone").then_some(()))
+        self.vm.wait("the agent ends", LIMIT, &gone, |text| {
+            text.contains("gone").then_some(())
+        })
     }
 
     fn calm(&self) -> Result<()> {
@@ -70,12 +77,18 @@ impl Scene {
     fn is_as_before(&self) -> Result<()> {
         let now = settings(&self.vm)?;
         let changed: Vec<&str> = now.lines().filter(|l| !self.before.lines().any(|b| b == *l)).collect();
-        ensure!(now == self.before, self.explain(anyhow::anyhow!("not as before: {changed:#?}")));
+        ensure!(
+            now == self.before,
+            self.explain(anyhow::anyhow!("not as before: {changed:#?}"))
+        );
         Ok(())
     }
 
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        let log = self.vm.exec("tail -n 30 /run/log").map_or_else(|e| e.to_string(), |o| o.text);
+        let log = self
+            .vm
+            .exec("tail -n 30 /run/log")
+            .map_or_else(|e| e.to_string(), |o| o.text);
         error.context(format!("the agent's log ends with\n{log}"))
     }
 }
@@ -83,7 +96,11 @@ impl Scene {
 fn settings(vm: &Vm) -> Result<String> {
     let shown = "-p CPUQuotaPerSecUSec -p CPUWeight -p MemoryHigh -p MemoryLow -p IOWeight";
     let units = vm.run(&format!("systemctl show {shown} batch.slice online.slice"))?;
-    Ok(format!("{}\n{}\n{units}", vm.settings("batch.slice")?, vm.settings("online.slice")?))
+    Ok(format!(
+        "{}\n{}\n{units}",
+        vm.settings("batch.slice")?,
+        vm.settings("online.slice")?
+    ))
 }
 
 /// Written into the file beside systemd, the limit would be gone after the first reload.
@@ -92,18 +109,32 @@ fn what_the_agent_sets_is_the_units_own_and_outlives_a_reload() -> Result<()> {
     let scene = Scene::open()?;
     let agent = scene.start_agent("act")?;
     scene.limited()?;
-    ensure!(scene.quota()? != "1.900000s", scene.explain(anyhow::anyhow!("systemd knows nothing of the limit")));
+    ensure!(
+        scene.quota()? != "1.900000s",
+        scene.explain(anyhow::anyhow!("systemd knows nothing of the limit"))
+    );
     let weight = "systemctl show --value -p CPUWeight batch.slice";
-    ensure!(scene.vm.run(weight)? == "idle", scene.explain(anyhow::anyhow!("systemd does not know that batch is idle")));
+    ensure!(
+        scene.vm.run(weight)? == "idle",
+        scene.explain(anyhow::anyhow!("systemd does not know that batch is idle"))
+    );
 
     // No agent that could write again what systemd takes back.
     scene.vm.run(&format!("kill -STOP {agent}"))?;
     scene.vm.run("systemctl daemon-reload")?;
-    scene.vm.run("systemctl set-property --runtime batch.slice TasksMax=9999")?;
+    scene
+        .vm
+        .run("systemctl set-property --runtime batch.slice TasksMax=9999")?;
     scene.vm.run("sleep 1")?;
     let limit = scene.vm.run("cat /sys/fs/cgroup/batch.slice/cpu.max")?;
-    ensure!(limit != BEFORE_MAX, scene.explain(anyhow::anyhow!("systemd took the limit back: {limit}")));
-    ensure!(scene.vm.run("cat /sys/fs/cgroup/batch.slice/cpu.idle")? == "1", "systemd made batch busy");
+    ensure!(
+        limit != BEFORE_MAX,
+        scene.explain(anyhow::anyhow!("systemd took the limit back: {limit}"))
+    );
+    ensure!(
+        scene.vm.run("cat /sys/fs/cgroup/batch.slice/cpu.idle")? == "1",
+        "systemd made batch busy"
+    );
     scene.vm.run("systemctl set-property --runtime batch.slice TasksMax=")?;
     scene.vm.run(&format!("kill -CONT {agent}"))?;
 

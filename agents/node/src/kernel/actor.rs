@@ -389,37 +389,37 @@ impl Kernel {
         slot::write(group, slot, value)
     }
 
-/// Writes the old value; true if that was needed.
-fn restore_slot(&mut self, group: &Cgroup, entry: &Entry) -> Result<bool, Error> {
-    let Some(current) = slot::read(group, &entry.file)? else {
-        return Ok(false);
-    };
-    if current == entry.old {
-        // The crash came between the journal and the kernel, or somebody did it for us. The weight may still be off.
-        return self.restore_weight(group, entry, false);
+    /// Writes the old value; true if that was needed.
+    fn restore_slot(&mut self, group: &Cgroup, entry: &Entry) -> Result<bool, Error> {
+        let Some(current) = slot::read(group, &entry.file)? else {
+            return Ok(false);
+        };
+        if current == entry.old {
+            // The crash came between the journal and the kernel, or somebody did it for us. The weight may still be off.
+            return self.restore_weight(group, entry, false);
+        }
+        if current != entry.new && entry.was.as_ref() != Some(&current) {
+            tracing::warn!(path = %entry.path, file = %entry.file, %current, "somebody else has written here since: left as it is");
+            return Ok(false);
+        }
+        self.write(group, entry, &entry.file, &entry.old)?;
+        self.restore_weight(group, entry, true)
     }
-    if current != entry.new && entry.was.as_ref() != Some(&current) {
-        tracing::warn!(path = %entry.path, file = %entry.file, %current, "somebody else has written here since: left as it is");
-        return Ok(false);
-    }
-    self.write(group, entry, &entry.file, &entry.old)?;
-    self.restore_weight(group, entry, true)
-}
 
-/// `cpu.idle` set back to 0 leaves `cpu.weight` at 100, whatever it was before.
-fn restore_weight(&mut self, group: &Cgroup, entry: &Entry, written: bool) -> Result<bool, Error> {
-    const LEFT_BY_IDLE: &str = "100";
-    let Some(weight) = entry
-        .weight
-        .as_deref()
-        .filter(|w| *w != LEFT_BY_IDLE && entry.old == "0")
-    else {
-        return Ok(written);
-    };
-    if group.read("cpu.weight")?.as_deref() != Some(LEFT_BY_IDLE) {
-        return Ok(written);
+    /// `cpu.idle` set back to 0 leaves `cpu.weight` at 100, whatever it was before.
+    fn restore_weight(&mut self, group: &Cgroup, entry: &Entry, written: bool) -> Result<bool, Error> {
+        const LEFT_BY_IDLE: &str = "100";
+        let Some(weight) = entry
+            .weight
+            .as_deref()
+            .filter(|w| *w != LEFT_BY_IDLE && entry.old == "0")
+        else {
+            return Ok(written);
+        };
+        if group.read("cpu.weight")?.as_deref() != Some(LEFT_BY_IDLE) {
+            return Ok(written);
+        }
+        self.write(group, entry, "cpu.weight", weight)?;
+        Ok(true)
     }
-    self.write(group, entry, "cpu.weight", weight)?;
-    Ok(true)
-}
 }
