@@ -199,11 +199,13 @@ proptest! {
         prop_assert!(more <= 10, "{more} cuts in ten minutes of steady load");
         // With batch at its floor, a twentieth.
         let alone = plant.slow(Queue::new(f64::from(cpus), requests, WORK * (1.0 + coupling * 0.05)));
-        // Half as many again: of a hundred requests a second, chance explains a fifth more for a minute.
-        let missed = slow.iter().filter(|s| **s > 1.5).count();
+        // In ten seconds each: near its limit a queue swings from step to step. Half as many again: of a hundred requests a
+        // second, chance explains a fifth more for a minute.
+        let spans: Vec<f64> = slow.chunks(10 * SECOND as usize).map(mean).collect();
+        let missed = spans.iter().filter(|s| **s > 1.5).count();
         prop_assert!(
-            alone > 0.4 || missed * 10 <= slow.len(),
-            "missed in {missed} of {} steps, {alone} of the allowed with batch at its floor", slow.len()
+            alone > 0.4 || missed * 10 <= spans.len(),
+            "missed in {missed} of {} spans, {alone} of the allowed with batch at its floor", spans.len()
         );
     }
 
