@@ -177,12 +177,12 @@ async fn what_a_specification_leaves_out_is_filled_in() {
         (
             "ColocationPolicy",
             "{}",
-            json!({"mode": "act", "suspended": false, "placement": {}, "reclaim": {}, "guards": {"cpu": {"disabled": false}}}),
+            json!({"mode": "act", "suspended": false, "placement": {}, "reclaim": {}, "guards": {"cpu": {"confine": false, "disabled": false}}}),
         ),
         (
             "ColocationPolicy",
             "{guards: {cpu: {stallMilli: 5}}}",
-            json!({"mode": "act", "suspended": false, "placement": {}, "reclaim": {}, "guards": {"cpu": {"disabled": false, "stallMilli": 5}}}),
+            json!({"mode": "act", "suspended": false, "placement": {}, "reclaim": {}, "guards": {"cpu": {"confine": false, "disabled": false, "stallMilli": 5}}}),
         ),
         (
             "CapacityClaim",

@@ -163,7 +163,7 @@ fn what_is_not_there_or_broken_is_said_with_its_name() {
         ),
         "{error}"
     );
-    assert!(failure(&["nodes"], "/nowhere").contains("cannot read /nowhere"));
+    assert!(failure(&["nodes"], "/nowhere").contains("-f /nowhere cannot be read"));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("broken.yaml");
     std::fs::write(

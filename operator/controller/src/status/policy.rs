@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn a_policy_says_which_of_its_wishes_nothing_is_done_about_until_they_are_gone() {
         let mut world = World::default();
-        let wish = json!({"guards": {"llc": {}}, "eviction": {"disabled": true}});
+        let wish = json!({"guards": {"network": {}, "gpu": {}}});
         world.policy(&wish, None);
         let nobody = world.wanted(1).unwrap();
         let message = "no node reports that it follows this policy";
@@ -176,7 +176,7 @@ mod tests {
             Some((
                 "False",
                 "FieldsIgnored",
-                "nothing is done about spec.guards.llc, spec.eviction yet",
+                "nothing is done about spec.guards.network, spec.guards.gpu yet",
                 1
             ))
         );
