@@ -34,8 +34,6 @@ const CONSOLE_TAIL: usize = 25;
 pub enum Kind {
     /// Kernel, busybox, guest program and agent, and a disk of 256 MiB with nothing on it; up in four seconds.
     Bare,
-    /// Guest program and agent under Debian's systemd, with a system bus; up in twenty seconds.
-    Systemd,
     /// A Kubernetes node without its kubelet running yet: containerd, runc, CNI and the images of the tests.
     Node {
         /// The kubelet to put in, one static file.
@@ -47,7 +45,6 @@ impl Kind {
     fn name(&self) -> &'static str {
         match self {
             Self::Bare => "bare",
-            Self::Systemd => "systemd",
             Self::Node { .. } => "node",
         }
     }
@@ -55,7 +52,6 @@ impl Kind {
     fn memory(&self) -> &'static str {
         match self {
             Self::Bare => "512M",
-            Self::Systemd => "768M",
             Self::Node { .. } => "3G",
         }
     }

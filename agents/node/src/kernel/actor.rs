@@ -203,7 +203,7 @@ impl Kernel {
         }
         let key = (entry.path.clone(), entry.file.clone());
         let written = match self.group(&entry.path) {
-            Ok(group) if group.identity().is_ok_and(|i| i == entry.identity()) => self.restore_slot(&group, entry),
+            Ok(group) if group.identity().is_ok_and(|i| i == entry.identity()) => restore(&group, entry),
             Ok(_) => Ok(false),
             Err(error) if error.is_gone() => Ok(false),
             Err(error) => Err(error),
@@ -302,11 +302,11 @@ impl Kernel {
     fn carry_out(&mut self, plan: Planned) -> Result<bool, String> {
         let Planned {
             group,
-            entry,
+            entry: Entry { path, file, new, .. },
             setting,
             why,
         } = plan;
-        let key = (entry.path.clone(), entry.file.clone());
+        let key = (path, file);
         if is_slow(&key.1) {
             self.pending.insert(
                 key.clone(),
@@ -315,11 +315,11 @@ impl Kernel {
                     setting: Some(setting),
                 },
             );
-            self.slow.write(key, group, entry.new);
+            self.slow.write(key, group, new);
             return Ok(false);
         }
         let (path, file) = &key;
-        if let Err(error) = self.write(&group, &entry, file, &entry.new) {
+        if let Err(error) = slot::write(&group, file, &new) {
             return self.refuse(&key, setting.before, &error).map(|()| false);
         }
         tracing::info!(%path, %file, from = %setting.from, to = %setting.to, "{why}");
@@ -372,54 +372,36 @@ pub(super) struct Pending {
     setting: Option<Setting>,
 }
 
-impl Kernel {
-    /// Writes a slot of the cgroup of `entry`, through systemd where that owns it, and reads it back.
-    fn write(&mut self, group: &Cgroup, entry: &Entry, slot: &str, value: &str) -> Result<(), Error> {
-        if let Some(systemd) = &self.systemd {
-            match systemd.set(group, &entry.path, slot, value, entry.weight.as_deref()) {
-                Ok(true) if slot::read(group, slot)?.as_deref() == Some(value) => return Ok(()),
-                Ok(true) => {
-                    let message = format!("{}: systemd did not set {slot} to {value:?}", entry.path);
-                    self.fail("systemd", message);
-                }
-                Ok(false) => {}
-                Err(message) => self.fail("systemd", message),
-            }
-        }
-        slot::write(group, slot, value)
+/// Writes the old value; true if that was needed.
+fn restore(group: &Cgroup, entry: &Entry) -> Result<bool, Error> {
+    let Some(current) = slot::read(group, &entry.file)? else {
+        return Ok(false);
+    };
+    if current == entry.old {
+        // The crash came between the journal and the kernel, or somebody did it for us. The weight may still be off.
+        return restore_weight(group, entry, false);
     }
+    if current != entry.new && entry.was.as_ref() != Some(&current) {
+        tracing::warn!(path = %entry.path, file = %entry.file, %current, "somebody else has written here since: left as it is");
+        return Ok(false);
+    }
+    slot::write(group, &entry.file, &entry.old)?;
+    restore_weight(group, entry, true)
+}
 
-    /// Writes the old value; true if that was needed.
-    fn restore_slot(&mut self, group: &Cgroup, entry: &Entry) -> Result<bool, Error> {
-        let Some(current) = slot::read(group, &entry.file)? else {
-            return Ok(false);
-        };
-        if current == entry.old {
-            // The crash came between the journal and the kernel, or somebody did it for us. The weight may still be off.
-            return self.restore_weight(group, entry, false);
-        }
-        if current != entry.new && entry.was.as_ref() != Some(&current) {
-            tracing::warn!(path = %entry.path, file = %entry.file, %current, "somebody else has written here since: left as it is");
-            return Ok(false);
-        }
-        self.write(group, entry, &entry.file, &entry.old)?;
-        self.restore_weight(group, entry, true)
+/// `cpu.idle` set back to 0 leaves `cpu.weight` at 100, whatever it was before.
+fn restore_weight(group: &Cgroup, entry: &Entry, written: bool) -> Result<bool, Error> {
+    const LEFT_BY_IDLE: &str = "100";
+    let Some(weight) = entry
+        .weight
+        .as_deref()
+        .filter(|w| *w != LEFT_BY_IDLE && entry.old == "0")
+    else {
+        return Ok(written);
+    };
+    if group.read("cpu.weight")?.as_deref() != Some(LEFT_BY_IDLE) {
+        return Ok(written);
     }
-
-    /// `cpu.idle` set back to 0 leaves `cpu.weight` at 100, whatever it was before.
-    fn restore_weight(&mut self, group: &Cgroup, entry: &Entry, written: bool) -> Result<bool, Error> {
-        const LEFT_BY_IDLE: &str = "100";
-        let Some(weight) = entry
-            .weight
-            .as_deref()
-            .filter(|w| *w != LEFT_BY_IDLE && entry.old == "0")
-        else {
-            return Ok(written);
-        };
-        if group.read("cpu.weight")?.as_deref() != Some(LEFT_BY_IDLE) {
-            return Ok(written);
-        }
-        self.write(group, entry, "cpu.weight", weight)?;
-        Ok(true)
-    }
+    slot::write(group, "cpu.weight", weight)?;
+    Ok(true)
 }

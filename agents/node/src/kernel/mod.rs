@@ -5,7 +5,6 @@ mod cache;
 mod observer;
 mod slot;
 mod slow;
-mod systemd;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -61,8 +60,6 @@ pub struct Kernel {
     root: Cgroup,
     proc: Proc,
     rules: Vec<GroupRule>,
-    /// systemd, where it runs the machine: its units' settings are made through it.
-    systemd: Option<systemd::Systemd>,
     capabilities: Capabilities,
     finder: Finder,
     /// Cgroups that are looked at, in the order of the groups that are seen.
@@ -129,7 +126,6 @@ impl Kernel {
         let boot = boot_id(&roots.proc);
         let journal = Journal::open(&roots.journal, &boot)?;
         let mut kernel = Self {
-            systemd: systemd::Systemd::of(&root),
             root,
             proc,
             rules,
