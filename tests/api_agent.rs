@@ -100,7 +100,7 @@ async fn a_node_under_a_policy_reports_and_offers_capacity_and_allocatable_alike
     assert_eq!(status.gpus.len(), 2);
     assert_eq!(
         (status.gpus[1].model.as_str(), status.gpus[1].memory.0.as_str()),
-        ("A100-SXM4-80GB", "85899345920")
+        ("A100-SXM4-80GB", "81920Mi")
     );
     assert_eq!(report.owner_references()[0].uid, node.uid().unwrap());
     lab.end().await;
