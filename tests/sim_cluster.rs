@@ -7,6 +7,11 @@
     reason = "tests"
 )]
 
+#[path = "sim_cluster/broken.rs"]
+mod broken;
+#[path = "sim_cluster/storage.rs"]
+mod storage;
+
 use std::{
     io::Write,
     path::Path,
@@ -121,112 +126,6 @@ fn the_sample_is_placed_in_simulated_time_and_what_waits_says_why() {
         (&unserved["kind"], &unserved["objects"]),
         (&json!("DeviceClass"), &json!(1))
     );
-}
-
-#[test]
-fn a_pod_goes_where_its_volume_is_and_waits_for_one_that_is_missing() {
-    let labelled = |name: &str, zone: &str| {
-        let mut node = node(name, "4");
-        node["metadata"]["labels"] = json!({"zone": zone});
-        node
-    };
-    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v"},
-        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "nodeAffinity": {"required": {"nodeSelectorTerms": [
-            {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["b"]}]}]}}}});
-    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"},
-        "spec": {"volumeName": "v"}, "status": {"phase": "Bound"}});
-    let with = |name: &str, claim: &str| {
-        let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]);
-        pod(name, "1", json!({"spec": {"volumes": volumes}}))
-    };
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": [labelled("n1", "a"), labelled("n2", "b"), volume, claim,
-        with("p", "c"), with("q", "none")]});
-    let report = json_of(&["-f", "-"], &list.to_string());
-    assert_eq!(names(&report["bound"], "node"), ["n2"]);
-    assert_eq!(report["pending"][0]["pod"], "default/q");
-    let message = report["pending"][0]["message"].as_str().unwrap();
-    assert!(
-        message.contains("persistentvolumeclaim \"none\" not found"),
-        "{message}"
-    );
-}
-
-/// A claim to a volume of a node's own disk, and the volume.
-fn disk(name: &str, mode: &str, node: &str) -> [Value; 2] {
-    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
-        "spec": {"accessModes": [mode], "storageClassName": "disk", "resources": {"requests": {"storage": "1Gi"}}}});
-    let terms = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]);
-    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": format!("disk-of-{node}")},
-        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": [mode], "storageClassName": "disk",
-            "nodeAffinity": {"required": {"nodeSelectorTerms": terms}}},
-        "status": {"phase": "Available"}});
-    [claim, volume]
-}
-
-fn using(name: &str, claim: &str, more: Value) -> Value {
-    let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]);
-    let mut pod = pod(name, "1", more);
-    pod["spec"]["volumes"] = volumes;
-    pod
-}
-
-fn named_node(name: &str) -> Value {
-    let mut node = node(name, "4");
-    node["metadata"]["labels"] = json!({"kubernetes.io/hostname": name});
-    node
-}
-
-fn class() -> Value {
-    json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "disk"},
-        "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"})
-}
-
-#[test]
-fn a_volume_for_one_pod_alone_is_given_to_one_until_that_has_ended() {
-    let [claim, volume] = disk("c", "ReadWriteOncePod", "n1");
-    let objects = |run_time: Value| {
-        let first = json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z", "annotations": run_time}});
-        let second = json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:01Z"}});
-        let pods = [using("a", "c", first), using("b", "c", second)];
-        let [a, b] = pods;
-        json!([named_node("n1"), class(), claim, volume, a, b])
-    };
-    let report = cluster(objects(json!({})));
-    assert_eq!(names(&report["bound"], "pod"), ["default/a"]);
-    let message = report["pending"][0]["message"].as_str().unwrap();
-    assert!(
-        message.contains(r#"persistentvolumeclaim "c" is ReadWriteOncePod, and pod "a" uses it"#),
-        "{message}"
-    );
-    let report = cluster(objects(json!({"duosuan.io/run-time": "60s"})));
-    assert_eq!(names(&report["bound"], "pod"), ["default/a", "default/b"]);
-    assert_eq!(report["bound"][1]["at"], "2026-01-01T00:01:01Z");
-}
-
-#[test]
-fn a_volume_that_lies_ready_is_given_to_one_claim() {
-    let [c, volume] = disk("c", "ReadWriteOnce", "n1");
-    let [d, _] = disk("d", "ReadWriteOnce", "n1");
-    let [_, other] = disk("d", "ReadWriteOnce", "n2");
-    let pods = || [using("a", "c", json!({})), using("b", "d", json!({}))];
-    let [a, b] = pods();
-    let one = cluster(json!([named_node("n1"), named_node("n2"), class(), c, d, volume, a, b]));
-    assert_eq!(names(&one["bound"], "pod"), ["default/a"]);
-    let [a, b] = pods();
-    let two = cluster(json!([
-        named_node("n1"),
-        named_node("n2"),
-        class(),
-        c,
-        d,
-        volume,
-        other,
-        a,
-        b
-    ]));
-    let mut nodes = names(&two["bound"], "node");
-    nodes.sort();
-    assert_eq!(nodes, ["n1", "n2"]);
 }
 
 #[test]
@@ -460,82 +359,6 @@ fn reports_that_are_old_by_the_time_of_the_files_lend_nothing() {
     assert_eq!(names(&fresh["bound"], "pod"), ["default/p"]);
     let stale = cluster(json!([node, batch, report("2026-01-05T11:00:00Z")]));
     assert_eq!(names(&stale["pending"], "reason"), ["StaleReports"]);
-}
-
-/// A document that is broken in one place, behind one that is whole.
-fn broken(object: Value) -> String {
-    let text = format!("{}\n---\n{}\n", node("n", "4"), object);
-    failure(&["-f", "-"], &text)
-}
-
-#[test]
-fn a_broken_object_is_an_error_with_file_document_and_field() {
-    let claim = |spec: Value| json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "CapacityClaim", "metadata": {"name": "c"}, "spec": spec});
-    let queue = |spec: Value| json!({"apiVersion": "duosuan.io/v1alpha1", "kind": "Queue", "metadata": {"name": "q"}, "spec": spec});
-    let report = json!({
-        "apiVersion": "duosuan.io/v1alpha1", "kind": "NodeReport", "metadata": {"name": "n"},
-        "status": {"gpus": [{"index": 0, "model": "A100", "memory": "much"}]},
-    });
-    let group = |more: Value| claim(json!({"groups": [more]}));
-    let cases = [
-        (
-            pod("p", "lots", json!({})),
-            "Pod default/p: spec.containers[0].resources.requests[cpu]: ",
-        ),
-        (
-            pod("p", "1", json!({"spec": {"containers": 3}})),
-            "Pod default/p: spec.containers: ",
-        ),
-        (
-            pod(
-                "p",
-                "1",
-                json!({"metadata": {"annotations": {"duosuan.io/run-time": "soon"}}}),
-            ),
-            "Pod default/p: metadata.annotations[duosuan.io/run-time]: duration \"soon\" ",
-        ),
-        (
-            pod("p", "1", json!({"spec": {"priorityClassName": "none"}})),
-            "Pod default/p: spec.priorityClassName: there is no PriorityClass none in the files",
-        ),
-        (
-            pod("p", "1", json!({"metadata": {"labels": {"duosuan.io/tier": "gold"}}})),
-            "Pod default/p: metadata.labels[duosuan.io/tier]: ",
-        ),
-        (node("m", "4 cores"), "Node m: status.allocatable[cpu]: "),
-        (
-            group(json!({"name": "g", "count": 1, "requests": {"cpu": "x"}})),
-            "CapacityClaim default/c: spec.groups[0].requests[cpu]: ",
-        ),
-        (
-            group(json!({"name": "g", "count": -1})),
-            "CapacityClaim default/c: spec.groups[0].count: ",
-        ),
-        (claim(json!({"groups": 3})), "CapacityClaim default/c: spec.groups: "),
-        (
-            queue(json!({"quotas": [{"tier": "gold"}]})),
-            "Queue q: spec.quotas[0].tier: ",
-        ),
-        (report, "NodeReport n: status.gpus[0].memory: "),
-        (json!({"kind": "Pod"}), ": apiVersion: is missing"),
-        (
-            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}}),
-            ": metadata.name: is missing",
-        ),
-        (
-            json!({"apiVersion": "duosuan.io/v9", "kind": "Queue", "metadata": {"name": "q"}}),
-            "Queue q: apiVersion: this build reads Queue in version duosuan.io/v1alpha1 only",
-        ),
-        (
-            node("n", "4"),
-            "Node n is there already: standard input, document 1, Node n",
-        ),
-    ];
-    for (object, words) in cases {
-        let said = broken(object);
-        assert!(said.starts_with("standard input, document 2"), "{said}");
-        assert!(said.contains(words), "{words}: {said}");
-    }
 }
 
 #[test]

@@ -15,15 +15,7 @@ use anyhow::{Result, ensure};
 #[path = "agent/scene.rs"]
 mod scene;
 
-use scene::{BEFORE_MAX, BEFORE_WEIGHT, Scene};
-
-const ACT: &str = "act";
-const OBSERVE: &str = "observe";
-
-/// Nothing runs in the online cgroup but the load, so there is no noise, and any stall is the load's: a threshold below
-/// what the fastest host shows. Where the load takes everything, batch with cpu.idle is left less than the default floor,
-/// and there would be nothing to cut.
-const GUARDS: &str = "{cpu: {stallMilli: 50, floor: 10m}}";
+use scene::{ACT, BEFORE_MAX, BEFORE_WEIGHT, OBSERVE, STALL_GUARDS, Scene};
 
 /// A scene with batch at work.
 fn open(name: &'static str) -> Result<Scene> {
@@ -32,21 +24,15 @@ fn open(name: &'static str) -> Result<Scene> {
     Ok(scene)
 }
 
-/// Bursts that collide. How much CPU they want depends on the host: on a fast one 1.5 of the two CPUs, on a slow one more
-/// than there is. Prod stalls in either case.
-fn load(scene: &Scene) -> Result<()> {
-    scene.start("online", "guest burst 5 1000000 2000")
-}
-
 #[test]
 fn a_stall_of_online_cuts_batch_and_calm_gives_it_back() -> Result<()> {
     let scene = open("stall")?;
-    let agent = scene.start_agent(ACT, GUARDS)?;
+    let agent = scene.start_agent(ACT, STALL_GUARDS)?;
     scene.wait_for("batch/cpu.idle", "batch runs idle from the start", |value| value == "1")?;
     let alone = scene.shares()?.batch;
     let throttled = scene.counter("batch", "nr_throttled")?;
 
-    load(&scene)?;
+    scene.load()?;
     scene.wait_for("batch/cpu.max", "batch is limited", |value| value != BEFORE_MAX)?;
     scene.until(
         "batch has less than half of what it had, and less than online",
@@ -67,8 +53,8 @@ fn a_stall_of_online_cuts_batch_and_calm_gives_it_back() -> Result<()> {
 #[test]
 fn an_agent_that_ends_while_it_limits_batch_leaves_every_file_as_it_was() -> Result<()> {
     let scene = open("end")?;
-    let agent = scene.start_agent(ACT, GUARDS)?;
-    load(&scene)?;
+    let agent = scene.start_agent(ACT, STALL_GUARDS)?;
+    scene.load()?;
     scene.wait_for("batch/cpu.max", "batch is limited", |value| value != BEFORE_MAX)?;
     scene.end(&agent)?;
     scene.is_as_before()
@@ -77,21 +63,21 @@ fn an_agent_that_ends_while_it_limits_batch_leaves_every_file_as_it_was() -> Res
 #[test]
 fn an_agent_that_was_killed_leaves_a_limit_and_the_next_one_knows_what_was_before() -> Result<()> {
     let scene = open("kill")?;
-    let agent = scene.start_agent(ACT, GUARDS)?;
-    load(&scene)?;
+    let agent = scene.start_agent(ACT, STALL_GUARDS)?;
+    scene.load()?;
     scene.wait_for("batch/cpu.max", "batch is limited", |value| value != BEFORE_MAX)?;
     scene.kill(&agent)?;
     ensure!(scene.read("batch/cpu.max")? != BEFORE_MAX, "who lifted the limit?");
     ensure!(scene.read("batch/cpu.idle")? == "1", "who made batch busy?");
 
-    let next = scene.start_agent(ACT, GUARDS)?;
+    let next = scene.start_agent(ACT, STALL_GUARDS)?;
     scene.wait_for(
         "batch/cpu.max",
         "the next agent limits batch by its own judgement",
         |value| value != BEFORE_MAX,
     )?;
     scene.kill(&next)?;
-    let last = scene.start_agent(ACT, GUARDS)?;
+    let last = scene.start_agent(ACT, STALL_GUARDS)?;
     scene.wait_for_metric("duosuan_node_capacity")?;
     scene.end(&last)?;
     scene.is_as_before()
@@ -100,11 +86,11 @@ fn an_agent_that_was_killed_leaves_a_limit_and_the_next_one_knows_what_was_befor
 #[test]
 fn an_agent_that_only_observes_takes_back_what_a_killed_one_left() -> Result<()> {
     let scene = open("rollback")?;
-    let agent = scene.start_agent(ACT, GUARDS)?;
-    load(&scene)?;
+    let agent = scene.start_agent(ACT, STALL_GUARDS)?;
+    scene.load()?;
     scene.wait_for("batch/cpu.max", "batch is limited", |value| value != BEFORE_MAX)?;
     scene.kill(&agent)?;
-    let observer = scene.start_agent(OBSERVE, GUARDS)?;
+    let observer = scene.start_agent(OBSERVE, STALL_GUARDS)?;
     scene.wait_for("batch/cpu.max", "the limit is taken back", |value| value == BEFORE_MAX)?;
     scene.wait_for("batch/cpu.weight", "the weight is back", |value| value == BEFORE_WEIGHT)?;
     scene.is_as_before()?;
@@ -115,8 +101,8 @@ fn an_agent_that_only_observes_takes_back_what_a_killed_one_left() -> Result<()>
 #[test]
 fn in_mode_observe_the_agent_says_what_it_would_do_and_changes_nothing() -> Result<()> {
     let scene = open("observe")?;
-    let agent = scene.start_agent(OBSERVE, GUARDS)?;
-    load(&scene)?;
+    let agent = scene.start_agent(OBSERVE, STALL_GUARDS)?;
+    scene.load()?;
     scene.wait_for_metric("duosuan_guard_cuts_total")?;
     scene.is_as_before()?;
     scene.end(&agent)?;

@@ -13,16 +13,7 @@ use anyhow::{Result, ensure};
 #[path = "agent/scene.rs"]
 mod scene;
 
-use scene::{BEFORE_MAX, Scene};
-
-const ACT: &str = "act";
-const OBSERVE: &str = "observe";
-const GUARDS: &str = "{cpu: {stallMilli: 50, floor: 10m}}";
-
-/// More work for online than the machine has time for, so that it stalls.
-fn load(scene: &Scene) -> Result<()> {
-    scene.start("online", "guest burst 5 1000000 2000")
-}
+use scene::{ACT, BEFORE_MAX, OBSERVE, STALL_GUARDS, Scene};
 
 fn limited(scene: &Scene) -> Result<()> {
     scene.wait_for("batch/cpu.max", "batch is limited", |value| value != BEFORE_MAX)
@@ -34,15 +25,15 @@ fn limited(scene: &Scene) -> Result<()> {
 fn an_agent_that_is_killed_in_any_phase_leaves_what_the_next_one_takes_back() -> Result<()> {
     let scene = Scene::open("phases")?;
     scene.start("batch", "guest spin 2")?;
-    load(&scene)?;
-    for tenths in 0..16 {
-        let agent = scene.start_agent(ACT, GUARDS)?;
-        scene.vm().run(&format!("sleep 0.{tenths:02}; sleep {}", tenths / 4))?;
+    scene.load()?;
+    for step in 0..16 {
+        let agent = scene.start_agent(ACT, STALL_GUARDS)?;
+        scene.vm().run(&format!("sleep 0.{step:02}; sleep {}", step / 4))?;
         scene.vm().run(&format!("kill -9 {agent}"))?;
         scene.gone(&agent)?;
     }
     scene.stop("online")?;
-    let last = scene.start_agent(OBSERVE, GUARDS)?;
+    let last = scene.start_agent(OBSERVE, STALL_GUARDS)?;
     scene.wait_for_metric("duosuan_node_capacity")?;
     scene.is_as_before()?;
     scene.end(&last)?;
@@ -53,12 +44,12 @@ fn an_agent_that_is_killed_in_any_phase_leaves_what_the_next_one_takes_back() ->
 fn a_clock_that_jumps_neither_stops_the_guard_nor_what_it_gives_back() -> Result<()> {
     let scene = Scene::open("clock")?;
     scene.start("batch", "guest spin 2")?;
-    let agent = scene.start_agent(ACT, GUARDS)?;
+    let agent = scene.start_agent(ACT, STALL_GUARDS)?;
     scene.wait_for("batch/cpu.idle", "batch runs idle from the start", |value| value == "1")?;
     let jump = |seconds: i64| scene.vm().run(&format!("date -s @$(($(date +%s) + {seconds}))"));
     for seconds in [-7_200, 86_400 * 400] {
         jump(seconds)?;
-        load(&scene)?;
+        scene.load()?;
         limited(&scene)?;
         jump(-seconds)?;
         scene.stop("online")?;
@@ -68,8 +59,8 @@ fn a_clock_that_jumps_neither_stops_the_guard_nor_what_it_gives_back() -> Result
     scene.is_as_before()?;
     // What the agent stored is of the future now: the next one begins anew, and works.
     jump(-7_200)?;
-    let next = scene.start_agent(ACT, GUARDS)?;
-    load(&scene)?;
+    let next = scene.start_agent(ACT, STALL_GUARDS)?;
+    scene.load()?;
     limited(&scene)?;
     scene.end(&next)?;
     jump(7_200)?;
@@ -85,9 +76,9 @@ fn a_file_that_is_read_only_is_an_error_that_is_counted_and_the_rest_goes_on() -
         "mount --bind {file} {file} && mount -o remount,ro,bind {file}"
     ))?;
     scene.start("batch", "guest spin 2")?;
-    let agent = scene.start_agent(ACT, GUARDS)?;
+    let agent = scene.start_agent(ACT, STALL_GUARDS)?;
     scene.wait_for("batch/cpu.idle", "batch runs idle", |value| value == "1")?;
-    load(&scene)?;
+    scene.load()?;
     scene.wait_for_metric("duosuan_kernel_errors_total{node=\"vm\",file=\"cpu.max\"}")?;
     ensure!(
         scene.read("batch/cpu.max")? == BEFORE_MAX,

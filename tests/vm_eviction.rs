@@ -15,7 +15,7 @@ use anyhow::{Result, ensure};
 #[path = "agent/scene.rs"]
 mod scene;
 
-use scene::Scene;
+use scene::{ACT, Scene};
 
 const GUARDS: &str = "{cpu: {disabled: true}, io: {disabled: true}, memory: {availablePercent: 25}}";
 const KILLS: &str = "duosuan_evictions_total{node=\"vm\",cause=\"MemoryFails\",outcome=\"Killed\"}";
@@ -28,7 +28,7 @@ fn policy(disabled: bool) -> String {
 fn batch_that_brings_memory_to_fail_is_killed_and_online_survives() -> Result<()> {
     let scene = Scene::open("fails")?;
     scene.start("online", "guest touch 24")?;
-    let agent = scene.start_agent("act", &policy(true))?;
+    let agent = scene.start_agent(ACT, &policy(true))?;
     // To 18 % of the machine, and then more.
     let wanted = scene.available()?.saturating_sub(scene.memory()? * 18 / 100);
     scene.start("batch", &format!("guest touch {}", wanted >> 20))?;
@@ -43,7 +43,7 @@ fn batch_that_brings_memory_to_fail_is_killed_and_online_survives() -> Result<()
     scene.seconds(10)?;
     let lives = |text: &str| text.contains("populated 1");
     ensure!(lives(&scene.read("batch/cgroup.events")?), "who killed batch?");
-    scene.rewrite_policy("act", &policy(false))?;
+    scene.rewrite_policy(ACT, &policy(false))?;
     scene.wait_for("batch/cgroup.events", "batch is killed", |text| !lives(text))?;
     scene.wait_for_metric(KILLS)?;
     ensure!(lives(&scene.read("online/cgroup.events")?), "online does not live");

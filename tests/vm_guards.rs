@@ -16,10 +16,8 @@ use anyhow::{Context, Result, ensure};
 #[path = "agent/scene.rs"]
 mod scene;
 
-use scene::{BEFORE_HIGH, BEFORE_IO_WEIGHT, BEFORE_LOW, Scene};
+use scene::{ACT, BEFORE_HIGH, BEFORE_IO_WEIGHT, BEFORE_LOW, OBSERVE, Scene};
 
-const ACT: &str = "act";
-const OBSERVE: &str = "observe";
 const CUTS_OF_IO: &str = "duosuan_guard_cuts_total{node=\"vm\",guard=\"io\"}";
 const CUTS_OF_MEMORY: &str = "duosuan_guard_cuts_total{node=\"vm\",guard=\"memory\"}";
 const DISK: &str = "/dev/vda";

@@ -20,6 +20,15 @@ pub(crate) const BEFORE_HIGH: &str = "471859200";
 pub(crate) const BEFORE_LOW: &str = "1048576";
 pub(crate) const BEFORE_IO_WEIGHT: &str = "73";
 
+/// Modes of the agent.
+pub(crate) const ACT: &str = "act";
+pub(crate) const OBSERVE: &str = "observe";
+
+/// Nothing runs in the online cgroup but the load, so there is no noise, and any stall is the load's: a threshold below
+/// what the fastest host shows. Where the load takes everything, batch with cpu.idle is left less than the default floor,
+/// and there would be nothing to cut.
+pub(crate) const STALL_GUARDS: &str = "{cpu: {stallMilli: 50, floor: 10m}}";
+
 /// In the guest, whose loopback nobody else uses.
 const METRICS: &str = "127.0.0.1:9100";
 
@@ -78,6 +87,12 @@ impl Scene {
                 "sh -c 'echo $$ > {procs} && exec {command}' > /dev/null 2>&1 &"
             ))
             .map(drop)
+    }
+
+    /// Bursts that collide. How much CPU they want depends on the host: on a fast one 1.5 of the two CPUs, on a slow one more
+    /// than there is. Prod stalls in either case.
+    pub(crate) fn load(&self) -> Result<()> {
+        self.start("online", "guest burst 5 1000000 2000")
     }
 
     /// Ends all that runs in one of the cgroups.

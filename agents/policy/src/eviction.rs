@@ -10,6 +10,8 @@
 //! What leaves is counted as freed for a minute, so that nobody is evicted for what another is about to give. From an
 //! order on the node takes no new batch for a while, whoever it is: what was too much once would be so again.
 
+mod record;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -18,8 +20,9 @@ use crate::{
     action::{Action, KILL},
     observation::{Capabilities, Group, Millis, Observation, Tier},
     policy,
-    victims::{self, Candidate, LostWork, Victim},
+    victims::{self, Candidate, Victim},
 };
+pub use record::{Answer, Cause, Eviction, EvictionView, Outcome};
 
 /// Memory must have been short this long: the guard takes batch's page cache within a second or two, and what prod
 /// frees by itself costs nobody his work.
@@ -38,111 +41,6 @@ const CLOSED: (Millis, Millis) = (300_000, 60_000);
 const FULL: i64 = 50;
 /// Evictions that are remembered.
 const REMEMBERED: usize = 10;
-
-/// Why somebody has to leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Cause {
-    /// Memory is short.
-    Memory,
-    /// Memory is about to fail.
-    MemoryFails,
-    /// Prod stalls for memory although batch has no page cache left.
-    MemoryStall,
-    /// Batch was held at its CPU floor for long.
-    Cpu,
-}
-
-impl Cause {
-    /// The name as the API spells it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Memory => "MemoryShort",
-            Self::MemoryFails => "MemoryFails",
-            Self::MemoryStall => "MemoryStall",
-            Self::Cpu => "CpuSuppressed",
-        }
-    }
-}
-
-/// What became of an order, as the one who carries it out answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The API server took it, or the pod is gone.
-    Evicted,
-    /// A disruption budget keeps the pod.
-    Refused,
-    /// It did not work out.
-    Failed,
-}
-
-/// What became of an eviction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Outcome {
-    /// Ordered, and not answered yet.
-    Ordered,
-    /// The API server evicts it.
-    Evicted,
-    /// A disruption budget keeps it.
-    Refused,
-    /// The order did not work out.
-    Failed,
-    /// Its processes were killed.
-    Killed,
-    /// It would have been ordered, if the mode were to act.
-    Observed,
-}
-
-impl Outcome {
-    /// The name as the API spells it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ordered => "Ordered",
-            Self::Evicted => "Evicted",
-            Self::Refused => "Refused",
-            Self::Failed => "Failed",
-            Self::Killed => "Killed",
-            Self::Observed => "Observed",
-        }
-    }
-}
-
-/// An eviction, and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Eviction {
-    /// When it was decided.
-    pub at: Millis,
-    /// UID of the pod; the path of a cgroup that is no pod's.
-    pub uid: String,
-    /// `namespace/name` of the pod; the path of a cgroup that is no pod's.
-    pub name: String,
-    /// The pod's gang: `namespace/claim`.
-    pub gang: Option<String>,
-    /// Why.
-    pub cause: Cause,
-    /// Why, in words and figures.
-    pub why: String,
-    /// What is lost with it, of its gang too.
-    pub lost: LostWork,
-    /// What became of it.
-    pub outcome: Outcome,
-}
-
-/// Evictions as the report shows them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EvictionView {
-    /// Pods to be evicted through the API now. Empty where the mode is to observe only.
-    pub orders: Vec<Eviction>,
-    /// What was decided by this look: orders, kills, and what would have been either.
-    pub decided: Vec<Eviction>,
-    /// The last evictions, the oldest first.
-    pub last: Vec<Eviction>,
-    /// Since batch was evicted: the node takes no new batch.
-    pub closed: bool,
-    /// Memory is short, or nearly so: whoever can find out about gangs should.
-    pub near: bool,
-}
 
 /// What an eviction looks at.
 #[derive(Clone, Copy, Debug)]

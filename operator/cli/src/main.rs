@@ -5,6 +5,7 @@ mod explain;
 mod names;
 mod objects;
 mod replay;
+mod server;
 mod simulate;
 mod top;
 mod up;

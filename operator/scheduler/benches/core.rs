@@ -26,7 +26,7 @@ use std::{
 
 use duosuan_scheduler::{
     Budget, Cluster, Decision, Event, Time, cycle,
-    event::{Node, Pod},
+    event::{Claim, Group, Node, Pod},
 };
 
 const GI: i64 = 1 << 30;
@@ -140,6 +140,31 @@ fn pod(uid: String, milli: i64, memory: i64) -> Pod {
         ours: true,
         ..Default::default()
     }
+}
+
+/// A gang and its members, which are like the pod that `member` makes of a UID.
+fn gang(claim: Claim, size: u32, member: impl Fn(String) -> Pod) -> Vec<Event> {
+    let uid = claim.uid.clone();
+    let claim = Event::Claim(Box::new(Claim {
+        namespace: "bench".into(),
+        name: uid.clone(),
+        groups: vec![Group {
+            name: "w".into(),
+            min: size,
+            max: size,
+            quantum: 1,
+            ..Default::default()
+        }],
+        ..claim
+    }));
+    let members = (0..size).map(|i| {
+        Event::Pod(Box::new(Pod {
+            claim: Some(uid.clone()),
+            group: "w".into(),
+            ..member(format!("{uid}-{i}"))
+        }))
+    });
+    std::iter::once(claim).chain(members).collect()
 }
 
 fn event(pod: Pod) -> Vec<Event> {

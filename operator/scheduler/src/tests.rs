@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod any_cells;
 mod any_relations;
 mod any_topology;
 mod backfill;

@@ -3,15 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use duosuan_controller::{Options, connect};
 use duosuan_crds::NodeReport;
-use kube::{Api, Client, api::ListParams};
 use serde_json::Value;
 
-use crate::objects;
-
-/// Reports in one answer.
-const PAGE: u32 = 500;
+use crate::{
+    objects,
+    server::{self, Listed, Server},
+};
 
 /// All reports that the API server has. Nothing is written.
 ///
@@ -19,37 +17,17 @@ const PAGE: u32 = 500;
 ///
 /// If there is no way to the API server, or it refuses.
 pub(super) fn from_server(kubeconfig: Option<&Path>) -> anyhow::Result<Vec<NodeReport>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(list(kubeconfig))
-}
-
-async fn list(kubeconfig: Option<&Path>) -> anyhow::Result<Vec<NodeReport>> {
-    let options = Options {
-        kubeconfig: kubeconfig.map(Path::to_owned),
-        ..Options::default()
-    };
-    let config = connect::config(&options).await?;
-    let server = config.cluster_url.to_string();
-    let client = Client::try_from(config).with_context(|| format!("use the way to {server}"))?;
-    let api: Api<NodeReport> = Api::all(client);
-    let mut page = ListParams::default().limit(PAGE);
-    let mut reports = Vec::new();
-    loop {
-        let list = match api.list(&page).await {
-            Ok(list) => list,
-            Err(kube::Error::Api(status)) if status.code == 404 => {
-                bail!(
-                    "the API server {server} does not serve NodeReports: install the definitions that `duosuan crds` prints"
-                )
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot list NodeReports of {server}")),
-        };
-        reports.extend(list.items);
-        match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => page = page.continue_token(&token),
-            None => return Ok(reports),
+    server::wait(async {
+        let server = Server::connect(kubeconfig).await?;
+        match server.list().await? {
+            Listed::All(reports) => Ok(reports),
+            Listed::Unserved => bail!(
+                "the API server {} does not serve NodeReports: install the definitions that `duosuan crds` prints",
+                server.url()
+            ),
+            Listed::Refused(why) => bail!(why),
         }
-    }
+    })
 }
 
 /// The reports in files; other objects are passed over.

@@ -2,10 +2,10 @@
 
 use duosuan_scheduler::{
     Decision, Event, Tier, Time,
-    event::{Claim, Gpu, GpuRequest, Group, Node, Pod, Queue, Quota},
+    event::{Claim, Gpu, GpuRequest, Node, Pod, Queue, Quota},
 };
 
-use super::{GI, Row, Run, amounts, event, pod};
+use super::{GI, Row, Run, amounts, event, gang, pod};
 
 fn gpu_nodes(count: usize) -> Vec<Node> {
     let allocatable = amounts(&[("cpu", 128_000), ("memory", 1024 * GI), ("pods", 110)]);
@@ -56,30 +56,11 @@ pub(super) fn shares() -> Row {
 pub(super) fn proof() -> Row {
     let mut run = full("", 1);
     run.start_measuring();
-    let group = Group {
-        name: "w".into(),
-        min: 10,
-        max: 10,
-        quantum: 1,
-        ..Default::default()
-    };
     let claim = Claim {
         uid: "j".into(),
-        namespace: "bench".into(),
-        name: "j".into(),
-        groups: vec![group],
         ..Default::default()
     };
-    let mut events = vec![Event::Claim(Box::new(claim))];
-    for i in 0..10 {
-        let member = Pod {
-            claim: Some("j".into()),
-            group: "w".into(),
-            ..gpu_pod(format!("j-{i}"), "", 8, 1000)
-        };
-        events.push(Event::Pod(Box::new(member)));
-    }
-    run.step(events);
+    run.step(gang(claim, 10, |uid| gpu_pod(uid, "", 8, 1000)));
     run.row(10)
 }
 
@@ -128,31 +109,12 @@ pub(super) fn reclaim_one() -> Row {
 pub(super) fn reclaim_many() -> Row {
     let mut run = full("yours", 1);
     run.start_measuring();
-    let group = Group {
-        name: "w".into(),
-        min: 250,
-        max: 250,
-        quantum: 1,
-        ..Default::default()
-    };
     let claim = Claim {
         uid: "j".into(),
-        namespace: "bench".into(),
-        name: "j".into(),
         queue: "mine".into(),
-        groups: vec![group],
         ..Default::default()
     };
-    let mut events = vec![Event::Claim(Box::new(claim))];
-    for i in 0..250 {
-        let member = Pod {
-            claim: Some("j".into()),
-            group: "w".into(),
-            ..gpu_pod(format!("j-{i}"), "mine", 8, 1000)
-        };
-        events.push(Event::Pod(Box::new(member)));
-    }
-    run.step(events);
+    run.step(gang(claim, 250, |uid| gpu_pod(uid, "mine", 8, 1000)));
     run.row(250)
 }
 
