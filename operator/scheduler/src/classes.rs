@@ -131,7 +131,7 @@ impl Model {
             Some((key.to_owned(), value.clone()))
         });
         let taints = node.taints.iter().filter_map(|&taint| {
-            let taint = self.taints.value(taint)?;
+            let taint = self.taint(taint)?;
             let value = if taint.value.is_empty() { "" } else { "=" };
             Some(format!("{}{value}{}:{}", taint.key, taint.value, taint.effect))
         });

@@ -1,7 +1,7 @@
 //! Whether a pod of some shape fits on a node, and if not, why not.
 
 use crate::{
-    event::Tier,
+    event::{Taint, Tier},
     model::{Model, NodeSlot, Seat, Shape, cell::Cell},
     selector,
     slab::{NodeOrd, ResourceOrd, TaintOrd},
@@ -44,11 +44,16 @@ pub(crate) enum Constraint {
 }
 
 impl Model {
+    /// The taint of that ordinal, while some node has it.
+    pub(crate) fn taint(&self, ord: TaintOrd) -> Option<&Taint> {
+        self.taints.value(ord).map(|taint| &**taint)
+    }
+
     /// A constraint in words.
     pub(crate) fn word(&self, constraint: Constraint) -> String {
         match constraint {
             Constraint::Unschedulable => "unschedulable".into(),
-            Constraint::Taint(taint) => match self.taints.value(taint) {
+            Constraint::Taint(taint) => match self.taint(taint) {
                 Some(taint) if taint.value.is_empty() => format!("taint {}:{}", taint.key, taint.effect),
                 Some(taint) => format!("taint {}={}:{}", taint.key, taint.value, taint.effect),
                 None => "taint".into(),
@@ -82,9 +87,7 @@ impl Model {
         }
         let mut unwelcome = 0;
         for &ord in &node.taints {
-            let Some(taint) = self.taints.value(ord).map(|taint| &**taint) else {
-                continue;
-            };
+            let Some(taint) = self.taint(ord) else { continue };
             if !selector::tolerated(taint, &shape.tolerations) {
                 match taint.effect.as_str() {
                     "NoSchedule" | "NoExecute" => return Err(Constraint::Taint(ord)),

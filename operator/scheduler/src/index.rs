@@ -210,6 +210,7 @@ impl Index {
     /// Forgets a shape that is no more; its ordinal may name another one next.
     pub(crate) fn forget(&mut self, shape: ShapeOrd) {
         self.plain.forget(shape);
+        self.most_free.forget(shape);
         for (_, gone) in self.shapes.remove(&shape).into_iter().flatten() {
             self.entries -= gone.size();
         }
@@ -297,11 +298,14 @@ pub(crate) fn verdicts(model: &Model, pod: &PodSlot) -> BTreeMap<NodeOrd, Option
 
 /// The same answer by looking at every node: what the index is compared with. Other pods do not matter.
 #[cfg(test)]
-pub(crate) fn by_scan(model: &Model, policy: Policy, ord: ShapeOrd) -> Option<NodeOrd> {
+pub(crate) fn by_scan(model: &Model, policy: Policy, ord: ShapeOrd, refused: &BTreeSet<NodeOrd>) -> Option<NodeOrd> {
     let shape = model.shapes.value(ord);
     let mut worths = Worths::default();
     let fitting = model.nodes_by_name.values().filter_map(|&node| {
-        let slot = model.nodes.find(node).filter(|slot| slot.present)?;
+        let slot = model
+            .nodes
+            .find(node)
+            .filter(|slot| slot.present && !refused.contains(&node))?;
         let unwelcome = model.fits_ever(shape, slot).ok()?;
         let (cost, _) = crate::score::place(policy, model, &mut worths, shape, slot, unwelcome).ok()?;
         Some((cost, slot.rank, node))

@@ -17,12 +17,6 @@ pub struct LostWork {
 }
 
 impl LostWork {
-    /// True if nothing is lost.
-    #[must_use]
-    pub fn is_zero(&self) -> bool {
-        *self == LostWork::default()
-    }
-
     /// What is lost in a time (ms) by who holds so much: thousandths of cards, or milli-cores where there is no card.
     pub(crate) fn of(millis: i64, (cards, cores): (i64, i64)) -> LostWork {
         let times = |held: i64| {

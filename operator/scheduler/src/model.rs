@@ -108,7 +108,7 @@ pub(crate) struct Model {
     /// Elastic claims that hold more than their minimum.
     pub(crate) grown: BTreeSet<ClaimOrd>,
     /// Areas in which nobody was found who could go for a claim, while the search for it goes on.
-    pub(crate) searched: BTreeMap<ClaimOrd, (Stage, BTreeSet<AreaOrd>)>,
+    pub(crate) searched: BTreeMap<ClaimOrd, (Stage, Option<BTreeSet<AreaOrd>>)>,
     /// The work of the last cycle ended before it had looked for everybody who could go.
     pub(crate) unfinished: bool,
     /// Claims that run and are expected to end, the first to end first.
@@ -140,10 +140,9 @@ pub(crate) struct Model {
 }
 
 /// Among whom it is looked for those who could go for a claim, one after the other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     /// What elastic claims hold above their minima; and beside that:
-    #[default]
     Grown,
     /// Those who borrow and go first.
     FewBorrowers,

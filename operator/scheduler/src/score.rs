@@ -117,7 +117,7 @@ pub(crate) fn place(
 }
 
 /// The seat that a pod of a shape gets on a node where it has room, or in the part of it that an area is; `None` if it has
-/// none there. What new pods are kept from is not asked again.
+/// none there. Of a pod without devices, on a whole node, nothing is asked again.
 pub(crate) fn seat(
     policy: Policy,
     model: &Model,

@@ -101,7 +101,7 @@ struct Round<'a> {
     /// Pods that may still be taken off the model to compare what was found with something else.
     compares_left: u32,
     /// Where the search for those who could go for the claim whose turn it is stopped in the last cycle.
-    goes_on: Option<(Stage, BTreeSet<AreaOrd>)>,
+    goes_on: Option<(Stage, Option<BTreeSet<AreaOrd>>)>,
     /// What those cost who run.
     prices: candidates::Prices,
     /// Pods that may still be moved on trial to find reservations.

@@ -22,6 +22,8 @@ pub(crate) struct ByArea {
     level: Level,
     /// By node, how it is counted in each of its areas of this level: it has several if these are cells.
     seen: Vec<Vec<Seen>>,
+    /// How the last node was counted before that: for its room in memory.
+    before: Vec<Seen>,
     // Looked up, never iterated.
     areas: HashMap<AreaOrd, Fitting>,
     /// Areas with room: by how many pods, then in the order of areas.
@@ -48,6 +50,7 @@ impl ByArea {
         ByArea {
             level,
             seen: Vec::new(),
+            before: Vec::new(),
             areas: HashMap::new(),
             by_room: BTreeMap::new(),
         }
@@ -58,31 +61,29 @@ impl ByArea {
         if self.seen.len() <= ord.index() {
             self.seen.resize_with(ord.index() + 1, Vec::new);
         }
-        let Some(seen) = self.seen.get_mut(ord.index()) else {
-            return;
-        };
         let node = model.nodes.find(ord).filter(|n| n.present).zip(key);
         let level = self.level;
-        let new = || {
-            let areas = node.into_iter().flat_map(|(node, key)| {
-                let areas = node.areas_at(level);
-                areas.map(move |(area, cell)| (node, key, area, cell))
-            });
-            let counted = areas.map(|(node, key, area, cell)| Seen {
-                area,
-                key,
-                room: match cell {
-                    None => model.room(shape, node),
-                    Some(cell) => model.room_in(shape, node, cell),
-                },
-            });
-            counted.filter(|seen| seen.room > 0)
-        };
-        if seen.iter().copied().eq(new()) {
+        let areas = node.into_iter().flat_map(|(node, key)| {
+            let areas = node.areas_at(level);
+            areas.map(move |(area, cell)| (node, key, area, cell))
+        });
+        let counted = areas.map(|(node, key, area, cell)| Seen {
+            area,
+            key,
+            room: match cell {
+                None => model.room(shape, node),
+                Some(cell) => model.room_in(shape, node, cell),
+            },
+        });
+        let mut now = std::mem::take(&mut self.before);
+        now.clear();
+        now.extend(counted.filter(|seen| seen.room > 0));
+        let Some(seen) = self.seen.get_mut(ord.index()).filter(|seen| **seen != now) else {
+            self.before = now;
             return;
-        }
-        let mut seen = std::mem::take(seen);
-        for old in seen.drain(..) {
+        };
+        let before = std::mem::take(seen);
+        for old in &before {
             self.change(model, old.area, |fitting| {
                 fitting.room -= u64::from(old.room);
                 // Another node may have taken over the rank if ranks were spread: then the key is its.
@@ -91,16 +92,16 @@ impl ByArea {
                 }
             });
         }
-        seen.extend(new());
-        for new in &seen {
+        for new in &now {
             self.change(model, new.area, |fitting| {
                 fitting.room += u64::from(new.room);
                 fitting.nodes.insert(new.key, ord);
             });
         }
         if let Some(slot) = self.seen.get_mut(ord.index()) {
-            *slot = seen;
+            *slot = now;
         }
+        self.before = before;
     }
 
     fn change(&mut self, model: &Model, area: AreaOrd, change: impl FnOnce(&mut Fitting)) {

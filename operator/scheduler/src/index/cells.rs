@@ -31,6 +31,13 @@ pub(super) struct MostFree {
     found: HashMap<Question, Option<(u64, AreaOrd)>>,
 }
 
+impl MostFree {
+    /// Forgets a shape that is no more; its ordinal may name another one next.
+    pub(super) fn forget(&mut self, shape: ShapeOrd) {
+        self.found.retain(|(of, ..), _| *of != shape);
+    }
+}
+
 impl Index {
     /// The most that a cell has free of something, among the nodes that a shape fits ever, and the first such cell.
     pub(crate) fn most_free(

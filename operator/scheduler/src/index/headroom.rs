@@ -117,14 +117,18 @@ impl Headroom {
 
     /// Knows of the resources that a shape requests. False if these are too many.
     pub(super) fn covers(&mut self, shape: &Shape) -> bool {
-        for (resource, _) in &shape.requests {
-            if self.resources.contains(resource) {
-                continue;
-            }
-            if self.resources.len() >= RESOURCES {
-                return false;
-            }
-            self.resources.push(*resource);
+        let unknown = |(resource, _): &&(ResourceOrd, _)| !self.resources.contains(resource);
+        let unknown: Vec<ResourceOrd> = shape
+            .requests
+            .iter()
+            .filter(unknown)
+            .map(|(resource, _)| *resource)
+            .collect();
+        if self.resources.len() + unknown.len() > RESOURCES {
+            return false;
+        }
+        if !unknown.is_empty() {
+            self.resources.extend(unknown);
             self.built = None;
         }
         true

@@ -16,8 +16,8 @@ use crate::{
     worth::Worths,
 };
 
-/// Leaves of all trees together that are kept: at two places of 80 bytes each for three resources, 160 MiB. Two hundred
-/// filters on 5,000 nodes.
+/// Leaves of all trees together that are kept: at two places of 80 bytes each for three resources, 160 MiB (of 200 each for
+/// [as many as a tree knows](super::headroom::RESOURCES), 400 MiB). 128 filters on 5,000 nodes, of 8,192 leaves each.
 const LEAVES: usize = 1 << 20;
 /// How often a shape of which its tree could not tell is left to its list, before the tree is tried again.
 const PAUSE: u32 = 64;

@@ -202,11 +202,7 @@ impl Related {
                 .all(|rule| domain_of(rule.key) != NONE)
         };
         let counts = |even: Evenly, node: &NodeSlot| {
-            let taints = || {
-                node.taints
-                    .iter()
-                    .filter_map(|taint| model.taints.value(*taint).map(|taint| &**taint))
-            };
+            let taints = || node.taints.iter().filter_map(|&taint| model.taint(taint));
             has_all(even.required)
                 && (!even.honor_affinity || selector::matches(&shape.terms, node))
                 && (!even.honor_taints || selector::admits(taints(), &shape.tolerations))

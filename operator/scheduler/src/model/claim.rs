@@ -296,6 +296,7 @@ impl Model {
         if replaces {
             claim.started = None;
             claim.reported = None;
+            claim.no_hold_until = Time::default();
         }
         let before = std::mem::take(&mut claim.groups);
         for spec in specs {

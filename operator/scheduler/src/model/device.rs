@@ -2,6 +2,7 @@
 
 use crate::{
     amount::Amount,
+    event::Level,
     model::{GpuNeed, NodeSlot, cell::Cell},
     slab::ModelOrd,
 };
@@ -220,14 +221,9 @@ impl NodeSlot {
 
     /// How close to each other some of its devices are.
     pub(crate) fn closeness(&self, devices: &[u16]) -> Closeness {
-        let all_in_one = |of: fn(&Device) -> Option<u16>| {
-            let mut groups = devices.iter().map(|&d| self.devices.get(usize::from(d)).and_then(of));
-            let first = groups.next().flatten();
-            first.is_some() && groups.all(|group| group == first)
-        };
-        if self.location.nvlink.is_some() || all_in_one(|d| d.nvlink) {
+        if self.location.nvlink.is_some() || self.cell_shared(Level::Nvlink, devices).is_some() {
             Closeness::Linked
-        } else if all_in_one(|d| d.numa) {
+        } else if self.cell_shared(Level::Numa, devices).is_some() {
             Closeness::SameNuma
         } else {
             Closeness::Apart

@@ -46,7 +46,11 @@ impl Model {
 
     /// What is lost if some pods of a claim go now.
     pub(crate) fn lost_work(&self, claim: ClaimOrd, pods: impl IntoIterator<Item = PodOrd>) -> LostWork {
-        let time = self.lost_time(claim);
+        self.lost_in(self.lost_time(claim), pods)
+    }
+
+    /// What is lost if some pods of which each has worked so many milliseconds in vain go now.
+    pub(crate) fn lost_in(&self, time: i64, pods: impl IntoIterator<Item = PodOrd>) -> LostWork {
         let mut lost = LostWork::default();
         for pod in pods {
             lost += LostWork::of(time, self.size_of(self.shapes.value(self.pods[pod].shape)));

@@ -222,12 +222,11 @@ impl Model {
         let node = &self.nodes[ord];
         let other_numa =
             node.numa.len() != numa.len() || !node.numa.iter().zip(&numa).all(|(a, b)| a.is_as_large_as(b));
-        let taints = || node.taints.iter().filter_map(|taint| self.taints.value(*taint));
         let same = node.present
             && !other_numa
             && node.allocatable == allocatable
             && node.devices == devices
-            && taints().map(|taint| &**taint).eq(&event.taints)
+            && node.taints.iter().filter_map(|&ord| self.taint(ord)).eq(&event.taints)
             && node.labels == event.labels
             && node.unschedulable == event.unschedulable
             && node.stale == event.stale

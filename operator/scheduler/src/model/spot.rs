@@ -92,7 +92,7 @@ impl Model {
 
 impl NodeSlot {
     /// The cell of a kind that all of some devices are in.
-    fn cell_shared(&self, level: Level, devices: &[u16]) -> Option<Cell> {
+    pub(crate) fn cell_shared(&self, level: Level, devices: &[u16]) -> Option<Cell> {
         let cell = |device: &u16| {
             let device = self.devices.get(usize::from(*device))?;
             match level {

@@ -27,21 +27,22 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    fn new(model: &Model, claim: ClaimOrd, right: Right, pods: Option<Vec<PodOrd>>) -> Candidate {
+    /// A claim as a whole, or so many of its pods; `time` is how long it would have worked in vain.
+    fn new(model: &Model, claim: ClaimOrd, right: Right, pods: Option<Vec<PodOrd>>, time: i64) -> Candidate {
         let slot = &model.claims[claim];
         let whole = pods.is_none();
         Candidate {
             whole,
             priority: slot.priority,
             lost: match pods {
-                Some(pods) => model.lost_work(claim, pods),
-                None => model.lost_work(claim, model.members(claim).filter(|p| model.pods[*p].is_live())),
+                Some(pods) => model.lost_in(time, pods),
+                None => model.lost_in(time, model.members(claim).filter(|p| model.pods[*p].is_live())),
             },
             created: Reverse(slot.created),
             uid: Reverse(slot.uid.clone()),
             claim,
             right,
-            time: model.lost_time(claim),
+            time,
         }
     }
 }
@@ -64,7 +65,7 @@ impl Prices {
         let found = self.0.entry((queue, tier)).or_insert_with(|| {
             let running = model.queues[queue].running.get(tier).into_iter().flatten();
             let mut all: Vec<Candidate> = running
-                .map(|key| Candidate::new(model, key.claim, Right::Rank, None))
+                .map(|key| Candidate::new(model, key.claim, Right::Rank, None, model.lost_time(key.claim)))
                 .collect();
             all.sort_unstable();
             all.into()
@@ -80,8 +81,16 @@ pub(super) fn below(round: &mut Round<'_>, asker: Asker<'_>, limit: usize) -> Ve
     let model = &*round.model;
     let claim = &model.claims[ord];
     let rank = victims::rank(model, ord, pods);
-    let of_quota = model.over_limit(ord, &model.ask_of_pods(pods)).is_some();
+    let of_quota = model.over_limit(ord, asker.ask).is_some();
     let mut sparing = victims::Sparing::default();
+    // Mostly all are equally important, and nobody need be priced.
+    let first = model.queues[claim.queue]
+        .running
+        .get(tier_index(claim.tier))
+        .and_then(|r| r.first());
+    if first.is_none_or(|first| i64::from(first.priority) >= rank) {
+        return Vec::new();
+    }
     let running = round.prices.running(model, claim.queue, tier_index(claim.tier));
     let lower = running.iter().take_while(|c| i64::from(c.priority) < rank);
     let found: Vec<Candidate> = lower
@@ -105,7 +114,7 @@ pub(super) fn borrowers(round: &mut Round<'_>, asker: Asker<'_>, ask: &Amounts, 
     let model = &*round.model;
     let tier = model.claims[ord].tier;
     let devices = asks_for_devices(model, pods);
-    let of_quota = model.over_limit(ord, &model.ask_of_pods(pods)).is_some();
+    let of_quota = model.over_limit(ord, asker.ask).is_some();
     let mut all: Vec<Candidate> = Vec::new();
     let mut sparing = victims::Sparing::default();
     for lower in TIERS.into_iter().rev().filter(|t| *t == tier || (*t > tier && devices)) {
@@ -149,7 +158,7 @@ pub(super) fn grown(round: &mut Round<'_>, asker: Asker<'_>) -> Vec<Candidate> {
     }
     let devices = asks_for_devices(model, pods);
     let rank = victims::rank(model, ord, pods);
-    let of_quota = model.over_limit(ord, &model.ask_of_pods(pods)).is_some();
+    let of_quota = model.over_limit(ord, asker.ask).is_some();
     let mut sparing = victims::Sparing::default();
     let mut all = Vec::new();
     for &other in model.grown.iter().filter(|&&other| other != ord) {
@@ -159,11 +168,11 @@ pub(super) fn grown(round: &mut Round<'_>, asker: Asker<'_>) -> Vec<Candidate> {
         if !sparing.may_shrink(model, other) || !(of_quota || victims::sits_in_the_way(model, other, pods)) {
             continue;
         }
-        let quanta = model.quanta_above_minimum(other);
+        let (quanta, time) = (model.quanta_above_minimum(other), model.lost_time(other));
         all.extend(
             quanta
                 .into_iter()
-                .map(|pods| Candidate::new(model, other, right, Some(pods))),
+                .map(|pods| Candidate::new(model, other, right, Some(pods), time)),
         );
     }
     sparing.note(round.model);

@@ -64,6 +64,7 @@ pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
         model.claims[ord].started = None;
     } else if claim.known && !short && claim.started.is_none() {
         model.claims[ord].started = Some(started_at(model, ord, now));
+        model.claims[ord].no_hold_until = Time::default();
     }
     model.note_end(ord);
     model.note_grown(ord);
@@ -83,6 +84,7 @@ pub(super) fn judge(model: &mut Model, ord: ClaimOrd, now: Time) -> bool {
 /// not there to see it knows it all the same.
 fn started_at(model: &Model, ord: ClaimOrd, now: Time) -> Time {
     let mut last: Option<Time> = None;
+    let mut first: Option<Time> = None;
     for group in &model.claims[ord].groups {
         let live = group
             .members
@@ -94,10 +96,13 @@ fn started_at(model: &Model, ord: ClaimOrd, now: Time) -> Time {
         let missing = model
             .have(group)
             .saturating_sub(u32::try_from(starts.len()).unwrap_or(u32::MAX));
-        let needed = group.min().saturating_sub(missing).saturating_sub(1) as usize;
-        last = last.max(starts.get(needed).copied());
+        first = first.into_iter().chain(starts.first().copied()).min();
+        // Of a group that needs nobody, nobody is waited for.
+        if let Some(needed) = group.min().saturating_sub(missing).checked_sub(1) {
+            last = last.max(starts.get(needed as usize).copied());
+        }
     }
-    last.map_or(now, |last| last.min(now))
+    last.or(first).map_or(now, |at| at.min(now))
 }
 
 /// What is to be said of single pods that can be placed with none of their claim.

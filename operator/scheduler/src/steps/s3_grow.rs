@@ -10,6 +10,9 @@ use crate::{
 /// Lets those grow who can.
 pub(super) fn grow(round: &mut Round<'_>) {
     let growing = std::mem::take(&mut round.growing);
+    if growing.is_empty() {
+        return;
+    }
     for &claim in &growing {
         s1_heads::judge(round.model, claim, round.now);
     }

@@ -178,7 +178,10 @@ pub(super) fn reserve(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) {
         found = hold(round, &wish, &others, own.as_deref());
     }
     let Some(found) = found else {
-        if !own_holds && !held {
+        // Not known: the next cycle looks for its next term, with more work.
+        let unknown =
+            own.as_ref().is_some_and(|r| r.hold.is_some()) && round.moves_left == 0 && round.model.cut_short < DOUBLED;
+        if !own_holds && !held && !unknown {
             round.model.unreserve(claim);
         }
         return;

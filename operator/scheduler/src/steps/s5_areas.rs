@@ -32,9 +32,8 @@ pub(super) fn search(round: &mut Round<'_>, asker: Asker<'_>, stage: Stage, from
         return None;
     }
     let goes_on = round.goes_on.take().filter(|(at, _)| *at == stage);
-    let searched = goes_on.map(|(_, areas)| areas);
+    let searched = goes_on.and_then(|(_, areas)| areas);
     if round.trials_left == 0 {
-        let searched = searched.unwrap_or_default();
         round.model.searched.insert(asker.claim, (stage, searched));
         return None;
     }
@@ -51,7 +50,7 @@ pub(super) fn search(round: &mut Round<'_>, asker: Asker<'_>, stage: Stage, from
             return cheaper(round, asker, from, found);
         }
         if round.trials_left == 0 && !whole_budget {
-            round.model.searched.insert(asker.claim, (stage, BTreeSet::new()));
+            round.model.searched.insert(asker.claim, (stage, None));
             return None;
         }
     }
@@ -137,7 +136,7 @@ fn one_after_the_other(
             of: count(areas.len()),
         };
         round.say(asker.claim, reason, None);
-        round.model.searched.insert(asker.claim, (stage, searched));
+        round.model.searched.insert(asker.claim, (stage, Some(searched)));
     }
     None
 }
@@ -154,6 +153,8 @@ fn cheaper(round: &mut Round<'_>, asker: Asker<'_>, from: &[Candidate], found: F
         return Some(found);
     }
     let trials = std::mem::replace(&mut round.trials_left, round.compares_left);
+    // First of all: who is off the model sits nowhere.
+    let mut best = (take_back(round, found), (from, Way::default()));
     let in_time = candidates::by_time(from);
     let mut ways = vec![(in_time.as_slice(), Way::default())];
     if asker.pods.len() == 1 {
@@ -165,7 +166,6 @@ fn cheaper(round: &mut Round<'_>, asker: Asker<'_>, from: &[Candidate], found: F
             ways.extend([(from, way), (in_time.as_slice(), way)]);
         }
     }
-    let mut best = (take_back(round, found), (from, Way::default()));
     for (order, way) in ways {
         if round.trials_left == 0 {
             break;

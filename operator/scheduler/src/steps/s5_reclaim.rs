@@ -55,6 +55,8 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
             round.model.unfinished = true;
             continue;
         }
+        // Whatever becomes of it now, an earlier search is not left behind.
+        round.goes_on = round.model.searched.remove(&claim);
         let Ok(pods) = s3_place::minimum(round.model, claim) else {
             continue;
         };
@@ -103,7 +105,6 @@ fn reclaim_for(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) -> Optio
     let queue = round.model.claims[claim].queue;
     let reclaims = !round.model.queues[queue].never_reclaims;
     let preempts = !starts_soon(round.model, claim);
-    round.goes_on = round.model.searched.remove(&claim);
     let grown = candidates::grown(round, asker);
     let found = search(round, asker, Stage::Grown, &grown)
         .or_else(|| {
@@ -132,6 +133,10 @@ fn reclaim_borrowed(round: &mut Round<'_>, asker: Asker<'_>, grown: &[Candidate]
         if is_unfinished(round.model, asker.claim) {
             return None;
         }
+        // The few have been tried.
+        if round.goes_on.as_ref().is_some_and(|(at, _)| stage < *at) {
+            continue;
+        }
         let all = candidates::borrowers(round, asker, asker.ask, limit);
         if all.is_empty() {
             return None;
@@ -153,16 +158,17 @@ fn after(grown: &[Candidate], others: &[Candidate]) -> Vec<Candidate> {
 /// themselves: what they have done would be lost, and nobody is delayed by more than half of what he asked for.
 const PATIENCE: i64 = 2;
 
-/// True if a claim that could have others of its queue evicted is to start by itself soon enough, by its reservation. Its
-/// patience ends at a fixed time, so that those who outlive their estimates cannot keep it waiting.
+/// True if a claim that could have others of its queue evicted is to start by itself soon enough, by its reservation; a hold
+/// promises no start. Its patience ends at a fixed time, so that those who outlive their estimates cannot keep it waiting.
 fn starts_soon(model: &mut Model, claim: ClaimOrd) -> bool {
-    let (Some(reservation), Some(length)) = (model.reservation_of(claim), model.claims[claim].expected_duration) else {
+    let reservation = model.reservation_of(claim).filter(|r| r.hold.is_none());
+    let (Some(reservation), Some(length)) = (reservation, model.claims[claim].expected_duration) else {
         return false;
     };
     let patient_until = Time(model.claims[claim].created.0.saturating_add(length / PATIENCE));
     let soon = reservation.start <= patient_until && model.now < patient_until;
     if soon {
-        model.retry_at = Some(model.retry_at.map_or(patient_until, |at| at.min(patient_until)));
+        model.look_again_at(patient_until);
     }
     soon
 }
@@ -174,6 +180,10 @@ fn preempt(round: &mut Round<'_>, asker: Asker<'_>, grown: &[Candidate], reclaim
     for (limit, stage) in [(FEW, Stage::FewBelow), (usize::MAX, Stage::Below)] {
         if is_unfinished(round.model, asker.claim) {
             return None;
+        }
+        // The few have been tried.
+        if stage == Stage::FewBelow && round.goes_on.as_ref().is_some_and(|(at, _)| stage < *at) {
+            continue;
         }
         own = candidates::below(round, asker, limit);
         if own.is_empty() {

@@ -193,7 +193,7 @@ impl Sparing {
     /// Everything is tried anew when the first of them may go.
     pub(super) fn note(self, model: &mut Model) {
         if let Some(until) = self.until {
-            model.retry_at = Some(model.retry_at.map_or(until, |at| at.min(until)));
+            model.look_again_at(until);
         }
     }
 }

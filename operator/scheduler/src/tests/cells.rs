@@ -4,7 +4,7 @@ use super::{fixtures::*, topology::pack};
 use crate::{
     Decision, Event, Reason,
     decision::Home,
-    event::{Claim, GpuRequest, Level, Location, Node, Pod, Topology},
+    event::{Claim, GpuRequest, Level, Location, Node, Operator, Pod, Requirement, Topology},
 };
 
 /// A node of 16 cores and 8 GPUs: two NUMA nodes of 8 cores, cards 0 to 3 and 4 to 7, each with NVLink among its own.
@@ -401,4 +401,39 @@ fn a_refusal_for_lack_of_links_is_found_once_for_all_who_ask_the_same() {
     assert_eq!(world.run().len(), 20);
     // What GPU pods are expected has changed by these, so that the nodes are valued anew, once.
     assert!(world.cluster.work().nodes_visited - before <= 50);
+}
+
+/// The answer for whoever has gone was kept, and his ordinal named the next one.
+#[test]
+fn what_the_best_cell_has_is_said_for_the_shape_that_asks_now() {
+    let of_zone = |name: &str, zone: &str, cells: u16, cores: i64| {
+        let mut node = two_sided(name);
+        node.labels.insert("zone".into(), zone.into());
+        node.numa = (0..cells).map(|cell| numa_node(cell, cores)).collect();
+        node.allocatable.insert("cpu".into(), i64::from(cells) * cores * 1000);
+        Event::from(node)
+    };
+    let mut world = World::with([of_zone("large", "a", 2, 8), of_zone("small", "b", 3, 4)]);
+    let asks = |name: &str, zone: Option<&str>| {
+        let mut events = claim_of(name, pack(Level::Numa, true), 1, 10_000, None);
+        for event in &mut events {
+            if let Event::Pod(pod) = event {
+                let zone = zone.map(|zone| Requirement {
+                    key: "zone".into(),
+                    operator: Operator::In,
+                    values: vec![zone.into()],
+                });
+                pod.node_terms = zone.into_iter().map(|zone| vec![zone]).collect();
+            }
+        }
+        events
+    };
+    let said = tell_all(&mut world, asks("a", None));
+    let words = |world: &World, said: &[Decision], claim: &str| reason_of(world, said, claim).to_string();
+    assert!(words(&world, &said, "a-uid").contains("has 8"), "{said:?}");
+    world.tell(Event::PodGone("a-0".into()));
+    world.tell(Event::ClaimGone("a-uid".into()));
+    world.run();
+    let said = tell_all(&mut world, asks("b", Some("b")));
+    assert!(words(&world, &said, "b-uid").contains("has 4"), "{said:?}");
 }

@@ -327,8 +327,8 @@ fn any_claim() -> impl Strategy<Value = Any> {
 }
 
 proptest! {
-    /// `settle` fails if they go on for ever, with every pod that is evicted made anew at once. At rest, nobody could grow
-    /// who holds less than another that has grown: he would have had the turn.
+    /// `settle` fails if they go on for ever, with every pod that is evicted made anew at once; and at rest each has a size
+    /// that it may have.
     #[test]
     fn elastic_claims_come_to_rest_whatever_they_want(
         claims in prop::collection::vec(any_claim(), 1..8),

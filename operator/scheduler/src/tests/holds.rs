@@ -327,3 +327,41 @@ fn a_promise_stands_as_close_together_as_its_gang_would_like() {
     let names: Vec<_> = nodes.map(|n| world.cluster.model.nodes[*n].name.to_string()).collect();
     assert_eq!(names, ["n1", "n2"]);
 }
+
+/// As if it had been promised to start at the end of the hold's term, it waited for half of what it takes.
+#[test]
+fn a_hold_keeps_nobody_from_evicting_whom_he_may_evict() {
+    let mut world = cluster(1);
+    let mut low = job("low", 0, 1, 4, None);
+    for event in &mut low {
+        if let Event::Claim(claim) = event {
+            claim.min_runtime = 20 * MINUTE;
+        }
+    }
+    world.submit(low);
+    world.at(0);
+    let mut high = job("high", 5, 1, 4, Some(600 * MINUTE));
+    for event in &mut high {
+        match event {
+            Event::Claim(claim) => claim.priority = 9,
+            Event::Pod(pod) => pod.priority = 9,
+            _ => {}
+        }
+    }
+    world.submit(high);
+    assert_eq!(evictions(&world.at(5)), Vec::<&str>::new(), "it may run for a while");
+    world.at(6 + PATIENCE);
+    let held = |world: &World| world.cluster.model.reservations.iter().any(|r| r.hold.is_some());
+    assert!(held(&world));
+    assert_eq!(evictions(&world.at(21 * MINUTE)), ["low-0"]);
+}
+
+#[test]
+fn a_claim_that_has_run_may_have_a_hold_again() {
+    let mut world = cluster(1);
+    world.submit(job("a", 0, 1, 4, None));
+    let claim = world.cluster.model.claims.iter().next().unwrap().0;
+    world.cluster.model.claims[claim].no_hold_until = Time(i64::MAX);
+    assert_eq!(binds(&world.at(1)).len(), 1);
+    assert_eq!(world.cluster.model.claims[claim].no_hold_until, Time::default());
+}

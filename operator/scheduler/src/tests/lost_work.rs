@@ -2,7 +2,7 @@
 
 use super::fixtures::*;
 use crate::{
-    Decision, Event, LostWork, Time,
+    Decision, Event, Time,
     event::{Claim, Interruption, Pod},
 };
 
@@ -277,5 +277,28 @@ fn a_gang_that_is_released_says_what_is_lost() {
     world.now = 10 * MINUTE;
     let decisions = world.run();
     assert_eq!(lost(&decisions), [("gang-0", "11.0 core-minutes of work".to_owned())]);
-    assert!(LostWork::default().is_zero());
+}
+
+#[test]
+fn who_joined_a_group_that_needs_nobody_does_not_make_the_claim_start_anew() {
+    for (driver, executor, started) in [(Some(5), 65, 5), (None, 65, 65)] {
+        let mut world = world(&[("n", 4)]);
+        world.now = 90 * MINUTE;
+        let groups = [("driver", u32::from(driver.is_some()), 1, 1), ("executor", 0, 2, 1)];
+        world.tell(claim("c", "theirs", &groups));
+        for (group, at) in driver
+            .map(|at| ("driver", at))
+            .into_iter()
+            .chain([("executor", executor)])
+        {
+            world.tell(Pod {
+                node: Some("n".into()),
+                started: Some(Time(at * MINUTE)),
+                ..member(&format!("c-{group}"), "c", group, 1000)
+            });
+        }
+        world.run();
+        let claim = world.cluster.model.claims.iter().next().unwrap().1;
+        assert_eq!(claim.started, Some(Time(started * MINUTE)));
+    }
 }

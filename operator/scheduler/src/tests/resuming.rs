@@ -106,3 +106,24 @@ fn a_search_for_which_one_cycle_is_enough_is_over_in_one() {
     assert_eq!(evictions(&decisions).len(), 4);
     assert!(!world.cluster.is_unfinished());
 }
+
+/// It went on for ever with a search that nobody made.
+#[test]
+fn a_search_that_nothing_can_come_of_any_more_is_forgotten() {
+    let mut world = world(None);
+    world.cycle_of(7);
+    assert!(world.cluster.is_unfinished());
+    for rack in 0..RACKS {
+        for half in 0..2 {
+            let mut on = node(&format!("n{rack:02}-{half}"), 2);
+            on.location.rack = Some(format!("r{rack:02}"));
+            on.unschedulable = true;
+            world.tell(on);
+        }
+    }
+    for _ in 0..3 {
+        world.cycle_of(7);
+    }
+    assert!(!world.cluster.is_unfinished());
+    assert!(world.cluster.model.searched.is_empty());
+}

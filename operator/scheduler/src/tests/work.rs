@@ -1,5 +1,7 @@
 //! How much is looked at: counts, not times.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::fixtures::*;
@@ -125,7 +127,8 @@ fn the_index_says_what_a_scan_of_all_nodes_says() {
         for pod in cluster.model.pods_by_uid.values().copied().collect::<Vec<_>>() {
             let look = cluster.model.look(pod);
             let best = cluster.index.best(&cluster.model, Policy::Standard, look);
-            assert_eq!(best, index::by_scan(&cluster.model, Policy::Standard, look.shape));
+            let by_scan = index::by_scan(&cluster.model, Policy::Standard, look.shape, &BTreeSet::new());
+            assert_eq!(best, by_scan);
         }
         cycle(&mut cluster, Time(i64::from(i)), crate::Budget::default());
     }
@@ -140,6 +143,8 @@ fn any_plain_node() -> impl Strategy<Value = Node> {
         if odd > 2 {
             node.allocatable.insert("example.com/fpga".into(), odd);
         }
+        node.allocatable
+            .extend((0..odd * 2).map(|r| (format!("example.com/r{r}"), 1)));
         node.labels.insert("zone".into(), ["a", "b"][i % 2].into());
         (node.hot, node.stale) = (hot && taint, stale);
         if taint {
@@ -174,6 +179,10 @@ fn any_plain_pod() -> impl Strategy<Value = Pod> {
             if exotic && cpu > 8 {
                 pod.requests.insert("example.com/fpga".into(), 1);
             }
+            // More kinds than a tree knows.
+            if exotic && cpu < 8 {
+                pod.requests.insert(format!("example.com/r{}", i % 8), 1);
+            }
             if gpu && cpu > 12 {
                 pod.gpus = Some(share(500));
             }
@@ -207,7 +216,11 @@ proptest! {
             for pod in cluster.model.pods_by_uid.values().copied().collect::<Vec<_>>() {
                 let look = cluster.model.look(pod);
                 let best = cluster.index.best(&cluster.model, Policy::Standard, look);
-                prop_assert_eq!(best, index::by_scan(&cluster.model, Policy::Standard, look.shape));
+                let by_scan = |model: &_, refused: &_| index::by_scan(model, Policy::Standard, look.shape, refused);
+                prop_assert_eq!(best, by_scan(&cluster.model, &BTreeSet::new()));
+                let refused = BTreeSet::from_iter(best);
+                let next = cluster.index.best_beside(&cluster.model, Policy::Standard, look, &refused, None);
+                prop_assert_eq!(next, by_scan(&cluster.model, &refused));
             }
         }
     }
