@@ -157,17 +157,25 @@ async fn an_agent_may_read_its_world_and_write_reports_and_no_more() {
         ("delete", "nodereports", ours, "", false),
         ("list", "nodereports", ours, "", false),
         ("get", "queues", ours, "", false),
-        ("get", "capacityclaims", ours, "", false),
+        // What an eviction would cost a gang.
+        ("get", "capacityclaims", ours, "", true),
+        ("list", "capacityclaims", ours, "", false),
+        ("patch", "capacityclaims", ours, "", false),
+        ("patch", "capacityclaims/status", ours, "", false),
         ("patch", "colocationpolicies", ours, "", false),
         ("patch", "colocationpolicies/status", ours, "", false),
         ("get", "secrets", "", "", false),
         ("get", "configmaps", "", "", false),
         ("create", "pods", "", "", false),
         ("delete", "pods", "", "", false),
-        ("patch", "pods", "", "", false),
+        ("update", "pods", "", "", false),
         ("patch", "pods/status", "", "", false),
         ("create", "pods/binding", "", "", false),
-        ("create", "pods/eviction", "", "", false),
+        // An eviction's notice, the eviction and its event: of whom, admission decides.
+        ("patch", "pods", "", "", true),
+        ("create", "pods/eviction", "", "", true),
+        ("create", "events", "events.k8s.io", "", true),
+        ("patch", "events", "events.k8s.io", "", false),
         ("create", "pods/exec", "", "", false),
         ("update", "leases", "coordination.k8s.io", "duosuan-system", false),
         ("impersonate", "users", "", "", false),
@@ -242,7 +250,7 @@ metadata: {name: rights}
 apiVersion: duosuan.io/v1alpha1
 kind: ColocationPolicy
 metadata: {name: rights}
-spec: {guards: {llc: {cachePercent: 20}}}
+spec: {guards: {network: {}}}
 ---
 apiVersion: duosuan.io/v1alpha1
 kind: CapacityClaim
@@ -323,9 +331,9 @@ spec: {containers: [{name: main, image: none, resources: {requests: {cpu: 1000}}
     };
     assert_eq!(
         said(&status.conditions).as_deref(),
-        Some("nothing is done about spec.guards.llc yet")
+        Some("nothing is done about spec.guards.network yet")
     );
-    let without = Patch::Merge(json!({"spec": {"guards": {"llc": null}}}));
+    let without = Patch::Merge(json!({"spec": {"guards": {"network": null}}}));
     policies
         .patch("rights", &PatchParams::default(), &without)
         .await
