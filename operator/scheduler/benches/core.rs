@@ -16,6 +16,8 @@
 mod gangs;
 #[path = "core/gpus.rs"]
 mod gpus;
+#[path = "core/promises.rs"]
+mod promises;
 #[path = "core/relations.rs"]
 mod relations;
 
@@ -282,7 +284,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> f64 {
 
 type Case = (&'static str, fn() -> Row);
 
-const CASES: [Case; 22] = [
+const CASES: [Case; 23] = [
     ("basic", basic),
     ("mixed shapes", mixed_shapes),
     ("unschedulable", unschedulable),
@@ -297,6 +299,7 @@ const CASES: [Case; 22] = [
     ("many that relate", relations::many),
     ("gangs", gangs::anywhere),
     ("gang + rack", gangs::in_racks),
+    ("beside a promise", promises::beside),
     ("gpu fill", gpus::fill),
     ("gpu shares", gpus::shares),
     ("gpu proof", gpus::proof),

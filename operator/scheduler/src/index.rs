@@ -5,6 +5,7 @@
 //! pod costs O(log nodes) whatever the number of nodes, also one that fits nowhere: its list is empty.
 
 mod areas;
+mod beside;
 mod candidates;
 mod cells;
 mod headroom;
@@ -12,17 +13,21 @@ mod lineup;
 mod plain;
 mod related;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     event::Level,
     fit::Constraint,
-    model::{Model, PodSlot},
+    model::{Model, PodSlot, Reservation},
     score::Policy,
     slab::{AreaOrd, HitsOrd, NodeOrd, ShapeOrd},
     worth::Worths,
 };
 pub(crate) use areas::ByArea;
+pub(crate) use beside::Beside;
 use candidates::{Candidates, add};
 pub(crate) use cells::Sought;
 use headroom::Found;
@@ -63,6 +68,7 @@ pub(crate) struct Index {
     entries: usize,
     plain: Plain,
     most_free: cells::MostFree,
+    beside: beside::Kept,
     pub(crate) worths: Worths,
     pub(crate) work: Work,
 }
@@ -207,10 +213,26 @@ impl Index {
         }
     }
 
+    /// What is known of the nodes that some reservations refuse; to be [kept](Index::keep_beside) after use.
+    pub(crate) fn take_beside(&mut self, spared: Vec<Arc<Reservation>>, others: Vec<Arc<Reservation>>) -> Beside {
+        self.beside.take(spared, others)
+    }
+
+    /// Keeps what was found beside some reservations, for those who come next.
+    pub(crate) fn keep_beside(&mut self, beside: Beside) {
+        self.beside.put(beside);
+    }
+
+    /// There are no reservations.
+    pub(crate) fn forget_beside(&mut self) {
+        self.beside.clear();
+    }
+
     /// Forgets a shape that is no more; its ordinal may name another one next.
     pub(crate) fn forget(&mut self, shape: ShapeOrd) {
         self.plain.forget(shape);
         self.most_free.forget(shape);
+        self.beside.forget(shape);
         for (_, gone) in self.shapes.remove(&shape).into_iter().flatten() {
             self.entries -= gone.size();
         }

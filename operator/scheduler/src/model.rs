@@ -118,7 +118,7 @@ pub(crate) struct Model {
     /// The starts that were last told.
     pub(crate) told_starts: BTreeMap<ClaimOrd, Time>,
     /// Clock of the change log and `freed` up to which the reservations are known to hold.
-    pub(crate) reserved_at: Option<(u64, u64)>,
+    pub(crate) reserved_at: Option<reservation::Held>,
     /// Cycles one after the other in which the search for a start was cut short.
     pub(crate) cut_short: u32,
     /// Pods that hold a seat and are on their way out: evicted by us, or being deleted.
@@ -286,10 +286,20 @@ impl Model {
     /// Keeps the list of those who are going.
     pub(crate) fn note_going(&mut self, ord: PodOrd) {
         let pod = &self.pods[ord];
-        if pod.place.is_taken() && (pod.leaving || pod.terminating) {
-            self.going.insert(ord);
+        let changed = if pod.place.is_taken() && (pod.leaving || pod.terminating) {
+            self.going.insert(ord)
         } else {
-            self.going.remove(&ord);
+            self.going.remove(&ord)
+        };
+        if changed {
+            self.future_changed(ord);
+        }
+    }
+
+    /// A pod's node is to have another future: what was found of it beside reservations holds no more.
+    pub(crate) fn future_changed(&mut self, ord: PodOrd) {
+        if let (Some(seat), false) = (self.pods[ord].place.seat(), self.reservations.is_empty()) {
+            self.changes.touch(seat.node);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     model::{Model, Place},
-    slab::PodOrd,
+    slab::{NodeOrd, PodOrd},
 };
 
 /// A transaction: ends in [`Transaction::commit`] or [`Transaction::rollback`].
@@ -13,22 +13,33 @@ pub(crate) struct Transaction {
 }
 
 #[derive(Debug)]
-enum Undo {
-    Seated(PodOrd),
-    Unseated(PodOrd, Place),
+struct Undo {
+    pod: PodOrd,
+    /// The seat that it had; nowhere, if it got one.
+    had: Place,
+    /// Whose state changed by it, and what that was.
+    state: Option<(NodeOrd, u64)>,
+}
+
+fn state(model: &Model, place: &Place) -> Option<(NodeOrd, u64)> {
+    let node = place.seat()?.node;
+    Some((node, model.changes.state(node)))
 }
 
 impl Transaction {
     /// Gives a pod a seat.
     pub(crate) fn seat(&mut self, model: &mut Model, pod: PodOrd, place: Place) {
+        let state = state(model, &place);
         model.seat(pod, place);
-        self.undo.push(Undo::Seated(pod));
+        let had = Place::Nowhere;
+        self.undo.push(Undo { pod, had, state });
     }
 
     /// Takes a pod's seat away.
     pub(crate) fn unseat(&mut self, model: &mut Model, pod: PodOrd) {
-        let place = model.unseat(pod);
-        self.undo.push(Undo::Unseated(pod, place));
+        let state = state(model, &model.pods[pod].place);
+        let had = model.unseat(pod);
+        self.undo.push(Undo { pod, had, state });
     }
 
     /// How far it has got: a point to roll back to.
@@ -39,12 +50,16 @@ impl Transaction {
     /// Takes back everything after a mark, latest first.
     pub(crate) fn rollback_to(&mut self, model: &mut Model, mark: usize) {
         while self.undo.len() > mark {
-            match self.undo.pop() {
-                Some(Undo::Seated(pod)) => {
-                    model.unseat(pod);
-                }
-                Some(Undo::Unseated(pod, place)) => model.seat(pod, place),
-                None => break,
+            let Some(Undo { pod, had, state }) = self.undo.pop() else {
+                break;
+            };
+            if had == Place::Nowhere {
+                model.unseat(pod);
+            } else {
+                model.seat(pod, had);
+            }
+            if let Some((node, state)) = state {
+                model.changes.restore(node, state);
             }
         }
     }
@@ -99,6 +114,7 @@ mod tests {
         };
         model.seat(pods[0], Place::Bound(seat(&[3])));
         let before = model.clone();
+        let state = |model: &Model| model.changes.state(node);
 
         let mut transaction = Transaction::default();
         transaction.seat(model, pods[1], Place::Assumed(seat(&[0, 1])));
@@ -106,9 +122,13 @@ mod tests {
         transaction.unseat(model, pods[0]);
         transaction.seat(model, pods[2], Place::Nominated(seat(&[3])));
         assert!(*model != middle);
+        assert_ne!(state(model), state(&middle));
         transaction.rollback_to(model, mark);
         assert!(*model == middle);
+        assert_eq!(state(model), state(&middle));
+        assert_ne!(state(model), state(&before));
         transaction.rollback(model);
         assert!(*model == before);
+        assert_eq!(state(model), state(&before));
     }
 }

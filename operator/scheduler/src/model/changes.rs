@@ -1,5 +1,8 @@
 //! The log of node changes. Each node is in it once, at its latest change, so that a shape that looks after a long
 //! time revalues each changed node once, and the log never holds more than one entry per node.
+//!
+//! Beside that each node has a state: a number that a change makes another, and that is the old one again when the change
+//! was taken back. What was found out of a node holds as long as its state is the same.
 
 use crate::slab::NodeOrd;
 
@@ -16,6 +19,7 @@ pub(crate) struct ChangeLog {
 #[derive(Clone, Copy, Debug)]
 struct Link {
     at: u64,
+    state: u64,
     older: u32,
     newer: u32,
 }
@@ -48,6 +52,7 @@ impl ChangeLog {
                 index + 1,
                 Link {
                     at: 0,
+                    state: 0,
                     older: NONE,
                     newer: NONE,
                 },
@@ -71,6 +76,19 @@ impl ChangeLog {
             self.newest = this;
         }
         self.links[index].at = self.clock;
+        self.links[index].state = self.clock;
+    }
+
+    /// What a node is now; two equal states of one node are the same.
+    pub(crate) fn state(&self, node: NodeOrd) -> u64 {
+        self.links.get(node.index()).map_or(0, |link| link.state)
+    }
+
+    /// All that changed since a node had this state was taken back.
+    pub(crate) fn restore(&mut self, node: NodeOrd, state: u64) {
+        if let Some(link) = self.links.get_mut(node.index()) {
+            link.state = state;
+        }
     }
 
     /// Nodes that changed after `cursor`, the latest first.

@@ -82,6 +82,11 @@ impl Model {
         }
         self.ending.extend(new);
         self.claims[ord].listed_end = end;
+        if !self.reservations.is_empty() {
+            for pod in self.members(ord).collect::<Vec<_>>() {
+                self.future_changed(pod);
+            }
+        }
     }
 
     /// Takes a claim off the list of those that are expected to end.

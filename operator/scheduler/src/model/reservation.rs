@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
+    amount::Amounts,
     event::Time,
     model::{Model, Seat},
     slab::{ClaimOrd, NodeOrd, PodOrd},
@@ -18,8 +19,12 @@ pub(crate) struct Reservation {
     /// When it is expected to end; `None` for never by itself.
     pub(crate) end: Option<Time>,
     pub(crate) seats: Vec<(PodOrd, Seat)>,
-    /// The nodes of its seats, ascending by ordinal.
-    pub(crate) nodes: Vec<NodeOrd>,
+    /// The nodes of its seats, ascending by ordinal, each with the places of those seats in their list.
+    by_node: Vec<(NodeOrd, usize)>,
+    /// One of its pods of each shape.
+    pub(crate) kinds: Vec<PodOrd>,
+    /// What its pods ask for together.
+    pub(crate) ask: Amounts,
     /// It is for the claim's window, and not because the claim is the first of its queue that waits.
     pub(crate) window: bool,
     /// What makes it a hold: nobody knows when some of those leave whose place it takes, and no start is promised.
@@ -35,10 +40,76 @@ pub(crate) struct Hold {
     pub(crate) term: i64,
 }
 
+/// When all reservations were known to hold, and which these were.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    clock: u64,
+    freed: u64,
+    all: Vec<Arc<Reservation>>,
+}
+
+impl Held {
+    /// True if the first reservations were these.
+    pub(crate) fn begins_with(&self, first: &[Arc<Reservation>], then: &Arc<Reservation>) -> bool {
+        let all = first.iter().chain([then]);
+        self.all.len() > first.len() && self.all.iter().zip(all).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+}
+
 impl Reservation {
+    /// A reservation of seats from a time on.
+    pub(crate) fn new(model: &Model, claim: ClaimOrd, start: Time, seats: Vec<(PodOrd, Seat)>) -> Reservation {
+        let mut by_node: Vec<(NodeOrd, usize)> = seats.iter().enumerate().map(|(i, (_, s))| (s.node, i)).collect();
+        by_node.sort_unstable();
+        let pods: Vec<PodOrd> = seats.iter().map(|(pod, _)| *pod).collect();
+        let mut shapes = BTreeSet::new();
+        let slot = &model.claims[claim];
+        Reservation {
+            claim,
+            start,
+            end: slot.end_from(start),
+            by_node,
+            ask: model.ask_of_pods(&pods),
+            kinds: pods
+                .into_iter()
+                .filter(|pod| shapes.insert(model.pods[*pod].shape))
+                .collect(),
+            seats,
+            window: slot.window.is_some(),
+            hold: None,
+        }
+    }
+
+    /// True if its pods ask for what they asked for when it was made.
+    pub(crate) fn is_as_asked(&self, model: &Model) -> bool {
+        let shape = |pod: &PodOrd| model.pods.find(*pod).map(|slot| slot.shape);
+        let kinds: BTreeSet<_> = self.kinds.iter().map(shape).collect();
+        let pods: Vec<PodOrd> = self.seats.iter().map(|(pod, _)| *pod).collect();
+        pods.iter()
+            .all(|pod| model.pods.find(*pod).is_some() && kinds.contains(&shape(pod)))
+            && model.ask_of_pods(&pods) == self.ask
+    }
+
     /// True if it has a seat on a node.
     pub(crate) fn is_on(&self, node: NodeOrd) -> bool {
-        self.nodes.binary_search(&node).is_ok()
+        self.seats_on(node).next().is_some()
+    }
+
+    /// Its seats on a node, in their order.
+    pub(crate) fn seats_on(&self, node: NodeOrd) -> impl Iterator<Item = &(PodOrd, Seat)> {
+        let first = self.by_node.partition_point(|(other, _)| *other < node);
+        let from = self.by_node.get(first..).unwrap_or_default().iter();
+        from.take_while(move |(other, _)| *other == node)
+            .filter_map(|(_, at)| self.seats.get(*at))
+    }
+
+    /// The nodes on which it has seats, ascending by ordinal.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeOrd> {
+        let mut last = None;
+        self.by_node
+            .iter()
+            .map(|(node, _)| *node)
+            .filter(move |node| last.replace(*node) != Some(*node))
     }
 
     /// True if it counts on a pod's leaving, whose end nobody knows.
@@ -60,12 +131,27 @@ impl Model {
 
     /// All reservations are known to hold, as things are.
     pub(crate) fn reservations_hold(&mut self) {
-        self.reserved_at = Some((self.changes.clock(), self.freed));
+        self.reserved_at = Some(Held {
+            clock: self.changes.clock(),
+            freed: self.freed,
+            all: self.reservations.clone(),
+        });
     }
 
     /// True if nothing happened since all reservations were known to hold.
     pub(crate) fn do_reservations_hold(&self) -> bool {
-        self.reserved_at == Some((self.changes.clock(), self.freed))
+        let at = self.reserved_at.as_ref();
+        at.is_some_and(|at| (at.clock, at.freed) == (self.changes.clock(), self.freed))
+    }
+
+    /// The nodes on which something happened, or did not that was expected, since all reservations were known to hold.
+    pub(crate) fn changed_since(&self, held: &Held) -> BTreeSet<NodeOrd> {
+        let late = self.ending.iter().take_while(|key| key.end <= self.now);
+        let overdue = late
+            .flat_map(|key| self.members(key.claim))
+            .chain(self.going.iter().copied());
+        let overdue = overdue.filter_map(|pod| Some(self.pods[pod].place.seat()?.node));
+        overdue.chain(self.changes.since(held.clock)).collect()
     }
 
     /// Drops the reservation of a claim. What it kept out may be tried again.

@@ -182,8 +182,9 @@ pub(super) fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<Pod
     if let Some(guard) = round.guard.take() {
         kept_out = match seated {
             Ok(()) => s4_backfill::moved_by_quota(round.model, &guard),
-            Err(_) => guard.moved,
+            Err(_) => guard.moved.clone(),
         };
+        guard.end(round);
     }
     if minimum && (seated.is_err() || kept_out.is_some()) && round.model.reservation_of(claim).is_some() {
         transaction.rollback_to(round.model, 0);
@@ -359,7 +360,9 @@ fn take_other_seats(round: &mut Round<'_>, claim: ClaimOrd, kept: &[PodOrd]) -> 
     }
     let mut transaction = Transaction::default();
     let unguarded = round.unguarded;
+    let mut left = BTreeSet::new();
     for &pod in kept {
+        left.extend(round.model.pods[pod].place.seat().map(|seat| seat.node));
         transaction.unseat(round.model, pod);
     }
     let pods = minimum(round.model, claim).unwrap_or_default();
@@ -368,14 +371,21 @@ fn take_other_seats(round: &mut Round<'_>, claim: ClaimOrd, kept: &[PodOrd]) -> 
     let seated = !pods.is_empty()
         && round.model.over_limit(claim, &ask).is_none()
         && seat_gang(round, &mut transaction, claim, &pods, Seating::new(Place::Assumed)).is_ok();
-    let moved = round.guard.take();
-    let moved = moved.is_some_and(|guard| seated && s4_backfill::moved_by_quota(round.model, &guard).is_some());
+    let mut moved = false;
+    if let Some(guard) = round.guard.take() {
+        moved = seated && s4_backfill::moved_by_quota(round.model, &guard).is_some();
+        guard.end(round);
+    }
     if !seated || moved {
         transaction.rollback(round.model);
         round.unguarded = unguarded;
         return false;
     }
     transaction.commit();
+    for node in left {
+        // It may have been kept for these seats alone.
+        round.model.forget_node_if_unused(node);
+    }
     for victim in std::mem::take(&mut round.model.claims[claim].awaiting) {
         round.model.pods[victim].leaving_for = None;
     }

@@ -12,7 +12,8 @@ use std::{
 use super::{Round, s3_place, s3_place::Seating};
 use crate::{
     amount::Amounts,
-    event::Time,
+    event::{Level, Time},
+    index::Beside,
     model::{Model, Place, Reservation, Seat, tier_index},
     score,
     slab::{AreaOrd, ClaimOrd, NodeOrd, PodOrd, ShapeOrd},
@@ -21,41 +22,35 @@ use crate::{
 
 /// What is asked before a claim gets seats.
 pub(super) struct Guard {
-    /// The reservations that it must not move.
-    spared: Vec<Arc<Reservation>>,
-    /// All reservations but its own: they hold seats at their time.
-    others: Vec<Arc<Reservation>>,
-    /// Nodes that would move one, by shape.
+    /// The reservations that it must not move, and the nodes that they refuse as these are.
+    beside: Beside,
+    /// What is known of those nodes holds for whoever comes next.
+    lasts: bool,
+    /// Nodes that are refused for what is elsewhere, or of which only a part was looked at, by shape: that holds for the
+    /// seats that are taken so far.
     refused: BTreeMap<ShapeOrd, BTreeSet<NodeOrd>>,
     /// The first reservation that would have been moved.
     pub(super) moved: Option<Arc<Reservation>>,
 }
 
 impl Guard {
-    /// A guard of some reservations against seats of a claim that are taken now, or in a trial at a later time, at which
-    /// those of them that have begun hold their seats.
-    pub(super) fn new(model: &Model, claim: ClaimOrd, later: Option<Time>, others: Vec<Arc<Reservation>>) -> Guard {
-        let slot = &model.claims[claim];
-        let end = match slot.started {
-            Some(_) => slot.expected_end(model.now),
-            None => slot.end_from(later.unwrap_or(model.now)),
-        };
-        let outlives =
-            |r: &&Arc<Reservation>| later.is_none_or(|later| r.start > later) && end.is_none_or(|end| end > r.start);
+    /// A guard of some reservations against seats of a claim that are taken in a trial at a later time, at which those of
+    /// them that have begun hold their seats.
+    pub(super) fn later(model: &Model, claim: ClaimOrd, later: Time, others: Vec<Arc<Reservation>>) -> Guard {
+        let spared = spared(model, claim, Some(later), &others);
+        Guard::of(Beside::new(spared, others), false)
+    }
+
+    fn of(beside: Beside, lasts: bool) -> Guard {
         Guard {
-            spared: others.iter().filter(outlives).cloned().collect(),
-            others,
+            beside,
+            lasts,
             refused: BTreeMap::new(),
             moved: None,
         }
     }
 
-    /// True if nothing is to be asked.
-    pub(super) fn is_idle(&self) -> bool {
-        self.spared.is_empty()
-    }
-
-    /// What is refused so far: it holds for the seats that are taken so far.
+    /// What is refused for the seats that are taken so far.
     pub(super) fn mark(&self) -> BTreeMap<ShapeOrd, BTreeSet<NodeOrd>> {
         self.refused.clone()
     }
@@ -65,26 +60,42 @@ impl Guard {
         self.refused = mark;
     }
 
-    /// Forgets all that was refused: somebody went.
+    /// Forgets all that was refused for the seats that are taken: somebody went.
     pub(super) fn ask_anew(&mut self) {
         self.refused.clear();
     }
 
     /// True if the reservations that have a seat on a node still have it with whoever sits there now.
     pub(super) fn all_hold_on(&self, model: &mut Model, node: NodeOrd) -> bool {
-        let here = self.spared.iter().filter(|r| r.is_on(node));
-        here.into_iter().all(|r| holds_on(model, r, node, &self.others))
+        let Beside { spared, others, .. } = &self.beside;
+        let mut here = spared.iter().filter(|r| r.is_on(node));
+        here.all(|r| holds_on(model, r, node, others))
     }
 
-    fn refuse(&mut self, shape: ShapeOrd, node: NodeOrd, moved: Arc<Reservation>) {
-        self.refused.entry(shape).or_default().insert(node);
-        self.moved.get_or_insert(moved);
+    /// Asks nothing more. What was found is kept for the next guard of the same reservations.
+    pub(super) fn end(self, round: &mut Round<'_>) {
+        if self.lasts {
+            round.index.keep_beside(self.beside);
+        }
     }
+}
+
+/// The reservations that a claim would outlive, if it started now or at a later time.
+fn spared(model: &Model, claim: ClaimOrd, later: Option<Time>, others: &[Arc<Reservation>]) -> Vec<Arc<Reservation>> {
+    let slot = &model.claims[claim];
+    let end = match slot.started {
+        Some(_) => slot.expected_end(model.now),
+        None => slot.end_from(later.unwrap_or(model.now)),
+    };
+    let outlives =
+        |r: &&Arc<Reservation>| later.is_none_or(|later| r.start > later) && end.is_none_or(|end| end > r.start);
+    others.iter().filter(outlives).cloned().collect()
 }
 
 /// The guard against seats for a claim now; `None` if no reservation stands against it.
 pub(super) fn guard(round: &mut Round<'_>, claim: ClaimOrd, ask: &Amounts) -> Option<Guard> {
     if round.model.reservations.is_empty() {
+        round.index.forget_beside();
         return None;
     }
     let model = &*round.model;
@@ -96,8 +107,8 @@ pub(super) fn guard(round: &mut Round<'_>, claim: ClaimOrd, ask: &Amounts) -> Op
             others.push(reservation.clone());
         }
     }
-    let guard = Guard::new(model, claim, None, others);
-    (!guard.is_idle()).then_some(guard)
+    let spared = spared(model, claim, None, &others);
+    (!spared.is_empty()).then(|| Guard::of(round.index.take_beside(spared, others), true))
 }
 
 /// True if a claim goes before a reservation whatever that means for it: since it could have what is there evicted, or
@@ -111,9 +122,8 @@ fn has_right_of_way(model: &Model, claim: ClaimOrd, ask: &Amounts, reservation: 
         return !reservation.window && ours.priority > theirs.priority;
     }
     let tier = tier_index(ours.tier);
-    let pods: Vec<PodOrd> = reservation.seats.iter().map(|(pod, _)| *pod).collect();
     model.queues[ours.queue].within_guarantee(tier, ask)
-        && !model.queues[theirs.queue].within_guarantee(tier, &model.ask_of_pods(&pods))
+        && !model.queues[theirs.queue].within_guarantee(tier, &reservation.ask)
 }
 
 /// Seats a pod on the best node on which it moves no reservation. False if there is none.
@@ -126,44 +136,84 @@ pub(super) fn seat_beside(
 ) -> bool {
     let look = round.model.look(pod);
     let ord = look.shape;
+    let Guard {
+        beside,
+        refused: for_now,
+        moved: first_moved,
+        ..
+    } = guard;
     // Those whose pods look at others: they can be moved from afar. One that is kept from its seats without this pod is
     // not moved by it.
     let mut related: Vec<Arc<Reservation>> = Vec::new();
-    for reservation in &guard.spared {
-        if is_related(round.model, reservation) && is_let_in(round, reservation, &guard.others) {
+    for reservation in &beside.spared {
+        if is_related(round.model, reservation) && is_let_in(round, reservation, &beside.others) {
             related.push(reservation.clone());
         }
     }
+    let in_part = seating.within.and_then(|area| round.model.areas.level(area));
+    let in_part = matches!(in_part, Some(Level::Numa | Level::Nvlink));
+    // The best node is asked whatever is known of it, if it is to be said whom the pod would have moved: of a gang, whose
+    // others may find no place for that, and of a pod that finds none.
+    let mut anew = first_moved.is_none() && is_of_several(round.model, pod);
+    let mut asked = anew;
     loop {
+        let known = beside.refused(round.model, ord);
         let nothing = BTreeSet::new();
-        let refused = guard.refused.get(&ord).unwrap_or(&nothing);
-        let Some(node) = round
-            .index
-            .best_beside(round.model, round.policy, look, refused, seating.within)
-        else {
-            return false;
+        let both;
+        let refused = match for_now.get(&ord) {
+            _ if anew => &nothing,
+            Some(more) if !more.is_empty() => {
+                both = known | more;
+                &both
+            }
+            _ => known,
         };
-        let here: Vec<Arc<Reservation>> = guard.spared.iter().filter(|r| r.is_on(node)).cloned().collect();
+        let best = round
+            .index
+            .best_beside(round.model, round.policy, look, refused, seating.within);
+        let Some(node) = best else {
+            if asked || first_moved.is_some() || refused.is_empty() {
+                return false;
+            }
+            (anew, asked) = (true, true);
+            continue;
+        };
+        let here: Vec<Arc<Reservation>> = beside.spared.iter().filter(|r| r.is_on(node)).cloned().collect();
         let mut moved = None;
-        for seat in choices(round, ord, node, seating.within, &here, &guard.others) {
+        let mut from_afar = false;
+        for seat in choices(round, ord, node, seating.within, &here, &beside.others) {
             let mark = transaction.mark();
             transaction.seat(round.model, pod, (seating.place)(seat));
-            moved = here
-                .iter()
-                .find(|r| !holds_on(round.model, r, node, &guard.others))
-                .or_else(|| related.iter().find(|r| !is_let_in(round, r, &guard.others)))
-                .cloned();
+            let others = &beside.others;
+            moved = here.iter().find(|r| !holds_on(round.model, r, node, others)).cloned();
+            if moved.is_none() {
+                moved = related.iter().find(|r| !is_let_in(round, r, others)).cloned();
+                from_afar |= moved.is_some();
+            }
             if moved.is_none() {
                 return true;
             }
             transaction.rollback_to(round.model, mark);
         }
-        match moved.or_else(|| here.first().cloned()) {
-            Some(moved) => guard.refuse(ord, node, moved),
-            // Placement finds a place there and then none: a contradiction that must not go round for ever.
-            None => return false,
+        // Placement finds a place there and then none: a contradiction that must not go round for ever.
+        let Some(moved) = moved.or_else(|| here.first().cloned()) else {
+            return false;
+        };
+        if std::mem::take(&mut anew) {
+            *first_moved = Some(moved);
+        }
+        if from_afar || in_part {
+            for_now.entry(ord).or_default().insert(node);
+        } else {
+            beside.refuse(round.model, ord, node);
         }
     }
+}
+
+/// True for a pod of a claim of several.
+fn is_of_several(model: &Model, pod: PodOrd) -> bool {
+    let claim = model.pods[pod].claim.and_then(|claim| model.claims.find(claim));
+    claim.is_some_and(|claim| claim.groups.iter().map(|group| group.members.len()).sum::<usize>() > 1)
 }
 
 /// The seats to be tried for a pod on a node: the best as things stand, then the best beside each reservation.
@@ -184,7 +234,7 @@ fn choices(
     for reservation in here {
         let mut trial = Transaction::default();
         then_on(model, &mut trial, reservation, node, others);
-        take_seats(model, &mut trial, reservation, Some(node));
+        take_seats(model, &mut trial, reservation, node);
         let beside = of(model);
         trial.rollback(model);
         let shape = model.shapes.value(shape);
@@ -200,14 +250,14 @@ pub(super) fn holds_on(model: &mut Model, r: &Reservation, node: NodeOrd, others
     }
     let mut trial = Transaction::default();
     then_on(model, &mut trial, r, node, others);
-    let holds = take_seats(model, &mut trial, r, Some(node));
+    let holds = take_seats(model, &mut trial, r, node);
     trial.rollback(model);
     holds
 }
 
 /// True if pods of a reservation have rules about others, or others about them.
 pub(super) fn is_related(model: &mut Model, r: &Reservation) -> bool {
-    r.seats.iter().any(|(pod, _)| {
+    r.kinds.iter().any(|pod| {
         if model.pods.find(*pod).is_none() {
             return false;
         }
@@ -309,18 +359,22 @@ fn kept_until(model: &Model, others: &[Arc<Reservation>], pod: PodOrd) -> Option
     others.iter().find(|r| r.claim == claim)?.end
 }
 
-/// Seats those of a reservation whatever else is there.
+/// Seats those of a reservation, or of it those on one node, whatever else is there.
 pub(super) fn occupy(model: &mut Model, trial: &mut Transaction, r: &Reservation, only: Option<NodeOrd>) {
-    for (pod, seat) in r.seats.iter().filter(|(_, s)| only.is_none_or(|n| n == s.node)) {
+    let mut occupy = |(pod, seat): &(PodOrd, Seat)| {
         if model.nodes.find(seat.node).is_some() && model.pods.find(*pod).is_some_and(|p| p.place == Place::Nowhere) {
             trial.seat(model, *pod, Place::Nominated(seat.clone()));
         }
+    };
+    match only {
+        Some(node) => r.seats_on(node).for_each(&mut occupy),
+        None => r.seats.iter().for_each(&mut occupy),
     }
 }
 
-/// Seats those of a reservation if they fit. False at the first that does not.
-pub(super) fn take_seats(model: &mut Model, trial: &mut Transaction, r: &Reservation, only: Option<NodeOrd>) -> bool {
-    for (pod, seat) in r.seats.iter().filter(|(_, s)| only.is_none_or(|n| n == s.node)) {
+/// Seats those of a reservation on a node if they fit. False at the first that does not.
+fn take_seats(model: &mut Model, trial: &mut Transaction, r: &Reservation, node: NodeOrd) -> bool {
+    for (pod, seat) in r.seats_on(node) {
         let Some(slot) = model.pods.find(*pod) else {
             return false;
         };
@@ -335,8 +389,8 @@ pub(super) fn take_seats(model: &mut Model, trial: &mut Transaction, r: &Reserva
 
 /// The first reservation whose queues would be over a limit when it starts, now that the claim has its seats.
 pub(super) fn moved_by_quota(model: &mut Model, guard: &Guard) -> Option<Arc<Reservation>> {
-    let moved = guard.spared.iter().find(|r| !within_quota(model, r, &guard.others));
-    moved.cloned()
+    let Beside { spared, others, .. } = &guard.beside;
+    spared.iter().find(|r| !within_quota(model, r, others)).cloned()
 }
 
 /// True if the queues of a reservation will let it have what it needs when it starts.
@@ -344,19 +398,17 @@ pub(super) fn within_quota(model: &mut Model, r: &Reservation, others: &[Arc<Res
     if !model.is_limited(r.claim) {
         return true;
     }
-    let pods: Vec<PodOrd> = r.seats.iter().map(|(pod, _)| *pod).collect();
-    let ask = model.ask_of_pods(&pods);
     let mut trial = Transaction::default();
     for other in others.iter().filter(|o| o.claim != r.claim && o.is_active(r.start)) {
         occupy(model, &mut trial, other, None);
     }
-    let mut within = model.over_limit(r.claim, &ask).is_none();
+    let mut within = model.over_limit(r.claim, &r.ask).is_none();
     if !within {
         // Only now is it worth to look who will have ended.
         for pod in ended(model, r, others) {
             trial.unseat(model, pod);
         }
-        within = model.over_limit(r.claim, &ask).is_none();
+        within = model.over_limit(r.claim, &r.ask).is_none();
     }
     trial.rollback(model);
     within

@@ -67,10 +67,9 @@ pub(super) fn search(
     let found = search_on(round, wish, others, start, &mut trial);
     trial.rollback(round.model);
     let (seats, leave) = found?;
-    Some(Reservation {
-        hold: Some(Hold { leave, term }),
-        ..s4_search::reservation(round.model, wish.claim, start, seats)
-    })
+    let mut hold = Reservation::new(round.model, wish.claim, start, seats);
+    hold.hold = Some(Hold { leave, term });
+    Some(hold)
 }
 
 fn search_on(
@@ -85,6 +84,7 @@ fn search_on(
         trial.unseat(round.model, pod);
         round.moves_left = round.moves_left.saturating_sub(1);
     }
+    let own: BTreeSet<PodOrd> = wish.pods.iter().copied().collect();
     let mut last_first = last_first(round.model, wish).into_iter();
     let mut gone: Vec<(PodOrd, Place)> = Vec::new();
     loop {
@@ -100,7 +100,7 @@ fn search_on(
         let before = gone.len();
         for claim in last_first.by_ref() {
             let pods: Vec<PodOrd> = round.model.members(claim).collect();
-            for pod in pods.into_iter().filter(|pod| !wish.pods.contains(pod)) {
+            for pod in pods.into_iter().filter(|pod| !own.contains(pod)) {
                 let place = round.model.pods[pod].place.clone();
                 if place.is_taken() {
                     trial.unseat(round.model, pod);

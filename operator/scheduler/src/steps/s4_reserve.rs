@@ -7,10 +7,10 @@
 //! A promise is kept: once given, a reservation moves only to an earlier start, or when somebody outlives the estimate on
 //! which it was given, or by those who have the right of way.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    Round, Waits, s3_place, s4_backfill, s4_hold,
+    CHECKED_PODS, Round, Waits, s3_place, s4_backfill, s4_hold,
     s4_search::{DOUBLED, Wish, search},
     s5_reclaim,
 };
@@ -18,7 +18,7 @@ use crate::{
     decision::{Decision, Reason},
     event::Time,
     model::{Model, Reservation, Seat},
-    slab::{ClaimOrd, PodOrd, QueueOrd},
+    slab::{ClaimOrd, NodeOrd, PodOrd, QueueOrd},
     transaction::Transaction,
 };
 
@@ -38,9 +38,17 @@ pub(super) fn review(round: &mut Round<'_>) {
     }
     let mut kept: Vec<Arc<Reservation>> = Vec::new();
     let mut all_known = true;
+    let held = round.model.reserved_at.clone();
+    let changed = held.as_ref().map(|held| round.model.changed_since(held));
     for old in std::mem::take(&mut round.model.reservations) {
+        // Where nothing changed it is as it was when it held, if those before it are the same.
+        let same = held.as_ref().is_some_and(|held| held.begins_with(&kept, &old));
         let wanted = is_wanted(round.model, &old);
-        if wanted && holds(round, &old, &kept) {
+        if wanted && holds(round, &old, &kept, changed.as_ref().filter(|_| same)) {
+            debug_assert!(
+                round.model.pods.len() > CHECKED_PODS || holds(round, &old, &kept, None),
+                "what did not change holds"
+            );
             kept.push(old);
             continue;
         }
@@ -95,18 +103,26 @@ fn is_wanted(model: &Model, r: &Reservation) -> bool {
     waits(model, r.claim)
         && r.window == window.is_some()
         && window.is_none_or(|w| w.start <= r.start && (w.start == r.start || w.start <= model.now))
-        && s3_place::minimum(model, r.claim)
-            .is_ok_and(|pods| pods.len() == r.seats.len() && r.seats.iter().all(|(pod, _)| pods.contains(pod)))
+        && r.is_as_asked(model)
+        && s3_place::minimum(model, r.claim).is_ok_and(|pods| {
+            let pods: BTreeSet<PodOrd> = pods.into_iter().collect();
+            pods.len() == r.seats.len() && r.seats.iter().all(|(pod, _)| pods.contains(pod))
+        })
 }
 
-/// True if a reservation's seats will be free at its start, and it moves none of the others.
-fn holds(round: &mut Round<'_>, r: &Arc<Reservation>, others: &[Arc<Reservation>]) -> bool {
+/// True if a reservation's seats will be free at its start, and it moves none of the others; where that was so, it is
+/// enough to look at the nodes that changed since.
+fn holds(
+    round: &mut Round<'_>,
+    r: &Arc<Reservation>,
+    others: &[Arc<Reservation>],
+    changed: Option<&BTreeSet<NodeOrd>>,
+) -> bool {
     // Of one that is not this one, only the nodes that they share can have changed.
     let free = |round: &mut Round<'_>, of: &Reservation, others: &[Arc<Reservation>]| {
-        of.nodes
-            .iter()
-            .filter(|&&node| r.is_on(node))
-            .all(|&node| s4_backfill::holds_on(round.model, of, node, others))
+        of.nodes()
+            .filter(|node| r.is_on(*node) && changed.is_none_or(|changed| changed.contains(node)))
+            .all(|node| s4_backfill::holds_on(round.model, of, node, others))
             && s4_backfill::within_quota(round.model, of, others)
             && (!s4_backfill::is_related(round.model, of) || s4_backfill::is_let_in(round, of, others))
     };
@@ -229,7 +245,7 @@ pub(super) fn make_way(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
     round.ways_left -= 1;
     let mut kept: Vec<Arc<Reservation>> = Vec::new();
     for old in round.model.reservations.clone() {
-        if old.claim == claim || holds(round, &old, &kept) {
+        if old.claim == claim || holds(round, &old, &kept, None) {
             kept.push(old);
             continue;
         }

@@ -1,7 +1,7 @@
 //! Step 4: the search for a start. The future is tried on the live model: those who run are taken off in the order in which
 //! they are expected to end until all pods have a seat, and everything is put back.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Round,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     event::Time,
     model::{Model, Place, Reservation, Seat, ending::LEAVING},
-    slab::{ClaimOrd, NodeOrd, PodOrd},
+    slab::{ClaimOrd, PodOrd},
     transaction::Transaction,
 };
 
@@ -56,24 +56,7 @@ pub(super) fn search(round: &mut Round<'_>, wish: &Wish, others: &[Arc<Reservati
     let found = search_on(round, wish, others, &mut trial);
     trial.rollback(round.model);
     let (start, seats) = found?;
-    Some(reservation(round.model, wish.claim, start, seats))
-}
-
-/// A reservation of seats from a time on.
-pub(super) fn reservation(model: &Model, claim: ClaimOrd, start: Time, seats: Seats) -> Reservation {
-    let mut nodes: Vec<NodeOrd> = seats.iter().map(|(_, seat)| seat.node).collect();
-    nodes.sort_unstable();
-    nodes.dedup();
-    let slot = &model.claims[claim];
-    Reservation {
-        claim,
-        start,
-        end: slot.end_from(start),
-        seats,
-        nodes,
-        window: slot.window.is_some(),
-        hold: None,
-    }
+    Some(Reservation::new(round.model, wish.claim, start, seats))
 }
 
 /// Pods, each with a seat.
@@ -106,6 +89,7 @@ fn search_on(
     // Stable: those who end at one time stay in their order.
     ends.sort_by_key(|(end, _)| *end);
     let ask = round.model.ask_of_pods(&wish.pods);
+    let own: BTreeSet<PodOrd> = wish.pods.iter().copied().collect();
     let mut seated = 0;
     let mut ends = ends.into_iter().peekable();
     while let Some((time, ended)) = ends.next() {
@@ -117,7 +101,7 @@ fn search_on(
             None if time == going => leave.clone(),
             None => Vec::new(),
         };
-        for pod in pods.into_iter().filter(|p| !wish.pods.contains(p)) {
+        for pod in pods.into_iter().filter(|p| !own.contains(p)) {
             if round.model.pods[pod].place != Place::Nowhere {
                 trial.unseat(round.model, pod);
                 round.moves_left = round.moves_left.saturating_sub(1);
@@ -209,7 +193,7 @@ pub(super) fn seat_among(
     for other in others.iter().filter(|o| o.is_active(time)) {
         s4_backfill::occupy(round.model, &mut trial, other, None);
     }
-    let guard = Guard::new(round.model, wish.claim, Some(time), others.to_vec());
+    let guard = Guard::later(round.model, wish.claim, time, others.to_vec());
     let outer = round.guard.replace(guard);
     let pods = u32::try_from(wish.pods.len()).unwrap_or(u32::MAX);
     let fits = round.model.over_limit(wish.claim, ask).is_none()

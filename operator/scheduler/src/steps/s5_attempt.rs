@@ -82,7 +82,9 @@ pub(super) fn attempt(round: &mut Round<'_>, asker: Asker<'_>, from: &[Candidate
     let mut transaction = Transaction::default();
     let found = take_until_seated(round, &mut transaction, asker, from, way)
         .map(|taken| trim(round, &mut transaction, asker, taken));
-    round.guard = None;
+    if let Some(guard) = round.guard.take() {
+        guard.end(round);
+    }
     match found {
         Some(victims) => Some((transaction, victims)),
         None => {

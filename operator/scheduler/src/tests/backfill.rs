@@ -160,7 +160,7 @@ fn room_that_a_reservation_does_not_need_is_free_for_any_length() {
     let [(pod, node)] = binds(&said)[..] else {
         panic!("{said:?}")
     };
-    let kept = world.cluster.model.reservations[0].nodes[0];
+    let kept = world.cluster.model.reservations[0].nodes().next().unwrap();
     assert_eq!(pod, "other-0");
     assert_ne!(node, &*world.cluster.model.nodes[kept].name);
 }

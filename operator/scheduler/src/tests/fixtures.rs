@@ -190,7 +190,14 @@ impl World {
     }
 
     pub(crate) fn cycle_of(&mut self, pods: u32) -> Vec<Decision> {
+        // The index is a cache: without it everything is decided in the same way.
+        let mut anew = Cluster {
+            model: self.cluster.model.clone(),
+            index: crate::index::Index::default(),
+            policy: self.cluster.policy,
+        };
         let decisions = cycle(&mut self.cluster, Time(self.now), Budget { pods });
+        assert_eq!(decisions, cycle(&mut anew, Time(self.now), Budget { pods }));
         assert_eq!(self.cluster.check(), Ok(()));
         for decision in &decisions {
             if let Decision::Evict {

@@ -211,7 +211,7 @@ fn a_gang_in_one_rack_holds_one_rack() {
         world.tell(pod(&format!("p{i}"), 1000));
     }
     assert_eq!(binds(&world.at(6 + PATIENCE)).len(), 2, "in the other rack");
-    let nodes = world.cluster.model.reservations[0].nodes.clone();
+    let nodes = world.cluster.model.reservations[0].nodes().collect::<Vec<_>>();
     let racks: std::collections::BTreeSet<_> = nodes
         .iter()
         .map(|n| world.cluster.model.nodes[*n].name.as_bytes()[1] / 2)
@@ -323,8 +323,8 @@ fn a_promise_stands_as_close_together_as_its_gang_would_like() {
     }
     world.submit(gang);
     assert_eq!(starts(&world.at(1)), [("gang-uid", Some(2000))]);
-    let nodes = world.cluster.model.reservations[0].nodes.iter();
-    let names: Vec<_> = nodes.map(|n| world.cluster.model.nodes[*n].name.to_string()).collect();
+    let nodes = world.cluster.model.reservations[0].nodes();
+    let names: Vec<_> = nodes.map(|n| world.cluster.model.nodes[n].name.to_string()).collect();
     assert_eq!(names, ["n1", "n2"]);
 }
 

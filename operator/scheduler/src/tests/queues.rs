@@ -379,6 +379,32 @@ fn a_claim_that_waits_for_an_eviction_takes_what_becomes_free_elsewhere() {
     assert_eq!(world.run(), []);
 }
 
+/// The mere name of the node stayed for ever.
+#[test]
+fn seats_that_are_taken_elsewhere_leave_nothing_of_a_node_that_is_gone() {
+    let mut world = borrowed();
+    world.tell(in_queue("p", "a", 1000));
+    let gone = evictions(&world.cycle())[0].to_string();
+    let pods = |world: &World| {
+        let model = &world.cluster.model;
+        let node = model.pods[model.pods_by_uid[&*gone]].place.seat().unwrap().node;
+        let there = model
+            .pods
+            .iter()
+            .filter(|(_, p)| p.place.seat().is_some_and(|s| s.node == node));
+        let uids: Vec<String> = there.map(|(_, p)| p.uid.to_string()).filter(|uid| uid != "p").collect();
+        (model.nodes[node].name.to_string(), uids)
+    };
+    let (node_name, uids) = pods(&world);
+    world.tell(Event::NodeGone(node_name.clone()));
+    for uid in uids {
+        world.tell(Event::PodGone(uid));
+    }
+    world.tell(node("n3", 4));
+    assert_eq!(binds(&world.run()), [("p", "n3")]);
+    assert!(!world.cluster.model.nodes_by_name.contains_key(node_name.as_str()));
+}
+
 #[test]
 fn prod_takes_devices_back_from_batch_and_never_the_other_way_round() {
     let batch = Queue {

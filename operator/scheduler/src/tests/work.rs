@@ -61,6 +61,39 @@ fn a_pod_of_one_of_a_thousand_shapes_costs_what_it_costs_of_one() {
     assert_eq!(after.shapes_built, before.shapes_built);
 }
 
+/// Each tried all the promised seats anew, and each end of a pod had all of them looked at: 40 ms a pod beside 2,500 seats.
+#[test]
+fn a_pod_beside_a_promise_does_not_try_the_promised_seats_again() {
+    // So many pods that debug builds do not check each cycle, which is work too.
+    let mut cluster = cluster(300);
+    let mut gang = |name: &str, size: u32, milli: i64| {
+        let mut of = claim(name, "", &[("w", size, size, 1)]);
+        of.expected_duration = Some(1_000_000);
+        cluster.apply(of.into());
+        for i in 0..size {
+            cluster.apply(member(&format!("{name}-{i}"), name, "w", milli).into());
+        }
+        cycle(&mut cluster, Time(0), crate::Budget::default())
+    };
+    assert_eq!(binds(&gang("running", 300, 3000)).len(), 300);
+    assert_eq!(binds(&gang("next", 150, 4000)).len(), 0);
+    assert_eq!(cluster.model.reservations.len(), 1);
+    let mut visits = Vec::new();
+    for i in 0..150 {
+        let before = cluster.work().nodes_visited;
+        cluster.apply(pod(&format!("p{i}"), 100).into());
+        if i >= 100 {
+            cluster.apply(Event::PodGone(format!("p{}", i - 100)));
+        }
+        let decisions = cycle(&mut cluster, Time(i), crate::Budget::default());
+        assert_eq!(binds(&decisions).len(), 1);
+        visits.push(cluster.work().nodes_visited - before);
+    }
+    assert!(visits[0] > 150, "{visits:?}");
+    let often = visits.iter().filter(|visits| **visits > 8).count();
+    assert!(often <= 2, "the first, and the gang when room is freed: {visits:?}");
+}
+
 #[test]
 fn a_pod_that_fits_nowhere_costs_nothing_until_something_changes() {
     let mut cluster = cluster(1000);

@@ -1,0 +1,127 @@
+//! Which nodes are refused to whom, since a pod there would move a reservation. Found once, a refusal holds as long as the
+//! node is what it was: a thousand pods beside a gang's promised seats find out of each seat once that it is not for them.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use crate::{
+    model::{Model, Reservation},
+    slab::{NodeOrd, ShapeOrd},
+};
+
+/// Sets of reservations whose refusals are kept: pods that end at different times are to spare different ones.
+const SETS: usize = 8;
+/// Refusals of one set that are kept: at some 100 bytes each, 100 MiB.
+const REFUSALS: usize = 1 << 20;
+
+/// Some reservations, and the nodes that they refuse.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    /// The reservations that are not to be moved.
+    pub(crate) spared: Vec<Arc<Reservation>>,
+    /// All reservations that hold seats at their time.
+    pub(crate) others: Vec<Arc<Reservation>>,
+    refusals: HashMap<ShapeOrd, Refused>,
+    count: usize,
+}
+
+/// The nodes that are refused to pods of one shape.
+#[derive(Debug, Default)]
+struct Refused {
+    /// Position in the change log.
+    cursor: u64,
+    /// Outlook by which pods choose among the cards of a node.
+    outlook: u64,
+    nodes: BTreeSet<NodeOrd>,
+    /// The state of each node when it was refused.
+    states: HashMap<NodeOrd, u64>,
+}
+
+impl Beside {
+    /// No refusals yet.
+    pub(crate) fn new(spared: Vec<Arc<Reservation>>, others: Vec<Arc<Reservation>>) -> Beside {
+        Beside {
+            spared,
+            others,
+            ..Beside::default()
+        }
+    }
+
+    fn is_of(&self, spared: &[Arc<Reservation>], others: &[Arc<Reservation>]) -> bool {
+        let same = |ours: &[Arc<Reservation>], theirs: &[Arc<Reservation>]| {
+            ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        same(&self.spared, spared) && same(&self.others, others)
+    }
+
+    /// The nodes that are refused to a shape, as far as that is known.
+    pub(crate) fn refused(&mut self, model: &Model, shape: ShapeOrd) -> &BTreeSet<NodeOrd> {
+        let known = self.refusals.entry(shape).or_default();
+        let outlook = std::mem::replace(&mut known.outlook, model.mix.outlook.version());
+        let cursor = std::mem::replace(&mut known.cursor, model.changes.clock());
+        if outlook != known.outlook && model.shapes.value(shape).gpus.is_some() {
+            self.count -= known.nodes.len();
+            (known.nodes, known.states) = Default::default();
+        }
+        if !known.nodes.is_empty() {
+            for node in model.changes.since(cursor) {
+                let is_other = |state: &u64| *state != model.changes.state(node);
+                if known.states.get(&node).is_some_and(is_other) {
+                    known.states.remove(&node);
+                    known.nodes.remove(&node);
+                    self.count -= 1;
+                }
+            }
+        }
+        &known.nodes
+    }
+
+    /// A node, as it is, is refused to a shape.
+    pub(crate) fn refuse(&mut self, model: &Model, shape: ShapeOrd, node: NodeOrd) {
+        if self.count >= REFUSALS {
+            self.refusals.clear();
+            self.count = 0;
+        }
+        let known = self.refusals.entry(shape).or_default();
+        known.states.insert(node, model.changes.state(node));
+        if known.nodes.insert(node) {
+            self.count += 1;
+        }
+    }
+}
+
+/// What was found beside the latest sets of reservations.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Vec<Beside>);
+
+impl Kept {
+    /// What is known of some reservations, which is to be put back.
+    pub(super) fn take(&mut self, spared: Vec<Arc<Reservation>>, others: Vec<Arc<Reservation>>) -> Beside {
+        match self.0.iter().position(|beside| beside.is_of(&spared, &others)) {
+            Some(at) => self.0.remove(at),
+            None => Beside::new(spared, others),
+        }
+    }
+
+    /// Puts back what was taken.
+    pub(super) fn put(&mut self, beside: Beside) {
+        self.0.insert(0, beside);
+        self.0.truncate(SETS);
+    }
+
+    /// Forgets all: there are no reservations.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Forgets a shape that is no more; its ordinal may name another one next.
+    pub(super) fn forget(&mut self, shape: ShapeOrd) {
+        for beside in &mut self.0 {
+            if let Some(gone) = beside.refusals.remove(&shape) {
+                beside.count -= gone.nodes.len();
+            }
+        }
+    }
+}
