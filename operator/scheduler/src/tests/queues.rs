@@ -382,27 +382,26 @@ fn a_claim_that_waits_for_an_eviction_takes_what_becomes_free_elsewhere() {
 /// The mere name of the node stayed for ever.
 #[test]
 fn seats_that_are_taken_elsewhere_leave_nothing_of_a_node_that_is_gone() {
-    let mut world = borrowed();
-    world.tell(in_queue("p", "a", 1000));
-    let gone = evictions(&world.cycle())[0].to_string();
-    let pods = |world: &World| {
-        let model = &world.cluster.model;
-        let node = model.pods[model.pods_by_uid[&*gone]].place.seat().unwrap().node;
-        let there = model
-            .pods
-            .iter()
-            .filter(|(_, p)| p.place.seat().is_some_and(|s| s.node == node));
-        let uids: Vec<String> = there.map(|(_, p)| p.uid.to_string()).filter(|uid| uid != "p").collect();
-        (model.nodes[node].name.to_string(), uids)
-    };
-    let (node_name, uids) = pods(&world);
-    world.tell(Event::NodeGone(node_name.clone()));
-    for uid in uids {
-        world.tell(Event::PodGone(uid));
+    let mut world = World::with([
+        node("n1", 3).into(),
+        node("n2", 3).into(),
+        queue("a", None, &[("cpu", 4000)], &[]).into(),
+        queue("b", None, &[("cpu", 2000)], &[]).into(),
+    ]);
+    fill(&mut world, "b", 6, 1000);
+    let sits = world.run();
+    world.tell(claim("two", "a", &[("w", 2, 2, 1)]));
+    for uid in ["two-0", "two-1"] {
+        world.tell(member(uid, "two", "w", 2000));
+    }
+    assert_eq!(evictions(&world.cycle()).len(), 4, "two on each node");
+    world.tell(Event::NodeGone("n1".into()));
+    for (uid, _) in binds(&sits).iter().filter(|(_, node)| *node == "n1") {
+        world.tell(Event::PodGone((*uid).to_owned()));
     }
     world.tell(node("n3", 4));
-    assert_eq!(binds(&world.run()), [("p", "n3")]);
-    assert!(!world.cluster.model.nodes_by_name.contains_key(node_name.as_str()));
+    assert_eq!(binds(&world.run()), [("two-0", "n3"), ("two-1", "n3")]);
+    assert!(!world.cluster.model.nodes_by_name.contains_key("n1"));
 }
 
 #[test]
