@@ -25,7 +25,7 @@ pub(super) fn beside() -> Row {
     };
     run.step(gang(claim, NODES as u32 / 2, |uid| pod(uid, 4000, 500 * MI)));
     run.start_measuring();
-    let pods = 10_000;
+    let pods = 10_000_usize;
     for i in 0..pods {
         let mut events = event(pod(format!("pod-{i}"), 100, 500 * MI));
         // Those who came before go again.
