@@ -4,6 +4,9 @@ use std::path::Path;
 
 use crate::{dir::Cgroup, error::Error};
 
+/// Eight times as many CPUs as a kernel can be built for: a number above is no CPU's.
+const MOST: u32 = 8 * 8192;
+
 /// CPUs by physical core, in the order of the first CPU of each; empty where the kernel does not say.
 ///
 /// # Errors
@@ -39,12 +42,16 @@ pub fn cores(sys: &Path) -> Result<Vec<Vec<u32>>, Error> {
     Ok(cores)
 }
 
-/// `0-3,8` in full; `None` if it is no list.
-fn list(text: &str) -> Option<Vec<u32>> {
+/// A list of CPUs as the kernel writes it, such as `0-3,8`, in full; `None` if it is none.
+pub fn list(text: &str) -> Option<Vec<u32>> {
     let mut cpus = Vec::new();
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        cpus.extend(first.parse::<u32>().ok()?..=last.parse().ok()?);
+        let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
+        if first > last || last > MOST {
+            return None;
+        }
+        cpus.extend(first..=last);
     }
     Some(cpus)
 }
@@ -72,6 +79,15 @@ mod tests {
         assert_eq!(cores(dir.path()).unwrap(), [[0, 2], [1, 3]]);
         let dir = machine("0-2\n", &["0,2\n", "1,3\n", "0,2\n"]);
         assert_eq!(cores(dir.path()).unwrap(), [vec![0, 2], vec![1]]);
+    }
+
+    #[test]
+    fn a_list_is_taken_as_the_kernel_writes_it_and_not_otherwise() {
+        assert_eq!(list("0-1,3,8-9\n"), Some(vec![0, 1, 3, 8, 9]));
+        assert_eq!(list("\n"), Some(vec![]));
+        for wrong in ["3-1", "0-", "a", "0-4294967295"] {
+            assert_eq!(list(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

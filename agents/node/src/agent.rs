@@ -99,7 +99,9 @@ impl<M: Machine> Agent<M> {
     /// Observes, decides, acts.
     pub fn look(&mut self, now: Millis) -> Look {
         self.machine.observe(&self.pods, now, &mut self.seen);
-        self.seen.services.clone_from(&self.services);
+        if self.seen.services != self.services {
+            self.seen.services.clone_from(&self.services);
+        }
         if self.seen.gangs != self.gangs {
             self.seen.gangs.clone_from(&self.gangs);
         }

@@ -2,6 +2,7 @@
 
 use std::{fs, io, path::Path};
 
+use duosuan_cgroup::topology;
 use duosuan_crds::report::NumaReport;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -56,13 +57,7 @@ fn about(path: &Path, error: &io::Error) -> io::Error {
 
 /// How many cores a list such as `0-3,8` names.
 fn cores(list: &str) -> Option<i64> {
-    let ranges = list.trim().split(',').filter(|range| !range.is_empty());
-    let counts = ranges.map(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last) = (first.parse::<i64>().ok()?, last.parse::<i64>().ok()?);
-        (first <= last).then_some(last - first + 1)
-    });
-    counts.sum()
+    i64::try_from(topology::list(list)?.len()).ok()
 }
 
 /// Bytes in the line `Node 0 MemTotal: 1024 kB`.

@@ -16,7 +16,12 @@ mod folder;
 #[path = "steady/watch.rs"]
 mod watch;
 
-use duosuan_node::{agent::Agent, kernel::Kernel, metrics::Metrics};
+use duosuan_node::{
+    agent::Agent,
+    kernel::{GroupRule, Kernel},
+    metrics::Metrics,
+};
+use duosuan_policy::Tier;
 use folder::Folder;
 use watch::{Files, Watch};
 
@@ -30,17 +35,24 @@ struct Steady {
     agent: Agent<Kernel>,
     metrics: Metrics,
     now: u64,
+    /// The only file of which there is one that is missing.
+    lacks: Option<&'static str>,
 }
 
 impl Steady {
     fn of(pods: usize) -> Self {
         let folder = Folder::of(pods);
         let agent = folder.agent();
+        Self::with(folder, agent)
+    }
+
+    fn with(folder: Folder, agent: Agent<Kernel>) -> Self {
         let mut steady = Self {
             folder,
             agent,
             metrics: Metrics::new(),
             now: 1_000_000,
+            lacks: None,
         };
         // The forecast has its minute, and the next read-back and the next probe are as far away as they get.
         for _ in 0..PROBE + VERIFY + 2 {
@@ -52,7 +64,12 @@ impl Steady {
     fn cycle(&mut self) {
         self.now += 1_000;
         let look = self.agent.look(self.now);
-        assert_eq!(look.acted.failed, []);
+        let failed = look.acted.failed.iter().map(|f| f.file.as_str());
+        assert!(
+            failed.clone().all(|file| Some(file) == self.lacks),
+            "{:?}",
+            look.acted.failed
+        );
         self.metrics.record("node", &look.report, &look.acted);
     }
 
@@ -74,6 +91,36 @@ fn a_cycle_opens_nothing_and_reads_eight_files_of_a_pod_at_most() {
     let files = steady.files();
     assert_eq!(files.opened, 0);
     assert!((7 * pods as u64..=8 * pods as u64).contains(&files.read), "{files:?}");
+}
+
+#[test]
+fn a_cgroup_that_the_policy_names_and_that_is_not_there_costs_no_list() {
+    let folder = Folder::of(10);
+    let named = GroupRule {
+        path: "yarn".to_owned(),
+        tier: Tier::Batch,
+        latency: None,
+    };
+    let agent = folder.agent_with(vec![named]);
+    let mut steady = Steady::with(folder, agent);
+    assert_eq!(steady.files().opened, 0);
+}
+
+/// A file that is missing in one cgroup is asked for at each look; those in all others that hold are not.
+#[test]
+fn one_patient_setting_that_does_not_hold_has_no_other_read_back() {
+    let pods = 110;
+    let mut steady = Steady::of(pods);
+    let before = steady.files().read;
+    let low = steady.folder.root().join("kubepods/memory.low");
+    std::fs::remove_file(low).unwrap();
+    steady.lacks = Some("memory.low");
+    // Found out when it is read back.
+    for _ in 0..VERIFY + 2 {
+        steady.cycle();
+    }
+    let files = steady.files();
+    assert!(files.read <= before + 5, "{} after {before}", files.read);
 }
 
 /// What holds for a pod (its protection) is named anew in each cycle; nothing is allocated to look at it.

@@ -1,6 +1,6 @@
 //! Acting on the kernel: only differences, in the journal before they are made, read back after.
 
-use std::time::Duration;
+use std::{borrow::Borrow, time::Duration};
 
 use duosuan_cgroup::{Cgroup, Error};
 use duosuan_policy::{
@@ -71,29 +71,30 @@ impl Kernel {
             }
         }
         // Patient settings that held as they are asked for now are not read back at each look.
-        let patient = || wanted.iter().copied().filter(|a| slot::patient(&a.file));
-        let settled = self.looks < self.settled_until && patient().eq(&self.settled);
+        if self.looks >= self.settled_until {
+            self.settled.clear();
+            self.settled_until = self.looks + VERIFY_AFTER;
+        }
+        let mut settled = std::mem::take(&mut self.settled);
+        settled.retain(|held| found(&wanted, held).is_some_and(|asked| asked.value == held.value));
         let mut planned = Vec::new();
-        let mut all_hold = true;
-        for action in &wanted {
+        let mut holds: Vec<Action> = Vec::new();
+        for &action in &wanted {
             let is_patient = slot::patient(&action.file);
-            if settled && is_patient {
+            if is_patient && found(&settled, action).is_some() {
                 continue;
             }
-            let plan = self.plan(&(action.path.clone(), action.file.clone()), action);
-            all_hold &= !is_patient || matches!(plan, Ok(None));
-            match plan {
+            match self.plan(&(action.path.clone(), action.file.clone()), action) {
+                Ok(None) if is_patient => holds.push(action.clone()),
                 Ok(plan) => planned.extend(plan),
                 Err(message) => self.fail(slot::file(&action.file), message),
             }
         }
-        if !settled {
-            self.settled.clear();
-            if all_hold {
-                self.settled.extend(patient().cloned());
-                self.settled_until = self.looks + VERIFY_AFTER;
-            }
+        if !holds.is_empty() {
+            settled.append(&mut holds);
+            settled.sort_by(|a, b| names(a).cmp(&names(b)));
         }
+        self.settled = settled;
         // All of them are in the journal before the first is written.
         match self.journal.set_all(planned.iter().map(|p| p.entry.clone()).collect()) {
             Ok(()) => {
@@ -328,7 +329,6 @@ impl Kernel {
 
     /// Nothing was changed, so there is nothing to restore; and the kernel is not asked the same every second.
     fn refuse(&mut self, key: &Key, before: Option<Entry>, error: &Error) -> Result<(), String> {
-        self.refused.insert(key.clone(), self.looks);
         match before {
             Some(before) => self.journal.set(before),
             None => self.journal.restored(key),
@@ -337,6 +337,7 @@ impl Kernel {
         if error.is_gone() {
             return Ok(());
         }
+        self.refused.insert(key.clone(), self.looks);
         Err(error.to_string())
     }
 }
@@ -344,6 +345,14 @@ impl Kernel {
 /// What a setting is of: path of the cgroup and file.
 fn names(action: &Action) -> (&str, &str) {
     (&action.path, &action.file)
+}
+
+/// The action on the same file of the same cgroup, in a list that is sorted by these.
+fn found<'a, A: Borrow<Action>>(sorted: &'a [A], action: &Action) -> Option<&'a Action> {
+    let at = sorted
+        .binary_search_by(|a| names(a.borrow()).cmp(&names(action)))
+        .ok()?;
+    sorted.get(at).map(Borrow::borrow)
 }
 
 /// A setting that is to be written.

@@ -56,8 +56,8 @@ pub(super) fn is_group(entry: &Entry) -> bool {
 impl Kernel {
     /// What can be controlled, and what is used.
     pub(super) fn observe_cache(&mut self, seen: &mut Observation) {
-        let exists = self.journal.entries().contains_key(&key());
         let Some(cache) = &self.cache else { return };
+        let exists = self.journal.entries().contains_key(&key());
         if seen.controls != cache.controls {
             seen.controls.clone_from(&cache.controls);
         }

@@ -68,6 +68,8 @@ pub struct Kernel {
     known: Vec<PodInfo>,
     /// Whether one that should be looked at was not there, as at the beginning all are.
     missing: bool,
+    /// Cgroups that the policy names and that are not there, as was found out then.
+    absent: Vec<String>,
     /// Counts up when other cgroups are looked at.
     generation: u64,
     /// Cgroups of batch at the last look.
@@ -83,7 +85,7 @@ pub struct Kernel {
     fights: BTreeMap<Key, u32>,
     /// Settings that the kernel refused, with the look at which it did.
     refused: BTreeMap<Key, u64>,
-    /// Patient settings that hold, and the look at which they are read back again.
+    /// Patient settings that hold, by cgroup and file, and the look at which all of them are read back again.
     settled: Vec<Action>,
     settled_until: u64,
     /// Writes for which the kernel takes its time, and what is to be said of each when it is made.
@@ -134,6 +136,7 @@ impl Kernel {
             held: Vec::new(),
             known: Vec::new(),
             missing: true,
+            absent: Vec::new(),
             generation: 0,
             batch: Vec::new(),
             sys: roots.sys.clone(),

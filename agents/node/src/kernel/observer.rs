@@ -81,13 +81,21 @@ impl Kernel {
             }
         };
         let another = seen.groups.len() != self.held.len();
-        if changed || another || self.missing || self.known != pods {
+        let came = self.absent.iter().any(|path| self.is_there(path));
+        if changed || another || came || self.missing || self.known != pods {
             self.known = pods.to_vec();
             self.missing = false;
             self.generation += 1;
+            let named = self.rules.iter().map(|r| r.path.trim_matches('/').to_owned());
+            self.absent = named.filter(|path| !self.is_there(path)).collect();
             self.hold(self.targets(pods), &mut seen.groups);
         }
         true
+    }
+
+    /// Whether there is such a cgroup, or one that cannot be looked at, which is to be told of.
+    fn is_there(&self, path: &str) -> bool {
+        !matches!(self.root.child(path), Err(error) if error.is_gone())
     }
 
     /// Holds the targets and no other cgroups, in the order of their paths. What was held before stays open.
@@ -134,6 +142,7 @@ impl Kernel {
             requests: Resources::default(),
             pod: None,
         });
+        let rules = rules.filter(|target| !self.absent.contains(&target.path));
         let mut targets: Vec<Target> = pods.chain(rules).collect();
         targets.sort_by(|a, b| a.path.cmp(&b.path));
         targets.dedup_by(|a, b| a.path == b.path);

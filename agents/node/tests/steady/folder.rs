@@ -8,7 +8,7 @@ use std::{
 
 use duosuan_node::{
     agent::Agent,
-    kernel::{Kernel, Roots},
+    kernel::{GroupRule, Kernel, Roots},
     pods::PodInfo,
     selection::Choice,
 };
@@ -140,18 +140,27 @@ impl Folder {
 
     /// What an agent has of it.
     pub(crate) fn kernel(&self) -> Kernel {
+        self.kernel_with(Vec::new())
+    }
+
+    /// The same, where the policy names cgroups outside the pods.
+    pub(crate) fn kernel_with(&self, rules: Vec<GroupRule>) -> Kernel {
         let roots = Roots {
             cgroup: self.root(),
             proc: self.dir.path().join("proc"),
             journal: self.dir.path().join("journal"),
             sys: self.dir.path().join("sys"),
         };
-        Kernel::open(&roots, Vec::new()).unwrap()
+        Kernel::open(&roots, rules).unwrap()
     }
 
     /// An agent that serves it, with a policy that acts.
     pub(crate) fn agent(&self) -> Agent<Kernel> {
-        let mut agent = Agent::new(self.kernel(), State::default());
+        self.agent_with(Vec::new())
+    }
+
+    pub(crate) fn agent_with(&self, rules: Vec<GroupRule>) -> Agent<Kernel> {
+        let mut agent = Agent::new(self.kernel_with(rules), State::default());
         agent.set_pods(self.pods.clone());
         agent.follow(Choice::Policy {
             name: "steady".to_owned(),
