@@ -68,6 +68,21 @@ fn named(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Names of metrics in the text format, as they are declared.
+fn names(text: &str) -> BTreeSet<&str> {
+    let declared = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    declared.filter_map(|line| line.split(' ').next()).collect()
+}
+
+/// A sum over a name that both export would count the one's and the other's.
+#[test]
+fn operator_and_agent_export_no_metric_of_the_same_name() {
+    let (operator, agent) = (exported::operator().unwrap(), exported::agent().unwrap());
+    let both: Vec<&str> = names(&operator).intersection(&names(&agent)).copied().collect();
+    assert_eq!(both, [""; 0]);
+    assert!(names(&agent).contains("duosuan_node_evictions"));
+}
+
 #[test]
 fn every_query_of_the_dashboard_asks_for_metrics_labels_and_values_that_are_exported() {
     let (dashboard, exported) = (dashboard(), exported());

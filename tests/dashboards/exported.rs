@@ -10,7 +10,9 @@ use duosuan_node::{
     agent::Agent, machine::Failure, metrics::Metrics as NodeMetrics, pods::PodInfo, selection::Choice,
     simulated::SimulatedMachine,
 };
-use duosuan_policy::{CacheUse, Policy, Resources, State, Tier, action::Slowest};
+use duosuan_policy::{
+    Answer, CacheUse, Cause, LostWork, Outcome, Policy, Resources, State, Tier, action::Slowest, eviction::Eviction,
+};
 use duosuan_scheduler::{
     Cluster, Event,
     event::{Gpu, GpuRequest, Node, Pod, Quota},
@@ -173,6 +175,17 @@ pub(crate) fn agent() -> Result<String> {
         metrics.record("n", &look.report, &look.acted);
         offered |= look.report.batch_offer().cpu > 0;
     }
+    let eviction = Eviction {
+        at: 0,
+        uid: "batch".into(),
+        name: "default/batch".into(),
+        gang: None,
+        cause: Cause::Memory,
+        why: String::new(),
+        lost: LostWork::default(),
+        outcome: Outcome::Ordered,
+    };
+    metrics.evicted("n", &eviction, Answer::Evicted);
     ensure!(offered, "the simulated agent offered nothing in ten minutes");
     metrics.report_age("n", 15.0);
     metrics.failures(

@@ -201,7 +201,7 @@ impl Metrics {
         );
         r.register("guard_cuts", "Times that the guard cut batch", metrics.cuts.clone());
         r.register(
-            "evictions",
+            "node_evictions",
             "Evictions of batch from the node, by what came of them: each order counts as Ordered and then by its answer",
             metrics.evictions.clone(),
         );
