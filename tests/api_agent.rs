@@ -15,7 +15,10 @@ use std::time::Duration;
 use clap::Parser;
 use duosuan_crds::{NodeReport, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY};
 use duosuan_node::simulated::{FleetOptions, run_fleet};
-use duosuan_tests::cluster::{admin, apply, cluster, install_crds, objects};
+use duosuan_tests::{
+    access::agent_rules,
+    cluster::{admin, cluster, install_crds},
+};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, ResourceExt,
@@ -448,14 +451,7 @@ async fn a_policy_that_asks_for_the_impossible_is_refused_with_its_field() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_works_within_the_access_rules_of_the_chart() {
-    let client = admin(cluster().unwrap()).await.unwrap();
-    for file in ["namespace", "agent", "agent-confinement", "agent-eviction"] {
-        let path =
-            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../charts/duosuan/access/{file}.yaml"));
-        for object in objects(&std::fs::read_to_string(path).unwrap()).unwrap() {
-            apply(&client, &object).await.unwrap();
-        }
-    }
+    agent_rules(&admin(cluster().unwrap()).await.unwrap()).await.unwrap();
     let lab = Lab::start_as("agent-confined", true, true).await;
     lab.policy(json!({})).await;
     lab.node_until("batch capacity", |n| batch_cpu(n).is_some_and(|m| m > 0))

@@ -23,6 +23,21 @@ use kube::{
 };
 use serde_json::{Value, json};
 
+/// What came of a request of an agent, and the words of the refusal, or none if it is to be allowed.
+fn judged<T>(what: &str, answer: kube::Result<T>, refusal: Option<&str>) {
+    match (answer, refusal) {
+        (Ok(_), None) => {}
+        (Err(error), Some(words)) => {
+            assert!(
+                forbidden(&error) && error.to_string().contains(words),
+                "{what}: {error}"
+            );
+        }
+        (Ok(_), Some(words)) => panic!("{what} was accepted, and should be refused with {words:?}"),
+        (Err(error), None) => panic!("{what} was refused: {error}"),
+    }
+}
+
 /// A change of a node's status, the words of the refusal, or none if it is allowed.
 async fn node_status(client: &Client, node: &str, change: Value, refusal: Option<&str>) {
     let api: Api<Node> = Api::all(client.clone());
@@ -31,17 +46,7 @@ async fn node_status(client: &Client, node: &str, change: Value, refusal: Option
         ..PatchParams::default()
     };
     let answer = api.patch_status(node, &params, &Patch::Merge(&change)).await;
-    match (answer, refusal) {
-        (Ok(_), None) => {}
-        (Err(error), Some(words)) => {
-            assert!(
-                forbidden(&error) && error.to_string().contains(words),
-                "{node} {change}: {error}"
-            );
-        }
-        (Ok(_), Some(words)) => panic!("{node} {change} was accepted, and should be refused with {words:?}"),
-        (Err(error), None) => panic!("{node} {change} was refused: {error}"),
-    }
+    judged(&format!("{node} {change}"), answer, refusal);
 }
 
 #[tokio::test]
@@ -165,21 +170,6 @@ async fn an_agent_writes_its_own_report_and_no_other() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("names no node"), "{error}");
-}
-
-/// What came of a request of an agent, and the words of the refusal, or none if it is to be allowed.
-fn judged<T>(what: &str, answer: kube::Result<T>, refusal: Option<&str>) {
-    match (answer, refusal) {
-        (Ok(_), None) => {}
-        (Err(error), Some(words)) => {
-            assert!(
-                forbidden(&error) && error.to_string().contains(words),
-                "{what}: {error}"
-            );
-        }
-        (Ok(_), Some(words)) => panic!("{what} was accepted, and should be refused with {words:?}"),
-        (Err(error), None) => panic!("{what} was refused: {error}"),
-    }
 }
 
 #[tokio::test]

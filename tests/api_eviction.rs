@@ -16,7 +16,10 @@ use duosuan_crds::{
     ANNOTATION_EVICTION_NOTICE, ANNOTATION_LAST_CHECKPOINT, CapacityClaim, NodeReport, RESOURCE_BATCH_CPU,
     RESOURCE_BATCH_MEMORY, report::EvictionReport,
 };
-use duosuan_tests::cluster::{account, admin, apply, cluster, eventually, objects};
+use duosuan_tests::{
+    access::agent_rules,
+    cluster::{account, admin, cluster, eventually},
+};
 use k8s_openapi::{
     api::{
         core::v1::{Node, Pod},
@@ -126,13 +129,7 @@ fn batch_memory(node: &Node) -> Option<i64> {
 async fn rules() {
     let control_plane = cluster().unwrap();
     let client = admin(control_plane).await.unwrap();
-    for file in ["namespace", "agent", "agent-confinement", "agent-eviction"] {
-        let path =
-            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../charts/duosuan/access/{file}.yaml"));
-        for object in objects(&std::fs::read_to_string(path).unwrap()).unwrap() {
-            apply(&client, &object).await.unwrap();
-        }
-    }
+    agent_rules(&client).await.unwrap();
     let nobody: Api<Pod> = Api::namespaced(account(control_plane, "duosuan-agent", None).await.unwrap(), "default");
     let probe = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe", "namespace": "default"},
         "spec": {"automountServiceAccountToken": false, "containers": [{"name": "c", "image": "none"}]}});

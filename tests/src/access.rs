@@ -31,6 +31,23 @@ pub fn rules() -> Result<String> {
     Ok(texts?.join("\n---\n"))
 }
 
+/// Puts the chart's rules for agents in force, the namespace first.
+///
+/// # Errors
+///
+/// If a file cannot be read, or the API server refuses something.
+pub async fn agent_rules(client: &Client) -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/duosuan/access");
+    for file in ["namespace", "agent", "agent-confinement", "agent-eviction"] {
+        let path = folder.join(format!("{file}.yaml"));
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        for object in objects(&text)? {
+            apply(client, &object).await?;
+        }
+    }
+    Ok(())
+}
+
 /// A client of the administrator of a cluster with the definitions, the access rules and the nodes `node-a` and `node-b`;
 /// returns when the rules are in force.
 ///
