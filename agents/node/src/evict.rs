@@ -25,7 +25,7 @@ use kube::{
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::publish::FIELD_MANAGER;
+use crate::{agent::Agent, machine::Machine, metrics::Metrics, publish::FIELD_MANAGER};
 
 /// Label of an Eviction: the node of the agent that asks for it. The rules of the chart demand it of agents, and look at the
 /// pods of those alone.
@@ -51,6 +51,21 @@ pub enum Done {
     },
     /// What is known of gangs, by `namespace/claim`.
     Gangs(BTreeMap<String, Gang>),
+}
+
+impl Done {
+    /// Tells the node's agent, and counts what became of an order.
+    pub fn tell<M: Machine>(self, agent: &mut Agent<M>, node: &str, metrics: Option<&Metrics>, now: Millis) {
+        match self {
+            Self::Order { eviction, answer } => {
+                if let Some(metrics) = metrics {
+                    metrics.evicted(node, &eviction, answer);
+                }
+                agent.evicted(&eviction.uid, answer, now);
+            }
+            Self::Gangs(gangs) => agent.set_gangs(gangs),
+        }
+    }
 }
 
 /// What one node's agent has asked of the API server.
@@ -119,7 +134,8 @@ impl Evictions {
     }
 }
 
-/// Evicts one pod. One whose processes were killed gets neither trial nor notice: nobody is left to read it.
+/// Evicts one pod. One whose processes were killed gets neither trial nor notice: nobody is left to read it. One that is gone
+/// is as good as evicted, and nothing is said of it.
 async fn evict(client: &Client, node: &str, order: &Eviction) -> Answer {
     let Some((namespace, name)) = order.name.split_once('/') else {
         return Answer::Failed;
@@ -128,14 +144,17 @@ async fn evict(client: &Client, node: &str, order: &Eviction) -> Answer {
     let alive = order.outcome != Outcome::Killed;
     if alive {
         match ask_to_evict(client, node, order, (namespace, name), true).await {
-            Answer::Evicted => {}
-            other => return other,
+            Some(Answer::Evicted) => {}
+            Some(other) => return other,
+            None => return Answer::Evicted,
         }
         let notice = format!("{} {}: {}", Timestamp::now(), order.cause.as_str(), order.why);
-        note(&pods, name, Some(&notice)).await;
+        note(&pods, name, &order.uid, Some(&notice)).await;
         tokio::time::sleep(NOTICE).await;
     }
-    let answer = ask_to_evict(client, node, order, (namespace, name), false).await;
+    let Some(answer) = ask_to_evict(client, node, order, (namespace, name), false).await else {
+        return Answer::Evicted;
+    };
     match answer {
         Answer::Evicted => {
             tracing::warn!(pod = %order.name, cause = order.cause.as_str(), "evicted: {}", order.why);
@@ -143,15 +162,16 @@ async fn evict(client: &Client, node: &str, order: &Eviction) -> Answer {
                 tracing::warn!(pod = %order.name, "no event tells of the eviction: {error:#}");
             }
         }
-        Answer::Refused | Answer::Failed if alive => note(&pods, name, None).await,
+        Answer::Refused | Answer::Failed if alive => note(&pods, name, &order.uid, None).await,
         Answer::Refused | Answer::Failed => {}
     }
     answer
 }
 
-/// Writes the notice, or takes it back. That it could not be written is no reason to stay.
-async fn note(pods: &Api<Pod>, name: &str, notice: Option<&str>) {
-    let patch = Patch::Merge(json!({"metadata": {"annotations": {ANNOTATION_EVICTION_NOTICE: notice}}}));
+/// Writes the notice, or takes it back; of this pod, and never of its successor of the same name. That it could not be
+/// written is no reason to stay.
+async fn note(pods: &Api<Pod>, name: &str, uid: &str, notice: Option<&str>) {
+    let patch = Patch::Merge(json!({"metadata": {"uid": uid, "annotations": {ANNOTATION_EVICTION_NOTICE: notice}}}));
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
@@ -163,13 +183,14 @@ async fn note(pods: &Api<Pod>, name: &str, notice: Option<&str>) {
     }
 }
 
+/// Asks for an eviction, or whether it would be granted; `None` if the pod is gone.
 async fn ask_to_evict(
     client: &Client,
     node: &str,
     order: &Eviction,
     (namespace, name): (&str, &str),
     dry_run: bool,
-) -> Answer {
+) -> Option<Answer> {
     let body = json!({
         "apiVersion": "policy/v1",
         "kind": "Eviction",
@@ -179,11 +200,11 @@ async fn ask_to_evict(
     });
     let query = if dry_run { "?dryRun=All" } else { "" };
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction{query}");
-    match tokio::time::timeout(TIMEOUT, post(client, &path, &body)).await {
+    let answer = match tokio::time::timeout(TIMEOUT, post(client, &path, &body)).await {
         Ok(Ok(())) => Answer::Evicted,
         Ok(Err(error)) => match error.downcast_ref::<kube::Error>() {
             // Gone, or another pod by now.
-            Some(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Answer::Evicted,
+            Some(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return None,
             Some(kube::Error::Api(status)) if status.code == 429 => {
                 tracing::info!(pod = %order.name, "not evicted: {}", status.message);
                 Answer::Refused
@@ -197,7 +218,8 @@ async fn ask_to_evict(
             tracing::warn!(pod = %order.name, "not evicted: the API server does not answer");
             Answer::Failed
         }
-    }
+    };
+    Some(answer)
 }
 
 /// An event on the pod, for its owner.
@@ -270,8 +292,73 @@ fn gang(claim: &CapacityClaim) -> Gang {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use std::sync::{Arc, Mutex};
+
+    use duosuan_policy::{Cause, LostWork};
+    use http::Response;
+    use kube::client::Body;
+
     use super::*;
+
+    /// An API server that answers everything with this status, and what it was asked: method, path and body.
+    fn server(status: u16) -> (Client, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let log = Arc::clone(&log);
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect_bytes().await?;
+                let body = String::from_utf8_lossy(&body).into_owned();
+                log.lock().unwrap().push(format!("{} {} {body}", head.method, head.uri));
+                let answer = match status {
+                    200 => json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}}),
+                    code => json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code,
+                        "message": "no", "reason": "Some", "metadata": {}}),
+                };
+                let answer = Response::builder()
+                    .status(status)
+                    .body(Body::from(answer.to_string().into_bytes()));
+                Ok::<_, kube::Error>(answer.unwrap())
+            }
+        });
+        (Client::new(service, "default"), asked)
+    }
+
+    fn order() -> Eviction {
+        Eviction {
+            at: 0,
+            uid: "u-1".to_owned(),
+            name: "ns/web".to_owned(),
+            gang: None,
+            cause: Cause::Memory,
+            why: "a test".to_owned(),
+            lost: LostWork::default(),
+            outcome: Outcome::Ordered,
+        }
+    }
+
+    #[tokio::test]
+    async fn of_a_pod_that_is_gone_its_successor_gets_neither_notice_nor_event() {
+        for status in [404, 409] {
+            let (client, asked) = server(status);
+            assert_eq!(evict(&client, "n", &order()).await, Answer::Evicted);
+            let asked = asked.lock().unwrap();
+            assert_eq!(asked.len(), 1, "{asked:?}");
+            assert!(asked[0].starts_with("POST /api/v1/namespaces/ns/pods/web/eviction?dryRun=All"));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_notice_is_written_to_this_pod_alone() {
+        let (client, asked) = server(200);
+        assert_eq!(evict(&client, "n", &order()).await, Answer::Evicted);
+        let asked = asked.lock().unwrap();
+        let methods: Vec<&str> = asked.iter().filter_map(|a| a.split(' ').next()).collect();
+        assert_eq!(methods, ["POST", "PATCH", "POST", "POST"]);
+        assert!(asked[1].contains("\"uid\":\"u-1\""), "{}", asked[1]);
+    }
 
     #[test]
     fn a_gang_spares_what_an_elastic_group_has_above_its_minimum() {

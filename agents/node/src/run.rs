@@ -236,7 +236,9 @@ impl LiveNode {
                     self.services.take(done, self.clock.now());
                     self.agent.set_services(self.services.observed());
                 }
-                done = evicted(&mut self.evictions) => self.evicted(done),
+                done = evicted(&mut self.evictions) => {
+                    done.tell(&mut self.agent, &self.name, Some(&self.metrics), self.clock.now());
+                }
             }
             self.publish();
         }
@@ -261,16 +263,6 @@ impl LiveNode {
             self.store(true);
         }
         self.last = Some(look.report);
-    }
-
-    fn evicted(&mut self, done: Done) {
-        match done {
-            Done::Order { eviction, answer } => {
-                self.metrics.evicted(&self.name, &eviction, answer);
-                self.agent.evicted(&eviction.uid, answer, self.clock.now());
-            }
-            Done::Gangs(gangs) => self.agent.set_gangs(gangs),
-        }
     }
 
     fn poll_policy(&mut self) {
@@ -366,7 +358,8 @@ impl LiveNode {
             gpus,
         };
         let mut draft = Draft::of(report, &self.agent, &parts, self.clock.wall());
-        self.services.judge(&mut draft.conditions, draft.now);
+        self.services
+            .judge(&mut draft.conditions, draft.now);
         self.reported = Some((now, report.clone()));
         self.in_flight = Some(tokio::spawn(async move {
             let outcome = publisher.publish(draft).await;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     agent::Agent,
     clock::Clock,
-    evict::{Done, Evictions},
+    evict::Evictions,
     identity,
     metrics::Metrics,
     mirror::{Changed, Mirror},
@@ -332,15 +332,7 @@ impl Fleet {
                 member.live_through(now, millis(self.options.past), mix(name, self.options.seed));
             }
             while let Some(done) = member.evictions.try_done() {
-                match done {
-                    Done::Order { eviction, answer } => {
-                        if let Some(metrics) = &self.options.metrics {
-                            metrics.evicted(name, &eviction, answer);
-                        }
-                        member.agent.evicted(&eviction.uid, answer, now);
-                    }
-                    Done::Gangs(gangs) => member.agent.set_gangs(gangs),
-                }
+                done.tell(&mut member.agent, name, self.options.metrics.as_deref(), now);
             }
             let look = member.agent.look(now);
             member
