@@ -173,8 +173,8 @@ pub struct Eviction {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 49))]
     pub kill_percent: Option<u32>,
-    /// How long the CPU guard may hold batch at its floor before pods that cannot use what is left are evicted, and how long
-    /// prod may lack memory when batch has no page cache left to give. Default: `5m`.
+    /// How long the guards of CPU and latency may hold batch at its floor before pods that cannot use what is left are
+    /// evicted, and how long prod may lack memory when batch has no page cache left to give. Default: `5m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suppressed_for: Option<Duration>,
 }

@@ -359,7 +359,7 @@ impl LiveNode {
         };
         let mut draft = Draft::of(report, &self.agent, &parts, self.clock.wall());
         self.services
-            .judge(&mut draft.conditions, draft.now);
+            .judge(&mut draft.conditions, &report.own_misses, draft.now);
         self.reported = Some((now, report.clone()));
         self.in_flight = Some(tokio::spawn(async move {
             let outcome = publisher.publish(draft).await;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use duosuan_crds::LatencyObjective;
-use duosuan_policy::{Bucket, Histogram, Millis, Service};
+use duosuan_policy::{Bucket, Histogram, Millis, Service, action::Slowest};
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{body::Bytes, client::conn::http1};
@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST: usize = 1 << 20;
 /// So many are read at the same time.
 const AT_ONCE: usize = 16;
-/// So many problems are named in the condition.
+/// So many services are named in a condition.
 const NAMED: usize = 5;
 
 /// Where a service's histogram is, and what it promises.
@@ -216,8 +216,8 @@ impl Services {
         self.known.iter().map(service).collect()
     }
 
-    /// Says whether every objective can be judged, where there is one.
-    pub fn judge(&self, conditions: &mut Conditions, now: Timestamp) {
+    /// Says whether every objective can be judged, and whether one is missed by its service itself, where there is one.
+    pub fn judge(&self, conditions: &mut Conditions, own_misses: &[Slowest], now: Timestamp) {
         let unread = self
             .known
             .iter()
@@ -228,21 +228,43 @@ impl Services {
             .chain(unread)
             .map(|(name, problem)| format!("{name}: {problem}"))
             .collect();
-        match (self.known.len() + self.refused.len(), problems.len()) {
-            (0, _) => {}
-            (all, 0) => {
-                let message = format!("{all} services state a latency objective, and all of them can be read");
-                conditions.set("LatencyKnown", true, "Read", message, now);
-            }
-            (_, more) => {
-                let mut message = problems.into_iter().take(NAMED).collect::<Vec<_>>().join("; ");
-                if more > NAMED {
-                    message.push_str(&format!("; and {} more", more - NAMED));
-                }
-                conditions.set("LatencyKnown", false, "NotRead", message, now);
-            }
+        let all = self.known.len() + self.refused.len();
+        if all == 0 {
+            return;
         }
+        let (reason, message) = if problems.is_empty() {
+            let message = format!("{all} services state a latency objective, and all of them can be read");
+            ("Read", message)
+        } else {
+            ("NotRead", first(problems.iter()))
+        };
+        conditions.set("LatencyKnown", problems.is_empty(), reason, message, now);
+        let faults: Vec<String> = own_misses
+            .iter()
+            .map(|miss| format!("{}: {} of 1000 slow requests that may be", miss.service, miss.milli))
+            .collect();
+        let (reason, message) = if faults.is_empty() {
+            let message = "no service is known to miss its latency objective with batch at its floor";
+            ("NoOwnFault", message.to_owned())
+        } else {
+            let message = format!(
+                "with batch at its floor, too, and batch answers only for what comes on top: {}",
+                first(faults.iter())
+            );
+            ("OwnFault", message)
+        };
+        conditions.set("LatencyKept", faults.is_empty(), reason, message, now);
     }
+}
+
+/// The first of them, and how many more there are.
+fn first<'a>(texts: impl ExactSizeIterator<Item = &'a String>) -> String {
+    let more = texts.len().saturating_sub(NAMED);
+    let mut message = texts.take(NAMED).map(String::as_str).collect::<Vec<_>>().join("; ");
+    if more > 0 {
+        message.push_str(&format!("; and {more} more"));
+    }
+    message
 }
 
 async fn read(target: &Target) -> Result<Vec<Bucket>, String> {
@@ -322,11 +344,34 @@ mod tests {
         }
     }
 
-    fn said(services: &Services) -> (String, String) {
+    /// Status and message of a condition.
+    fn told(services: &Services, own_misses: &[Slowest], kind: &str) -> Option<(String, String)> {
         let mut conditions = Conditions::default();
-        services.judge(&mut conditions, Timestamp::UNIX_EPOCH);
-        let condition = conditions.list().pop().unwrap();
-        (condition.status, condition.message)
+        services.judge(&mut conditions, own_misses, Timestamp::UNIX_EPOCH);
+        let condition = conditions.list().into_iter().find(|c| c.type_ == kind)?;
+        Some((condition.status, condition.message))
+    }
+
+    fn said(services: &Services) -> (String, String) {
+        told(services, &[], "LatencyKnown").unwrap()
+    }
+
+    #[test]
+    fn a_service_that_misses_its_objective_by_itself_is_named() {
+        let mut services = Services::default();
+        assert_eq!(told(&services, &[], "LatencyKept"), None);
+        services.follow(&[pod("ns/web", 80)]);
+        assert_eq!(told(&services, &[], "LatencyKept").unwrap().0, "True");
+        let miss = Slowest {
+            service: "ns/web".to_owned(),
+            milli: 5000,
+        };
+        let (status, message) = told(&services, &[miss], "LatencyKept").unwrap();
+        assert_eq!(status, "False");
+        assert!(
+            message.ends_with("ns/web: 5000 of 1000 slow requests that may be"),
+            "{message}"
+        );
     }
 
     #[tokio::test]

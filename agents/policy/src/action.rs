@@ -148,6 +148,8 @@ pub struct Report {
     pub memory_basis: Basis,
     /// The service with the most slow requests of those that it may have, as far as any can be judged.
     pub slowest: Option<Slowest>,
+    /// Services that miss their objective with batch at its floor, too, and what they miss by themselves.
+    pub own_misses: Vec<Slowest>,
     /// Use of cache and memory bandwidth, where it is counted.
     pub cache: Option<CacheUse>,
     /// Guards.

@@ -2,7 +2,7 @@
 
 use crate::{
     action::Action,
-    observation::{Capabilities, Group, Observation, Tier},
+    observation::{Capabilities, Group, Observation},
 };
 
 /// Period of `cpu.max`, microseconds. The kernel's default.
@@ -23,7 +23,7 @@ pub(crate) fn weights(capabilities: &Capabilities, seen: &Observation) -> Vec<Ac
     } else {
         return Vec::new();
     };
-    batch(seen)
+    seen.batch()
         .filter(|g| !weighted_by_kubelet(seen, g))
         .map(|g| Action::new(&g.path, file, value, why))
         .collect()
@@ -31,15 +31,15 @@ pub(crate) fn weights(capabilities: &Capabilities, seen: &Observation) -> Vec<Ac
 
 /// All of batch together uses no more than `limit` milli-cores.
 pub(crate) fn limits(capabilities: &Capabilities, seen: &Observation, limit: i64, why: &str) -> Vec<Action> {
-    if !capabilities.cpu_max || batch(seen).next().is_none() {
+    if !capabilities.cpu_max {
         return Vec::new();
     }
     // The kubelet's besteffort cgroup holds batch pods, but others too: with one of those in it, each batch pod is limited.
     if let Some(envelope) = seen.batch_alone_in() {
         return vec![Action::new(envelope, "cpu.max", quota(limit), why)];
     }
-    let total: i64 = batch(seen).map(|g| g.requests.cpu.max(1)).sum();
-    batch(seen)
+    let total: i64 = seen.batch().map(|g| g.requests.cpu.max(1)).sum();
+    seen.batch()
         .map(|group| {
             let share = i128::from(limit) * i128::from(group.requests.cpu.max(1)) / i128::from(total.max(1));
             let share = i64::try_from(share).unwrap_or(limit);
@@ -64,12 +64,10 @@ pub(crate) fn confinement(capabilities: &Capabilities, seen: &Observation, limit
     }
     cpus.sort_unstable();
     let cpus = list(&cpus);
-    match seen.batch_alone_in() {
-        Some(envelope) => vec![Action::new(envelope, CPUSET, cpus, why)],
-        None => batch(seen)
-            .map(|g| Action::new(&g.path, CPUSET, cpus.as_str(), why))
-            .collect(),
-    }
+    let places = seen.batch_places().into_iter();
+    places
+        .map(|place| Action::new(place, CPUSET, cpus.as_str(), why))
+        .collect()
 }
 
 /// CPUs in ascending order as the kernel writes them: `0-3,8`.
@@ -80,10 +78,6 @@ fn list(cpus: &[u32]) -> String {
         _ => range.iter().map(ToString::to_string).collect(),
     };
     ranges.map(range).collect::<Vec<_>>().join(",")
-}
-
-fn batch(seen: &Observation) -> impl Iterator<Item = &Group> {
-    seen.groups.iter().filter(|g| g.tier == Tier::Batch)
 }
 
 /// Whether the kubelet owns the group's cpu.weight, which cpu.idle changes too.
@@ -110,6 +104,7 @@ fn quota(limit: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observation::Tier;
 
     /// Four cores of two threads.
     fn node() -> (Capabilities, Observation) {
@@ -147,6 +142,9 @@ mod tests {
         seen.envelope = Some("batch".to_owned());
         assert_eq!(cpus(&seen, 10), on("batch", "3,7"));
         assert_eq!(confinement(&Capabilities::default(), &seen, 10, ""), []);
+        let batch = seen.groups.remove(0);
+        assert_eq!(cpus(&seen, 10), None, "there is no batch to confine");
+        seen.groups.insert(0, batch);
         seen.cores.clear();
         assert_eq!(cpus(&seen, 10), None);
     }

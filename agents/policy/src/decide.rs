@@ -2,6 +2,7 @@
 
 use crate::{
     action::{Action, Basis, GuardView, Report, Terms, TierView},
+    amounts::percent,
     cpu,
     eviction::{self, Decided},
     guard::{GuardState, Pace, Reading, ShareGuard},
@@ -118,7 +119,7 @@ pub fn decide(
         batch: batch.cpu,
     };
     if policy.suspended || policy.cpu.disabled {
-        state.guard.switch_off();
+        state.guard.switch_off(None);
     } else if measured.fresh {
         state.guard.step(reading, now);
     }
@@ -239,6 +240,7 @@ pub fn decide(
         memory_basis,
         cache: observation.cache,
         slowest: state.latency_guard.slowest.clone(),
+        own_misses: state.latency_guard.own_misses(),
         guards,
         history: state.history.latest(),
         eviction: state.eviction.view(&decided, now),
@@ -263,6 +265,8 @@ fn evictions(
         return Decided::default();
     }
     let floor = policy.cpu.floor_on(observation.capacity.cpu);
+    // After a cut a guard tries a little more than the floor again and again.
+    let low = |guard: &ShareGuard| guard.limit.is_some_and(|limit| limit <= floor.saturating_mul(2));
     let reading = eviction::Reading {
         seen: observation,
         capabilities,
@@ -271,8 +275,7 @@ fn evictions(
         threshold: i64::from(policy.memory.stall_milli),
         full: measured.memory_full,
         exhausted: state.memory_guard.exhausted,
-        // After a cut the guard tries a little more than the floor again and again.
-        at_floor: state.guard.limit.is_some_and(|limit| limit <= floor.saturating_mul(2)),
+        at_floor: low(&state.guard) || (low(&state.latency_guard.share) && !state.latency_guard.measures()),
         left: left.map(|left| left.max(floor)),
     };
     let act = policy.mode == Mode::Act;
@@ -306,9 +309,6 @@ fn young_requests(
     state: &mut State,
     now: Millis,
 ) -> Resources {
-    if observation.complete {
-        state.first_seen.retain(|path, _| observation.group(path).is_some());
-    }
     let mut young = Resources::default();
     for group in &observation.groups {
         let since = match state.first_seen.get(&group.path) {
@@ -326,6 +326,10 @@ fn young_requests(
         young.memory = young
             .memory
             .saturating_add((group.requests.memory - group.memory.unwrap_or(0)).max(0));
+    }
+    // All groups are in it by now: it is as long as they are, unless some are gone.
+    if observation.complete && state.first_seen.len() > observation.groups.len() {
+        state.first_seen.retain(|path, _| observation.group(path).is_some());
     }
     young
 }
@@ -352,10 +356,9 @@ fn terms(forecasts: &Forecasts, policy: &Policy, capacity: i64, margin_percent: 
         .peak(q)
         .zip(forecasts.mid.peak(q))
         .map(|(a, b)| a.saturating_add(b));
-    let margin = i128::from(capacity) * i128::from(margin_percent) / 100;
     Terms {
         capacity,
-        margin: i64::try_from(margin).unwrap_or(capacity),
+        margin: percent(capacity, margin_percent),
         system: forecasts.system.peak(q),
         firm,
         young,

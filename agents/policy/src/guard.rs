@@ -126,14 +126,26 @@ pub struct Reading<'a> {
 }
 
 impl ShareGuard {
-    /// Forgets every limit.
-    pub fn switch_off(&mut self) {
+    /// Forgets every limit; says why, where there is more to say than that it is switched off.
+    pub fn switch_off(&mut self, why: Option<&str>) {
         *self = Self {
             state: GuardState::Off,
             cuts: self.cuts,
-            last_action: self.last_action.take(),
+            last_action: switched_off(self.last_action.take(), why),
             ..Self::default()
         };
+    }
+
+    /// Sets the limit for another reason than a reading.
+    pub(crate) fn hold(&mut self, limit: Option<i64>, state: GuardState, why: String, now: Millis) {
+        (self.limit, self.state, self.last_action) = (limit, state, Some(why));
+        (self.moved, self.last_step, self.calm_since) = (Some(now), now, None);
+    }
+
+    /// Takes note that prod suffers at any level: the next steps up need no more patience than after a first cut.
+    pub(crate) fn dare(&mut self, why: String) {
+        self.patience = PATIENCE.0;
+        self.last_action = Some(why);
     }
 
     /// When the limit changed last: what was measured before says nothing about it.
@@ -246,6 +258,15 @@ impl ShareGuard {
                 what = reading.what
             ));
         }
+    }
+}
+
+/// The last action of a guard that is off: why it is, or what it did before.
+pub(crate) fn switched_off(before: Option<String>, why: Option<&str>) -> Option<String> {
+    match why {
+        // Said again at each look, it is the same text.
+        Some(why) if before.as_deref() != Some(why) => Some(why.to_owned()),
+        _ => before,
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::{
     action::{Action, StallView},
     guard::{GuardState, Pace, Reading, ShareGuard},
-    observation::{Capabilities, Io, Millis, Observation, Tier},
+    observation::{Capabilities, Io, Millis, Observation},
     policy,
 };
 
@@ -45,10 +45,7 @@ pub struct IoGuard {
 impl IoGuard {
     /// Forgets every limit.
     pub fn switch_off(&mut self, why: Option<&str>) {
-        self.share.switch_off();
-        if let Some(why) = why {
-            self.share.last_action = Some(why.to_owned());
-        }
+        self.share.switch_off(why);
         *self = Self {
             share: std::mem::take(&mut self.share),
             ..Self::default()
@@ -120,17 +117,7 @@ impl IoGuard {
     }
 
     fn actions(&self, capabilities: &Capabilities, seen: &Observation) -> Vec<Action> {
-        let batch: Vec<&str> = seen
-            .groups
-            .iter()
-            .filter(|g| g.tier == Tier::Batch)
-            .map(|g| g.path.as_str())
-            .collect();
-        // One limit for all where one cgroup holds batch and nothing else.
-        let places: Vec<&str> = match seen.batch_alone_in() {
-            Some(envelope) if !batch.is_empty() => vec![envelope],
-            _ => batch.clone(),
-        };
+        let places = seen.batch_places();
         let mut actions = Vec::new();
         for place in &places {
             let why = "batch's requests wait behind others'";

@@ -3,7 +3,10 @@
 //! What counts is how many requests took longer than promised, of those that the objective allows to. It is asked of the
 //! requests since the limit moved last, so that each step is judged by what came of it. Batch is cut where chance does
 //! not explain the number: a gross fault shows in two seconds, a slight one takes longer. A service that cannot be read
-//! is not calm; one that nobody calls is.
+//! is not calm; one that nobody calls is. What a service misses by itself is not laid to batch (`latency/own.rs`).
+
+mod own;
+mod span;
 
 use std::{
     borrow::Cow,
@@ -13,18 +16,14 @@ use std::{
 use crate::{
     action::Slowest,
     guard::{self, GuardState, Pace, ShareGuard},
-    observation::{Bucket, Capabilities, Histogram, Millis, Service},
+    observation::{Capabilities, Histogram, Millis, Service},
     policy,
 };
+use own::{Finding, Own};
+use span::{LONG, Span, continues, total};
 
 /// Longest span that is looked at.
 const LONGEST: Millis = 60_000;
-/// A span this long may do with fewer requests, or tells that there are none.
-const LONG: Millis = 10_000;
-/// Where the objective allows so many slow requests, there are enough of them to judge; at once and in a long span.
-const ALLOWED: (u128, u128) = (10, 3);
-/// Chance explains so many standard deviations.
-const DEVIATIONS: u128 = 3;
 /// A histogram older than this says nothing about now.
 const STALE: Millis = 10_000;
 /// Requests that were under way when the limit moved have ended.
@@ -40,6 +39,10 @@ pub struct LatencyGuard {
     /// The service with the most slow requests of those that it may have.
     pub slowest: Option<Slowest>,
     histories: BTreeMap<String, VecDeque<Histogram>>,
+    /// What services miss by themselves, by name.
+    own: BTreeMap<String, Own>,
+    /// Batch is at its floor to find that out anew; what it was allowed before.
+    before: Option<Option<i64>>,
 }
 
 /// What the guard looks at.
@@ -69,10 +72,7 @@ enum Verdict {
 impl LatencyGuard {
     /// Forgets every limit.
     pub fn switch_off(&mut self, why: Option<&str>) {
-        self.share.switch_off();
-        if let Some(why) = why {
-            self.share.last_action = Some(why.to_owned());
-        }
+        self.share.switch_off(why);
         *self = Self {
             share: std::mem::take(&mut self.share),
             ..Self::default()
@@ -82,35 +82,51 @@ impl LatencyGuard {
     /// Moves by one reading.
     pub fn step(&mut self, guard: &policy::LatencyGuard, reading: Reading<'_>, now: Millis) {
         if !reading.capabilities.cpu_max {
-            if self.share.state != GuardState::Off {
-                let known = *reading.capabilities != Capabilities::default();
-                self.switch_off(known.then_some("off: the kernel has no cpu.max here"));
-            }
+            let known = *reading.capabilities != Capabilities::default();
+            self.switch_off(known.then_some("off: the kernel has no cpu.max here"));
             return;
         }
         self.remember(reading.services);
-        self.slowest = None;
+        self.find_own(&reading, now);
+        let pace = pace(guard);
+        let mut slowest: Option<(i64, &str)> = None;
+        let mut charged: Option<(i64, &str)> = None;
         let mut unknown = false;
         for service in reading.services {
-            match self.judge(service, pace(guard).threshold, reading.expire, now) {
+            let own = self.own.get(&service.name).copied();
+            let bearable = own.map_or(pace.threshold, Own::bearable);
+            match self.judge(service, bearable, reading.expire, now) {
                 Verdict::Judged(milli) => {
-                    if self.slowest.as_ref().is_none_or(|s| s.milli < milli) {
-                        let service = service.name.clone();
-                        self.slowest = Some(Slowest { service, milli });
+                    let more = |than: Option<(i64, &str)>, milli| than.is_none_or(|(most, _)| most < milli);
+                    if more(slowest, milli) {
+                        slowest = Some((milli, &service.name));
+                    }
+                    let of_batch = own.map_or(milli, |own| own.beyond(milli, pace.threshold));
+                    if more(charged, of_batch) {
+                        charged = Some((of_batch, &service.name));
                     }
                 }
                 Verdict::Quiet => {}
                 Verdict::Unknown => unknown = true,
             }
         }
-        let pace = pace(guard);
-        let milli = self.slowest.as_ref().map(|s| s.milli);
+        self.slowest = slowest.map(|(milli, service)| Slowest {
+            service: service.to_owned(),
+            milli,
+        });
+        if self.measures() {
+            return;
+        }
         // One that is known to be slow is enough to cut; all have to be known to give back.
-        let signal = milli
+        let signal = charged
+            .map(|(milli, _)| milli)
             .filter(|m| !unknown || *m > pace.threshold)
             .or((!unknown).then_some(0));
-        let what: Cow<'_, str> = match &self.slowest {
-            Some(slowest) => format!("slow requests of {} are at", slowest.service).into(),
+        let what: Cow<'_, str> = match charged {
+            Some((_, service)) if self.own.contains_key(service) => {
+                format!("slow requests of {service}, but for what it misses by itself, are at").into()
+            }
+            Some((_, service)) => format!("slow requests of {service} are at").into(),
             None => "slow requests are at".into(),
         };
         // Prod's CPU tells nothing here: each request takes less of it when batch is cut.
@@ -124,6 +140,86 @@ impl LatencyGuard {
             ..reading.cpu
         };
         self.share.step(reading, now);
+    }
+
+    /// Whether batch is at its floor only to find out what services miss by themselves.
+    pub fn measures(&self) -> bool {
+        self.before.is_some()
+    }
+
+    /// Services that miss their objective by themselves, and by how much.
+    pub fn own_misses(&self) -> Vec<Slowest> {
+        let miss = |(service, own): (&String, &Own)| Slowest {
+            service: service.clone(),
+            milli: own.milli,
+        };
+        self.own.iter().map(miss).collect()
+    }
+
+    /// Finds out what services miss by themselves while batch is at its floor, and takes it there from time to time for that.
+    fn find_own(&mut self, reading: &Reading<'_>, now: Millis) {
+        let Reading { services, expire, .. } = *reading;
+        let moved = self.share.moved().unwrap_or(0);
+        let settled = moved.saturating_add(SETTLES);
+        self.own.retain(|name, own| {
+            let service = services.iter().find(|s| s.name == *name);
+            let lately = service.zip(self.histories.get(name)).and_then(|(service, past)| {
+                let newest = past.back()?;
+                // Whatever batch had in that time: it was no less than its floor.
+                let before = past.iter().rev().find(|h| newest.at.saturating_sub(h.at) >= LONG)?;
+                Span::since(before, newest, service)
+            });
+            service.is_some() && !lately.is_some_and(|span| own.is_over(span))
+        });
+        let floor = reading.cpu.floor;
+        if self.share.limit.is_none_or(|limit| limit > floor) {
+            if self.measures() || self.own.values().any(|own| own.is_old(now)) {
+                self.before.get_or_insert(self.share.limit);
+                let why =
+                    "took batch to its floor for half a minute, to find out anew what services miss by themselves";
+                self.share
+                    .hold(Some(floor), GuardState::Suppressing, why.to_owned(), now);
+            }
+            return;
+        }
+        let mut found = Vec::new();
+        for service in services {
+            let known = self.own.get(&service.name).copied();
+            let from = known.map_or(settled, |own| settled.max(own.at));
+            let finding = match self.histories.get(&service.name) {
+                Some(past) => own::find(past, service, from, expire, now),
+                None => Finding::Keeps,
+            };
+            match finding {
+                Finding::Own(milli) => {
+                    let more = known.is_none_or(|own| milli > own.bearable());
+                    if more {
+                        found.push(format!("{} at {milli}", service.name));
+                    }
+                    // Found again after a step up that was too much, it is nothing new.
+                    if more || self.measures() || known.is_some_and(|own| own.is_old(now)) {
+                        self.own.insert(service.name.clone(), Own { milli, at: now });
+                    }
+                }
+                Finding::Keeps => drop(self.own.remove(&service.name)),
+                Finding::Open => {}
+            }
+        }
+        if !found.is_empty() {
+            self.share.dare(format!(
+                "with batch at its floor services miss their objectives, too, which is not batch's fault: slow requests are, \
+                 of 1000 that may be, of {}",
+                found.join(", of ")
+            ));
+        }
+        if self.own.values().all(|own| own.at > moved)
+            && let Some(before) = self.before.take()
+            && !self.own.is_empty()
+        {
+            let state = before.map_or(GuardState::Idle, |_| GuardState::Recovering);
+            let why = "gave batch back what it had: services miss their objectives with it at its floor, too";
+            self.share.hold(before, state, why.to_owned(), now);
+        }
     }
 
     fn remember(&mut self, services: &[Service]) {
@@ -203,48 +299,6 @@ impl LatencyGuard {
     }
 }
 
-/// Requests between two readings.
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    /// Milliseconds.
-    length: Millis,
-    /// Requests that took longer than promised.
-    slow: u128,
-    /// Thousandths of requests that the objective allows to.
-    allowed_milli: u128,
-}
-
-impl Span {
-    /// `None` where the histogram ends below what is promised, so that nobody knows.
-    fn since(before: &Histogram, after: &Histogram, service: &Service) -> Option<Self> {
-        let all = u128::from(total(after).saturating_sub(total(before)));
-        Some(Self {
-            length: after.at.saturating_sub(before.at),
-            slow: all.saturating_sub(fast(before, after, service.threshold)?),
-            allowed_milli: all * u128::from(1000_u32.saturating_sub(service.quantile_milli)),
-        })
-    }
-
-    /// Slow requests, thousandths of those that the objective allows.
-    fn milli(self) -> i64 {
-        i64::try_from(self.slow * 1_000_000 / self.allowed_milli.max(1)).unwrap_or(i64::MAX)
-    }
-
-    /// Whether there were enough requests to say how many of them are slow.
-    const fn is_enough(self) -> bool {
-        let allowed = self.allowed_milli / 1000;
-        allowed >= ALLOWED.0 || (self.length >= LONG && allowed >= ALLOWED.1)
-    }
-
-    /// Whether more requests were slow than `threshold`, thousandths of what is allowed, and chance does not explain it: a
-    /// number of n rare events has the standard deviation sqrt(n).
-    fn misses(self, threshold: i64) -> bool {
-        let most = self.allowed_milli * u128::from(threshold.unsigned_abs()) / 1_000_000;
-        let beyond = self.slow.saturating_sub(most);
-        beyond * beyond > DEVIATIONS * DEVIATIONS * self.slow
-    }
-}
-
 /// A latency answers late: batch gets an eighth each time that it was judged, and everything back within a minute.
 fn pace(guard: &policy::LatencyGuard) -> Pace {
     let threshold = i64::from(guard.budget_percent) * OBJECTIVE / 100;
@@ -259,230 +313,5 @@ fn pace(guard: &policy::LatencyGuard) -> Pace {
     }
 }
 
-fn total(histogram: &Histogram) -> u64 {
-    histogram.buckets.last().map_or(0, |b| b.count)
-}
-
-/// Whether `after` counts on from `before`.
-fn continues(before: &Histogram, after: &Histogram) -> bool {
-    let on = |(a, b): (&Bucket, &Bucket)| a.up_to == b.up_to && a.count <= b.count;
-    before.buckets.len() == after.buckets.len() && before.buckets.iter().zip(&after.buckets).all(on)
-}
-
-/// Requests between two readings that took no longer than this, microseconds. Those of a bucket are spread evenly over it,
-/// as Prometheus has it; a bucket that ends there is exact. `None` if no bucket goes so far.
-fn fast(before: &Histogram, after: &Histogram, threshold: u64) -> Option<u128> {
-    let (mut from, mut below) = (0, 0);
-    for (a, b) in before.buckets.iter().zip(&after.buckets) {
-        let (up_to, count) = (b.up_to?, u128::from(b.count.saturating_sub(a.count)));
-        if up_to >= threshold {
-            let inside = u128::from(threshold.saturating_sub(from));
-            let width = u128::from(up_to.saturating_sub(from)).max(1);
-            return Some(below + count.saturating_sub(below) * inside / width);
-        }
-        (from, below) = (up_to, count);
-    }
-    None
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        reason = "tests"
-    )]
-    use super::*;
-
-    /// 100 ms for 99 of 100.
-    fn service() -> Service {
-        Service {
-            name: "shop/web".to_owned(),
-            quantile_milli: 990,
-            threshold: 100_000,
-            histogram: None,
-        }
-    }
-
-    /// Counts up to 10 ms, 50 ms, 100 ms, 200 ms, and of all.
-    fn histogram(at: Millis, counts: [u64; 5]) -> Histogram {
-        let bounds = [Some(10_000), Some(50_000), Some(100_000), Some(200_000), None];
-        let bucket = |(up_to, count)| Bucket { up_to, count };
-        let buckets = bounds.into_iter().zip(counts).map(bucket).collect();
-        Histogram { at, buckets }
-    }
-
-    struct Lab {
-        guard: LatencyGuard,
-        service: Service,
-        counts: [u64; 5],
-        now: Millis,
-    }
-
-    impl Lab {
-        fn new() -> Self {
-            Self {
-                guard: LatencyGuard::default(),
-                service: service(),
-                counts: [0; 5],
-                now: 1_000_000,
-            }
-        }
-
-        /// Two seconds in which so many requests ended, by bucket.
-        fn scrape(&mut self, ended: [u64; 5]) {
-            self.now += 2_000;
-            let mut sum = 0;
-            for (count, ended) in self.counts.iter_mut().zip(ended) {
-                sum += ended;
-                *count += sum;
-            }
-            self.service.histogram = Some(histogram(self.now, self.counts));
-            self.look();
-        }
-
-        fn look(&mut self) {
-            let cpu = guard::Reading {
-                unit: "m",
-                capacity: 4000,
-                floor: 200,
-                pace: Pace::of_stall(100, 200),
-                what: "",
-                signal: None,
-                firm: Some(1000),
-                relief: 200,
-                batch: Some(self.guard.share.limit.unwrap_or(3000)),
-            };
-            let capabilities = Capabilities {
-                cpu_max: true,
-                ..Capabilities::default()
-            };
-            let reading = Reading {
-                services: std::slice::from_ref(&self.service),
-                capabilities: &capabilities,
-                expire: 300_000,
-                cpu,
-            };
-            self.guard.step(&policy::LatencyGuard::default(), reading, self.now);
-        }
-
-        fn milli(&self) -> Option<i64> {
-            self.guard.slowest.as_ref().map(|s| s.milli)
-        }
-    }
-
-    #[test]
-    fn a_bucket_that_ends_at_the_objective_is_counted_and_another_shared_out() {
-        let before = histogram(0, [100, 100, 100, 100, 100]);
-        let after = histogram(1, [150, 190, 200, 204, 206]);
-        let fast = |threshold| fast(&before, &after, threshold);
-        assert_eq!(fast(10_000), Some(50));
-        assert_eq!(fast(30_000), Some(70));
-        assert_eq!(fast(100_000), Some(100));
-        assert_eq!(fast(150_000), Some(102));
-        assert_eq!(fast(5_000), Some(25));
-        // Of the two beyond the last bound nobody knows.
-        assert_eq!(fast(200_001), None);
-    }
-
-    #[test]
-    fn a_service_with_more_slow_requests_than_allowed_halves_batch_and_one_with_nearly_as_many_takes_a_fifth() {
-        let mut lab = Lab::new();
-        lab.scrape([0; 5]);
-        lab.scrape([1900, 0, 0, 100, 0]);
-        assert_eq!(lab.guard.share.limit, Some(1500));
-        let said = lab.guard.share.last_action.clone().unwrap();
-        let expected =
-            "cut batch from 3000m to 1500m: slow requests of shop/web are at 5000 of 1000, the policy allows 800";
-        assert_eq!(said, expected);
-
-        let mut lab = Lab::new();
-        lab.scrape([0; 5]);
-        lab.scrape([990_500, 0, 0, 9_500, 0]);
-        assert_eq!((lab.milli(), lab.guard.share.limit), (Some(950), Some(2400)));
-    }
-
-    #[test]
-    fn a_number_that_chance_explains_cuts_nothing_and_gives_nothing_back() {
-        let mut lab = Lab::new();
-        lab.scrape([0; 5]);
-        // 20 may be slow, the policy allows 16; 24 are.
-        lab.scrape([1976, 0, 0, 24, 0]);
-        assert_eq!((lab.milli(), lab.guard.share.limit), (Some(800), None));
-        // Five such spans are no chance.
-        for _ in 0..4 {
-            lab.scrape([1976, 0, 0, 24, 0]);
-        }
-        assert_eq!(lab.guard.share.cuts, 1);
-    }
-
-    #[test]
-    fn only_what_ended_after_a_cut_makes_the_next_one() {
-        let mut lab = Lab::new();
-        lab.scrape([0; 5]);
-        lab.scrape([1900, 0, 0, 100, 0]);
-        assert_eq!(lab.guard.share.cuts, 1);
-        // The first reading after it is where the next span begins.
-        lab.scrape([1900, 0, 0, 100, 0]);
-        lab.look();
-        assert_eq!((lab.guard.share.cuts, lab.milli()), (1, None));
-        lab.scrape([1900, 0, 0, 100, 0]);
-        assert_eq!(lab.guard.share.cuts, 2);
-    }
-
-    #[test]
-    fn a_service_that_cannot_be_read_neither_cuts_nor_gives_back_until_it_is_given_up() {
-        let mut lab = Lab::new();
-        lab.scrape([0; 5]);
-        lab.scrape([1900, 0, 0, 100, 0]);
-        for _ in 0..290 {
-            lab.now += 1_000;
-            lab.look();
-        }
-        assert_eq!((lab.guard.share.limit, lab.guard.share.cuts), (Some(1500), 1));
-        for _ in 0..120 {
-            lab.now += 1_000;
-            lab.look();
-        }
-        assert_eq!(lab.guard.share.limit, None);
-    }
-
-    #[test]
-    fn a_service_that_nobody_calls_gives_batch_everything_back_within_a_minute() {
-        let mut lab = Lab::new();
-        lab.scrape([0; 5]);
-        lab.scrape([1900, 0, 0, 100, 0]);
-        let mut seconds = 0;
-        while lab.guard.share.limit.is_some_and(|limit| limit < 2850) {
-            lab.scrape([0; 5]);
-            seconds += 2;
-        }
-        // Up to 95 % of where it was slow; beyond that, patience.
-        assert!(seconds <= 60, "{seconds} s");
-    }
-
-    #[test]
-    fn a_few_requests_judge_nobody() {
-        let mut lab = Lab::new();
-        lab.scrape([0; 5]);
-        for n in 0..60 {
-            // Four a second: in a minute they are 240, of which 2.4 may be slow. Two are.
-            lab.scrape([8 - u64::from(n % 15 == 0), 0, 0, u64::from(n % 15 == 0), 0]);
-            assert_eq!((lab.milli(), lab.guard.share.cuts), (None, 0));
-        }
-    }
-
-    #[test]
-    fn a_service_that_began_anew_is_judged_anew() {
-        let mut lab = Lab::new();
-        lab.scrape([0; 5]);
-        lab.scrape([2000, 0, 0, 0, 0]);
-        lab.counts = [0; 5];
-        lab.scrape([0, 0, 0, 2000, 0]);
-        assert_eq!((lab.milli(), lab.guard.share.cuts), (None, 0));
-        lab.scrape([0, 0, 0, 2000, 0]);
-        assert_eq!(lab.guard.share.cuts, 1);
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@
 //! - suspended or without a guard, no setting is asked for, so that the caller gives everything back.
 
 pub mod action;
+mod amounts;
 mod cpu;
 pub mod decide;
 pub mod eviction;

@@ -4,8 +4,8 @@
 
 use crate::{
     action::Action,
-    guard::GuardState,
-    observation::{Control, Millis, Observation, Range, Tier},
+    guard::{GuardState, switched_off},
+    observation::{Control, Millis, Observation, Range},
     policy,
 };
 
@@ -27,6 +27,8 @@ pub struct LlcGuard {
     pub cuts: u64,
     /// Last action and why.
     pub last_action: Option<String>,
+    /// What batch's group is set to, as `schemata` spells it.
+    schemata: String,
     batch_seen: Option<Millis>,
 }
 
@@ -36,7 +38,7 @@ impl LlcGuard {
         *self = Self {
             state: GuardState::Off,
             cuts: self.cuts,
-            last_action: why.map(str::to_owned).or_else(|| self.last_action.take()),
+            last_action: switched_off(self.last_action.take(), why),
             ..Self::default()
         };
     }
@@ -44,40 +46,46 @@ impl LlcGuard {
     /// Moves by one look and answers what should hold.
     pub fn step(&mut self, guard: &policy::LlcGuard, seen: &Observation, now: Millis) -> Option<Action> {
         if seen.controls.is_empty() {
-            if self.state == GuardState::Off {
-                return None;
-            }
             self.switch_off(Some(
                 "off: the processor or the kernel has no control of cache and bandwidth here, or resctrl is not mounted",
             ));
             return None;
         }
-        if seen.groups.iter().any(|g| g.tier == Tier::Batch) {
+        if seen.batch().next().is_some() {
             self.batch_seen = Some(now);
         }
         let shared = self.batch_seen.is_some_and(|at| now.saturating_sub(at) < LINGER);
-        let lines: Vec<String> = seen.controls.iter().map(|c| line(c, guard)).collect();
         let whole = guard.cache_percent >= 100 && guard.bandwidth_percent >= 100;
         if !shared || whole {
             if self.limit.take().is_some() {
-                self.last_action = Some("gave batch the whole cache and bandwidth: none runs here".to_owned());
+                let why = if whole {
+                    "the policy gives it all"
+                } else {
+                    "none runs here"
+                };
+                self.last_action = Some(format!("gave batch the whole cache and bandwidth: {why}"));
             }
+            self.schemata.clear();
             self.state = GuardState::Idle;
             return None;
         }
-        let limit = i64::from(guard.cache_percent) * 10;
-        if self.limit != Some(limit) {
-            self.limit = Some(limit);
+        let lines: Vec<String> = seen.controls.iter().map(|c| line(c, guard)).collect();
+        let schemata = lines.join("\n");
+        if self.limit.is_none() {
             self.cuts = self.cuts.saturating_add(1);
+        }
+        self.limit = Some(i64::from(guard.cache_percent) * 10);
+        if self.schemata != schemata {
             let (cache, bandwidth) = (guard.cache_percent, guard.bandwidth_percent);
-            let schemata = lines.join(" ");
             self.last_action = Some(format!(
-                "batch may fill {cache} percent of the cache and use {bandwidth} of the bandwidth: {schemata}"
+                "batch may fill {cache} percent of the cache and use {bandwidth} of the bandwidth: {}",
+                lines.join(" ")
             ));
+            self.schemata.clone_from(&schemata);
         }
         self.state = GuardState::Suppressing;
         let why = self.last_action.as_deref().unwrap_or_default();
-        Some(Action::new(RESCTRL, GROUP, lines.join("\n"), why))
+        Some(Action::new(RESCTRL, GROUP, schemata, why))
     }
 }
 
@@ -103,7 +111,7 @@ fn line(control: &Control, guard: &policy::LlcGuard) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::observation::Group;
+    use crate::observation::{Group, Tier};
 
     fn control(resource: &str, range: Range) -> Control {
         Control {
@@ -171,6 +179,44 @@ mod tests {
         assert!(guard.step(&percent(20, 50), &node, 600_000).is_some());
         assert_eq!(guard.step(&percent(20, 50), &node, 601_000), None);
         assert_eq!((guard.state, guard.limit, guard.cuts), (GuardState::Idle, None, 1));
+    }
+
+    #[test]
+    fn another_part_of_the_bandwidth_is_told_as_another_part_of_the_cache_is_and_is_no_other_cut() {
+        let (mut guard, node) = (LlcGuard::default(), node());
+        guard.step(&percent(20, 50), &node, 1_000);
+        let action = guard.step(&percent(20, 30), &node, 2_000).unwrap();
+        assert!(action.why.contains("use 30 of the bandwidth"), "{}", action.why);
+        let action = guard.step(&percent(40, 30), &node, 3_000).unwrap();
+        assert!(action.why.contains("fill 40 percent of the cache"), "{}", action.why);
+        assert_eq!((guard.cuts, guard.limit), (1, Some(400)));
+    }
+
+    #[test]
+    fn why_batch_has_everything_back_is_told_as_it_is() {
+        let (mut guard, mut node) = (LlcGuard::default(), node());
+        guard.step(&percent(20, 50), &node, 1_000);
+        guard.step(&percent(100, 100), &node, 2_000);
+        assert!(
+            guard
+                .last_action
+                .clone()
+                .unwrap()
+                .ends_with(": the policy gives it all")
+        );
+        guard.step(&percent(20, 50), &node, 3_000);
+        node.groups.clear();
+        guard.step(&percent(20, 50), &node, 3_000 + LINGER);
+        assert!(guard.last_action.unwrap().ends_with(": none runs here"));
+    }
+
+    #[test]
+    fn a_guard_that_was_off_already_says_what_is_missing() {
+        let (mut guard, mut node) = (LlcGuard::default(), node());
+        guard.switch_off(None);
+        node.controls.clear();
+        guard.step(&percent(20, 50), &node, 2_000);
+        assert!(guard.last_action.unwrap().contains("resctrl is not mounted"));
     }
 
     #[test]

@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     action::{Action, RECLAIM},
-    guard::GuardState,
+    amounts::{mebibytes, percent},
+    guard::{GuardState, switched_off},
     observation::{Capabilities, Group, Millis, Observation, Tier},
     policy,
 };
@@ -113,7 +114,7 @@ impl MemoryGuard {
         *self = Self {
             state: GuardState::Off,
             cuts: self.cuts,
-            last_action: why.map(str::to_owned).or_else(|| self.last_action.take()),
+            last_action: switched_off(self.last_action.take(), why),
             ..Self::default()
         };
     }
@@ -142,8 +143,8 @@ impl MemoryGuard {
             charged: sum.charged.saturating_add(b.charged),
             reclaimable: sum.reclaimable.saturating_add(b.reclaimable),
         });
-        let line = line(guard, reading.seen.capacity.memory);
-        let available = available(reading.seen);
+        let line = percent(reading.seen.capacity.memory, guard.available_percent);
+        let available = reading.seen.available();
         let shortage = shortage(guard, &reading, available, line);
         let why = because(&reading, available);
         let limit_before = self.limit;
@@ -339,15 +340,6 @@ impl MemoryGuard {
     }
 }
 
-fn line(guard: &policy::MemoryGuard, capacity: i64) -> i64 {
-    let line = i128::from(capacity) * i128::from(guard.available_percent) / 100;
-    i64::try_from(line).unwrap_or(capacity)
-}
-
-fn available(seen: &Observation) -> Option<i64> {
-    Some((seen.capacity.memory - seen.memory_used?).max(0))
-}
-
 fn shortage(guard: &policy::MemoryGuard, reading: &Reading<'_>, available: Option<i64>, line: i64) -> Shortage {
     let threshold = i64::from(guard.stall_milli);
     let stall_over = |limit: i64| reading.stall.is_some_and(|s| s > limit);
@@ -374,8 +366,4 @@ fn because(reading: &Reading<'_>, available: Option<i64>) -> String {
 /// Down to whole pages, as the kernel rounds.
 const fn pages(bytes: i64) -> i64 {
     bytes - bytes.rem_euclid(PAGE)
-}
-
-fn mebibytes(bytes: i64) -> String {
-    format!("{} MiB", bytes >> 20)
 }

@@ -329,7 +329,26 @@ impl Observation {
         found.and_then(|at| self.groups.get(at))
     }
 
-    /// The kubelet's besteffort cgroup, if it holds every batch pod and nothing else.
+    /// Memory that is available, bytes; `None` where nobody knows what is in use.
+    pub fn available(&self) -> Option<i64> {
+        Some((self.capacity.memory - self.memory_used?).max(0))
+    }
+
+    /// Groups of batch.
+    pub fn batch(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().filter(|g| g.tier == Tier::Batch)
+    }
+
+    /// Cgroups that together hold all of batch and nothing else: one where the kubelet's serves, else each group's own; none
+    /// without batch.
+    pub fn batch_places(&self) -> Vec<&str> {
+        match self.batch_alone_in() {
+            Some(envelope) => vec![envelope],
+            None => self.batch().map(|g| g.path.as_str()).collect(),
+        }
+    }
+
+    /// The kubelet's besteffort cgroup, if there is batch, and it holds all of that and nothing else.
     pub fn batch_alone_in(&self) -> Option<&str> {
         let inside = |path: &str, envelope: &str| {
             path.strip_prefix(envelope)
@@ -337,6 +356,7 @@ impl Observation {
         };
         self.envelope.as_deref().filter(|envelope| {
             self.complete
+                && self.batch().next().is_some()
                 && self
                     .groups
                     .iter()

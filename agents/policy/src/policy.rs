@@ -65,7 +65,8 @@ pub struct Eviction {
     pub available_percent: u32,
     /// Available memory under which batch is killed at once, percent of capacity.
     pub kill_percent: u32,
-    /// How long a guard may hold batch at its floor, milliseconds, before batch pods are evicted.
+    /// How long the guards of CPU and latency may hold batch at its floor, milliseconds, before batch pods are evicted; and how
+    /// long prod may lack memory when batch has no page cache left to give.
     pub suppressed_for: Millis,
 }
 

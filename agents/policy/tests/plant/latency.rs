@@ -180,8 +180,53 @@ fn batch_that_makes_a_service_slow_is_cut_until_it_keeps_its_objective() {
     assert!(mean(&batch) > 1.0, "batch has {} cores", mean(&batch));
 }
 
+/// Slow requests of those that may be, percent, with batch at its floor of a twentieth.
+fn alone(plant: &Plant, requests: f64, coupling: f64) -> f64 {
+    plant.slow(Queue::new(plant.cpus, requests, WORK * (1.0 + coupling * 0.05)))
+}
+
+#[test]
+fn batch_beside_a_service_that_has_too_much_to_do_makes_it_a_quarter_slower_at_most() {
+    for coupling in [0.3, 1.0] {
+        let mut plant = Plant::new(8, 8.0, coupling, 3, 1);
+        let requests = 2_400.0;
+        let alone = alone(&plant, requests, coupling);
+        assert!(alone > 2.0, "it misses its objective by itself: {alone}");
+        plant.run(300, requests);
+        let (batch, slow) = plant.run(1_200, requests);
+        assert!(mean(&slow) <= alone * 1.3, "{} where {alone} are its own", mean(&slow));
+        assert!(mean(&batch) >= 0.4, "batch has {} cores", mean(&batch));
+    }
+}
+
+#[test]
+fn a_service_whose_own_fault_is_over_is_protected_by_its_objective_again() {
+    // Every second request takes longer than promised, whatever batch does.
+    let mut plant = Plant::new(8, 8.0, 1.0, 2, 1);
+    plant.run(400, 500.0);
+    plant.node.seen.services[0].threshold = 3_000;
+    plant.run(120, 500.0);
+    let (_, slow) = plant.run(60, 500.0);
+    let kept = slow.iter().filter(|s| **s <= 1.0).count();
+    assert!(kept * 10 >= slow.len() * 9, "kept in {kept} of {} steps", slow.len());
+}
+
 proptest! {
     #![proptest_config(loads())]
+
+    #[test]
+    fn a_service_that_is_slow_by_itself_does_not_starve_batch(
+        cpus in 2u32..64, percent in 10u32..60, batch_percent in 20u32..120, seed in any::<u64>()
+    ) {
+        let requests = f64::from(cpus) / WORK * f64::from(percent) / 100.0;
+        let wants = f64::from(cpus) * f64::from(batch_percent) / 100.0;
+        // It promises what its work alone does not allow, and batch does nothing to it.
+        let mut plant = Plant::new(cpus, wants, 0.0, 2, seed);
+        plant.run(400, requests);
+        let (batch, _) = plant.run(1_200, requests);
+        let left = wants.min(f64::from(cpus) - requests * WORK);
+        prop_assert!(mean(&batch) >= left * 0.85, "batch has {} of the {left} that are left", mean(&batch));
+    }
 
     #[test]
     fn under_a_steady_load_the_latency_guard_comes_to_rest_and_the_objective_is_kept(
@@ -197,8 +242,7 @@ proptest! {
         let more = plant.cuts() - before;
         // No limit cycle: what is left is a try every four minutes, each ended by a few cuts.
         prop_assert!(more <= 10, "{more} cuts in ten minutes of steady load");
-        // With batch at its floor, a twentieth.
-        let alone = plant.slow(Queue::new(f64::from(cpus), requests, WORK * (1.0 + coupling * 0.05)));
+        let alone = alone(&plant, requests, coupling);
         // In ten seconds each: near its limit a queue swings from step to step. Half as many again: of a hundred requests a
         // second, chance explains a fifth more for a minute.
         let spans: Vec<f64> = slow.chunks(10 * SECOND as usize).map(mean).collect();
