@@ -136,7 +136,8 @@ pub struct EvictionReport {
     #[schemars(extend("enum" = ["Ordered", "Evicted", "Refused", "Failed", "Killed", "Observed"]))]
     pub outcome: String,
     /// Work that was lost with it, of its whole claim where that cannot spare the pod, in core-seconds since the last
-    /// checkpoint (annotation `duosuan.io/last-checkpoint`), else since the start.
+    /// checkpoint (annotation `duosuan.io/last-checkpoint`, else the claim's `interruption.checkpointInterval`), else since the
+    /// start; and what it asked for during its `interruption.restartTime` on top.
     #[schemars(range(min = 0))]
     pub lost_core_seconds: i64,
     /// As `lostCoreSeconds`, for GPUs.

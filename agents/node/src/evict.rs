@@ -25,7 +25,7 @@ use kube::{
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::{agent::Agent, machine::Machine, metrics::Metrics, publish::FIELD_MANAGER};
+use crate::{agent::Agent, machine::Machine, metrics::Metrics, pods, publish::FIELD_MANAGER};
 
 /// Label of an Eviction: the node of the agent that asks for it. The rules of the chart demand it of agents, and look at the
 /// pods of those alone.
@@ -98,7 +98,7 @@ impl Evictions {
 
     /// Starts what a look ordered; asks for the gangs where one of them may soon be hit.
     pub fn follow(&mut self, view: &EvictionView, gangs: impl FnOnce() -> BTreeSet<String>, now: Millis) {
-        for order in &view.orders {
+        for order in view.orders() {
             let (client, node, order) = (self.client.clone(), self.node.clone(), order.clone());
             self.tasks.spawn(async move {
                 let answer = evict(&client, &node, &order).await;
@@ -271,7 +271,7 @@ async fn ask(client: &Client, names: BTreeSet<String>) -> BTreeMap<String, Gang>
     gangs
 }
 
-/// Its bound pods, and of each elastic group those above its minimum.
+/// Its bound pods, of each elastic group those above its minimum, and what it tells of its checkpoints.
 fn gang(claim: &CapacityClaim) -> Gang {
     let status = claim.status.clone().unwrap_or_default();
     let least: BTreeMap<&str, u32> = claim
@@ -284,9 +284,18 @@ fn gang(claim: &CapacityClaim) -> Gang {
         let least = least.get(placed.group.as_str()).copied().unwrap_or(placed.count);
         (placed.group.clone(), placed.count.saturating_sub(least))
     });
+    let annotations = claim.metadata.annotations.as_ref();
+    let interruption = claim.spec.interruption.clone().unwrap_or_default();
+    let span = |duration: Option<duosuan_crds::Duration>| {
+        let span = duration?.parse().ok()?;
+        Millis::try_from(span.as_millis()).ok()
+    };
     Gang {
         members: status.placed_pods,
         spare: spare.collect(),
+        checkpoint: annotations.and_then(pods::last_checkpoint),
+        checkpoint_every: span(interruption.checkpoint_interval),
+        restart: span(interruption.restart_time),
     }
 }
 
@@ -372,6 +381,23 @@ mod tests {
         let expected = Gang {
             members: 6,
             spare: BTreeMap::from([("driver".to_owned(), 0), ("worker".to_owned(), 3)]),
+            ..Gang::default()
+        };
+        assert_eq!(gang(&serde_json::from_value(claim).unwrap()), expected);
+    }
+
+    #[test]
+    fn a_claim_tells_of_the_checkpoints_of_its_gang_and_how_long_it_takes_to_start_again() {
+        let claim = json!({
+            "apiVersion": "duosuan.io/v1alpha1", "kind": "CapacityClaim",
+            "metadata": {"name": "c", "annotations": {"duosuan.io/last-checkpoint": "1970-01-01T01:00:05+01:00"}},
+            "spec": {"tier": "batch", "groups": [], "interruption": {"checkpointInterval": "10m", "restartTime": "30s"}},
+        });
+        let expected = Gang {
+            checkpoint: Some(5_000),
+            checkpoint_every: Some(600_000),
+            restart: Some(30_000),
+            ..Gang::default()
         };
         assert_eq!(gang(&serde_json::from_value(claim).unwrap()), expected);
     }

@@ -97,8 +97,6 @@ fn batch_pod(pod: &Pod, spec: &PodSpec) -> BatchPod {
     let label = |key: &str| meta.labels.as_ref().and_then(|l| l.get(key));
     let annotation = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key));
     let namespace = meta.namespace.as_deref().unwrap_or("default");
-    // A time that is none saves nothing: as if there had been no checkpoint.
-    let checkpoint = annotation(ANNOTATION_LAST_CHECKPOINT).and_then(|text| text.parse::<Timestamp>().ok());
     let share = annotation(ANNOTATION_GPU_SHARE).and_then(|text| text.parse::<u16>().ok());
     BatchPod {
         uid: meta.uid.clone().unwrap_or_default(),
@@ -110,10 +108,17 @@ fn batch_pod(pod: &Pod, spec: &PodSpec) -> BatchPod {
             .as_ref()
             .and_then(|s| s.start_time.as_ref())
             .map(|t| millis(t.0)),
-        checkpoint: checkpoint.map(millis),
+        checkpoint: meta.annotations.as_ref().and_then(last_checkpoint),
         cards: total(spec, RESOURCE_GPU).or(share.map(i64::from)).unwrap_or(0),
         leaving: meta.deletion_timestamp.is_some(),
     }
+}
+
+/// When the last checkpoint of a pod or claim was written, if its annotations say so. A time that is none saves nothing: as
+/// if there had been no checkpoint.
+pub(crate) fn last_checkpoint(annotations: &BTreeMap<String, String>) -> Option<Millis> {
+    let text = annotations.get(ANNOTATION_LAST_CHECKPOINT)?;
+    text.parse::<Timestamp>().ok().map(millis)
 }
 
 fn millis(time: Timestamp) -> Millis {

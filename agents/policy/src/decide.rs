@@ -243,7 +243,7 @@ pub fn decide(
         own_misses: state.latency_guard.own_misses(),
         guards,
         history: state.history.latest(),
-        eviction: state.eviction.view(&decided, now),
+        eviction: state.eviction.view(decided, now),
         intended,
     };
     state.counters = counters;

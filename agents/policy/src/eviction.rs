@@ -12,13 +12,14 @@
 
 mod record;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     action::{Action, KILL},
-    observation::{Capabilities, Group, Millis, Observation, Tier},
+    amounts::{mebibytes, percent},
+    observation::{Capabilities, Group, Millis, Observation},
     policy,
     victims::{self, Candidate, Victim},
 };
@@ -59,7 +60,7 @@ pub struct Reading<'a> {
     pub full: Option<i64>,
     /// Since when the memory guard has had nothing more to take.
     pub exhausted: Option<Millis>,
-    /// Whether the CPU guard holds batch at its floor.
+    /// Whether a guard holds batch's CPU at its floor.
     pub at_floor: bool,
     /// CPU that prod leaves to batch by the forecast, or that it has at least, milli-cores; `None` if not known.
     pub left: Option<i64>,
@@ -78,7 +79,8 @@ pub struct Decided {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evictor {
     closed_until: Option<Millis>,
-    last: Vec<Eviction>,
+    #[serde(with = "record::shared")]
+    last: Arc<Vec<Eviction>>,
     #[serde(skip)]
     near: bool,
     /// The last step only observed: what it would have ordered is on no way.
@@ -90,8 +92,12 @@ pub struct Evictor {
     floor_since: Option<Millis>,
     #[serde(skip)]
     ordered: Option<Millis>,
+    /// When somebody was killed last.
     #[serde(skip)]
-    killed: Option<Millis>,
+    killed_at: Option<Millis>,
+    /// Who was killed and holds memory still, by UID.
+    #[serde(skip)]
+    killed: BTreeMap<String, Killed>,
     /// Since when each pod is on its way, by its UID: by an order, or seen so.
     #[serde(skip)]
     leaving: BTreeMap<String, Millis>,
@@ -100,11 +106,18 @@ pub struct Evictor {
     barred: BTreeMap<String, Millis>,
 }
 
+/// One whose processes were killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Killed {
+    at: Millis,
+    /// What its end was to free, bytes.
+    held: i64,
+}
+
 impl Evictor {
     /// Forgets what it waited for. What happened stays known.
     pub fn switch_off(&mut self) {
         *self = Self {
-            closed_until: None,
             last: std::mem::take(&mut self.last),
             ..Self::default()
         };
@@ -116,12 +129,10 @@ impl Evictor {
     }
 
     /// As the report shows it.
-    pub(crate) fn view(&self, decided: &Decided, now: Millis) -> EvictionView {
-        let ordered = |e: &&Eviction| matches!(e.outcome, Outcome::Ordered | Outcome::Killed) && e.uid != e.name;
+    pub(crate) fn view(&self, decided: Decided, now: Millis) -> EvictionView {
         EvictionView {
-            orders: decided.evictions.iter().filter(ordered).cloned().collect(),
-            decided: decided.evictions.clone(),
-            last: self.last.clone(),
+            decided: decided.evictions,
+            last: Arc::clone(&self.last),
             closed: self.closed(now),
             near: self.near,
         }
@@ -140,8 +151,13 @@ impl Evictor {
             // The next one need not wait.
             self.ordered = None;
         }
-        let ours = self.last.iter_mut().rev().find(|e| e.uid == uid);
-        if let Some(eviction) = ours.filter(|e| e.outcome == Outcome::Ordered) {
+        let ours = self
+            .last
+            .iter()
+            .rposition(|e| e.uid == uid && e.outcome == Outcome::Ordered);
+        if let Some(at) = ours
+            && let Some(eviction) = Arc::make_mut(&mut self.last).get_mut(at)
+        {
             eviction.outcome = match answer {
                 Answer::Evicted => Outcome::Evicted,
                 Answer::Refused => Outcome::Refused,
@@ -154,7 +170,7 @@ impl Evictor {
     pub fn step(&mut self, policy: &policy::Eviction, reading: Reading<'_>, act: bool, now: Millis) -> Decided {
         let Reading { seen, .. } = reading;
         if act && self.observed {
-            (self.ordered, self.killed) = (None, None);
+            (self.ordered, self.killed_at) = (None, None);
             self.leaving.clear();
         }
         self.observed = !act;
@@ -162,10 +178,8 @@ impl Evictor {
         let capacity = seen.capacity.memory;
         let line = percent(capacity, policy.available_percent);
         let fails = percent(capacity, policy.kill_percent);
-        let available = seen.memory_used.map(|used| (capacity - used).max(0));
-        // Most looks decide nothing, and need no list.
-        let batch = || seen.groups.iter().filter(|g| g.tier == Tier::Batch);
-        self.near = batch().next().is_some() && available.is_some_and(|a| a < line.saturating_mul(2));
+        let available = seen.available();
+        self.near = seen.batch().next().is_some() && available.is_some_and(|a| a < line.saturating_mul(2));
         // Until both are known for sure nothing is waited for: unknown is neither short nor enough.
         self.short_since = match available {
             Some(a) if a < line => Some(self.short_since.unwrap_or(now)),
@@ -175,15 +189,8 @@ impl Evictor {
 
         let mut decided = Decided::default();
         if let Some(available) = available {
-            if available < fails && reading.fresh && failing(&reading) && rested(self.killed, PAUSE.1, now) {
-                self.kill(
-                    &batch().collect::<Vec<_>>(),
-                    reading,
-                    (available, fails),
-                    act,
-                    &mut decided,
-                    now,
-                );
+            if available < fails && reading.fresh && failing(&reading) && rested(self.killed_at, PAUSE.1, now) {
+                decided = self.kill(reading, available, fails, now);
             }
             let patient = self.short_since.is_some_and(|at| now.saturating_sub(at) >= PATIENCE);
             if decided.evictions.is_empty() && patient && rested(self.ordered, PAUSE.0, now) {
@@ -193,56 +200,31 @@ impl Evictor {
                     mebibytes(available),
                     mebibytes(line)
                 );
-                self.order(
-                    &batch().collect::<Vec<_>>(),
-                    seen,
-                    Cause::Memory,
-                    need,
-                    &why,
-                    act,
-                    &mut decided,
-                    now,
-                );
+                decided.evictions = self.order(reading, Cause::Memory, need, &why, now);
             }
         }
         let long = |since: Option<Millis>| since.is_some_and(|at| now.saturating_sub(at) >= policy.suppressed_for);
         let rested = rested(self.ordered, LONG_PAUSE, now);
-        if decided.evictions.is_empty() && rested && long(reading.exhausted) {
+        // Batch may have had nothing to give for long, and prod may lack nothing any more.
+        let stalls = reading.fresh && reading.stall.is_some_and(|s| s > reading.threshold);
+        if decided.evictions.is_empty() && rested && stalls && long(reading.exhausted) {
             let seconds = reading.exhausted.map_or(0, |at| now.saturating_sub(at) / 1000);
             let why = format!("batch has had no page cache left to give for {seconds} s, and prod still lacks memory");
             // A step of the memory guard.
-            self.order(
-                &batch().collect::<Vec<_>>(),
-                seen,
-                Cause::MemoryStall,
-                capacity / 50,
-                &why,
-                act,
-                &mut decided,
-                now,
-            );
+            decided.evictions = self.order(reading, Cause::MemoryStall, capacity / 50, &why, now);
         }
         if decided.evictions.is_empty()
             && rested
             && long(self.floor_since)
             && let Some(left) = reading.left
         {
-            let asked = batch().filter(|g| !self.leaves(g)).map(|g| g.requests.cpu);
+            let asked = seen.batch().filter(|g| !self.leaves(g)).map(|g| g.requests.cpu);
             let asked: i64 = asked.fold(0, i64::saturating_add);
             let seconds = self.floor_since.map_or(0, |at| now.saturating_sub(at) / 1000);
             let why = format!(
                 "batch was held at its floor for {seconds} s: its pods asked for {asked}m of CPU, {left}m are left"
             );
-            self.order(
-                &batch().collect::<Vec<_>>(),
-                seen,
-                Cause::Cpu,
-                asked - left,
-                &why,
-                act,
-                &mut decided,
-                now,
-            );
+            decided.evictions = self.order(reading, Cause::Cpu, asked - left, &why, now);
         }
         if self.closed(now) && self.short_since.is_some() {
             self.closed_until = self.closed_until.max(Some(now.saturating_add(CLOSED.1)));
@@ -257,91 +239,84 @@ impl Evictor {
                 self.leaving.insert(pod.uid.clone(), now);
             }
         }
+        let group = |uid: &str| seen.groups.iter().find(|g| key(g) == uid);
         // An order that nothing came of in a minute is forgotten; a pod that takes longer to end is still leaving.
         self.leaving.retain(|uid, since| {
             let young = now.saturating_sub(*since) < LEAVES;
-            match seen.groups.iter().find(|g| key(g) == uid) {
+            match group(uid) {
                 Some(group) => young || group.pod.as_ref().is_some_and(|p| p.leaving),
                 None => !seen.complete && young,
             }
         });
+        // One whose memory went is as it was before: where its kubelet starts it again, it may be killed again.
+        self.killed.retain(|uid, killed| {
+            let young = now.saturating_sub(killed.at) < LEAVES;
+            young && group(uid).map_or(!seen.complete, |g| frees(g) > killed.held / 2)
+        });
         self.barred.retain(|_, until| now < *until);
-        if self.closed_until.is_some_and(|until| now >= until) {
-            self.closed_until = None;
-        }
     }
 
     fn leaves(&self, group: &Group) -> bool {
-        self.leaving.contains_key(key(group))
+        self.leaving.contains_key(key(group)) || self.killed.contains_key(key(group))
     }
 
-    /// Memory is about to fail: what frees enough ends now, whatever it is asked by whom. What leaves already is first.
-    fn kill(
-        &mut self,
-        batch: &[&Group],
-        reading: Reading<'_>,
-        (available, fails): (i64, i64),
-        act: bool,
-        decided: &mut Decided,
-        now: Millis,
-    ) {
+    /// Memory is about to fail: what frees enough ends now, whatever it is asked by whom. What leaves already is first. One
+    /// whose memory has outlasted his processes is not killed for it again.
+    fn kill(&mut self, reading: Reading<'_>, available: i64, fails: i64, now: Millis) -> Decided {
         if !reading.capabilities.cgroup_kill {
-            return;
+            return Decided::default();
         }
         let seen = reading.seen;
-        let candidates = batch.iter().map(|group| Candidate {
+        let candidates = seen.batch().map(|group| Candidate {
             group,
-            frees: frees(group),
+            frees: if self.killed.contains_key(key(group)) {
+                0
+            } else {
+                frees(group)
+            },
             leaving: self.leaves(group),
         });
         let need = clear(fails, seen.capacity.memory) - available;
         let victims = enough(candidates.collect(), seen, need, now);
+        if victims.is_empty() {
+            return Decided::default();
+        }
         let why = format!(
             "{} of the node's memory are available and it stalls, the policy kills under {}",
             mebibytes(available),
             mebibytes(fails)
         );
-        for victim in &victims {
-            decided
-                .kills
-                .push(Action::new(&victim.group.path, KILL, "1", why.as_str()));
+        self.killed_at = Some(now);
+        if !self.observed {
+            let killed = victims.iter().map(|v| {
+                let held = frees(v.group);
+                (key(v.group).to_owned(), Killed { at: now, held })
+            });
+            self.killed.extend(killed);
         }
-        if !victims.is_empty() {
-            self.killed = Some(now);
-            let outcome = if act { Outcome::Killed } else { Outcome::Observed };
-            self.note(&victims, Cause::MemoryFails, outcome, &why, decided, now);
+        let kill = |v: &Victim<'_>| Action::new(&v.group.path, KILL, "1", why.as_str());
+        Decided {
+            kills: victims.iter().map(kill).collect(),
+            evictions: self.note(&victims, Cause::MemoryFails, &why, now),
         }
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one cause with its terms, all of them computed before"
-    )]
-    fn order(
-        &mut self,
-        batch: &[&Group],
-        seen: &Observation,
-        cause: Cause,
-        need: i64,
-        why: &str,
-        act: bool,
-        decided: &mut Decided,
-        now: Millis,
-    ) {
+    fn order(&mut self, reading: Reading<'_>, cause: Cause, need: i64, why: &str, now: Millis) -> Vec<Eviction> {
+        let seen = reading.seen;
         let freed = |group: &Group| match cause {
             Cause::Cpu => group.requests.cpu,
             Cause::Memory | Cause::MemoryFails | Cause::MemoryStall => frees(group),
         };
         // Of CPU, those that leave have been left out of what was asked for.
-        let coming = batch.iter().filter(|_| cause != Cause::Cpu).filter(|g| {
-            let since = self.leaving.get(key(g));
-            since.is_some_and(|at| now.saturating_sub(*at) < LEAVES)
-        });
+        let coming = seen
+            .batch()
+            .filter(|_| cause != Cause::Cpu)
+            .filter(|g| self.comes(g, now));
         let need = coming.fold(need, |need, group| need.saturating_sub(freed(group)));
         if need <= 0 {
-            return;
+            return Vec::new();
         }
-        let candidates = batch.iter().map(|group| {
+        let candidates = seen.batch().map(|group| {
             let leaving = self.leaves(group);
             let kept = leaving || group.pod.is_none() || self.barred.contains_key(key(group));
             Candidate {
@@ -356,30 +331,35 @@ impl Evictor {
         } else {
             enough(candidates, seen, need, now)
         };
-        if !victims.is_empty() {
-            self.ordered = Some(now);
-            let outcome = if act { Outcome::Ordered } else { Outcome::Observed };
-            self.note(&victims, cause, outcome, why, decided, now);
+        if victims.is_empty() {
+            return Vec::new();
+        }
+        self.ordered = Some(now);
+        self.note(&victims, cause, why, now)
+    }
+
+    /// Whether what the group holds is about to be freed: it leaves, and not for long already. What a kill frees shows sooner.
+    fn comes(&self, group: &Group, now: Millis) -> bool {
+        let within = |since: Millis, limit| now.saturating_sub(since) < limit;
+        match self.killed.get(key(group)) {
+            Some(killed) => within(killed.at, PAUSE.0),
+            None => self.leaving.get(key(group)).is_some_and(|at| within(*at, LEAVES)),
         }
     }
 
-    fn note(
-        &mut self,
-        victims: &[Victim<'_>],
-        cause: Cause,
-        outcome: Outcome,
-        why: &str,
-        decided: &mut Decided,
-        now: Millis,
-    ) {
-        if outcome != Outcome::Observed {
+    fn note(&mut self, victims: &[Victim<'_>], cause: Cause, why: &str, now: Millis) -> Vec<Eviction> {
+        let outcome = match cause {
+            _ if self.observed => Outcome::Observed,
+            Cause::MemoryFails => Outcome::Killed,
+            Cause::Memory | Cause::MemoryStall | Cause::Cpu => Outcome::Ordered,
+        };
+        if !self.observed {
             self.closed_until = self.closed_until.max(Some(now.saturating_add(CLOSED.0)));
         }
-        for victim in victims {
+        let eviction = |victim: &Victim<'_>| {
             let pod = victim.group.pod.as_ref();
             let uid = key(victim.group).to_owned();
-            self.leaving.insert(uid.clone(), now);
-            let eviction = Eviction {
+            Eviction {
                 at: now,
                 name: pod.map_or_else(|| uid.clone(), |p| p.name.clone()),
                 uid,
@@ -388,12 +368,15 @@ impl Evictor {
                 why: format!("{why}; of batch its end loses least: {}", victim.price),
                 lost: victim.price,
                 outcome,
-            };
-            decided.evictions.push(eviction.clone());
-            self.last.push(eviction);
-        }
-        let over = self.last.len().saturating_sub(REMEMBERED);
-        self.last.drain(..over);
+            }
+        };
+        let decided: Vec<Eviction> = victims.iter().map(eviction).collect();
+        self.leaving.extend(decided.iter().map(|e| (e.uid.clone(), now)));
+        let last = Arc::make_mut(&mut self.last);
+        last.extend(decided.iter().cloned());
+        let over = last.len().saturating_sub(REMEMBERED);
+        last.drain(..over);
+        decided
     }
 }
 
@@ -430,17 +413,8 @@ fn key(group: &Group) -> &str {
     group.pod.as_ref().map_or(group.path.as_str(), |p| p.uid.as_str())
 }
 
-fn percent(of: i64, percent: u32) -> i64 {
-    let part = i128::from(of) * i128::from(percent) / 100;
-    i64::try_from(part).unwrap_or(of)
-}
-
 /// What shall be available after an eviction under this line, so that the next breath does not ask for another one: a
 /// quarter more, and a hundredth of the node at least.
 fn clear(line: i64, capacity: i64) -> i64 {
     line.saturating_add((line / 4).max(capacity / 100))
-}
-
-fn mebibytes(bytes: i64) -> String {
-    format!("{} MiB", bytes >> 20)
 }

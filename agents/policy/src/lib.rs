@@ -25,22 +25,23 @@ pub mod history;
 pub mod io;
 pub mod latency;
 pub mod llc;
+pub mod lost_work;
 pub mod memory;
 pub mod observation;
 pub mod offer;
 pub mod policy;
 pub mod rates;
 pub mod state;
-pub mod victims;
+mod victims;
 
 pub use action::{Action, GuardView, Report, TierView};
 pub use decide::decide;
 pub use eviction::{Answer, Cause, Outcome};
 pub use guard::GuardState;
+pub use lost_work::LostWork;
 pub use observation::{
     Bucket, CacheUse, Capabilities, Control, Gang, Group, Histogram, Io, Millis, Observation, Pod, Range, Resources,
     Service, Signals, Stall, Tier,
 };
 pub use policy::{Guard, Mode, Policy, Problem};
 pub use state::State;
-pub use victims::LostWork;

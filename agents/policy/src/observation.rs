@@ -120,6 +120,12 @@ pub struct Gang {
     pub members: u32,
     /// Pods that may go without breaking the gang, by group: bound less its minimum.
     pub spare: BTreeMap<String, u32>,
+    /// When it last wrote a checkpoint, by the caller's clock, as far as its claim tells.
+    pub checkpoint: Option<Millis>,
+    /// Time between two of its checkpoints, milliseconds.
+    pub checkpoint_every: Option<Millis>,
+    /// Time from a new start until it is where it was, milliseconds.
+    pub restart: Option<Millis>,
 }
 
 /// IO of a device: totals in an observation, per second in a rate.

@@ -1,100 +1,15 @@
 //! Whom an eviction takes: the least lost work that frees enough.
 //!
-//! Lost work is what a pod has computed since its last checkpoint, else since its start. On its own node that is the CPU
-//! time that it used, which is less than what it asked for where it was held back; of the time since a checkpoint its
-//! even part. Where nothing was measured, it is what it asked for.
-//!
 //! A gang that loses a pod which it cannot spare stands still, so that its price is the lost work of all its pods; of
 //! those elsewhere only the number is known, and each is taken to be worth the mean of those here. Where not even
 //! the number is known, the pods here are the gang.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
-use crate::observation::{Gang, Group, Millis, Pod};
-
-/// Lost work. GPUs count first: their hours are the dear ones, and there is no rate of exchange.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct LostWork {
-    /// Of GPUs that were asked for, card-microseconds.
-    pub cards: u64,
-    /// Of CPUs, core-microseconds.
-    pub cores: u64,
-}
-
-impl LostWork {
-    /// What a group would lose now.
-    pub fn of(group: &Group, now: Millis) -> Self {
-        let Some(pod) = &group.pod else {
-            return Self {
-                cards: 0,
-                cores: group.cpu_usage.unwrap_or(0),
-            };
-        };
-        let lived = pod.started.map(|at| now.saturating_sub(at));
-        let since = pod.checkpoint.map(|at| now.saturating_sub(at));
-        let Some(span) = since.or(lived) else {
-            // Neither start nor checkpoint is known: all that it ever used.
-            return Self {
-                cards: 0,
-                cores: group.cpu_usage.unwrap_or(0),
-            };
-        };
-        // A checkpoint from before the start saves what was done until then, and the work began with the start.
-        let span = span.min(lived.unwrap_or(span));
-        // Thousandths times milliseconds are microseconds.
-        let asked = |milli: i64| u64::try_from(milli).unwrap_or(0).saturating_mul(span);
-        let cores = match (group.cpu_usage, lived) {
-            (Some(used), Some(lived)) => part(used, span, lived),
-            _ => asked(group.requests.cpu),
-        };
-        Self {
-            cards: asked(pod.cards),
-            cores,
-        }
-    }
-
-    /// In whole core-seconds.
-    pub const fn core_seconds(self) -> u64 {
-        self.cores / 1_000_000
-    }
-
-    /// In whole card-seconds.
-    pub const fn card_seconds(self) -> u64 {
-        self.cards / 1_000_000
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self {
-            cards: self.cards.saturating_add(other.cards),
-            cores: self.cores.saturating_add(other.cores),
-        }
-    }
-
-    /// So many pods, where `self` is the work of `of`.
-    fn scaled(self, pods: u64, of: u64) -> Self {
-        let scale = |work: u64| part(work, pods, of);
-        Self {
-            cards: scale(self.cards),
-            cores: scale(self.cores),
-        }
-    }
-}
-
-impl std::fmt::Display for LostWork {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.card_seconds(), self.core_seconds()) {
-            (0, cores) => write!(f, "{cores} core-seconds"),
-            (cards, cores) => write!(f, "{cards} card-seconds and {cores} core-seconds"),
-        }
-    }
-}
-
-fn part(of: u64, numerator: u64, denominator: u64) -> u64 {
-    let part = u128::from(of) * u128::from(numerator) / u128::from(denominator.max(1));
-    u64::try_from(part).unwrap_or(u64::MAX)
-}
+use crate::{
+    lost_work::{LostWork, Told},
+    observation::{Gang, Group, Millis, Pod},
+};
 
 /// A group that may have to go.
 #[derive(Clone, Copy, Debug)]
@@ -175,13 +90,14 @@ pub(crate) fn choose<'a>(
 
 /// Gangs in one piece, but for the pods that they can spare; all others by themselves.
 fn units<'a>(mut candidates: Vec<Candidate<'a>>, gangs: &BTreeMap<String, Gang>, now: Millis) -> Vec<Unit<'a>> {
-    let mut standing = standing(&candidates, gangs);
+    let standing = standing(&candidates, gangs);
     candidates.retain(|c| c.frees > 0);
     let own = |c: &Candidate<'_>| {
         if c.leaving {
             LostWork::default()
         } else {
-            LostWork::of(c.group, now)
+            let gang = gang_of(c.group).and_then(|(name, _)| standing.get(name));
+            LostWork::of(c.group, gang.map_or(Told::default(), |g| g.told), now)
         }
     };
     candidates.sort_by(|a, b| (own(a), &a.group.path).cmp(&(own(b), &b.group.path)));
@@ -197,7 +113,7 @@ fn units<'a>(mut candidates: Vec<Candidate<'a>>, gangs: &BTreeMap<String, Gang>,
         }
     }
     for (name, members) in bound {
-        let known = standing.remove(name).unwrap_or_default();
+        let Some(known) = standing.get(name) else { continue };
         let work = members.iter().fold(LostWork::default(), |sum, c| sum.plus(own(c)));
         let here = u64::try_from(members.len()).unwrap_or(u64::MAX);
         let price = if known.broken {
@@ -205,7 +121,7 @@ fn units<'a>(mut candidates: Vec<Candidate<'a>>, gangs: &BTreeMap<String, Gang>,
         } else {
             work.scaled(known.members.max(here), here)
         };
-        let mut spare = known.spare;
+        let mut spare = known.spare.clone();
         let mut needed = Vec::new();
         for member in members {
             let group = gang_of(member.group).map_or("", |(_, pod)| pod.group.as_str());
@@ -236,6 +152,7 @@ struct Standing {
     spare: BTreeMap<String, u32>,
     /// A pod is leaving that it cannot spare: it stands still already, and nothing more is lost with the others.
     broken: bool,
+    told: Told,
 }
 
 fn standing<'a>(candidates: &[Candidate<'a>], gangs: &BTreeMap<String, Gang>) -> BTreeMap<&'a str, Standing> {
@@ -250,8 +167,15 @@ fn standing<'a>(candidates: &[Candidate<'a>], gangs: &BTreeMap<String, Gang>) ->
                 members: u64::from(known.members),
                 spare: known.spare,
                 broken: false,
+                told: Told {
+                    started: None,
+                    checkpoint: known.checkpoint,
+                    checkpoint_every: known.checkpoint_every,
+                    restart: known.restart,
+                },
             }
         });
+        gang.told.hear(pod);
         if !candidate.leaving {
             continue;
         }
@@ -317,35 +241,95 @@ mod tests {
         names
     }
 
+    /// The cases of the scheduler's own test, in `operator/scheduler/src/tests/lost_work.rs`, and the same prices.
     #[test]
-    fn work_is_lost_since_the_last_checkpoint_else_since_the_start() {
-        let mut group = pod("a", 100);
-        assert_eq!(LostWork::of(&group, NOW).core_seconds(), 100);
-        group.pod.as_mut().unwrap().checkpoint = Some(NOW - 10_000);
-        assert_eq!(LostWork::of(&group, NOW).core_seconds(), 10, "a tenth of its life");
-        group.pod.as_mut().unwrap().checkpoint = Some(NOW + 5_000);
-        assert_eq!(LostWork::of(&group, NOW).core_seconds(), 0, "by a clock that is ahead");
-        group.pod.as_mut().unwrap().checkpoint = Some(NOW - 500_000);
-        assert_eq!(
-            LostWork::of(&group, NOW).core_seconds(),
-            100,
-            "of a life before this one"
-        );
+    fn what_was_done_since_the_last_checkpoint_and_the_restart_is_the_price_as_the_scheduler_has_it() {
+        const MINUTE: Millis = 60_000;
+        const START: Millis = 1_000_000_000;
+        let now = START + 100 * MINUTE;
+        let group = Group {
+            requests: Resources { cpu: 1000, memory: 0 },
+            pod: Some(Pod {
+                gang: Some("ns/g".to_owned()),
+                started: Some(START),
+                ..Pod::default()
+            }),
+            ..Group::default()
+        };
+        let price = |gang: Gang| {
+            let candidate = Candidate {
+                group: &group,
+                frees: 1,
+                leaving: false,
+            };
+            let gangs = BTreeMap::from([("ns/g".to_owned(), gang)]);
+            choose(vec![candidate], &gangs, 1, now)[0].price.core_seconds() / 60
+        };
+        let at = |minutes: Millis| Some(START + minutes * MINUTE);
+        for (gang, minutes) in [
+            (Gang::default(), 101),
+            (
+                Gang {
+                    checkpoint_every: Some(30 * MINUTE),
+                    ..Gang::default()
+                },
+                11,
+            ),
+            (
+                Gang {
+                    checkpoint: at(97),
+                    ..Gang::default()
+                },
+                4,
+            ),
+            (
+                Gang {
+                    checkpoint: at(85),
+                    checkpoint_every: Some(MINUTE),
+                    ..Gang::default()
+                },
+                16,
+            ),
+            (
+                Gang {
+                    checkpoint: at(97),
+                    restart: Some(5 * MINUTE),
+                    ..Gang::default()
+                },
+                8,
+            ),
+            (
+                Gang {
+                    checkpoint: at(1000),
+                    ..Gang::default()
+                },
+                1,
+            ),
+            (
+                Gang {
+                    checkpoint_every: Some(0),
+                    ..Gang::default()
+                },
+                101,
+            ),
+        ] {
+            assert_eq!(price(gang.clone()), minutes, "{gang:?}");
+        }
     }
 
     #[test]
-    fn without_a_measurement_what_was_asked_for_counts_and_cards_count_first() {
-        let mut asked = pod("a", 100);
-        (asked.cpu_usage, asked.requests) = (None, Resources { cpu: 2500, memory: 0 });
-        assert_eq!(LostWork::of(&asked, NOW).core_seconds(), 250);
-        let mut card = pod("b", 1);
-        card.pod.as_mut().unwrap().cards = 500;
-        assert!(LostWork::of(&card, NOW) > LostWork::of(&asked, NOW));
-        let text = LostWork {
-            cards: 2_000_000,
-            cores: 3_000_000,
-        };
-        assert_eq!(text.to_string(), "2 card-seconds and 3 core-seconds");
+    fn a_pod_tells_of_the_checkpoint_of_its_whole_gang() {
+        let mut told = member("g1", "ns/g", "worker", 100);
+        told.pod.as_mut().unwrap().checkpoint = Some(NOW - 5_000);
+        let groups = [
+            (told, 60),
+            (member("g2", "ns/g", "worker", 100), 60),
+            (pod("single", 20), 60),
+        ];
+        assert_eq!(
+            chosen(&groups, &BTreeMap::new(), 120),
+            [("g1".to_owned(), 10), ("g2".to_owned(), 10)]
+        );
     }
 
     #[test]
@@ -391,6 +375,7 @@ mod tests {
         let gang = Gang {
             members: 8,
             spare: BTreeMap::from([("executor".to_owned(), 1)]),
+            ..Gang::default()
         };
         let gangs = BTreeMap::from([("ns/g".to_owned(), gang)]);
         assert_eq!(chosen(&groups, &gangs, 60), [("g1".to_owned(), 30)]);
@@ -431,6 +416,7 @@ mod tests {
             let gangs = BTreeMap::from([("ns/1".to_owned(), Gang {
                 members: 4,
                 spare: BTreeMap::from([("worker".to_owned(), 2)]),
+                ..Gang::default()
             })]);
             let victims = names(&groups, &gangs, need);
             let frees = |name: &String| groups.iter().find(|(g, _)| g.path == *name).unwrap().1;

@@ -1,8 +1,10 @@
 //! What is said of evictions: to whoever carries them out, and in the report.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{observation::Millis, victims::LostWork};
+use crate::{lost_work::LostWork, observation::Millis};
 
 /// Why somebody has to leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -95,16 +97,40 @@ pub struct Eviction {
 }
 
 /// Evictions as the report shows them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EvictionView {
-    /// Pods to be evicted through the API now. Empty where the mode is to observe only.
-    pub orders: Vec<Eviction>,
     /// What was decided by this look: orders, kills, and what would have been either.
     pub decided: Vec<Eviction>,
     /// The last evictions, the oldest first.
-    pub last: Vec<Eviction>,
+    pub last: Arc<Vec<Eviction>>,
     /// Since batch was evicted: the node takes no new batch.
     pub closed: bool,
     /// Memory is short, or nearly so: whoever can find out about gangs should.
     pub near: bool,
+}
+
+impl EvictionView {
+    /// Pods to be evicted through the API now; none where the mode is to observe only.
+    pub fn orders(&self) -> impl Iterator<Item = &Eviction> {
+        let ordered = |e: &&Eviction| matches!(e.outcome, Outcome::Ordered | Outcome::Killed);
+        // A cgroup that is no pod's is known by its path alone.
+        self.decided.iter().filter(ordered).filter(|e| e.uid != e.name)
+    }
+}
+
+/// A shared list is stored as the list.
+pub(super) mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Eviction;
+
+    pub(crate) fn serialize<S: Serializer>(list: &Arc<Vec<Eviction>>, to: S) -> Result<S::Ok, S::Error> {
+        list.as_slice().serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Vec<Eviction>>, D::Error> {
+        Vec::deserialize(from).map(Arc::new)
+    }
 }
