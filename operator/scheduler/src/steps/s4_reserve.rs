@@ -104,9 +104,14 @@ fn is_wanted(model: &Model, r: &Reservation) -> bool {
         && r.window == window.is_some()
         && window.is_none_or(|w| w.start <= r.start && (w.start == r.start || w.start <= model.now))
         && r.is_as_asked(model)
-        && s3_place::minimum(model, r.claim).is_ok_and(|pods| {
-            let pods: BTreeSet<PodOrd> = pods.into_iter().collect();
-            pods.len() == r.seats.len() && r.seats.iter().all(|(pod, _)| pods.contains(pod))
+        && s3_place::minimum(model, r.claim).is_ok_and(|mut pods| {
+            let mut ours: Vec<PodOrd> = r.seats.iter().map(|(pod, _)| *pod).collect();
+            // Mostly in the order in which they were.
+            pods == ours || {
+                pods.sort_unstable();
+                ours.sort_unstable();
+                pods == ours
+            }
         })
 }
 
