@@ -27,7 +27,7 @@ use crate::{
     worth::Worths,
 };
 pub(crate) use areas::ByArea;
-pub(crate) use beside::Beside;
+pub(crate) use beside::{Beside, Left};
 use candidates::{Candidates, add};
 pub(crate) use cells::Sought;
 use headroom::Found;

@@ -7,8 +7,9 @@ use std::{
 };
 
 use crate::{
+    amount::{Amount, Amounts},
     model::{Model, Reservation},
-    slab::{NodeOrd, ShapeOrd},
+    slab::{NodeOrd, ResourceOrd, ShapeOrd},
 };
 
 /// Sets of reservations whose refusals are kept: pods that end at different times are to spare different ones.
@@ -25,6 +26,30 @@ pub(crate) struct Beside {
     pub(crate) others: Vec<Arc<Reservation>>,
     refusals: HashMap<ShapeOrd, Refused>,
     count: usize,
+    /// What is left on each node beside the seats, and the state of the node for which that holds.
+    left: HashMap<NodeOrd, (u64, Left)>,
+}
+
+/// What the reservations that have seats on a node leave of it, of the resources that those need. A pod that requests more
+/// would move one of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Left(Amounts);
+
+impl Left {
+    /// No more is left of a resource than some amount.
+    pub(crate) fn at_most(&mut self, resource: ResourceOrd, amount: Amount) {
+        match self.0.iter_mut().find(|(known, _)| *known == resource) {
+            Some((_, left)) => *left = amount.min(*left),
+            None => self.0.push((resource, amount)),
+        }
+    }
+
+    fn is_exceeded_by(&self, requests: &[(ResourceOrd, Amount)]) -> bool {
+        let left = |resource| self.0.iter().find(|(known, _)| *known == resource);
+        requests
+            .iter()
+            .any(|(resource, amount)| left(*resource).is_some_and(|(_, left)| amount > left))
+    }
 }
 
 /// The nodes that are refused to pods of one shape.
@@ -76,6 +101,36 @@ impl Beside {
             }
         }
         &known.nodes
+    }
+
+    /// True if nothing is known of a shape yet.
+    pub(crate) fn is_new(&self, shape: ShapeOrd) -> bool {
+        !self.refusals.contains_key(&shape)
+    }
+
+    /// The nodes, as they are, of which it is not known what is left.
+    pub(crate) fn not_weighed(&self, model: &Model) -> Vec<NodeOrd> {
+        let nodes: BTreeSet<NodeOrd> = self.spared.iter().flat_map(|r| r.nodes()).collect();
+        let known = |node: &NodeOrd| {
+            self.left
+                .get(node)
+                .is_some_and(|(state, _)| *state == model.changes.state(*node))
+        };
+        nodes.into_iter().filter(|node| !known(node)).collect()
+    }
+
+    /// What is left on a node, as it is.
+    pub(crate) fn weigh(&mut self, model: &Model, node: NodeOrd, left: Left) {
+        self.left.insert(node, (model.changes.state(node), left));
+    }
+
+    /// Refuses to a shape the nodes on which it requests more than is left; of all it has to be known what is.
+    pub(crate) fn refuse_by_weight(&mut self, model: &Model, shape: ShapeOrd) {
+        let requests = &model.shapes.value(shape).requests;
+        let exceeded = self.left.iter().filter(|(_, (_, left))| left.is_exceeded_by(requests));
+        for node in exceeded.map(|(node, _)| *node).collect::<Vec<_>>() {
+            self.refuse(model, shape, node);
+        }
     }
 
     /// A node, as it is, is refused to a shape.

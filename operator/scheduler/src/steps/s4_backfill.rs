@@ -13,7 +13,7 @@ use super::{Round, s3_place, s3_place::Seating};
 use crate::{
     amount::Amounts,
     event::{Level, Time},
-    index::Beside,
+    index::{Beside, Left},
     model::{Model, Place, Reservation, Seat, tier_index},
     score,
     slab::{AreaOrd, ClaimOrd, NodeOrd, PodOrd, ShapeOrd},
@@ -138,9 +138,9 @@ pub(super) fn seat_beside(
     let ord = look.shape;
     let Guard {
         beside,
+        lasts,
         refused: for_now,
         moved: first_moved,
-        ..
     } = guard;
     // Those whose pods look at others: they can be moved from afar. One that is kept from its seats without this pod is
     // not moved by it.
@@ -154,6 +154,9 @@ pub(super) fn seat_beside(
     let in_part = matches!(in_part, Some(Level::Numa | Level::Nvlink));
     // The best node is asked whatever is known of it, if it is to be said whom the pod would have moved: of a gang, whose
     // others may find no place for that, and of a pod that finds none.
+    if *lasts && beside.is_new(ord) {
+        foresee(round.model, beside, ord);
+    }
     let mut anew = first_moved.is_none() && is_of_several(round.model, pod);
     let mut asked = anew;
     loop {
@@ -208,6 +211,37 @@ pub(super) fn seat_beside(
             beside.refuse(round.model, ord, node);
         }
     }
+}
+
+/// Refuses at once to a shape of which nothing is known yet all nodes on which it requests more than the reservations leave:
+/// to find them one by one takes the square of their number.
+fn foresee(model: &mut Model, beside: &mut Beside, shape: ShapeOrd) {
+    for node in beside.not_weighed(model) {
+        let mut left = Left::default();
+        for r in beside.spared.iter().filter(|r| r.is_on(node)) {
+            weigh(model, r, node, &beside.others, &mut left);
+        }
+        beside.weigh(model, node, left);
+    }
+    beside.refuse_by_weight(model, shape);
+}
+
+/// What a reservation leaves of the resources that it needs on a node, when it starts.
+fn weigh(model: &mut Model, r: &Reservation, node: NodeOrd, others: &[Arc<Reservation>], left: &mut Left) {
+    if model.nodes.find(node).is_none() {
+        return;
+    }
+    let mut trial = Transaction::default();
+    then_on(model, &mut trial, r, node, others);
+    occupy(model, &mut trial, r, Some(node));
+    let slot = &model.nodes[node];
+    for (pod, _) in r.seats_on(node) {
+        let Some(pod) = model.pods.find(*pod) else { continue };
+        for &(resource, _) in &model.shapes.value(pod.shape).requests {
+            left.at_most(resource, slot.allocatable.of(resource) - slot.used.of(resource));
+        }
+    }
+    trial.rollback(model);
 }
 
 /// True for a pod of a claim of several.
