@@ -86,13 +86,14 @@ fn a_node_is_shown_with_the_terms_of_its_offer_its_guards_and_their_reasons() {
         .iter()
         .skip_while(|row| row.first() != Some(&"GUARD"))
         .skip(2)
-        .take(3)
+        .take(4)
         .collect();
     assert_eq!(
         guards,
         [
             &vec!["cpu", "Suppressing", "2250m", "3"],
             &vec!["io", "Recovering", "62.5 % of its IO", "1"],
+            &vec!["llc", "Suppressing", "30.0 % of the cache", "1"],
             &vec!["memory", "Idle", "everything", "0"]
         ]
     );
@@ -100,6 +101,7 @@ fn a_node_is_shown_with_the_terms_of_its_offer_its_guards_and_their_reasons() {
         .iter()
         .skip_while(|row| row.first() != Some(&"LAST ACTIONS"))
         .skip(2)
+        .take(2)
         .collect();
     assert_eq!(
         actions,
@@ -115,6 +117,51 @@ fn a_node_is_shown_with_the_terms_of_its_offer_its_guards_and_their_reasons() {
                 "raised batch from 600/1000 of its IO to 625/1000 of its IO: prod stalled 10 of 1000"
             ]
         ]
+    );
+}
+
+/// Neither was shown: who looked for where batch had gone found nothing.
+#[test]
+fn a_node_that_evicted_batch_says_whom_and_why_and_that_it_takes_no_more() {
+    let text = text(&["node", "busy"]);
+    assert!(
+        text.contains("It takes no new batch: some was evicted lately. What runs stays.\n"),
+        "{text}"
+    );
+    let evictions: Vec<_> = cells(&text)
+        .into_iter()
+        .skip_while(|row| row.first() != Some(&"LAST EVICTIONS"))
+        .skip(2)
+        .collect();
+    let expected = [
+        [
+            "2026-11-29T11:57:00Z",
+            "bigdata/nightly-3",
+            "bigdata/nightly",
+            "MemoryShort",
+            "Evicted",
+            "40.0 core-minutes of work",
+            "3 percent of memory are available, the policy wants 5",
+        ],
+        [
+            "2026-11-29T11:56:00Z",
+            "bigdata/report-7",
+            "-",
+            "CpuSuppressed",
+            "Refused",
+            "no work",
+            "batch was held at its CPU floor for 60 s",
+        ],
+    ];
+    assert_eq!(evictions, expected, "{text}");
+}
+
+/// It was said to be calm, to stall for 0.0 % and to be selected by no policy, of all of which nothing is known.
+#[test]
+fn of_a_node_that_has_never_reported_nothing_else_is_said() {
+    assert_eq!(
+        text(&["node", "silent"]),
+        "Node silent: its agent has not reported yet\n"
     );
 }
 
@@ -134,10 +181,10 @@ fn nodes_are_shown_a_line_each_in_the_order_of_their_names() {
             "4",
             "3072Mi",
             "1024Mi",
-            "cpu suppressing to 2250m, io recovering to 62.5 % of its IO",
+            "closed to batch, cpu suppressing to 2250m, io recovering to 62.5 % of its IO, llc suppressing to 30.0 % of the cache",
             "2026-11-29T12:00:00Z",
         ],
-        vec!["silent", "-", "-", "-", "-", "-", "-", "-", "-", "-", "calm", "never"],
+        vec!["silent", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "never"],
     ];
     assert_eq!(rows, expected, "{text}");
 }

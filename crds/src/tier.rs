@@ -15,3 +15,15 @@ pub enum Tier {
     /// What prod and mid leave idle right now; taken back at once.
     Batch,
 }
+
+impl Tier {
+    /// The name that people write.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Prod => "prod",
+            Self::Mid => "mid",
+            Self::Batch => "batch",
+        }
+    }
+}

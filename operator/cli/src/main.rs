@@ -1,5 +1,6 @@
 //! `duosuan`: the command line tool, also usable as a kubectl plugin by the name `kubectl-duosuan`.
 
+mod columns;
 mod crds;
 mod explain;
 mod names;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use duosuan_crds::{CapacityClaimStatus, ColocationPolicyStatus, QueueStatus};
-use duosuan_scheduler::{Event, Tier, Time, event};
+use duosuan_scheduler::{Event, Time, event};
 
 use crate::{
     binder::PodName,
@@ -469,14 +469,5 @@ impl Index {
                 .get(claim.or_else(|| self.pod_groups.get(&name).map(|group| &group.uid))?)
         };
         self.unsure.get(uid).or_else(|| self.waiting.get(uid)).or_else(of_claim)
-    }
-}
-
-/// Name of a tier, for labels.
-pub fn tier_name(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Prod => "prod",
-        Tier::Mid => "mid",
-        Tier::Batch => "batch",
     }
 }

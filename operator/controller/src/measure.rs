@@ -14,7 +14,7 @@ use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 
 use crate::{
-    index::{Index, QueueEntry, tier_name},
+    index::{Index, QueueEntry},
     metrics::{Amount, Metrics, QueuePhase, QueueResource, ReasonLabel, State, TierResource},
     status::{USABLE, honoured, usable},
 };
@@ -72,7 +72,7 @@ impl Gauges {
         for tier in cluster.tiers() {
             for resource in MEASURED {
                 let labels = TierResource {
-                    tier: tier_name(tier.tier),
+                    tier: tier.tier.as_str(),
                     resource,
                 };
                 let of = |amounts: &ByResource| whole(resource, amounts.get(resource).copied().unwrap_or_default());
@@ -103,7 +103,7 @@ fn collect(into: &mut BTreeMap<QueueResource, f64>, queue: &str, tier: Tier, amo
         if let Some(amount) = amounts.get(resource) {
             let labels = QueueResource {
                 queue: queue.to_owned(),
-                tier: tier_name(tier),
+                tier: tier.as_str(),
                 resource: resource.to_owned(),
             };
             into.insert(labels, whole(resource, *amount));

@@ -31,6 +31,18 @@ pub enum Tier {
     Batch,
 }
 
+impl Tier {
+    /// The name that people write.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Tier::Prod => "prod",
+            Tier::Mid => "mid",
+            Tier::Batch => "batch",
+        }
+    }
+}
+
 /// One fact. Unknown, duplicate, late and out-of-order events are harmless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

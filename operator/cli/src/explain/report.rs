@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use comfy_table::Table;
 use duosuan_planner::explain::{Case, Explanation, State, Target};
 use duosuan_scheduler::{
     Time, amount_in_words,
@@ -11,12 +10,13 @@ use duosuan_scheduler::{
 };
 use serde::Serialize;
 
-use crate::names::{Names, Subject, rfc3339};
+use crate::{
+    columns,
+    names::{Names, Subject, rfc3339},
+};
 
 /// Classes that are shown; --json has all of them.
 const MOST_CLASSES: usize = 20;
-/// Nothing but a line under the header: the sixth and seventh of comfy-table's nineteen characters.
-const PRESET: &str = "     ──            ";
 
 /// UID of a pod and name of the node that it is about to get.
 pub(crate) type Placed = (String, String);
@@ -179,10 +179,7 @@ impl Report {
 }
 
 fn classes(classes: &[NodeClass]) -> String {
-    let mut table = Table::new();
-    table
-        .load_preset(PRESET)
-        .set_header(["NODES", "SUCH AS", "EACH HAS", "LABELS AND TAINTS", "SAY"]);
+    let mut table = columns::named(["NODES", "SUCH AS", "EACH HAS", "LABELS AND TAINTS", "SAY"]);
     for class in classes.iter().take(MOST_CLASSES) {
         let mut has: Vec<String> = class
             .size
@@ -209,11 +206,7 @@ fn classes(classes: &[NodeClass]) -> String {
             says,
         ]);
     }
-    let mut text = String::new();
-    for line in table.to_string().lines() {
-        text += line.trim_end();
-        text += "\n";
-    }
+    let mut text = columns::lines(&table);
     if classes.len() > MOST_CLASSES {
         let _ = writeln!(
             text,

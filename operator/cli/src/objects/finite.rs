@@ -44,11 +44,7 @@ impl<'de> Visitor<'de> for Any {
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
         let number = Number::from_f64(value).map(Value::Number);
-        number.ok_or_else(|| {
-            E::custom(format!(
-                "{value} is no number that Kubernetes knows; write a finite one"
-            ))
-        })
+        number.ok_or_else(|| E::custom(format!("{value} {NO_NUMBER}")))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {

@@ -2,16 +2,16 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use comfy_table::Table;
 use duosuan_crds::{
     NodeReport, NodeReportStatus, Tier,
-    report::{GuardReport, OfferReport, TierReport},
+    report::{EvictionReport, GuardReport, OfferReport, TierReport},
 };
+use duosuan_scheduler::LostWork;
 use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time};
 use kube::ResourceExt;
 
-/// Nothing but a line under the header: the sixth and seventh of comfy-table's nineteen characters.
-const PRESET: &str = "     ──            ";
+use crate::columns;
+
 /// In the place of what is not known, or does not exist.
 const NOTHING: &str = "-";
 
@@ -37,7 +37,9 @@ pub(super) fn nodes(reports: &[NodeReport]) -> String {
         let of_batch = |amounts: fn(&TierReport) -> &BTreeMap<String, Quantity>, name: &str| {
             batch.map_or(NOTHING.to_owned(), |tier| amount(amounts(tier), name))
         };
-        let busy: Vec<String> = status.guards.iter().filter(|g| g.state != "Idle").map(brief).collect();
+        let closed = status.batch_closed.then(|| "closed to batch".to_owned());
+        let guards = status.guards.iter().filter(|g| g.state != "Idle").map(brief);
+        let busy: Vec<String> = closed.into_iter().chain(guards).collect();
         vec![
             report.name_any(),
             status.policy.clone().unwrap_or_else(|| NOTHING.to_owned()),
@@ -49,10 +51,10 @@ pub(super) fn nodes(reports: &[NodeReport]) -> String {
             of_batch(|t| &t.reclaimable, "cpu"),
             of_batch(|t| &t.usage, "memory"),
             of_batch(|t| &t.reclaimable, "memory"),
-            if busy.is_empty() {
-                "calm".to_owned()
-            } else {
-                busy.join(", ")
+            match (&status.time, busy.as_slice()) {
+                (None, _) => NOTHING.to_owned(),
+                (Some(_), []) => "calm".to_owned(),
+                (Some(_), busy) => busy.join(", "),
             },
             time(status.time.as_ref()),
         ]
@@ -63,6 +65,9 @@ pub(super) fn nodes(reports: &[NodeReport]) -> String {
 /// One node, with the reasons.
 pub(super) fn node(report: &NodeReport) -> String {
     let status = report.status.clone().unwrap_or_default();
+    if status.time.is_none() {
+        return format!("Node {}: its agent has not reported yet\n", report.name_any());
+    }
     let policy = status.policy.as_deref().map_or_else(
         || "no policy selects it".to_owned(),
         |policy| format!("it follows policy {policy}"),
@@ -74,6 +79,9 @@ pub(super) fn node(report: &NodeReport) -> String {
     );
     for condition in status.conditions.iter().filter(|c| c.status != "True") {
         let _ = writeln!(text, "{}: {}", condition.reason, condition.message);
+    }
+    if status.batch_closed {
+        text += "It takes no new batch: some was evicted lately. What runs stays.\n";
     }
     text += "\n";
     text += &usage(&status);
@@ -94,6 +102,10 @@ pub(super) fn node(report: &NodeReport) -> String {
             .iter()
             .map(|a| vec![time(Some(&a.time)), a.guard.clone(), a.action.clone()]);
         text += &table(&["LAST ACTIONS", "GUARD", "WHAT AND WHY"], rows);
+    }
+    if !status.evictions.is_empty() {
+        text += "\n";
+        text += &evictions(&status.evictions);
     }
     text
 }
@@ -119,7 +131,7 @@ fn usage(status: &NodeReportStatus) -> String {
     let mut rows: Vec<Vec<String>> = status
         .tiers
         .iter()
-        .map(|t| row(tier(t.tier), [&t.usage, &t.forecast_peak, &t.bound]))
+        .map(|t| row(t.tier.as_str(), [&t.usage, &t.forecast_peak, &t.bound]))
         .collect();
     rows.push(row("system", [&status.system, &none, &none]));
     rows.push(row("whole node", [&status.usage, &none, &status.capacity]));
@@ -179,13 +191,37 @@ fn guards(guards: &[GuardReport]) -> String {
     table(&["GUARD", "STATE", "ALLOWS BATCH", "CUTS"], rows)
 }
 
+/// As `limitMilli` is described in the API: of some guards it is a part, of the others milli-cores.
 fn limit(guard: &GuardReport) -> String {
+    let part = |milli: i64, of: &str| format!("{}.{} % of {of}", milli / 10, milli % 10);
     match (guard.limit_milli, guard.limit_bytes) {
         (_, Some(bytes)) => format!("{}Mi", bytes >> 20),
-        (Some(milli), None) if guard.name == "io" => format!("{}.{} % of its IO", milli / 10, milli % 10),
+        (Some(milli), None) if guard.name == "io" => part(milli, "its IO"),
+        (Some(milli), None) if guard.name == "llc" => part(milli, "the cache"),
         (Some(milli), None) => format!("{milli}m"),
         (None, None) => "everything".to_owned(),
     }
+}
+
+/// Whom the node evicted, the latest first.
+fn evictions(evictions: &[EvictionReport]) -> String {
+    let header = ["LAST EVICTIONS", "POD", "CLAIM", "CAUSE", "OUTCOME", "LOST", "WHY"];
+    let rows = evictions.iter().rev().map(|e| {
+        let lost = LostWork {
+            milli_card_seconds: e.lost_card_seconds.saturating_mul(1000),
+            milli_core_seconds: e.lost_core_seconds.saturating_mul(1000),
+        };
+        vec![
+            time(Some(&e.time)),
+            e.pod.clone(),
+            e.claim.clone().unwrap_or_else(|| NOTHING.to_owned()),
+            e.cause.clone(),
+            e.outcome.clone(),
+            lost.to_string(),
+            e.message.clone(),
+        ]
+    });
+    table(&header, rows)
 }
 
 /// A guard in a few words.
@@ -193,14 +229,6 @@ fn brief(guard: &GuardReport) -> String {
     match guard.state.as_str() {
         "Off" => format!("{} off", guard.name),
         _ => format!("{} {} to {}", guard.name, guard.state.to_lowercase(), limit(guard)),
-    }
-}
-
-fn tier(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Prod => "prod",
-        Tier::Mid => "mid",
-        Tier::Batch => "batch",
     }
 }
 
@@ -214,13 +242,8 @@ fn time(time: Option<&Time>) -> String {
     })
 }
 
-/// A table without trailing blanks, so that it can be compared and copied.
 fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_preset(PRESET).set_header(header);
-    for row in rows {
-        table.add_row(row);
-    }
-    let lines = table.to_string();
-    lines.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    let mut table = columns::named(header.to_vec());
+    table.add_rows(rows);
+    columns::lines(&table)
 }

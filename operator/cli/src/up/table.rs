@@ -6,12 +6,11 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use duosuan_crds::claim::Phase;
 
 use super::parts::Metrics;
-use super::view::{Amount, Summary, TierView, percent, tier_name};
+use super::view::{Amount, Summary, TierView, percent};
+use crate::columns;
 
 /// Rows of claims and of reasons that are shown; the rest is counted.
 const MOST_ROWS: usize = 12;
-/// Nothing but a line under the header: the sixth and seventh of comfy-table's nineteen characters.
-const PRESET: &str = "     ──            ";
 
 /// What a user can do now.
 pub(crate) fn hints(kubeconfig: &Path, metrics: Metrics) -> String {
@@ -101,11 +100,8 @@ pub(crate) fn fit(text: String, rows: usize) -> String {
 }
 
 fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_preset(PRESET)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(header);
+    let mut table = columns::named(header.to_vec());
+    table.set_content_arrangement(ContentArrangement::Dynamic);
     table
 }
 
@@ -172,7 +168,7 @@ fn claims(summary: &Summary) -> Option<Table> {
         table.add_row([
             Cell::new(format!("{}/{}", claim.namespace, claim.name)),
             Cell::new(&claim.queue),
-            Cell::new(tier_name(claim.tier)),
+            Cell::new(claim.tier.as_str()),
             Cell::new(format!("{:?}", claim.phase)),
             number(format!("{}/{}", claim.placed, claim.desired)),
             Cell::new(if claim.phase == Phase::Pending {

@@ -315,7 +315,7 @@ fn add_pod(summary: &mut Summary, pod: &Pod, claim: Option<&CapacityClaim>) {
     let queue = summary.queues.entry(queue).or_default();
     queue.pods += 1;
     queue.gpu_milli += gpu_milli;
-    queue.requested.entry(tier_name(tier)).or_default().add(requested);
+    queue.requested.entry(tier.as_str()).or_default().add(requested);
 }
 
 /// Thousandths of GPUs that the claim's group gives to each of its pods, if it says so.
@@ -344,15 +344,6 @@ fn claim_view(claim: &CapacityClaim) -> ClaimView {
         placed: status.placed.iter().map(|placed| placed.count).sum(),
         desired: status.placed.iter().map(|placed| placed.desired).sum(),
         reason: status.message.or(status.reason).unwrap_or_default(),
-    }
-}
-
-/// Name of a tier as users write it.
-pub(crate) fn tier_name(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Prod => "prod",
-        Tier::Mid => "mid",
-        Tier::Batch => "batch",
     }
 }
 

@@ -114,7 +114,7 @@ impl fmt::Display for Change {
                 more,
             } => {
                 let more = amount_in_words(resource, *more);
-                write!(f, "{more} more in the {} limit of queue {queue}", word(*tier))
+                write!(f, "{more} more in the {} limit of queue {queue}", tier.as_str())
             }
             Change::LendLimit {
                 queue,
@@ -123,7 +123,7 @@ impl fmt::Display for Change {
                 more,
             } => {
                 let more = amount_in_words(resource, *more);
-                write!(f, "{more} more in the {} lendLimit of queue {queue}", word(*tier))
+                write!(f, "{more} more in the {} lendLimit of queue {queue}", tier.as_str())
             }
             Change::Queue { queue } => write!(f, "a queue of the name {queue}"),
             Change::Namespace { queue, namespace } => {
@@ -154,14 +154,6 @@ impl fmt::Display for Change {
             Change::AnyArea => f.write_str("the required topology as a preferred one"),
             Change::NoGates => f.write_str("no scheduling gates"),
         }
-    }
-}
-
-fn word(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Prod => "prod",
-        Tier::Mid => "mid",
-        Tier::Batch => "batch",
     }
 }
 

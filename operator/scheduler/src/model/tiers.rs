@@ -48,15 +48,7 @@ pub(crate) fn claim_contradicts(groups: &[event::Group], tier: Tier) -> Option<S
 }
 
 fn contradiction(field: &str, who: &str, name: &str, of: Tier, tier: Tier) -> String {
-    let (of, own) = (word(of), word(tier));
+    let (of, own) = (of.as_str(), tier.as_str());
     let instead = resources::instead(name, tier);
     format!("{field}: this is capacity of tier {of}, and the {who} is of tier {own}: write {instead} instead")
-}
-
-fn word(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Prod => "prod",
-        Tier::Mid => "mid",
-        Tier::Batch => "batch",
-    }
 }

@@ -2,17 +2,14 @@
 
 use std::fmt::Write;
 
-use comfy_table::Table;
 use duosuan_crds::RESOURCE_GPU;
-use duosuan_scheduler::{Tier, amount_in_words, query::ByResource};
+use duosuan_scheduler::{amount_in_words, query::ByResource};
 
 use super::Report;
-use crate::names::Subject;
+use crate::{columns, names::Subject};
 
 /// Rows of a kind that are shown; the rest is counted, and --json has all of it.
 const MOST_ROWS: usize = 40;
-/// Nothing but a line under the header: the sixth and seventh of comfy-table's nineteen characters.
-const PRESET: &str = "     ──            ";
 
 /// The result for people.
 pub(super) fn of(report: &Report) -> String {
@@ -51,14 +48,9 @@ pub(super) fn of(report: &Report) -> String {
     waits(&mut text, report);
     let queues = report.queues.iter().flat_map(|queue| {
         queue.tiers.iter().map(|tier| {
-            let name = match tier.tier {
-                Tier::Prod => "prod",
-                Tier::Mid => "mid",
-                Tier::Batch => "batch",
-            };
             [
                 queue.name.clone(),
-                name.to_owned(),
+                tier.tier.as_str().to_owned(),
                 amounts(&tier.used),
                 amounts(&tier.limit),
             ]
@@ -125,8 +117,7 @@ fn amounts(amounts: &ByResource) -> String {
 }
 
 fn table<const N: usize>(text: &mut String, header: [&str; N], rows: impl Iterator<Item = [String; N]>) {
-    let mut table = Table::new();
-    table.load_preset(PRESET).set_header(header);
+    let mut table = columns::named(header);
     let mut count = 0;
     for row in rows {
         count += 1;
@@ -138,10 +129,7 @@ fn table<const N: usize>(text: &mut String, header: [&str; N], rows: impl Iterat
         return;
     }
     *text += "\n";
-    for line in table.to_string().lines() {
-        *text += line.trim_end();
-        *text += "\n";
-    }
+    *text += &columns::lines(&table);
     more(text, count);
 }
 
