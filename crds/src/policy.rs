@@ -76,6 +76,13 @@ impl ColocationPolicySpec {
     }
 }
 
+/// True if a `nodeSelector` is for a node with these labels: it carries all of them. Agent and operator ask the same, so
+/// that both know which policy a node follows: of those that are for it, the first by name.
+#[must_use]
+pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
 /// Load over which a node gets no new pod, of any tier: what the node uses, or what its forecast expects over the next
 /// minutes if that is more. What runs there stays. Below the line by 5 percent of the capacity, the node gets pods again.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

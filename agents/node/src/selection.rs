@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use duosuan_crds::{ColocationPolicySpec, policy::Mode as ApiMode};
+use duosuan_crds::{
+    ColocationPolicySpec,
+    policy::{Mode as ApiMode, selects},
+};
 use duosuan_policy::{
     Guard, Mode, Policy, Resources,
     policy::{Eviction, IoGuard, LatencyGuard, LlcGuard, MemoryGuard},
@@ -56,8 +59,7 @@ pub fn choose(
     labels: &BTreeMap<String, String>,
     capacity: Resources,
 ) -> Choice {
-    let selects = |spec: &ColocationPolicySpec| spec.node_selector.iter().all(|(k, v)| labels.get(k) == Some(v));
-    let Some((name, spec)) = policies.iter().find(|(_, spec)| selects(spec)) else {
+    let Some((name, spec)) = policies.iter().find(|(_, spec)| selects(&spec.node_selector, labels)) else {
         return Choice::None;
     };
     match translate(spec, capacity) {

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use duosuan_crds::{RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY};
-use duosuan_scheduler::{Event, Time, event};
+use duosuan_crds::{RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY, policy::selects};
+use duosuan_scheduler::{
+    Event, Time,
+    event::{self, Gpu, NumaNode},
+};
 
 use crate::{
     translate::{
@@ -49,6 +52,15 @@ impl Entry {
     fn due(&self, now: Time) -> bool {
         self.lent.values().any(|lent| lent.due(now))
     }
+
+    fn closed_by_report(&self) -> bool {
+        self.report.as_ref().is_some_and(|(report, _)| report.closed)
+    }
+}
+
+/// The parts of a node that its report tells of.
+fn parts(report: Option<&Report>) -> (&[Gpu], &[NumaNode]) {
+    report.map_or((&[], &[]), |report| (&report.gpus, &report.numa))
 }
 
 /// Nodes and reports, by name of the node.
@@ -119,9 +131,7 @@ impl Nodes {
     pub fn report(&mut self, name: String, report: Option<Report>, now: Time) -> Option<Event> {
         let entry = self.entries.entry(name.clone()).or_default();
         let before = entry.report.take();
-        let parts = |report: &Report| (report.gpus.clone(), report.numa.clone());
-        let parts_before = before.as_ref().map(|(r, _)| parts(r)).unwrap_or_default();
-        let parts = report.as_ref().map(parts).unwrap_or_default();
+        let same_parts = parts(before.as_ref().map(|(report, _)| report)) == parts(report.as_ref());
         entry.report = report.map(|report| {
             // An agent's clock may be wrong: what counts is when its word changed. Only of the first report its own
             // time is believed, since that may have been lying there for long.
@@ -138,16 +148,14 @@ impl Nodes {
             }
             return None;
         }
-        let (stale, hot, closed) = (entry.stale, entry.hot, entry.closed);
-        let due = entry.due(now);
-        let event = self.event(&name, now);
-        let news = due
-            || parts != parts_before
-            || self
-                .entries
-                .get(&name)
-                .is_some_and(|e| (e.stale, e.hot, e.closed) != (stale, hot, closed));
-        event.filter(|_| news)
+        // Thousands of reports a minute say nothing that is new: the node is not copied for them.
+        let entry = self.entries.get(&name)?;
+        let news = !same_parts
+            || entry.due(now)
+            || entry.closed != entry.closed_by_report()
+            || entry.stale != self.stale(entry, now)
+            || entry.hot != self.hot(entry, now);
+        if news { self.event(&name, now) } else { None }
     }
 
     /// A policy says this of nodes, or it is gone.
@@ -214,9 +222,8 @@ impl Nodes {
 
     /// The policy for a node with these labels: of several, the first by name.
     fn policy_for(&self, labels: &BTreeMap<String, String>) -> Option<&str> {
-        let selects = |rules: &Rules| rules.selector.iter().all(|(key, value)| labels.get(key) == Some(value));
         let mut policies = self.policies.iter();
-        policies.find_map(|(name, rules)| selects(rules).then_some(name.as_str()))
+        policies.find_map(|(name, rules)| selects(&rules.selector, labels).then_some(name.as_str()))
     }
 
     /// Number of nodes.
@@ -277,7 +284,7 @@ impl Nodes {
         );
         let entry = self.entries.get_mut(name)?;
         (entry.stale, entry.hot) = (stale, hot);
-        entry.closed = entry.report.as_ref().is_some_and(|(report, _)| report.closed);
+        entry.closed = entry.closed_by_report();
         let mut node = entry.node.clone()?;
         (node.stale, node.hot) = (stale, hot);
         for (resource, lent) in &mut entry.lent {

@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use duosuan_scheduler::event::{Gpu, NumaNode};
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
