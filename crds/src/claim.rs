@@ -319,8 +319,10 @@ pub struct CapacityClaimStatus {
     /// What the claim has on loan, if anything: capacity that its queue borrows and may have to give back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loan: Option<Loan>,
-    /// Conditions of the claim, by type. `QueueUsable` is there only where it is false, on a claim that runs: its queue was
-    /// deleted, its way to the top is broken, or it no longer admits the namespace.
+    /// Conditions of the claim, by type. `Admitted`: each group has at least its minimum of bound pods. `Honoured` is there
+    /// only where it is false: nothing is done about some fields yet, or an annotation cannot be understood. `QueueUsable` is
+    /// there only where it is false, on a claim that runs: its queue was deleted, its way to the top is broken, or it no
+    /// longer admits the namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -79,6 +79,8 @@ pub struct ClaimEntry {
     pub broken: Option<String>,
     /// Fields that nothing is done about yet.
     pub ignored: Vec<&'static str>,
+    /// An annotation that cannot be understood.
+    pub misread: Option<String>,
 }
 
 /// A queue.
@@ -114,6 +116,15 @@ pub struct Waiting {
     pub message: String,
 }
 
+/// That a claim was evicted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evicted {
+    /// Why, as its status says it.
+    pub note: String,
+    /// How many of its pods that was ordered for and not refused.
+    pub pods: u32,
+}
+
 /// Everything that the edge keeps.
 #[derive(Debug, Default)]
 pub struct Index {
@@ -144,7 +155,7 @@ pub struct Index {
     /// When what waits is expected to start, by UID of the claim or pod.
     pub estimates: HashMap<String, Time>,
     /// Why claims were evicted that are not placed again, by UID.
-    pub evicted: HashMap<String, String>,
+    pub evicted: HashMap<String, Evicted>,
     /// Claims of which something changed that their status says.
     pub changed_claims: BTreeSet<Namespaced>,
     /// Pods of which something changed that their condition says.
@@ -338,6 +349,7 @@ impl Index {
             status,
             broken,
             ignored,
+            misread,
         } = read;
         let name = (claim.namespace.clone(), claim.name.clone());
         let entry = ClaimEntry {
@@ -348,6 +360,7 @@ impl Index {
             says: status,
             broken: broken.map(|e| e.to_string()),
             ignored,
+            misread: misread.map(|e| e.to_string()),
         };
         if let Some(error) = &entry.broken {
             tracing::warn!(
@@ -369,18 +382,34 @@ impl Index {
         self.evicted.remove(uid);
     }
 
-    /// Notes why the claim of a pod was evicted.
+    /// Notes why the claim of a pod is evicted.
     pub fn set_evicted(&mut self, pod: &str, note: String) {
-        let claim = self
-            .pods
-            .get(pod)
-            .and_then(|p| Some((p.namespace.clone(), p.claim.clone()?)));
-        if let Some(name) = claim
-            && let Some(entry) = self.claims.get(&name)
-        {
-            self.evicted.insert(entry.uid.clone(), note);
+        let Some((name, uid)) = self.claim_of(pod) else { return };
+        let pods = self.evicted.get(&uid).map_or(0, |evicted| evicted.pods);
+        let pods = pods.saturating_add(1);
+        self.evicted.insert(uid, Evicted { note, pods });
+        self.changed_claims.insert(name);
+    }
+
+    /// A pod was to be evicted and stays. Its claim was not evicted if all that were to go stay.
+    pub fn set_not_evicted(&mut self, pod: &str) {
+        let Some((name, uid)) = self.claim_of(pod) else { return };
+        let Some(evicted) = self.evicted.get_mut(&uid) else {
+            return;
+        };
+        evicted.pods = evicted.pods.saturating_sub(1);
+        if evicted.pods == 0 {
+            self.evicted.remove(&uid);
             self.changed_claims.insert(name);
         }
+    }
+
+    /// Name and UID of the claim of a pod.
+    fn claim_of(&self, pod: &str) -> Option<(Namespaced, String)> {
+        let pod = self.pods.get(pod)?;
+        let name = (pod.namespace.clone(), pod.claim.clone()?);
+        let uid = self.claims.get(&name)?.uid.clone();
+        Some((name, uid))
     }
 
     /// The names of a pod of this scheduler.

@@ -183,7 +183,7 @@ fn wanted(view: &QueueView, queue: &QueueEntry, now: Timestamp) -> QueueStatus {
         share_milli: u32::try_from(view.share_milli).unwrap_or(u32::MAX),
         // An earlier operator may have said of a field that it does nothing about it.
         conditions: usable(
-            honoured(says.conditions, &[], queue.generation, now),
+            honoured(says.conditions, &[], None, queue.generation, now),
             USABLE,
             view.fault.as_ref().map(|fault| {
                 let words = format!("{fault}; until that is mended, nothing of it or below it is placed");
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_operator_said_of_its_fields_is_taken_back() {
-        let ignored = honoured(vec![], &["spec.quotas[].lendLimit"], 1, Timestamp::UNIX_EPOCH);
+        let ignored = honoured(vec![], &["spec.quotas[].lendLimit"], None, 1, Timestamp::UNIX_EPOCH);
         let said = QueueStatus {
             conditions: ignored,
             ..QueueStatus::default()

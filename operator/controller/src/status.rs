@@ -19,7 +19,8 @@ pub use policy::policy;
 
 /// Condition of a claim: each group has at least its minimum of bound pods.
 pub const ADMITTED: &str = "Admitted";
-/// Condition of a claim, queue or policy, only where it is false: some fields state wishes that nothing is done about yet.
+/// Condition of a claim, queue or policy, only where it is false: some fields state wishes that nothing is done about yet,
+/// or that cannot be understood.
 pub const HONOURED: &str = "Honoured";
 /// Condition of a queue, only where it is false: its way to the top of the tree is broken.
 pub const USABLE: &str = "Usable";
@@ -87,7 +88,7 @@ fn wanted_claim(
         (Phase::Pending, Some(broken), _) => (Some(BROKEN.to_owned()), Some(broken.clone())),
         (Phase::Pending, None, Some(waiting)) => {
             let message = match index.evicted.get(&entry.uid) {
-                Some(note) => format!("{} ({note})", waiting.message),
+                Some(evicted) => format!("{} ({})", waiting.message, evicted.note),
                 None => waiting.message.clone(),
             };
             (Some(waiting.reason.to_owned()), Some(message))
@@ -128,6 +129,7 @@ fn wanted_claim(
             honoured(
                 with_condition(says.conditions, condition),
                 &entry.ignored,
+                entry.misread.as_deref(),
                 entry.generation,
                 now,
             ),
@@ -143,14 +145,18 @@ fn wanted_claim(
     }
 }
 
-/// Conditions with [`HONOURED`] set if there are fields that nothing is done about, and without it if there are none.
+/// Conditions with [`HONOURED`] set if there are fields that nothing is done about, or something that could not be
+/// understood, and without it if there are none.
 pub(crate) fn honoured(
     mut conditions: Vec<Condition>,
     ignored: &[&str],
+    misread: Option<&str>,
     generation: i64,
     now: Timestamp,
 ) -> Vec<Condition> {
-    if ignored.is_empty() {
+    let yet = (!ignored.is_empty()).then(|| format!("nothing is done about {} yet", ignored.join(", ")));
+    let words: Vec<String> = yet.into_iter().chain(misread.map(str::to_owned)).collect();
+    if words.is_empty() {
         conditions.retain(|c| c.type_ != HONOURED);
         return conditions;
     }
@@ -158,7 +164,7 @@ pub(crate) fn honoured(
         type_: HONOURED.to_owned(),
         status: "False".to_owned(),
         reason: "FieldsIgnored".to_owned(),
-        message: format!("nothing is done about {} yet", ignored.join(", ")),
+        message: words.join("; "),
         observed_generation: Some(generation),
         last_transition_time: Time(now),
     };

@@ -328,24 +328,37 @@ impl Volumes {
         }
     }
 
-    /// A pod is bound to a node where all that it asks for comes into being at once; gives the other pods that the core
-    /// shall see anew.
+    /// A pod is bound to a node, with devices and a NUMA node there, where all that it asks for comes into being at once;
+    /// gives the other pods that the core shall see anew.
     ///
     /// # Errors
     ///
     /// If its volumes cannot be used there: why.
-    pub fn bind(&mut self, uid: &str, node: &event::Node) -> Result<Vec<event::Pod>, String> {
+    pub fn bind(
+        &mut self,
+        uid: &str,
+        node: &event::Node,
+        devices: &[u16],
+        numa: Option<u16>,
+    ) -> Result<Vec<event::Pod>, String> {
         let given = match self.stand(uid, node) {
             Stand::Impossible(why) => return Err(why),
             Stand::Wanting(preparations) => preparations,
             Stand::Ready | Stand::Waiting => Vec::new(),
         };
         self.give(&given);
-        let Some(user) = self.pods.get_mut(uid) else {
+        let Some(user) = self.pods.get(uid) else {
             return Ok(Vec::new());
         };
-        user.pod.node = Some(node.name.clone());
-        let claims = user.claims.clone();
+        let (claims, mut pod) = (user.claims.clone(), user.pod.clone());
+        pod.node = Some(node.name.clone());
+        pod.devices = devices.to_vec();
+        pod.numa = numa;
+        // Whoever binds it tells the core of it.
+        let told = self.seen(&pod, &claims);
+        if let Some(user) = self.pods.get_mut(uid) {
+            (user.pod, user.told) = (pod, told);
+        }
         let mut uids = self.users_of(&claims);
         if !given.is_empty() {
             // What was free for several is so no more.

@@ -135,7 +135,10 @@ impl Budgets {
         match over.as_slice() {
             [] => Ok(()),
             [(budget, (keeps, available))] => {
-                if unready.is_some() && (budget.unready_may_go || available >= keeps) || available > keeps {
+                // As the API server decides: of a budget that nothing has to stay for, one that is not ready goes as if
+                // it were ready.
+                let harmless = budget.unready_may_go || (*keeps > 0 && available >= keeps);
+                if unready.is_some() && harmless || available > keeps {
                     return Ok(());
                 }
                 Err(format!(
@@ -257,6 +260,11 @@ mod tests {
             pods.each_ref().map(|pod| budgets.may_evict(pod).is_ok())
         };
         assert_eq!(may(0, false), [true, true, true]);
+        let alone = over(vec![budget(Keeps::Healthy(0))], &unready, &pods[1..2]);
+        assert!(
+            alone.may_evict(&pods[1]).is_err(),
+            "the API server allows none where none is healthy"
+        );
         assert_eq!(may(1, false), [false, true, true]);
         assert_eq!(may(2, false), [false, false, true]);
         assert_eq!(may(2, true), [false, true, true]);

@@ -66,12 +66,12 @@ pub struct Restless {
 
 /// What stands between the core and its cluster, and knows more than the core.
 pub trait Edge {
-    /// A pod, by UID, is to be bound to a node: what the core has to be told of others if it is.
+    /// A pod is to be bound: what the core has to be told of others if it is.
     ///
     /// # Errors
     ///
     /// If it cannot be: why.
-    fn bind(&mut self, pod: &str, node: &str) -> Result<Vec<Event>, String>;
+    fn bind(&mut self, bound: &Bound) -> Result<Vec<Event>, String>;
 
     /// A pod, by UID, has ended or is gone: what the core has to be told of others.
     fn left(&mut self, pod: &str) -> Vec<Event>;
@@ -82,7 +82,7 @@ pub trait Edge {
 pub struct NoEdge;
 
 impl Edge for NoEdge {
-    fn bind(&mut self, _: &str, _: &str) -> Result<Vec<Event>, String> {
+    fn bind(&mut self, _: &Bound) -> Result<Vec<Event>, String> {
         Ok(Vec::new())
     }
 
@@ -255,7 +255,16 @@ impl<E: Edge> Simulation<E> {
                 devices,
                 numa,
                 ..
-            } => return self.bind(pod, node, devices, numa),
+            } => {
+                let at = self.now;
+                return self.bind(Bound {
+                    pod,
+                    node,
+                    devices,
+                    numa,
+                    at,
+                });
+            }
             Decision::Evict { pod, cause, lost, .. } => return self.evict(pod, cause, lost),
             Decision::Reserve { claim, start } => match start {
                 Some(start) => drop(self.estimates.insert(claim, start)),
@@ -268,37 +277,30 @@ impl<E: Edge> Simulation<E> {
         false
     }
 
-    fn bind(&mut self, pod: String, node: String, devices: Vec<u16>, numa: Option<u16>) -> bool {
-        let Some(known) = self.facts.pods.get(&pod) else {
+    fn bind(&mut self, bound: Bound) -> bool {
+        let Some(known) = self.facts.pods.get(&bound.pod) else {
             return false;
         };
         let mut fact = known.clone();
-        let others = match self.edge.bind(&pod, &node) {
+        let others = match self.edge.bind(&bound) {
             Ok(others) => others,
             Err(message) => {
                 self.tell(Event::BindFailed {
-                    pod,
-                    node,
+                    pod: bound.pod,
+                    node: bound.node,
                     message,
                     lasting: false,
                 });
                 return false;
             }
         };
-        fact.node = Some(node.clone());
-        fact.devices.clone_from(&devices);
-        fact.numa = numa;
+        fact.node = Some(bound.node.clone());
+        fact.devices.clone_from(&bound.devices);
+        fact.numa = bound.numa;
         self.tell(Event::Pod(Box::new(fact)));
         others.into_iter().for_each(|event| self.tell(event));
-        self.expect_end(pod.clone());
-        let at = self.now;
-        self.bound.push(Bound {
-            pod,
-            node,
-            devices,
-            numa,
-            at,
-        });
+        self.expect_end(bound.pod.clone());
+        self.bound.push(bound);
         true
     }
 

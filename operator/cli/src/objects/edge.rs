@@ -1,7 +1,7 @@
 //! The operator's edge in a simulation: what volumes have to say of a binding.
 
 use duosuan_controller::index::Index;
-use duosuan_planner::simulation::Edge;
+use duosuan_planner::simulation::{Bound, Edge};
 use duosuan_scheduler::{Event, event::Pod};
 
 /// The index that the operator has before its core. Volumes come into being as soon as they are asked for.
@@ -9,9 +9,16 @@ use duosuan_scheduler::{Event, event::Pod};
 pub(crate) struct Volumes(pub(super) Index);
 
 impl Edge for Volumes {
-    fn bind(&mut self, pod: &str, node: &str) -> Result<Vec<Event>, String> {
+    fn bind(&mut self, bound: &Bound) -> Result<Vec<Event>, String> {
+        let Bound {
+            pod,
+            node,
+            devices,
+            numa,
+            ..
+        } = bound;
         match self.0.nodes.get(node) {
-            Some(node) => self.0.volumes.bind(pod, node).map(events),
+            Some(node) => self.0.volumes.bind(pod, node, devices, *numa).map(events),
             None => Err(format!("node {node} is gone")),
         }
     }

@@ -176,6 +176,9 @@ impl Session {
                 Order::Evict { pod, cause, .. },
                 Outcome::Failed(message) | Outcome::Refused(message) | Outcome::Unknown(message),
             ) => {
+                if !matches!(cause, EvictCause::Shrunk { .. }) {
+                    self.index.set_not_evicted(&pod.uid);
+                }
                 self.tell_not_evicted(&pod, &cause, &message);
                 self.apply(Event::EvictFailed { pod: pod.uid, message });
             }

@@ -178,6 +178,7 @@ fn a_claim(name: &str, count: u32) -> Fact {
 }
 
 fn gang() -> Vec<Fact> {
+        misread: None,
     let mut facts = vec![node("n", 3), a_claim("c", 3)];
     facts.extend(["a", "b", "c"].map(|name| a_pod(name, Some("c"), None)));
     facts

@@ -60,7 +60,7 @@ pub fn policy(index: &Index, name: &str, now: Timestamp) -> Option<ColocationPol
     }
     let wanted = ColocationPolicyStatus {
         nodes: u32::try_from(followers.len()).unwrap_or(u32::MAX),
-        conditions: honoured(conditions, &entry.ignored, entry.generation, now),
+        conditions: honoured(conditions, &entry.ignored, None, entry.generation, now),
     };
     (entry.says.as_ref() != Some(&wanted)).then_some(wanted)
 }

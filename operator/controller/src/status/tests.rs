@@ -14,6 +14,7 @@ struct World {
     index: Index,
     cluster: Cluster,
     ignored: Vec<&'static str>,
+    misread: Option<FieldError>,
     queue: &'static str,
 }
 
@@ -47,6 +48,7 @@ impl World {
             status: Some(status),
             broken,
             ignored: self.ignored.clone(),
+            misread: self.misread.clone(),
         })));
     }
 
@@ -164,10 +166,47 @@ fn a_claim_says_which_of_its_wishes_nothing_is_done_about_until_they_are_gone() 
     );
     world.claim(status.clone(), None);
     assert_eq!(world.wanted(2), None, "told once, with its first time");
+    // It was said that nothing is done about it yet, as if waiting would help.
+    world.misread = Some(FieldError {
+        field: "metadata.annotations[a]".into(),
+        problem: "\"soon\" is no time".into(),
+    });
+    world.claim(status.clone(), None);
+    let conditions = world.wanted(3).unwrap().conditions;
+    let told = conditions.iter().find(|c| c.type_ == HONOURED).unwrap();
+    assert_eq!(
+        told.message,
+        "nothing is done about spec.deadline, spec.topology yet; metadata.annotations[a]: \"soon\" is no time"
+    );
+    world.misread = None;
     world.ignored.clear();
     world.claim(status, None);
     let conditions = world.wanted(3).unwrap().conditions;
     assert!(conditions.iter().all(|c| c.type_ != HONOURED), "{conditions:?}");
+}
+
+/// A claim whose evictions were all refused went on saying that it was evicted.
+#[test]
+fn a_claim_says_that_it_was_evicted_as_long_as_not_all_of_it_stays() {
+    let mut world = World::default();
+    world.claim(CapacityClaimStatus::default(), None);
+    world.pod("a", None, false);
+    world.pod("b", None, false);
+    let waiting = Waiting {
+        reason: "NoNodeFits",
+        message: "why".into(),
+    };
+    world.index.set_waiting("c", Some(waiting));
+    for pod in ["a", "b"] {
+        world.index.set_evicted(pod, "evicted for another; no work lost".into());
+    }
+    let says = |world: &World| world.wanted(1).unwrap().message.unwrap();
+    world.index.set_not_evicted("a");
+    assert_eq!(says(&world), "why (evicted for another; no work lost)");
+    world.index.changed_claims.clear();
+    world.index.set_not_evicted("b");
+    assert_eq!(says(&world), "why");
+    assert_eq!(world.index.changed_claims.len(), 1, "it is written anew");
 }
 
 #[test]

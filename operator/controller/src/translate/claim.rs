@@ -20,6 +20,8 @@ pub struct Claim {
     pub broken: Option<FieldError>,
     /// Fields that wish for something that is not looked at yet; the claim runs without it, and says so.
     pub ignored: Vec<&'static str>,
+    /// An annotation that cannot be understood; the claim runs as without it, and says so.
+    pub misread: Option<FieldError>,
 }
 
 /// Reads a claim.
@@ -38,10 +40,8 @@ pub fn read(object: Object<lean::Claim>) -> Claim {
         claim.groups.clear();
     }
     let none = lean::Texts::new();
-    match last_checkpoint(meta.annotations.as_ref().unwrap_or(&none)) {
-        Ok(at) => claim.interruption.last_checkpoint = at,
-        Err(_) => ignored.push("metadata.annotations[duosuan.io/last-checkpoint], which is no time,"),
-    }
+    let checkpoint = last_checkpoint(meta.annotations.as_ref().unwrap_or(&none));
+    claim.interruption.last_checkpoint = checkpoint.as_ref().copied().unwrap_or_default();
     claim.refused = broken.as_ref().map(ToString::to_string);
     Claim {
         claim,
@@ -49,6 +49,7 @@ pub fn read(object: Object<lean::Claim>) -> Claim {
         status: status(object.status),
         broken,
         ignored,
+        misread: checkpoint.err(),
     }
 }
 
@@ -63,7 +64,8 @@ fn status(status: Unread) -> Option<CapacityClaimStatus> {
 /// Reads the specification.
 fn spec(spec: Unread, into: &mut event::Claim, ignored: &mut Vec<&'static str>) -> Result<(), FieldError> {
     let spec: CapacityClaimSpec = spec.read().map_err(|e| FieldError::new("spec", e))?;
-    *ignored = not_looked_at(&spec);
+    // Nothing is done about it yet.
+    ignored.extend(spec.deadline.as_ref().map(|_| "spec.deadline"));
     into.queue = spec.queue;
     into.tier = tier(spec.tier);
     into.priority = spec.priority;
@@ -98,15 +100,6 @@ fn spec(spec: Unread, into: &mut event::Claim, ignored: &mut Vec<&'static str>) 
         .map(|(i, g)| group(g, &format!("spec.groups[{i}]")))
         .collect::<Result<_, _>>()?;
     Ok(())
-}
-
-/// Wishes that nothing is done about yet.
-fn not_looked_at(spec: &CapacityClaimSpec) -> Vec<&'static str> {
-    let fields = [("spec.deadline", spec.deadline.is_some())];
-    fields
-        .into_iter()
-        .filter_map(|(field, given)| given.then_some(field))
-        .collect()
 }
 
 /// The area that a domain is to the scheduler.
@@ -254,14 +247,19 @@ mod tests {
 
     #[test]
     fn the_last_checkpoint_is_told_by_an_annotation() {
-        for (text, at, ignored) in [("1970-01-01T00:01:00Z", Some(60_000), 0), ("soon", None, 1)] {
+        let field = "metadata.annotations[duosuan.io/last-checkpoint]";
+        for (text, at, misread) in [
+            ("1970-01-01T00:01:00Z", Some(60_000), None),
+            ("soon", None, Some(field)),
+        ] {
             let object = json!({
                 "metadata": {"name": "c", "uid": "u", "annotations": {"duosuan.io/last-checkpoint": text}},
                 "spec": {"groups": [{"name": "a", "count": 1}]},
             });
             let read = read(serde_json::from_value(object).unwrap());
             assert_eq!(read.claim.interruption.last_checkpoint, at.map(duosuan_scheduler::Time));
-            assert_eq!((read.broken, read.ignored.len()), (None, ignored));
+            assert_eq!((read.broken, read.ignored), (None, vec![]));
+            assert_eq!(read.misread.as_ref().map(|error| error.field.as_str()), misread);
         }
     }
 

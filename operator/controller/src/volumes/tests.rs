@@ -354,6 +354,30 @@ fn a_volume_that_lies_ready_is_given_to_one_claim_and_the_smallest_that_suits() 
     );
 }
 
+/// What changed of its volumes later was told as if it had neither devices nor a NUMA node, and both seemed free.
+#[test]
+fn a_pod_that_was_bound_keeps_its_devices_whatever_its_volumes_become() {
+    let mut volumes = Volumes::default();
+    volumes.volume("v".into(), Some(volume("v", "", "a", 10)));
+    volumes.claim(named("c"), Some(claim("c", "", Some("v"))));
+    volumes.pod(pod("p"), &names(&["c"]));
+    assert_eq!(volumes.bind("p", &node("n", "a"), &[1, 3], Some(1)), Ok(vec![]));
+    let said_again = volumes.claim(named("c"), Some(claim("c", "", Some("v"))));
+    assert_eq!(said_again, [], "nothing changed");
+    let limited = Attachable {
+        node: "n".into(),
+        most: [("disk".to_owned(), 2)].into(),
+    };
+    let (anew, _) = volumes.attachable("n", Some(limited));
+    let [seen] = anew.as_slice() else {
+        unreachable!("{anew:?}")
+    };
+    assert_eq!(
+        (seen.node.as_deref(), seen.devices.as_slice(), seen.numa),
+        (Some("n"), [1, 3].as_slice(), Some(1))
+    );
+}
+
 #[test]
 fn two_claims_of_a_pod_do_not_get_the_same_volume() {
     let mut volumes = Volumes::default();

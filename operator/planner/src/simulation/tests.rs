@@ -171,11 +171,11 @@ fn a_budget_keeps_a_victim_until_there_is_another_pod() {
 struct OneAtATime(Option<String>);
 
 impl Edge for OneAtATime {
-    fn bind(&mut self, pod: &str, _: &str) -> Result<Vec<Event>, String> {
+    fn bind(&mut self, bound: &Bound) -> Result<Vec<Event>, String> {
         match &self.0 {
             Some(other) => Err(format!("{other} is bound")),
             None => {
-                self.0 = Some(pod.to_owned());
+                self.0 = Some(bound.pod.clone());
                 Ok(Vec::new())
             }
         }
