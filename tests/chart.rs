@@ -108,6 +108,7 @@ fn values_that_the_chart_does_not_know_are_refused() {
         ("operator.replicas=0", "replicas"),
         ("agent.ports.metrics=80", "metrics"),
         ("agent.stateDir=var", "stateDir"),
+        ("operator.holdAfter=soon", "holdAfter"),
         ("monitoring.podMonitors.interval=often", "interval"),
     ] {
         let output = helm(&["template", "duosuan", "charts/duosuan", "--set", value]);

@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 
 use duosuan_planner::record::{Cycle, Entry, Header, Writer};
 use duosuan_scheduler::{
-    Budget, Cluster, Event, Policy, Time, cycle,
+    Budget, Cluster, Event, Settings, Time, cycle,
     event::{Node, Pod},
 };
 
@@ -35,7 +35,7 @@ fn record(last: impl IntoIterator<Item = Entry>) -> Vec<u8> {
     let decisions = cycle(&mut cluster, now, budget);
     let start = Entry::Start {
         now: Time(6),
-        policy: Policy::default(),
+        settings: Settings::default(),
     };
     let cycle = Entry::Cycle(Cycle::new(now, budget, decisions, true));
     let mut writer = Writer::new(Vec::new(), &Header::new("duosuan")).unwrap();
@@ -160,7 +160,7 @@ fn story() -> Vec<u8> {
     let mut writer = Writer::new(Vec::new(), &Header::new("duosuan")).unwrap();
     let start = Entry::Start {
         now: Time(0),
-        policy: Policy::default(),
+        settings: Settings::default(),
     };
     writer.push(&start).unwrap();
     for (number, events) in steps.into_iter().enumerate() {

@@ -4,7 +4,7 @@
 use std::ops::Deref;
 
 use duosuan_planner::record::Entry;
-use duosuan_scheduler::{Budget, Cluster, Decision, Event, Policy, Time, cycle};
+use duosuan_scheduler::{Budget, Cluster, Decision, Event, Settings, Time, cycle};
 
 use crate::{clock::Clock, record::Recorder};
 
@@ -17,15 +17,14 @@ pub struct Core {
 }
 
 impl Core {
-    /// An empty core, which is recorded from now on.
-    pub fn new(record: Recorder, clock: Clock) -> Self {
-        let policy = Policy::default();
+    /// An empty core that decides in this way, and is recorded from now on.
+    pub fn new(record: Recorder, clock: Clock, settings: Settings) -> Self {
         if record.is_on() {
             let now = clock.now();
-            record.entry(Entry::Start { now, policy });
+            record.entry(Entry::Start { now, settings });
         }
         Self {
-            cluster: Cluster::with_policy(policy),
+            cluster: Cluster::with(settings),
             record,
             clock,
         }

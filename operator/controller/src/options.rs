@@ -1,9 +1,10 @@
 //! What the operator is told.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use duosuan_crds::{LABEL_BLOCK, LABEL_NVLINK, LABEL_RACK, LABEL_ZONE, SCHEDULER_NAME};
+use duosuan_scheduler::Settings;
 
 use crate::{record::Recording, translate::node::LocationLabels};
 
@@ -31,6 +32,8 @@ pub struct Options {
     pub leader_election: bool,
     /// Where all that enters the core, and what it decides, is recorded.
     pub record: Option<Recording>,
+    /// How the core decides.
+    pub settings: Settings,
 }
 
 impl Default for Options {
@@ -45,6 +48,7 @@ impl Default for Options {
             lease_namespace: NAMESPACE.to_owned(),
             leader_election: true,
             record: None,
+            settings: Settings::default(),
         }
     }
 }
@@ -84,6 +88,11 @@ pub struct Arguments {
     /// Write without holding the lease; only for a single operator
     #[arg(long)]
     pub no_leader_election: bool,
+    /// How long the first claim of a queue waits, where nobody knows when those who run end, before seats are held for it, or
+    /// never. Sooner, a gang waits less under a stream of small pods, and more stands idle until its last seat is free; what
+    /// states an expected duration that ends in time is let past it in any case
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    pub hold_after: HoldAfter,
     /// Record all that enters the scheduler, and a digest of its decisions, in FILE, for `duosuan replay FILE`.
     /// A record that is there already is kept as FILE.1
     #[arg(long, value_name = "FILE")]
@@ -97,6 +106,22 @@ pub struct Arguments {
     /// What is logged, such as info, debug or duosuan_controller=debug,kube=warn
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "DUOSUAN_LOG")]
     pub log_level: String,
+}
+
+/// After how long seats are held for what waits; `None`: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldAfter(pub Option<Duration>);
+
+impl FromStr for HoldAfter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "never" {
+            return Ok(Self(None));
+        }
+        let duration = duosuan_crds::Duration(text.to_owned()).parse();
+        duration.map(|d| Self(Some(d))).map_err(|e| format!("{e}, or never"))
+    }
 }
 
 /// Format of the log.
@@ -128,6 +153,36 @@ impl From<Arguments> for Options {
                 file,
                 decisions: arguments.record_decisions,
             }),
+            settings: Settings {
+                hold_after: arguments
+                    .hold_after
+                    .0
+                    .map(|after| i64::try_from(after.as_millis()).unwrap_or(i64::MAX)),
+                ..Settings::default()
+            },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn how_long_it_is_waited_before_seats_are_held_is_a_duration_or_never() {
+        let hold_after = |arguments: &[&str]| {
+            let arguments = Arguments::try_parse_from([&["duosuan-operator"], arguments].concat());
+            arguments.map(|arguments| Options::from(arguments).settings.hold_after)
+        };
+        assert_eq!(hold_after(&[]).unwrap(), Settings::default().hold_after);
+        assert_eq!(hold_after(&["--hold-after", "1h30m"]).unwrap(), Some(5_400_000));
+        assert_eq!(hold_after(&["--hold-after", "never"]).unwrap(), None);
+        // At once, or never: who writes it says which.
+        let error = hold_after(&["--hold-after", "0s"]).unwrap_err().to_string();
+        assert!(
+            error.contains("\"0s\" is zero") && error.contains("or never"),
+            "{error}"
+        );
     }
 }

@@ -175,7 +175,7 @@ mod tests {
 
     use duosuan_planner::record::{Reader, Replay, Tail};
     use duosuan_scheduler::{
-        Event,
+        Event, Settings,
         event::{Node, Pod},
     };
 
@@ -220,7 +220,11 @@ mod tests {
         };
         fs::write(&recording.file, "the last one").unwrap();
         let recorder = Recorder::create(&recording, "duosuan").unwrap();
-        let mut core = Core::new(recorder.clone(), Clock::default());
+        let settings = Settings {
+            hold_after: None,
+            ..Settings::default()
+        };
+        let mut core = Core::new(recorder.clone(), Clock::default(), settings);
         core.apply(node("a"));
         core.apply(pod("p"));
         let first = core.cycle(Time(5), Budget::default());
@@ -231,7 +235,11 @@ mod tests {
         recorder.finish();
 
         let all = entries(&fs::read(&recording.file).unwrap());
-        assert!(matches!(all[0], Entry::Start { .. }), "{:?}", all[0]);
+        assert!(
+            matches!(all[0], Entry::Start { settings: recorded, .. } if recorded == settings),
+            "{:?}",
+            all[0]
+        );
         assert_eq!(all[1], Entry::Event(node("a")));
         assert_eq!(
             all.last(),

@@ -72,7 +72,7 @@ pub async fn run_with(options: Options, metrics: Metrics, end: CancellationToken
     let _resign = resign.clone().drop_guard();
 
     while !end.is_cancelled() {
-        let core = Core::new(record.clone(), Clock::default());
+        let core = Core::new(record.clone(), Clock::default(), options.settings);
         let ended = session(&options, &client, &metrics, &ready, leading.clone(), core, &end).await;
         metrics.leader.set(0);
         match ended {

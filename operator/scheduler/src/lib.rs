@@ -28,6 +28,7 @@ mod reason;
 mod rehearsal;
 mod score;
 mod selector;
+mod settings;
 mod slab;
 mod steps;
 mod transaction;
@@ -49,6 +50,7 @@ pub use lost::LostWork;
 pub use reason::amount as amount_in_words;
 pub use score::Policy;
 pub use selector::{labels_match, matches_node};
+pub use settings::Settings;
 pub use steps::cycle;
 
 /// Version of this core, as records name the one that decided.
@@ -77,10 +79,22 @@ impl Cluster {
     /// An empty cluster with another placement policy than the one that production uses.
     #[must_use]
     pub fn with_policy(policy: Policy) -> Self {
-        Cluster {
+        Cluster::with(Settings {
+            policy,
+            ..Settings::default()
+        })
+    }
+
+    /// An empty cluster that is scheduled in this way.
+    #[must_use]
+    pub fn with(settings: Settings) -> Self {
+        let Settings { policy, hold_after } = settings;
+        let mut cluster = Cluster {
             policy,
             ..Default::default()
-        }
+        };
+        cluster.model.hold_after = hold_after;
+        cluster
     }
 
     /// Tells [`Policy::Fgd`] what pods to expect. It is told once, before anything is placed; the other policies do not

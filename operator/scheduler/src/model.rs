@@ -55,6 +55,7 @@ use crate::{
     intern::{Counted, Fresh, Names},
     mix::Mix,
     slab::{AreaOrd, ClaimOrd, ModelOrd, NodeOrd, PodOrd, QueueOrd, ShapeOrd, Slab, TaintOrd, TemplateOrd},
+    settings::HOLD_AFTER,
 };
 
 /// Everything that is known.
@@ -119,6 +120,8 @@ pub(crate) struct Model {
     pub(crate) told_starts: BTreeMap<ClaimOrd, Time>,
     /// Clock of the change log and `freed` up to which the reservations are known to hold.
     pub(crate) reserved_at: Option<reservation::Held>,
+    /// Milliseconds that a claim waits before seats are held for it, if they ever are.
+    pub(crate) hold_after: Option<i64>,
     /// Cycles one after the other in which the search for a start was cut short.
     pub(crate) cut_short: u32,
     /// Pods that hold a seat and are on their way out: evicted by us, or being deleted.
@@ -209,6 +212,7 @@ impl Default for Model {
             reserved_at: None,
             cut_short: 0,
             going: BTreeSet::new(),
+            hold_after: Some(HOLD_AFTER),
             held_back: BTreeSet::new(),
             dead_shapes: Vec::new(),
             retry_at: None,
@@ -336,6 +340,7 @@ impl PartialEq for Model {
             && self.cut_short == other.cut_short
             && self.going == other.going
             && self.held_back == other.held_back
+            && self.hold_after == other.hold_after
             && self.retry_at == other.retry_at
             && self.freed == other.freed
             && self.now == other.now

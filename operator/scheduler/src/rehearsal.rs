@@ -113,9 +113,9 @@ mod tests {
     #[test]
     fn what_waits_for_an_event_waits_for_no_time_but_the_end_of_its_patience() {
         let mut cluster = full();
-        assert_eq!(cluster.next_time(), Some(Time(crate::steps::PATIENCE)));
+        assert_eq!(cluster.next_time(), Some(Time(crate::settings::HOLD_AFTER)));
         cluster.apply(Event::PodGone("waits".into()));
-        cycle(&mut cluster, Time(crate::steps::PATIENCE), Budget::default());
+        cycle(&mut cluster, Time(crate::settings::HOLD_AFTER), Budget::default());
         assert_eq!(cluster.next_time(), None);
     }
 

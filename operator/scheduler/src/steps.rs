@@ -21,8 +21,6 @@ mod s7_explain;
 mod s7_topology;
 mod victims;
 
-#[cfg(test)]
-pub(crate) use s4_hold::PATIENCE;
 pub(crate) use s5_reclaim::GRACE;
 
 use std::{collections::BTreeSet, sync::Arc};

@@ -58,7 +58,11 @@ impl Stage {
         let session = tokio::spawn(
             Session::new(
                 links,
-                Core::new(crate::record::Recorder::default(), Clock::of_the_runtime()),
+                Core::new(
+                    crate::record::Recorder::default(),
+                    Clock::of_the_runtime(),
+                    duosuan_scheduler::Settings::default(),
+                ),
             )
             .run(end.clone()),
         );
@@ -174,11 +178,11 @@ fn a_claim(name: &str, count: u32) -> Fact {
         status: Some(duosuan_crds::CapacityClaimStatus::default()),
         broken: None,
         ignored: vec![],
+        misread: None,
     }))
 }
 
 fn gang() -> Vec<Fact> {
-        misread: None,
     let mut facts = vec![node("n", 3), a_claim("c", 3)];
     facts.extend(["a", "b", "c"].map(|name| a_pod(name, Some("c"), None)));
     facts

@@ -10,7 +10,7 @@ mod reader;
 mod replay;
 mod writer;
 
-use duosuan_scheduler::{Budget, Decision, Event, Policy, Time};
+use duosuan_scheduler::{Budget, Decision, Event, Settings, Time};
 use serde::{Deserialize, Serialize};
 
 pub use reader::{Place, Reader, Tail};
@@ -52,8 +52,9 @@ pub enum Entry {
     Start {
         /// When.
         now: Time,
-        /// How its core values places.
-        policy: Policy,
+        /// How its core decides.
+        #[serde(flatten)]
+        settings: Settings,
     },
     /// The core was told something.
     Event(Event),

@@ -71,8 +71,8 @@ impl Replay {
     /// at it.
     pub fn take(&mut self, entry: Entry) -> Result<Vec<Decision>, Difference> {
         match entry {
-            Entry::Start { policy, now } => {
-                self.cluster = Cluster::with_policy(policy);
+            Entry::Start { settings, now } => {
+                self.cluster = Cluster::with(settings);
                 self.facts = self.facts.take().map(|_| Facts::default());
                 self.estimates.clear();
                 self.now = now;

@@ -88,7 +88,7 @@ fn record(steps: &[Step], whole: bool) -> (Vec<u8>, Vec<Decision>) {
     let (mut cluster, mut now, mut all) = (Cluster::default(), Time(0), Vec::new());
     let start = Entry::Start {
         now,
-        policy: Policy::default(),
+        settings: Settings::default(),
     };
     writer.push(&start).unwrap();
     for step in steps {
@@ -125,6 +125,29 @@ fn replay(file: &[u8]) -> Result<(Vec<Decision>, Tail), Error> {
         all.extend(replay.take(entry).unwrap_or_else(|difference| panic!("{difference}")));
     }
     Ok((all, reader.tail().unwrap()))
+}
+
+/// Records of before there were settings other than the policy replay as they were decided.
+#[test]
+fn a_start_without_settings_has_those_of_then() {
+    let start = |text: &str| match serde_json::from_str(text).unwrap() {
+        Entry::Start { settings, .. } => settings,
+        other => panic!("{other:?}"),
+    };
+    let old = start(r#"{"start":{"now":7,"policy":"standard"}}"#);
+    assert_eq!(old, Settings::default());
+    assert_eq!(old.hold_after, Some(600_000));
+    let never = Settings {
+        hold_after: None,
+        ..old
+    };
+    let entry = Entry::Start {
+        now: Time(7),
+        settings: never,
+    };
+    let text = serde_json::to_string(&entry).unwrap();
+    assert_eq!(text, r#"{"start":{"now":7,"policy":"standard","holdAfter":null}}"#);
+    assert_eq!(start(&text), never);
 }
 
 proptest! {

@@ -1,9 +1,10 @@
 //! Step 4, holds: what protects the first that waits from those of whom nobody knows when they end.
 //!
 //! Without known ends there is no start to promise, and a stream of small pods that state no expected duration could keep
-//! a gang waiting for ever. So the first claim of a queue that has waited for longer than [`PATIENCE`], and for which no
-//! start is found, gets a hold: seats that are its own when those who sit there have left. Nobody has to go for it; but
-//! until it starts, nobody gets a seat that would be in its way who is not sure to be gone by the end of the hold's term.
+//! a gang waiting for ever. So the first claim of a queue that has waited for as long as
+//! [`Settings::hold_after`](crate::Settings::hold_after) says, and for which no start is found, gets a hold: seats that are
+//! its own when those who sit there have left. Nobody has to go for it; but until it starts, nobody gets a seat that would be
+//! in its way who is not sure to be gone by the end of the hold's term.
 //!
 //! - Those are expected to leave who came last, and only as many as it needs: who has stayed for long mostly stays.
 //! - If some of them are still there when the term ends, the hold is looked for anew, for twice the term. However long
@@ -25,18 +26,18 @@ use crate::{
     transaction::Transaction,
 };
 
-/// Milliseconds that a claim waits before others make room for it of whom nobody knows when they end, and the first term
-/// of a hold: 10 minutes. Most of what is short is over by then, so that a hold is seldom needed.
-pub(crate) const PATIENCE: i64 = 10 * 60_000;
+/// Milliseconds of the first term of a hold: 10 minutes, in which most of what is short ends.
+pub(super) const TERM: i64 = 10 * 60_000;
 
 /// The longest term: a week. All terms together are two.
-const LONGEST: i64 = PATIENCE << 10;
+const LONGEST: i64 = TERM << 10;
 
-/// When a claim has waited for long enough. Its pods are made anew when it is evicted: then it waits anew.
-pub(super) fn patience_ends(model: &Model, claim: ClaimOrd, pods: &[PodOrd]) -> Time {
+/// When a claim has waited for long enough, if it ever has. Its pods are made anew when it is evicted: then it waits anew.
+pub(super) fn patience_ends(model: &Model, claim: ClaimOrd, pods: &[PodOrd]) -> Option<Time> {
+    let patience = model.hold_after?;
     let created = pods.iter().map(|pod| model.pods[*pod].created);
     let since = created.max().unwrap_or_default().max(model.claims[claim].created);
-    Time(since.0.saturating_add(PATIENCE))
+    Some(Time(since.0.saturating_add(patience)))
 }
 
 /// True if a hold is to stay what it is: its term goes on, or all whom it waits for have left.
@@ -51,7 +52,7 @@ pub(super) fn stands(model: &Model, hold: &Reservation) -> bool {
 /// The term of a claim's next hold; `None` if there is to be none any more.
 pub(super) fn next_term(own: Option<&Reservation>) -> Option<i64> {
     let last = own.and_then(|own| own.hold.as_ref());
-    let term = last.map_or(PATIENCE, |hold| hold.term.saturating_mul(2));
+    let term = last.map_or(TERM, |hold| hold.term.saturating_mul(2));
     (term <= LONGEST).then_some(term)
 }
 

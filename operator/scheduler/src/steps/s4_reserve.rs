@@ -167,7 +167,7 @@ pub(super) fn reserve(round: &mut Round<'_>, claim: ClaimOrd, pods: &[PodOrd]) {
     // Promises to others that come after it would go on for ever: one that has waited for long gets its hold beside them.
     let only_hold = rival_stays
         && own.is_none()
-        && s4_hold::patience_ends(model, claim, pods) <= round.now
+        && s4_hold::patience_ends(model, claim, pods).is_some_and(|end| end <= round.now)
         && !model.reservations.iter().any(|r| in_queue(&r) && r.hold.is_some());
     if own.is_none() && !window {
         if rival_stays && !only_hold {
@@ -221,7 +221,7 @@ fn hold(
     others: &[Arc<Reservation>],
     own: Option<&Reservation>,
 ) -> Option<Reservation> {
-    let patience = s4_hold::patience_ends(round.model, wish.claim, &wish.pods);
+    let patience = s4_hold::patience_ends(round.model, wish.claim, &wish.pods)?;
     if patience > round.now {
         round.model.look_again_at(patience);
         return None;
@@ -236,7 +236,7 @@ fn hold(
     let found = s4_hold::search(round, wish, others, term);
     if found.is_none() && round.moves_left > 0 {
         // Time alone changes nothing of that.
-        round.model.claims[wish.claim].no_hold_until = Time(round.now.0.saturating_add(s4_hold::PATIENCE));
+        round.model.claims[wish.claim].no_hold_until = Time(round.now.0.saturating_add(s4_hold::TERM));
     }
     found
 }

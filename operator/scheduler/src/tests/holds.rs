@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{backfill::*, fixtures::*};
 use crate::{
-    Decision, Event, Reason, Time,
+    Decision, Event, Reason, Settings, Time,
     event::{Level, Topology},
-    steps::PATIENCE,
+    settings::HOLD_AFTER as PATIENCE,
 };
 
 const MINUTE: i64 = 60_000;
@@ -21,7 +21,12 @@ struct Stream {
 
 /// On so many nodes of four cores, jobs that each take so many minutes and do not say so; every fourth says it, if asked.
 fn stream(nodes: i64, minutes: i64, some_say: bool, gang_at: i64) -> Stream {
+    stream_with(Settings::default(), nodes, minutes, some_say, gang_at)
+}
+
+fn stream_with(settings: Settings, nodes: i64, minutes: i64, some_say: bool, gang_at: i64) -> Stream {
     let mut world = cluster(nodes);
+    world.cluster.model.hold_after = settings.hold_after;
     let mut ends: BTreeMap<String, i64> = BTreeMap::new();
     let (mut idle, mut next) = (0, 0);
     for minute in 0..400 {
@@ -77,6 +82,32 @@ fn a_gang_starts_in_the_end_under_a_stream_of_pods_of_unknown_length() {
             "what it asks for stands idle for no longer than others take to leave: {idle}"
         );
     }
+}
+
+#[test]
+fn how_long_it_waits_is_set_and_it_may_be_for_ever() {
+    let after = |hold_after| {
+        let settings = Settings {
+            hold_after,
+            ..Settings::default()
+        };
+        stream_with(settings, 2, 5, false, 10).started
+    };
+    let started = after(Some(2 * MINUTE)).expect("it starts");
+    assert!((12..=12 + 5 + 1).contains(&started), "{started}");
+    assert_eq!(after(None), None, "the stream goes past it");
+}
+
+#[test]
+fn where_nothing_is_ever_held_no_time_is_waited_for() {
+    let mut world = cluster(1);
+    world.cluster.model.hold_after = None;
+    world.submit(job("run", 0, 1, 3, None));
+    world.submit(job("big", 1, 1, 4, None));
+    world.at(2);
+    assert_eq!(world.cluster.next_time(), None);
+    world.at(1 + 2 * PATIENCE);
+    assert!(world.cluster.model.reservations.is_empty());
 }
 
 /// The first term is over before anybody who was there has left.
