@@ -86,6 +86,27 @@ fn names(list: &Value, field: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_pod_goes_where_its_image_is_by_the_word_of_the_kubelet() {
+    let mut holds = node("b", "16");
+    holds["status"]["images"] = json!([
+        {"names": ["docker.io/team/llm@sha256:0a", "docker.io/team/llm:7b"], "sizeBytes": 9_u64 << 30},
+        {"names": ["registry.k8s.io/pause:3.10"], "sizeBytes": 300_000},
+    ]);
+    let with = |name: &str, image: &str| {
+        let container = json!({"image": image, "resources": {"requests": {"cpu": "1"}}});
+        pod(name, "1", json!({"spec": {"containers": [container]}}))
+    };
+    let report = cluster(json!([
+        node("a", "16"),
+        holds,
+        with("large", "team/llm:7b"),
+        with("small", "registry.k8s.io/pause:3.10"),
+    ]));
+    assert_eq!(names(&report["bound"], "pod"), ["default/large", "default/small"]);
+    assert_eq!(names(&report["bound"], "node"), ["b", "a"]);
+}
+
+#[test]
 fn the_sample_is_placed_in_simulated_time_and_what_waits_says_why() {
     let report = json_of(&["-f", SMALL], "");
     let bound = json!([

@@ -187,6 +187,18 @@ pub struct NodeSpec {
 #[allow(missing_docs, reason = "the fields are Kubernetes' own")]
 pub struct NodeStatus {
     pub allocatable: Texts,
+    #[serde(deserialize_with = "list")]
+    pub images: Vec<ContainerImage>,
+}
+
+/// An image that a node holds.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct ContainerImage {
+    #[serde(deserialize_with = "list")]
+    pub names: Vec<String>,
+    pub size_bytes: i64,
 }
 
 /// A taint.
@@ -260,6 +272,7 @@ pub struct PodVolume {
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "the fields are Kubernetes' own")]
 pub struct Container {
+    pub image: Option<String>,
     pub resources: Resources,
     pub restart_policy: Option<String>,
     #[serde(deserialize_with = "list")]

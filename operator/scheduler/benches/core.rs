@@ -16,6 +16,8 @@
 mod gangs;
 #[path = "core/gpus.rs"]
 mod gpus;
+#[path = "core/images.rs"]
+mod images;
 #[path = "core/promises.rs"]
 mod promises;
 #[path = "core/relations.rs"]
@@ -284,9 +286,10 @@ fn percentile(sorted: &[Duration], percent: usize) -> f64 {
 
 type Case = (&'static str, fn() -> Row);
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 24] = [
     ("basic", basic),
     ("mixed shapes", mixed_shapes),
+    ("images", images::held),
     ("unschedulable", unschedulable),
     ("infeasible cycle", infeasible_cycle),
     ("pod affinity", relations::affinity),

@@ -111,6 +111,9 @@ pub struct Node {
     pub allocatable: Amounts,
     /// GPUs, by index. From the node's report; where there is none, from `nvidia.com/gpu`.
     pub gpus: Vec<Gpu>,
+    /// Images that it holds already, by their names, with their bytes. Only those of [`BIG_IMAGE`] and more count.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub images: BTreeMap<String, i64>,
     /// Its NUMA nodes, each once; empty if they are not known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub numa: Vec<NumaNode>,
@@ -121,6 +124,11 @@ pub struct Node {
     /// Where it stands.
     pub location: Location,
 }
+
+/// Bytes from which on it matters to a pod whether a node holds its image already: 1 GiB, which takes some ten seconds to
+/// fetch and to unpack. kube-scheduler counts images from 23 MB on, and up to 1000 MB by size; but most of what is that
+/// small is soon there, or on every node.
+pub const BIG_IMAGE: i64 = 1 << 30;
 
 /// Where a node stands. What is not known, or empty, puts it in no such area: nothing that has to share one goes there.
 /// A rack is that of its block and zone, and an NVLink domain that of its rack: equal names in two zones are two racks.
@@ -306,6 +314,9 @@ pub struct Pod {
     pub node_terms: Vec<Term>,
     /// `spec.tolerations`.
     pub tolerations: Vec<Toleration>,
+    /// Images of its containers, init containers included, by the names that [`Node::images`] has them by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
     /// Host ports, as `PROTOCOL/IP/PORT` with `0.0.0.0` for every address.
     pub host_ports: Vec<String>,
     /// Pod affinity and anti-affinity, topology spread.

@@ -23,7 +23,7 @@ use crate::{
     fit::Constraint,
     model::{Model, PodSlot, Reservation},
     score::Policy,
-    slab::{AreaOrd, HitsOrd, NodeOrd, ShapeOrd},
+    slab::{AreaOrd, HitsOrd, NodeOrd, ShapeOrd, WantedOrd},
     worth::Worths,
 };
 pub(crate) use areas::ByArea;
@@ -36,8 +36,10 @@ use plain::Plain;
 /// Entries of all shapes together that are kept: at some 80 bytes each, 640 MiB. A thousand shapes on 8,000 nodes, or
 /// 270 on 30,000.
 const ENTRIES: usize = 8 << 20;
-/// Looks of one shape at most that keep a list.
+/// Looks of one shape at most, with the same images, that keep a list.
 const LOOKS: usize = 8;
+/// Looks of one shape at most, with any images, that keep a list: they are looked through for each pod.
+const ALL_LOOKS: usize = 128;
 
 /// What the index had to do: for tests and benchmarks, which assert work instead of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub(crate) struct Look {
     pub(crate) hits: Option<HitsOrd>,
     /// Which of its own rules it matches itself.
     pub(crate) own: u64,
+    /// Big images of its own that some node holds already.
+    pub(crate) wanted: Option<WantedOrd>,
 }
 
 /// The lists of all looks that were asked for lately.
@@ -109,8 +113,10 @@ impl Index {
     }
 
     fn best_plain(&mut self, model: &Model, policy: Policy, look: Look, refused: &BTreeSet<NodeOrd>) -> Found {
-        let plain =
-            policy == Policy::Standard && look.hits.is_none() && Plain::includes(model.shapes.value(look.shape));
+        let plain = policy == Policy::Standard
+            && look.hits.is_none()
+            && look.wanted.is_none()
+            && Plain::includes(model.shapes.value(look.shape));
         if !plain {
             return Found::Unknown;
         }
@@ -258,15 +264,19 @@ impl Index {
             self.make_room(model.nodes.bound());
             self.work.shapes_built += 1;
             let lists = self.shapes.entry(look.shape).or_default();
-            if lists.len() >= LOOKS {
-                // Terms of others came and went: what was asked for longest ago is seldom asked for again.
-                let oldest = (0..lists.len()).min_by_key(|i| lists.get(*i).map(|(_, c)| c.asked));
+            let alike = |(known, _): &&(Look, Candidates)| known.wanted == look.wanted;
+            let all = lists.len() >= ALL_LOOKS;
+            if all || lists.iter().filter(alike).count() >= LOOKS {
+                // Terms of others, or images, came and went: what was asked for longest ago is seldom asked for again.
+                let numbered = lists.iter().enumerate().filter(|(_, list)| all || alike(list));
+                let oldest = numbered.min_by_key(|(_, (_, c))| c.asked).map(|(i, _)| i);
                 if let Some(oldest) = oldest {
                     self.entries -= lists.swap_remove(oldest).1.size();
                 }
             }
             let checks = model.checks(look.shape, model.marks.hits(look.hits));
-            lists.push((look, Candidates::new(model, checks, look.own)));
+            let wanted = model.images.of(look.wanted);
+            lists.push((look, Candidates::new(model, checks, look.own, wanted)));
         }
         let lists = self.shapes.get_mut(&look.shape)?;
         let at = at.unwrap_or(lists.len().saturating_sub(1));
@@ -302,7 +312,7 @@ impl Index {
 pub(crate) fn verdicts(model: &Model, pod: &PodSlot) -> BTreeMap<NodeOrd, Option<Constraint>> {
     let hits = model.marks.find_hits(pod.identity);
     let checks = model.checks(pod.shape, &hits);
-    let mut candidates = Candidates::new(model, checks, model.own(pod.shape, pod.identity));
+    let mut candidates = Candidates::new(model, checks, model.own(pod.shape, pod.identity), &[]);
     // What a place costs does not matter, only whether there is one.
     let mut worths = Worths::default();
     candidates.catch_up(model, Policy::FirstFit, &mut worths, model.shapes.value(pod.shape));
@@ -320,8 +330,8 @@ pub(crate) fn verdicts(model: &Model, pod: &PodSlot) -> BTreeMap<NodeOrd, Option
 
 /// The same answer by looking at every node: what the index is compared with. Other pods do not matter.
 #[cfg(test)]
-pub(crate) fn by_scan(model: &Model, policy: Policy, ord: ShapeOrd, refused: &BTreeSet<NodeOrd>) -> Option<NodeOrd> {
-    let shape = model.shapes.value(ord);
+pub(crate) fn by_scan(model: &Model, policy: Policy, look: Look, refused: &BTreeSet<NodeOrd>) -> Option<NodeOrd> {
+    let shape = model.shapes.value(look.shape);
     let mut worths = Worths::default();
     let fitting = model.nodes_by_name.values().filter_map(|&node| {
         let slot = model
@@ -330,7 +340,8 @@ pub(crate) fn by_scan(model: &Model, policy: Policy, ord: ShapeOrd, refused: &BT
             .filter(|slot| slot.present && !refused.contains(&node))?;
         let unwelcome = model.fits_ever(shape, slot).ok()?;
         let (cost, _) = crate::score::place(policy, model, &mut worths, shape, slot, unwelcome).ok()?;
-        Some((cost, slot.rank, node))
+        let images = slot.holds_of(model.images.of(look.wanted));
+        Some((cost.with_images(images), slot.rank, node))
     });
     fitting.min().map(|(_, _, node)| node)
 }

@@ -187,6 +187,16 @@ impl<K: Ordinal + Eq + Hash, T: Eq + Hash> Fresh<K, T> {
         self.values.get(&key).map(|(value, _)| value)
     }
 
+    /// The ordinal of a value that is there.
+    pub(crate) fn find(&self, value: &T) -> Option<K> {
+        self.ordinals.get(value).copied()
+    }
+
+    /// Whether there are no values.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
     /// How many values there are.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {

@@ -10,6 +10,7 @@ pub(crate) mod device;
 pub(crate) mod ending;
 pub(crate) mod growth;
 pub(crate) mod hopes;
+mod images;
 pub(crate) mod labels;
 pub(crate) mod lending;
 mod listing;
@@ -54,8 +55,8 @@ use crate::{
     fragmentation::Typical,
     intern::{Counted, Fresh, Names},
     mix::Mix,
-    slab::{AreaOrd, ClaimOrd, ModelOrd, NodeOrd, PodOrd, QueueOrd, ShapeOrd, Slab, TaintOrd, TemplateOrd},
     settings::HOLD_AFTER,
+    slab::{AreaOrd, ClaimOrd, ModelOrd, NodeOrd, PodOrd, QueueOrd, ShapeOrd, Slab, TaintOrd, TemplateOrd},
 };
 
 /// Everything that is known.
@@ -78,6 +79,8 @@ pub(crate) struct Model {
     pub(crate) resources: Resources,
     pub(crate) models: Names<ModelOrd, String>,
     pub(crate) taints: Fresh<TaintOrd, Taint>,
+    /// Big images that nodes hold.
+    pub(crate) images: images::Images,
     /// Who counts for whom.
     pub(crate) marks: marks::Marks,
     /// Claims that more pods may let in. Noted as they wait, and left out of comparisons.
@@ -116,12 +119,12 @@ pub(crate) struct Model {
     pub(crate) ending: BTreeSet<ending::EndKey>,
     /// Seats at later times: those for windows first, then in the order in which they were promised.
     pub(crate) reservations: Vec<Arc<Reservation>>,
+    /// Milliseconds that a claim waits before seats are held for it, if they ever are.
+    pub(crate) hold_after: Option<i64>,
     /// The starts that were last told.
     pub(crate) told_starts: BTreeMap<ClaimOrd, Time>,
     /// Clock of the change log and `freed` up to which the reservations are known to hold.
     pub(crate) reserved_at: Option<reservation::Held>,
-    /// Milliseconds that a claim waits before seats are held for it, if they ever are.
-    pub(crate) hold_after: Option<i64>,
     /// Cycles one after the other in which the search for a start was cut short.
     pub(crate) cut_short: u32,
     /// Pods that hold a seat and are on their way out: evicted by us, or being deleted.
@@ -189,6 +192,7 @@ impl Default for Model {
             resources: Resources::default(),
             models: Names::default(),
             taints: Fresh::default(),
+            images: images::Images::default(),
             marks: marks::Marks::default(),
             hopes: hopes::Hopes::default(),
             topology: topology::Topology::default(),
@@ -208,11 +212,11 @@ impl Default for Model {
             unfinished: false,
             ending: BTreeSet::new(),
             reservations: Vec::new(),
+            hold_after: Some(HOLD_AFTER),
             told_starts: BTreeMap::new(),
             reserved_at: None,
             cut_short: 0,
             going: BTreeSet::new(),
-            hold_after: Some(HOLD_AFTER),
             held_back: BTreeSet::new(),
             dead_shapes: Vec::new(),
             retry_at: None,
@@ -336,11 +340,11 @@ impl PartialEq for Model {
             && self.searched == other.searched
             && self.ending == other.ending
             && self.reservations == other.reservations
+            && self.hold_after == other.hold_after
             && self.told_starts == other.told_starts
             && self.cut_short == other.cut_short
             && self.going == other.going
             && self.held_back == other.held_back
-            && self.hold_after == other.hold_after
             && self.retry_at == other.retry_at
             && self.freed == other.freed
             && self.now == other.now

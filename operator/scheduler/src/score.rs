@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    event::Tier,
+    event::{BIG_IMAGE, Tier},
     fit::Constraint,
     model::{GpuNeed, Model, NodeSlot, Seat, Shape, cell::Cell, device::Closeness},
     packing,
@@ -55,6 +55,11 @@ const LOST: i64 = 1000;
 const LEFT: i64 = 16;
 /// Bits of a cost for what is left of a node. A node with 1,024 free GPUs has use for all of them.
 const PLACE: u32 = 26;
+/// What images are worth at most that a node holds already: for each GiB a step of use, up to a quarter of a node; or, to
+/// pods with GPUs, as many tenths of one, which is less than a step of worth. Much less than all wishes: kube-scheduler
+/// lets an image count for less while few nodes hold it, lest all pods go to these; here they do so only while these are
+/// little fuller than others.
+const IMAGES: i64 = STEPS / 4;
 /// A taint that would rather have other pods weighs more than all wishes of pods together.
 const UNWELCOME: i64 = 1 << 33;
 /// Such taints that are told apart. With as many, and all wishes, a cost takes 36 + 26 of 63 bits.
@@ -78,6 +83,11 @@ impl Cost {
     /// As a number.
     pub(crate) fn get(self) -> i64 {
         self.0
+    }
+
+    /// With images of the pod that are there already: so many bytes of them.
+    pub(crate) fn with_images(self, bytes: i64) -> Cost {
+        Cost(self.0 - (bytes / BIG_IMAGE).clamp(0, IMAGES))
     }
 
     /// With wishes of pods that are against it, or for it where they are negative.

@@ -66,6 +66,10 @@ ordinals! {
     ModelOrd,
     /// A taint.
     TaintOrd,
+    /// A big image that some node holds.
+    ImageOrd,
+    /// Big images that pods want.
+    WantedOrd,
     /// What pods' relations count on nodes.
     MarkOrd,
     /// A set of marks that other pods have and that concern a pod.

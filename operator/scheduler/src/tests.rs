@@ -20,6 +20,7 @@ pub(crate) mod fixtures;
 mod gangs;
 mod gpus;
 mod holds;
+mod images;
 mod lending;
 mod lost_work;
 mod making_room;

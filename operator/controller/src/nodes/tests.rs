@@ -153,6 +153,21 @@ fn a_heartbeat_is_no_news_and_reported_gpus_and_numa_nodes_are() {
 }
 
 #[test]
+fn images_that_a_node_gets_are_news() {
+    let mut nodes = Nodes::default();
+    nodes.node(node(1), Time(0));
+    let holds = || event::Node {
+        images: [("llm:7b".to_owned(), 9 << 30)].into(),
+        ..node(1)
+    };
+    let Some(Event::Node(seen)) = nodes.node(holds(), Time(1)) else {
+        unreachable!()
+    };
+    assert_eq!(seen.images, holds().images);
+    assert_eq!(nodes.node(holds(), Time(2)), None);
+}
+
+#[test]
 fn a_node_over_the_line_of_its_policy_is_hot_until_it_is_well_below_or_not_known_any_more() {
     let mut nodes = Nodes {
         reports_served: true,

@@ -3,6 +3,7 @@
 
 pub mod claim;
 pub mod gpu;
+pub mod image;
 pub mod node;
 pub mod placement;
 pub mod pod;

@@ -9,7 +9,7 @@ use duosuan_crds::{
 use duosuan_scheduler::event::{self, Gpu, Location, NumaNode, Taint};
 use k8s_openapi::jiff::Timestamp;
 
-use super::{FieldError, amounts, quantity};
+use super::{FieldError, amounts, image, quantity};
 use crate::lean::{self, Object, Texts, Unread};
 
 /// GPUs that one node may have; a number that is larger is a mistake and not memory to allocate.
@@ -91,6 +91,7 @@ pub fn read(object: &Object<lean::Node>) -> (event::Node, Vec<FieldError>) {
             })
             .collect(),
         allocatable,
+        images: image::of_node(&object.status.images),
         numa: Vec::new(),
         stale: false,
         hot: false,
@@ -259,7 +260,8 @@ mod tests {
         let object = serde_json::from_value(json!({
             "metadata": {"name": "n", "labels": {"nvidia.com/gpu.product": "T4"}},
             "spec": {"unschedulable": true, "taints": [{"key": "k", "effect": "NoExecute"}]},
-            "status": {"allocatable": {"cpu": "3500m", "memory": "1Ki", "nvidia.com/gpu": "2", "bad": "x"}},
+            "status": {"allocatable": {"cpu": "3500m", "memory": "1Ki", "nvidia.com/gpu": "2", "bad": "x"},
+                "images": [{"names": ["llm:7b"], "sizeBytes": 9_663_676_416_i64}]},
         }))
         .unwrap();
         let (node, broken) = read(&object);
@@ -282,6 +284,7 @@ mod tests {
                 ("nvidia.com/gpu".to_owned(), 2),
             ]
             .into(),
+            images: [("docker.io/library/llm:7b".to_owned(), 9 << 30)].into(),
             gpus: vec![t4.clone(), t4],
             numa: vec![],
             stale: false,

@@ -8,7 +8,7 @@ use crate::{
     fit::Constraint,
     model::{Model, NodeSlot, Shape, areas::LEVELS, rules::Check},
     score::{self, Cost, Policy},
-    slab::NodeOrd,
+    slab::{ImageOrd, NodeOrd},
     worth::Worths,
 };
 
@@ -32,6 +32,10 @@ pub(super) struct Candidates {
     pub(super) levels: [Option<Box<ByArea>>; LEVELS],
     /// What it has to know of other pods.
     pub(super) related: Option<Box<Related>>,
+    /// Images that it had rather find there.
+    wanted: Box<[ImageOrd]>,
+    /// Position in the log of nodes whose images changed.
+    images_cursor: u64,
 }
 
 /// Nodes that belong to the same parts.
@@ -52,7 +56,7 @@ pub(super) struct Entry {
 }
 
 impl Candidates {
-    pub(super) fn new(model: &Model, checks: Vec<Check>, own: u64) -> Candidates {
+    pub(super) fn new(model: &Model, checks: Vec<Check>, own: u64, wanted: &[ImageOrd]) -> Candidates {
         let related = Related::of(model, checks, own);
         let buckets = match related {
             Some(_) => Vec::new(),
@@ -61,6 +65,7 @@ impl Candidates {
         Candidates {
             related,
             buckets,
+            wanted: wanted.into(),
             ..Default::default()
         }
     }
@@ -78,7 +83,9 @@ impl Candidates {
     pub(super) fn catch_up(&mut self, model: &Model, policy: Policy, worths: &mut Worths, shape: &Shape) -> u64 {
         let cursor = std::mem::replace(&mut self.cursor, model.changes.clock());
         let outlook = std::mem::replace(&mut self.outlook, model.mix.outlook.version());
-        if cursor == model.changes.clock() && outlook == self.outlook {
+        let images = std::mem::replace(&mut self.images_cursor, model.images.changes.clock());
+        let other_images = !self.wanted.is_empty() && images != self.images_cursor;
+        if cursor == model.changes.clock() && outlook == self.outlook && !other_images {
             return 0;
         }
         if self.entries.len() < model.nodes.bound() {
@@ -99,6 +106,12 @@ impl Candidates {
         if outlook != self.outlook && cursor > 0 && policy == Policy::Standard {
             let with_gpus = |(_, node): &(NodeOrd, &NodeSlot)| node.present && !node.devices.is_empty();
             for (node, _) in model.nodes.iter().filter(with_gpus) {
+                visited += 1;
+                self.revalue(model, policy, worths, shape, node);
+            }
+        }
+        if other_images && cursor > 0 {
+            for node in model.images.changes.since(images) {
                 visited += 1;
                 self.revalue(model, policy, worths, shape, node);
             }
@@ -156,6 +169,9 @@ impl Candidates {
                 _ => model.fits_ever(shape, node),
             };
             let mut now = value(model, policy, worths, shape, node, ever);
+            if policy == Policy::Standard && !self.wanted.is_empty() {
+                now = now.map(|cost| cost.with_images(node.holds_of(&self.wanted)));
+            }
             if let (Ok(cost), Some(related)) = (now, &self.related) {
                 now = related.judge_node(ord).map(|against| cost.against(against));
             }

@@ -203,10 +203,25 @@ impl Model {
 
     /// Everything that placement looks at in a pod now.
     pub(crate) fn look(&mut self, pod: PodOrd) -> Look {
-        let PodSlot { shape, identity, .. } = self.pods[pod];
+        let PodSlot {
+            shape,
+            identity,
+            template,
+            ..
+        } = self.pods[pod];
         let hits = self.marks.hits_of(identity);
         let own = self.own(shape, identity);
-        Look { shape, hits, own }
+        let wanted = if self.images.are_held() {
+            self.images.wanted(template, &self.templates.value(template).images)
+        } else {
+            None
+        };
+        Look {
+            shape,
+            hits,
+            own,
+            wanted,
+        }
     }
 
     /// Which of its own rules a pod matches itself.

@@ -16,7 +16,7 @@ use crate::{
         device::{Device, memory_on},
         ports::HostPort,
     },
-    slab::{DomainOrd, KeyOrd, MarkOrd, NodeOrd, PodOrd, TaintOrd},
+    slab::{DomainOrd, ImageOrd, KeyOrd, MarkOrd, NodeOrd, PodOrd, TaintOrd},
 };
 
 /// Distance of neighbours in the node order when nodes are appended: 2^32 of them fit before ranks are spread anew.
@@ -59,6 +59,8 @@ pub(crate) struct NodeSlot {
     pub(crate) numa: Vec<Numa>,
     /// Its cells as areas, in their order.
     pub(crate) parts: Vec<Part>,
+    /// Big images that it holds, with their bytes, in the order of their names.
+    pub(crate) images: Vec<(ImageOrd, i64)>,
 }
 
 impl NodeSlot {
@@ -203,6 +205,8 @@ impl Model {
     /// Takes in a node. True if anything changed.
     pub(crate) fn apply_node(&mut self, event: &event::Node) -> bool {
         let ord = self.node_named(&event.name);
+        // They come and go with every pod, and change nothing else of the node.
+        let other_images = self.take_in_images(ord, &event.images);
         let mut allocatable = Totals::default();
         allocatable.add(&self.resources.taken_in(&event.allocatable));
         let devices: Vec<Device> = event
@@ -233,7 +237,7 @@ impl Model {
             && node.hot == event.hot
             && node.location == event.location;
         if same {
-            return false;
+            return other_images;
         }
         self.count_capacity(ord, false);
         self.epochs += 1;
@@ -287,6 +291,7 @@ impl Model {
         let left = std::mem::take(&mut node.areas);
         let taints = std::mem::take(&mut node.taints);
         let parts = std::mem::take(&mut node.parts);
+        let images = std::mem::take(&mut node.images);
         *node = NodeSlot {
             name,
             rank,
@@ -300,6 +305,7 @@ impl Model {
         }
         self.areas.leave(&left);
         self.areas.leave_parts(&parts);
+        self.let_go_of_images(images);
         self.find_domains(ord);
         self.recount_node(ord);
         self.changes.touch(ord);

@@ -23,9 +23,11 @@ pub(crate) struct Template {
     pub(crate) ports: Vec<HostPort>,
     /// What it asks of other pods' places.
     pub(crate) rules: Option<Arc<Rules>>,
+    /// Names of its images. What is held of them somewhere is part of a look, and not of a shape.
+    pub(crate) images: Vec<String>,
 }
 
-/// All that placement looks at.
+/// All that placement looks at, besides what other pods and images make of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Shape {
     /// The tier of what it requests, to whose quotas it is charged. No pod is placed of which this is another than its
@@ -85,6 +87,7 @@ impl Model {
             tolerations,
             ports,
             rules: rules.map(|rules| Arc::new(Rules::of(rules, &pod.namespace))),
+            images: pod.images.clone(),
         }
     }
 
@@ -126,10 +129,11 @@ impl Model {
 
     /// One reference less to a template.
     pub(crate) fn let_go_of_template(&mut self, template: TemplateOrd) {
-        if self.templates.release(template)
-            && let Some(slot) = self.last_shapes.get_mut(template.index())
-        {
-            *slot = None;
+        if self.templates.release(template) {
+            self.images.forget(template);
+            if let Some(slot) = self.last_shapes.get_mut(template.index()) {
+                *slot = None;
+            }
         }
     }
 

@@ -160,7 +160,7 @@ fn the_index_says_what_a_scan_of_all_nodes_says() {
         for pod in cluster.model.pods_by_uid.values().copied().collect::<Vec<_>>() {
             let look = cluster.model.look(pod);
             let best = cluster.index.best(&cluster.model, Policy::Standard, look);
-            let by_scan = index::by_scan(&cluster.model, Policy::Standard, look.shape, &BTreeSet::new());
+            let by_scan = index::by_scan(&cluster.model, Policy::Standard, look, &BTreeSet::new());
             assert_eq!(best, by_scan);
         }
         cycle(&mut cluster, Time(i64::from(i)), crate::Budget::default());
@@ -249,7 +249,7 @@ proptest! {
             for pod in cluster.model.pods_by_uid.values().copied().collect::<Vec<_>>() {
                 let look = cluster.model.look(pod);
                 let best = cluster.index.best(&cluster.model, Policy::Standard, look);
-                let by_scan = |model: &_, refused: &_| index::by_scan(model, Policy::Standard, look.shape, refused);
+                let by_scan = |model: &_, refused: &_| index::by_scan(model, Policy::Standard, look, refused);
                 prop_assert_eq!(best, by_scan(&cluster.model, &BTreeSet::new()));
                 let refused = BTreeSet::from_iter(best);
                 let next = cluster.index.best_beside(&cluster.model, Policy::Standard, look, &refused, None);
