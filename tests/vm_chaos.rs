@@ -32,10 +32,18 @@ fn an_agent_that_is_killed_in_any_phase_leaves_what_the_next_one_takes_back() ->
         scene.vm().run(&format!("kill -9 {agent}"))?;
         scene.gone(&agent)?;
     }
-    scene.stop("online")?;
+    // Not by chance: batch is limited when the agent is killed, and stays so, which is the safe way.
+    let agent = scene.start_agent(ACT, STALL_GUARDS)?;
+    limited(&scene)?;
+    scene.kill(&agent)?;
+    ensure!(
+        scene.read("batch/cpu.max")? != BEFORE_MAX,
+        "who lifted the limit of a killed agent?"
+    );
     let last = scene.start_agent(OBSERVE, STALL_GUARDS)?;
     scene.wait_for_metric("duosuan_node_capacity")?;
     scene.is_as_before()?;
+    scene.stop("online")?;
     scene.end(&last)?;
     scene.is_as_before()
 }
