@@ -35,8 +35,10 @@ pub struct Guards {
     /// for it. Not acted on yet: the condition `Honoured` says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuGuard>,
-    /// Latency guard: an online service's own latency histogram cuts batch's CPU before its objective is missed. Absent:
-    /// on, with its defaults; it acts where a pod states an objective.
+    /// Latency guard: an online service's own latency histogram cuts batch's CPU before its objective is missed. A service that
+    /// misses it for half a minute with batch at its floor, too, is slow by itself: from there on batch may make it a quarter
+    /// slower, and the node's report says so in the condition `LatencyKept`. Absent: on, with its defaults; it acts where a pod
+    /// states an objective.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencyGuard>,
 }

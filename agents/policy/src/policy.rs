@@ -122,7 +122,7 @@ impl Default for IoGuard {
     }
 }
 
-/// Latency guard: a service with about as many slow requests as it may have cuts batch's CPU.
+/// Latency guard: a service with about as many slow requests as it may have cuts batch's CPU, but for what it misses by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct LatencyGuard {
