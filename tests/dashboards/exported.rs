@@ -119,6 +119,7 @@ fn index() -> Index {
         says: None,
         broken: None,
         ignored: vec![],
+        misread: None,
     };
     index.claims.insert(("default".into(), "c".into()), claim);
     index.waiting.insert(
