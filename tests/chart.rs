@@ -280,9 +280,11 @@ fn no_container_has_more_of_the_system_than_it_needs() {
             assert_eq!(own.allow_privilege_escalation, Some(false), "{name}");
             assert_eq!(own.read_only_root_filesystem, Some(true), "{name}");
             let capabilities = own.capabilities.unwrap();
+            // For pressure triggers that wake the agent in less than 2 s.
+            let added = (name == "agent").then(|| vec!["SYS_RESOURCE".to_owned()]);
             assert_eq!(
                 (capabilities.add, capabilities.drop),
-                (None, Some(vec!["ALL".to_owned()])),
+                (added, Some(vec!["ALL".to_owned()])),
                 "{name}"
             );
             // Probes and metrics find their ports.
@@ -302,4 +304,15 @@ fn no_container_has_more_of_the_system_than_it_needs() {
         };
         assert_eq!(paths, wanted, "{name}");
     }
+}
+
+/// It saw only its own tasks, and moved nobody into the group whose cache is limited.
+#[test]
+fn an_agent_that_is_to_limit_the_cache_sees_the_tasks_of_the_node() {
+    let objects = render(&["--set", "agent.resctrl=true"]);
+    let agent: DaemonSet = template(find(&objects, "DaemonSet duosuan-agent"));
+    let spec = agent.spec.template.spec.unwrap();
+    assert_eq!(spec.host_pid, Some(true));
+    let mounted = |v: k8s_openapi::api::core::v1::Volume| v.host_path.is_some_and(|p| p.path == "/sys/fs/resctrl");
+    assert!(spec.volumes.unwrap_or_default().into_iter().any(mounted));
 }
