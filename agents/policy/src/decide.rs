@@ -32,12 +32,12 @@ pub fn decide(
 ) -> (Vec<Action>, Report) {
     // 1. rates
     let mut counters = std::mem::take(&mut state.counters);
-    let measured = counters.update(observation, now);
+    let measured = counters.update(observation, policy.hold, now);
     let young = young_requests(policy, observation, measured, state, now);
 
     // 2. samples
     if state.sampled.is_none_or(|at| now.saturating_sub(at) >= SAMPLE_SPAN) {
-        let rates = state.sampled_counters.update(observation, now);
+        let rates = state.sampled_counters.update(observation, policy.hold, now);
         let ([prod, mid, _], system) = (rates.tiers, rates.system);
         let (half_life, quantile) = (policy.half_life, policy.quantile_percent);
         state.sampled = Some(now);
@@ -66,7 +66,7 @@ pub fn decide(
     );
     let [prod, mid, batch] = measured.tiers;
     let closed = state.eviction.closed(now);
-    let offer = |offer: &mut crate::offer::Offer, forecasts: &Forecasts, terms: &Terms, bound, known: bool| {
+    let offer = |offer: &mut crate::offer::Offer, forecasts: &Forecasts, terms: &Terms, bound, age: Option<Millis>| {
         if policy.suspended {
             offer.withdraw(bound);
             return Basis::Suspended;
@@ -75,7 +75,7 @@ pub fn decide(
             offer.withdraw(bound);
             return Basis::Cold;
         }
-        let target = if known { terms.target() } else { None };
+        let target = age.and_then(|_| terms.target());
         // What was too much for the node a moment ago would be so again: nothing beyond what is bound.
         let target = target.map(|target| if closed { target.min(bound) } else { target });
         offer.step(
@@ -86,23 +86,25 @@ pub fn decide(
                 bound,
             },
             policy,
-            now,
+            (now, age.unwrap_or_default()),
         )
     };
-    let known = |a: Option<i64>, b: Option<i64>, c: Option<i64>| a.is_some() && b.is_some() && c.is_some();
+    // How old what is known is; nothing where a part of it is not.
+    let [cpu_age, memory_age] = measured.age;
+    let known = |[a, b, c]: [Option<i64>; 3], age| (a.is_some() && b.is_some() && c.is_some()).then_some(age);
     let cpu_basis = offer(
         &mut state.cpu_offer,
         &state.cpu,
         &cpu_terms,
         bound[2].cpu,
-        known(prod.cpu, mid.cpu, measured.system.cpu),
+        known([prod.cpu, mid.cpu, measured.system.cpu], cpu_age),
     );
     let memory_basis = offer(
         &mut state.memory_offer,
         &state.memory,
         &memory_terms,
         bound[2].memory,
-        known(prod.memory, mid.memory, measured.system.memory),
+        known([prod.memory, mid.memory, measured.system.memory], memory_age),
     );
 
     // 4. guards of batch's CPU, of which the tighter one holds

@@ -39,8 +39,15 @@ impl Offer {
         };
     }
 
-    /// Moves towards `target`, or copes with not having one.
-    pub fn step(&mut self, target: Option<i64>, bounds: Bounds, policy: &Policy, now: Millis) -> Basis {
+    /// Moves towards `target`, or copes with not having one. The signal behind it is of `age` before `now`: what is lost for
+    /// good was good until then.
+    pub fn step(
+        &mut self,
+        target: Option<i64>,
+        bounds: Bounds,
+        policy: &Policy,
+        (now, age): (Millis, Millis),
+    ) -> Basis {
         let floor = bounds.bound.max(0);
         let most = (bounds.capacity - bounds.margin).max(floor);
         let Some(target) = target else {
@@ -62,7 +69,7 @@ impl Offer {
         if self.value >= target || target <= base {
             self.base = Some((self.value, now));
         }
-        self.good = Some((self.value, now));
+        self.good = Some((self.value, now.saturating_sub(age)));
         Basis::Fresh
     }
 
@@ -116,7 +123,7 @@ mod tests {
         let mut offer = Offer::default();
         let mut now = 0;
         while offer.value() < 6_000 {
-            offer.step(Some(6_000), BOUNDS, policy, now);
+            offer.step(Some(6_000), BOUNDS, policy, (now, 0));
             now += 1_000;
         }
         (offer, now - 1_000)
@@ -127,12 +134,12 @@ mod tests {
         let policy = Policy::default();
         let mut offer = Offer::default();
         for now in (0..=30_000).step_by(100) {
-            offer.step(Some(9_000), BOUNDS, &policy, now);
+            offer.step(Some(9_000), BOUNDS, &policy, (now, 0));
         }
         assert_eq!(offer.value(), 1_000);
-        offer.step(Some(700), BOUNDS, &policy, 30_100);
+        offer.step(Some(700), BOUNDS, &policy, (30_100, 0));
         assert_eq!(offer.value(), 700);
-        offer.step(Some(0), BOUNDS, &policy, 30_200);
+        offer.step(Some(0), BOUNDS, &policy, (30_200, 0));
         assert_eq!(offer.value(), 500);
     }
 
@@ -140,18 +147,18 @@ mod tests {
     fn a_missing_signal_holds_then_decays_then_ends_at_what_is_bound() {
         let policy = Policy::default();
         let (mut offer, t) = warm(&policy);
-        assert_eq!(offer.step(None, BOUNDS, &policy, t + 60_000), Basis::Held);
+        assert_eq!(offer.step(None, BOUNDS, &policy, (t + 60_000, 0)), Basis::Held);
         assert_eq!(offer.value(), 6_000);
-        assert_eq!(offer.step(None, BOUNDS, &policy, t + 180_000), Basis::Decaying);
+        assert_eq!(offer.step(None, BOUNDS, &policy, (t + 180_000, 0)), Basis::Decaying);
         assert_eq!(offer.value(), 500 + 5_500 / 2);
-        assert_eq!(offer.step(None, BOUNDS, &policy, t + 300_000), Basis::Expired);
+        assert_eq!(offer.step(None, BOUNDS, &policy, (t + 300_000, 0)), Basis::Expired);
         assert_eq!(offer.value(), 500);
     }
 
     #[test]
     fn a_signal_that_was_never_there_offers_only_what_is_bound() {
         let mut offer = Offer::default();
-        assert_eq!(offer.step(None, BOUNDS, &Policy::default(), 5), Basis::Cold);
+        assert_eq!(offer.step(None, BOUNDS, &Policy::default(), (5, 0)), Basis::Cold);
         assert_eq!(offer.value(), 500);
     }
 
@@ -166,7 +173,7 @@ mod tests {
             for (target, bound, wait) in steps {
                 now += wait;
                 let bounds = Bounds { bound, ..BOUNDS };
-                offer.step(target, bounds, &policy, now);
+                offer.step(target, bounds, &policy, (now, 0));
                 prop_assert!(offer.value() >= bound);
                 prop_assert!(offer.value() <= bound.max(bounds.capacity - bounds.margin));
                 let room = 10_000 * 10 * wait as i64 / (100 * 30_000) + 1;

@@ -27,6 +27,8 @@ struct Totals {
     /// CPU time, CPU stall, throttled time, memory stall, IO stall, hits of its own memory limits.
     counters: [Option<u64>; 6],
     io: BTreeMap<String, Io>,
+    /// CPU and memory as they were known last, and when.
+    known: [Option<(i64, Millis)>; 2],
 }
 
 /// Rates since the last look.
@@ -38,8 +40,10 @@ pub struct Measured {
     pub node: Signals,
     /// Used outside groups.
     pub system: Signals,
-    /// Used by prod, mid, batch.
+    /// Used by prod, mid, batch. A group whose use cannot be read counts with what was known of it last, for a while.
     pub tiers: [Signals; 3],
+    /// Age of the oldest use in `tiers`, of CPU and memory: 0 where all of it is of this look.
+    pub age: [Millis; 2],
     /// CPU of each group, by path.
     pub group_cpu: BTreeMap<String, i64>,
     /// Stall of the node.
@@ -55,15 +59,16 @@ pub struct Measured {
 }
 
 impl Counters {
-    /// Takes in an observation and answers the rates since the one before.
-    pub fn update(&mut self, seen: &Observation, now: Millis) -> &Measured {
+    /// Takes in an observation and answers the rates since the one before. A group's use that is missing stands as it was for
+    /// `hold`.
+    pub fn update(&mut self, seen: &Observation, hold: Millis, now: Millis) -> &Measured {
         let span = self.at.map(|at| now.saturating_sub(at));
         if span.is_some_and(|s| s < SHORTEST_SPAN) {
             self.measured.fresh = false;
             return &self.measured;
         }
         match span {
-            Some(span) => self.measure(seen, span),
+            Some(span) => self.measure(seen, span, hold, now),
             None => self.measured = Measured::default(),
         }
         self.at = Some(now);
@@ -82,7 +87,7 @@ impl Counters {
         &self.measured
     }
 
-    fn measure(&mut self, seen: &Observation, span: Millis) {
+    fn measure(&mut self, seen: &Observation, span: Millis, hold: Millis, now: Millis) {
         let cap = |rate: i64| rate.min(seen.capacity.cpu.max(0));
         let mut tiers = [Signals {
             cpu: Some(0),
@@ -93,19 +98,21 @@ impl Counters {
             group_cpu, batch_io, ..
         } = &mut self.measured;
         let mut batch_groups = 0;
+        let mut age = [0; 2];
         for group in &seen.groups {
-            let before = self.groups.get(&group.path);
-            let rate = |index: usize, after: Option<u64>| {
-                // A group that was not there before began at zero; one that could not be read has an unknown past.
-                let before = before.map_or(Some(0), |b| b.counters.get(index).copied().flatten());
-                per_milli(before, after, span)
-            };
-            let cpu = rate(0, group.cpu_usage).map(cap);
+            let mut totals = self.groups.get_mut(&group.path);
+            let cpu = rate_of(totals.as_deref(), 0, group.cpu_usage, span).map(cap);
+            let uses = totals.as_deref_mut().map_or([cpu, group.memory], |totals| {
+                totals.stand_in([cpu, group.memory], hold, now, &mut age)
+            });
+            let before = totals.as_deref();
+            let rate = |index: usize, after: Option<u64>| rate_of(before, index, after, span);
             let Some(tier) = tiers.get_mut(group.tier as usize) else {
                 continue;
             };
-            tier.cpu = plus(tier.cpu, cpu);
-            tier.memory = plus(tier.memory, group.memory);
+            let [cpu_use, memory_use] = uses;
+            tier.cpu = plus(tier.cpu, cpu_use);
+            tier.memory = plus(tier.memory, memory_use);
             match (cpu, group_cpu.get_mut(&group.path)) {
                 (Some(cpu), Some(known)) => *known = cpu,
                 (Some(cpu), None) => {
@@ -181,6 +188,7 @@ impl Counters {
             memory: less(node.memory, sum.memory),
         };
         measured.tiers = tiers;
+        measured.age = age;
         measured.node_stall = StallView {
             cpu: stall(cpu, seen.stall.cpu),
             memory: stall(memory, seen.stall.memory),
@@ -204,16 +212,48 @@ impl Totals {
         ];
         assign(&mut self.io, &group.io, |_, io| *io);
     }
+
+    /// CPU and memory, where one is missing as it was known last, unless that is older than `hold`: then it stays unknown,
+    /// for it is not zero. What the group uses beyond that is counted as the system's, since the node's use is known.
+    fn stand_in(
+        &mut self,
+        uses: [Option<i64>; 2],
+        hold: Millis,
+        now: Millis,
+        age: &mut [Millis; 2],
+    ) -> [Option<i64>; 2] {
+        let mut stand_in = uses;
+        for ((used, known), age) in stand_in.iter_mut().zip(&mut self.known).zip(age) {
+            match (*used, *known) {
+                (Some(used), _) => *known = Some((used, now)),
+                (None, Some((last, at))) if now.saturating_sub(at) <= hold => {
+                    *used = Some(last);
+                    *age = (*age).max(now.saturating_sub(at));
+                }
+                (None, _) => {}
+            }
+        }
+        stand_in
+    }
 }
 
-/// IO a second of a group that was there before; of a new one nobody knows when it began.
+/// A group that was not there before began at zero; one that could not be read has an unknown past.
+fn rate_of(before: Option<&Totals>, index: usize, after: Option<u64>, span: Millis) -> Option<i64> {
+    let before = before.map_or(Some(0), |b| b.counters.get(index).copied().flatten());
+    per_milli(before, after, span)
+}
+
+/// IO a second of a group that was there before; of a new one, or of a device that could not be read, nobody knows when it
+/// began.
 fn io_rates(rates: &mut BTreeMap<String, Io>, before: Option<&Totals>, group: &Group, span: Millis) {
     let Some(before) = before else {
         rates.clear();
         return;
     };
     assign(rates, &group.io, |device, after| {
-        let before = before.io.get(device).copied().unwrap_or_default();
+        let Some(before) = before.io.get(device).copied() else {
+            return Io::default();
+        };
         let per_second = |after: u64, before: u64| after.saturating_sub(before).saturating_mul(1000) / span.max(1);
         after.with(before, per_second)
     });

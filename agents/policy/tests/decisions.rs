@@ -301,3 +301,48 @@ proptest! {
         }
     }
 }
+
+/// One file of one pod that could not be read made the use of its whole tier unknown.
+#[test]
+fn a_pod_whose_use_cannot_be_read_counts_as_it_was_known_last_and_the_rest_goes_on() {
+    let mut node = Node::new();
+    node.seen.groups.push(Group {
+        path: "kubepods/podz".to_owned(),
+        cpu_usage: Some(0),
+        memory: Some(GIB),
+        ..Group::default()
+    });
+    let before = node.seconds(400).1;
+    assert_eq!(
+        (before.tiers[0].usage.cpu, before.tiers[0].usage.memory),
+        (Some(4_000), Some(9 * GIB))
+    );
+    let lost = node.now;
+    (node.seen.groups[2].cpu_usage, node.seen.groups[2].memory) = (None, None);
+    // The other pod grows meanwhile, and the offer makes room for it at once.
+    node.seen.groups[1].memory = Some(12 * GIB);
+    node.seen.memory_used = Some(15 * GIB);
+    let report = node.seconds(60).1;
+    let prod = report.tiers[0].usage;
+    assert_eq!((prod.cpu, prod.memory), (Some(4_000), Some(13 * GIB)));
+    assert_eq!((report.cpu_basis, report.memory_basis), (Basis::Fresh, Basis::Fresh));
+    assert!(report.batch_offer().memory < before.batch_offer().memory - 3 * GIB);
+    // The contract holds for it as for any signal: from a minute on the offer decays, and after five minutes it is gone.
+    let report = node.seconds(2).1;
+    assert_eq!(
+        (report.tiers[0].usage.memory, report.memory_basis),
+        (None, Basis::Decaying)
+    );
+    while node.now < lost + 299_000 {
+        assert_eq!(node.second(0).1.cpu_basis, Basis::Decaying);
+    }
+    let report = node.seconds(2).1;
+    assert_eq!(report.cpu_basis, Basis::Expired);
+    assert_eq!(
+        report.batch_offer(),
+        Resources {
+            cpu: 1_000,
+            memory: GIB
+        }
+    );
+}

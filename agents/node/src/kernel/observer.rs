@@ -152,12 +152,13 @@ impl Kernel {
     /// Looks at each cgroup that this look has not looked at yet. True if one was gone: it is held no longer.
     fn look_at_all(&mut self, groups: &mut Vec<Group>) -> bool {
         let mut held = std::mem::take(&mut self.held);
+        let mut failed = Vec::new();
         let mut gone = false;
         let mut at = 0;
         while let (Some(one), Some(group)) = (held.get_mut(at), groups.get_mut(at)) {
             if one.looked < self.looks {
                 one.looked = self.looks;
-                match one.look(&self.root, group) {
+                match one.look(&self.root, group, &mut failed) {
                     Ok(()) => {}
                     // Gone between the listing and the look: nobody is left to count.
                     Err(error) if error.is_gone() => {
@@ -167,8 +168,7 @@ impl Kernel {
                         continue;
                     }
                     Err(error) => {
-                        let file = error.path.file_name().unwrap_or_default().to_string_lossy();
-                        self.fail(&file, error.to_string());
+                        failed.push(error);
                         *group = Group {
                             path: std::mem::take(&mut group.path),
                             tier: group.tier,
@@ -182,6 +182,10 @@ impl Kernel {
             at += 1;
         }
         self.held = held;
+        for error in failed {
+            let file = error.path.file_name().unwrap_or_default().to_string_lossy();
+            self.fail(&file, error.to_string());
+        }
         if gone {
             self.finder.forget();
             self.missing = true;
@@ -256,53 +260,82 @@ impl Kernel {
 }
 
 impl Held {
-    /// Looks at the cgroup, into `group`.
-    fn look(&mut self, root: &Cgroup, group: &mut Group) -> Result<(), Error> {
+    /// Looks at the cgroup, into `group`. A file that cannot be read is one signal less, and told of in `failed`.
+    fn look(&mut self, root: &Cgroup, group: &mut Group, failed: &mut Vec<Error>) -> Result<(), Error> {
         let stat = match self.group.as_ref().map(Cgroup::cpu_stat) {
-            Some(Ok(stat)) => stat,
-            Some(Err(error)) if !error.is_gone() => return Err(error),
+            Some(Ok(stat)) => Some(stat),
+            Some(Err(error)) if !error.is_gone() => {
+                failed.push(error);
+                None
+            }
             // Not opened yet; or the same name, another cgroup: a pod that came back between two looks.
             None | Some(Err(_)) => {
                 *self = Self {
                     looked: self.looked,
                     ..Self::default()
                 };
-                self.group.insert(root.child(&group.path)?).cpu_stat()?
+                signal(self.group.insert(root.child(&group.path)?).cpu_stat(), failed)?
             }
         };
         let Some(cgroup) = &self.group else { return Ok(()) };
         let batch = group.tier == Tier::Batch;
-        group.cpu_usage = stat.map(|s| s.usage);
-        let own = stat.and_then(|s| s.throttled);
+        group.cpu_usage = stat.flatten().map(|s| s.usage);
+        let own = stat.flatten().and_then(|s| s.throttled);
         group.cpu_throttled = if batch {
             own
         } else {
-            let links = cgroup.links()?;
-            if links != self.links || (links < 2 && self.looked.is_multiple_of(RELIST_CONTAINERS)) {
-                list(cgroup, &mut self.containers)?;
+            if let Some(links) = signal(cgroup.links(), failed)?
+                && (links != self.links || (links < 2 && self.looked.is_multiple_of(RELIST_CONTAINERS)))
+                && signal(list(cgroup, &mut self.containers), failed)?.is_some()
+            {
                 self.links = links;
             }
             throttled(own, &self.containers, &mut self.links)
         };
-        let current = cgroup.memory_current()?;
-        let memory = cgroup.memory_stat()?;
-        group.memory = current.map(|c| bytes(c.saturating_sub(memory.map_or(0, |m| m.inactive_file))));
+        let current = signal(cgroup.memory_current(), failed)?.flatten();
+        let memory = signal(cgroup.memory_stat(), failed)?;
+        // Without `memory.stat` nobody knows how much of it is page cache that was not used lately.
+        group.memory = current
+            .zip(memory)
+            .map(|(current, stat)| bytes(current.saturating_sub(stat.map_or(0, |m| m.inactive_file))));
         group.memory_charged = current.map(bytes);
-        group.memory_reclaimable = memory.map(|m| bytes(m.reclaimable()));
+        group.memory_reclaimable = memory.flatten().map(|m| bytes(m.reclaimable()));
         // Batch's own limits are ours, and prod's IO is measured by how it stalls.
-        group.memory_hits = if batch {
-            io(cgroup, &mut group.io)?;
-            None
+        let hits = if batch {
+            if signal(io(cgroup, &mut group.io), failed)?.is_none() {
+                group.io.clear();
+            }
+            Some(None)
         } else {
             group.io.clear();
-            cgroup.memory_events()?.map(|e| e.high.saturating_add(e.max))
+            signal(cgroup.memory_events(), failed)?
         };
+        group.memory_hits = hits.flatten().map(|e| e.high.saturating_add(e.max));
+        // Where nobody can tell whether its own limit stalled it, its stall is no witness.
+        let cpu = signal(cgroup.cpu_pressure(), failed)?
+            .flatten()
+            .filter(|_| stat.is_some());
+        let waiting = signal(cgroup.memory_pressure(), failed)?
+            .flatten()
+            .filter(|_| hits.is_some());
         group.stall = Stall {
-            cpu: cgroup.cpu_pressure()?.map(|p| p.some.total),
-            memory: cgroup.memory_pressure()?.map(|p| p.some.total),
-            io: cgroup.io_pressure()?.map(|p| p.some.total),
+            cpu: cpu.map(|p| p.some.total),
+            memory: waiting.map(|p| p.some.total),
+            io: signal(cgroup.io_pressure(), failed)?.flatten().map(|p| p.some.total),
         };
         Ok(())
+    }
+}
+
+/// What was read; nothing, and a failure more, if it could not be. A cgroup that is gone is an error as before.
+fn signal<T>(read: Result<T, Error>, failed: &mut Vec<Error>) -> Result<Option<T>, Error> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_gone() => Err(error),
+        Err(error) => {
+            failed.push(error);
+            Ok(None)
+        }
     }
 }
 

@@ -47,6 +47,10 @@ impl Folder {
         self.dir.path().join("cgroup")
     }
 
+    pub(crate) fn pods(&self) -> Vec<PodInfo> {
+        self.pods.clone()
+    }
+
     fn put(&self, file: &str, text: &str) {
         let path = self.dir.path().join(file);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
