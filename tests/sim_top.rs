@@ -156,6 +156,33 @@ fn a_node_that_evicted_batch_says_whom_and_why_and_that_it_takes_no_more() {
     assert_eq!(evictions, expected, "{text}");
 }
 
+/// Mode `observe` said that nothing was enforced, and not what would have been.
+#[test]
+fn a_node_that_only_observes_says_what_it_would_set_and_why() {
+    let text = text(&["node", "trial"]);
+    let rows: Vec<_> = cells(&text)
+        .into_iter()
+        .skip_while(|row| row.first() != Some(&"WOULD SET"))
+        .skip(2)
+        .collect();
+    let expected = [
+        vec![
+            "cpu.idle",
+            "1",
+            "kubepods/besteffort/poda and 30 more",
+            "batch runs when nobody else does",
+        ],
+        vec![
+            "cpu.max",
+            "50000 100000",
+            "kubepods/besteffort",
+            "cut batch from 900m to 500m: prod stalled 180 of 1000, the policy allows 100",
+        ],
+        vec!["and 7 settings more"],
+    ];
+    assert_eq!(rows, expected, "{text}");
+}
+
 /// It was said to be calm, to stall for 0.0 % and to be selected by no policy, of all of which nothing is known.
 #[test]
 fn of_a_node_that_has_never_reported_nothing_else_is_said() {
@@ -185,6 +212,20 @@ fn nodes_are_shown_a_line_each_in_the_order_of_their_names() {
             "2026-11-29T12:00:00Z",
         ],
         vec!["silent", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "never"],
+        vec![
+            "trial",
+            "trial",
+            "-",
+            "-",
+            "-",
+            "-",
+            "-",
+            "-",
+            "-",
+            "-",
+            "calm",
+            "2026-11-29T12:00:00Z",
+        ],
     ];
     assert_eq!(rows, expected, "{text}");
 }
@@ -206,7 +247,7 @@ fn what_is_not_there_or_broken_is_said_with_its_name() {
     let error = failure(&["node", "nobody"], REPORTS);
     assert!(
         error.starts_with(
-            "duosuan: there is no NodeReport nobody: does the agent run on that node? There are reports of busy, silent"
+            "duosuan: there is no NodeReport nobody: does the agent run on that node? There are reports of busy, silent, trial"
         ),
         "{error}"
     );

@@ -96,6 +96,15 @@ pub struct NodeReportStatus {
     #[schemars(length(max = 10))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub actions: Vec<ActionReport>,
+    /// In mode `observe`, settings that the agent would make now; equal ones are one entry, and of each file the first come
+    /// first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub intended: Vec<IntendedReport>,
+    /// Settings that it would make beyond those in `intended`.
+    #[serde(default)]
+    pub intended_more: u32,
     /// True: batch was evicted here lately, and the node takes no new batch pods for 5 minutes from then, or while memory is
     /// short. What runs stays.
     #[serde(default)]
@@ -320,4 +329,25 @@ pub struct ActionReport {
     /// What it did, and why.
     #[schemars(length(max = 1024))]
     pub action: String,
+}
+
+/// A setting that the agent would make if it were to act.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IntendedReport {
+    /// The file, and the device where it has a line for each. Example: `cpu.max`.
+    #[schemars(length(min = 1, max = 253))]
+    pub file: String,
+    /// What it would be set to.
+    #[schemars(length(max = 1024))]
+    pub value: String,
+    /// The cgroup, below the root; where there are several, the first of them.
+    #[schemars(length(max = 4096))]
+    pub cgroup: String,
+    /// Cgroups that it would be set in.
+    #[schemars(range(min = 1))]
+    pub count: u32,
+    /// Why.
+    #[schemars(length(max = 1024))]
+    pub why: String,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use duosuan_policy::{Answer, Gang, Millis, Observation, Policy, Report, Resources, Service, State, decide};
+use duosuan_policy::{Answer, Gang, Millis, Mode, Observation, Policy, Report, Resources, Service, State, decide};
 
 use crate::{
     machine::{Acted, Machine},
@@ -53,6 +53,12 @@ impl<M: Machine> Agent<M> {
     /// Does everything but act, whatever the policy says.
     pub fn observe_only(&mut self, yes: bool) {
         self.observe_only = yes;
+    }
+
+    /// Whether it does everything but act, by its own flag or by the policy.
+    pub fn observes(&self) -> bool {
+        let by_policy = matches!(&self.choice, Choice::Policy { policy, .. } if policy.mode == Mode::Observe);
+        self.observe_only || by_policy
     }
 
     /// The policy that holds from the next look on.
@@ -121,7 +127,7 @@ impl<M: Machine> Agent<M> {
             },
         };
         if self.observe_only {
-            policy.mode = duosuan_policy::Mode::Observe;
+            policy.mode = Mode::Observe;
         }
         policy
     }

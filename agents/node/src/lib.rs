@@ -9,6 +9,7 @@ pub mod evict;
 pub mod exposition;
 pub mod http;
 pub mod identity;
+mod intended;
 pub mod journal;
 pub mod kernel;
 pub mod layout;

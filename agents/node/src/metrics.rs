@@ -104,6 +104,7 @@ pub struct Metrics {
     closed: Family<NodeLabels, Gauge>,
     state: Family<GuardStateLabels, Gauge>,
     reasserted: Family<NodeLabels, Counter>,
+    intended: Family<NodeLabels, Gauge>,
     age: Family<NodeLabels, Float>,
     errors: Family<FileLabels, Counter>,
 }
@@ -138,6 +139,7 @@ impl Metrics {
             closed: Family::default(),
             state: Family::default(),
             reasserted: Family::default(),
+            intended: Family::default(),
             age: Family::default(),
             errors: Family::default(),
         };
@@ -219,6 +221,11 @@ impl Metrics {
             "reasserted",
             "Settings that somebody else had changed back",
             metrics.reasserted.clone(),
+        );
+        r.register(
+            "intended_settings",
+            "Settings that would be made now if the mode were not to observe only",
+            metrics.intended.clone(),
         );
         let age = metrics.age.clone();
         r.register_with_unit(
@@ -341,6 +348,8 @@ impl Metrics {
             .get_or_create(&labels)
             .set(i64::from(report.eviction.closed));
         self.reasserted.get_or_create(&labels).inc_by(acted.reasserted);
+        let intended = i64::try_from(report.intended.len()).unwrap_or(i64::MAX);
+        self.intended.get_or_create(&labels).set(intended);
         self.reclaimed.get_or_create(&labels).inc_by(acted.reclaimed);
         self.failures(node, &acted.failed);
     }

@@ -48,7 +48,7 @@ impl Draft {
     /// What one agent has to publish after a look.
     pub fn of<M: Machine>(report: &Report, agent: &Agent<M>, parts: &Parts, now: Timestamp) -> Self {
         let mut conditions = Conditions::default();
-        status::judge(&mut conditions, agent.choice(), report, now);
+        status::judge(&mut conditions, agent.choice(), agent.observes(), report, now);
         let bound = report
             .tiers
             .iter()

@@ -17,7 +17,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 
-use crate::{quantity, selection::Choice};
+use crate::{intended::intended, quantity, selection::Choice};
 
 /// Conditions with the time at which each last changed.
 #[derive(Clone, Debug, Default)]
@@ -50,7 +50,9 @@ impl Conditions {
 }
 
 /// Says of the policy and of the signals what a reader of the report wants to know first.
-pub fn judge(conditions: &mut Conditions, choice: &Choice, report: &Report, now: Timestamp) {
+///
+/// `observing` is about the agent, whatever mode the policy names.
+pub fn judge(conditions: &mut Conditions, choice: &Choice, observing: bool, report: &Report, now: Timestamp) {
     let (good, reason, message) = match choice {
         Choice::None => (
             false,
@@ -67,7 +69,7 @@ pub fn judge(conditions: &mut Conditions, choice: &Choice, report: &Report, now:
             "Suspended",
             format!("ColocationPolicy {name} is suspended: the node is as without the agent"),
         ),
-        Choice::Policy { name, policy } if policy.mode == duosuan_policy::Mode::Observe => (
+        Choice::Policy { name, .. } if observing => (
             true,
             "Observing",
             format!("ColocationPolicy {name} is followed, nothing is enforced"),
@@ -136,6 +138,7 @@ pub fn status(
     parts: &Parts,
     now: Timestamp,
 ) -> NodeReportStatus {
+    let (intended, intended_more) = intended(&report.intended);
     let stall = |s: Option<i64>| u32::try_from(s.unwrap_or(0).max(0)).unwrap_or(0);
     NodeReportStatus {
         time: Some(Time(now)),
@@ -195,6 +198,8 @@ pub fn status(
                 action: deed.action.clone(),
             })
             .collect(),
+        intended,
+        intended_more,
         batch_closed: report.eviction.closed,
         evictions: report.eviction.last.iter().map(|e| eviction(e, report, now)).collect(),
         conditions: Vec::new(),

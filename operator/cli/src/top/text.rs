@@ -103,6 +103,10 @@ pub(super) fn node(report: &NodeReport) -> String {
             .map(|a| vec![time(Some(&a.time)), a.guard.clone(), a.action.clone()]);
         text += &table(&["LAST ACTIONS", "GUARD", "WHAT AND WHY"], rows);
     }
+    if !status.intended.is_empty() {
+        text += "\n";
+        text += &intended(&status);
+    }
     if !status.evictions.is_empty() {
         text += "\n";
         text += &evictions(&status.evictions);
@@ -201,6 +205,22 @@ fn limit(guard: &GuardReport) -> String {
         (Some(milli), None) => format!("{milli}m"),
         (None, None) => "everything".to_owned(),
     }
+}
+
+/// What an agent that only observes would do.
+fn intended(status: &NodeReportStatus) -> String {
+    let rows = status.intended.iter().map(|i| {
+        let place = match i.count {
+            0 | 1 => i.cgroup.clone(),
+            count => format!("{} and {} more", i.cgroup, count - 1),
+        };
+        vec![i.file.clone(), i.value.clone(), place, i.why.clone()]
+    });
+    let mut text = table(&["WOULD SET", "TO", "IN", "WHY"], rows);
+    if status.intended_more > 0 {
+        let _ = writeln!(text, "and {} settings more", status.intended_more);
+    }
+    text
 }
 
 /// Whom the node evicted, the latest first.
