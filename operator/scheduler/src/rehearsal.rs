@@ -1,7 +1,7 @@
 //! What runs beside the real one need of the core: a copy to try things on, when time alone changes something, and to
 //! be told again what was told before.
 
-use crate::{Cluster, event::Time, index::Index, steps};
+use crate::{Cluster, event::Time, index::Index, model::Model, steps};
 
 /// A copy decides as the original would. It has an empty cache of its own, and counts its [work](Cluster::work) anew.
 impl Clone for Cluster {
@@ -15,6 +15,29 @@ impl Clone for Cluster {
 }
 
 impl Cluster {
+    /// Does something to the cluster and takes all of it back. This costs much less than a copy of a large cluster: of its
+    /// nodes, pods and claims, only those that are changed are copied. What is done begins with an empty cache, as a copy
+    /// does.
+    pub fn rehearse<R>(&mut self, act: impl FnOnce(&mut Cluster) -> R) -> R {
+        if self.model.nodes.keeps() {
+            // A rehearsal in a rehearsal.
+            return act(&mut self.clone());
+        }
+        let rest = self.model.copy_but_for_tables();
+        let index = std::mem::take(&mut self.index);
+        self.model.nodes.keep();
+        self.model.pods.keep();
+        self.model.claims.keep();
+        let result = act(self);
+        let mut done = std::mem::replace(&mut self.model, rest);
+        done.nodes.take_back();
+        done.pods.take_back();
+        done.claims.take_back();
+        self.model.take_tables_of(&mut done);
+        self.index = index;
+        result
+    }
+
     /// When the next cycle may decide something with no event before it: a spared victim may go then, a pod whose binding
     /// failed is tried again, or the grace time of a gang that lost a member is over. `None` if time alone changes nothing.
     #[must_use]
@@ -48,6 +71,23 @@ impl Cluster {
             slot.blocked_by = None;
             model.mark(claim);
         }
+    }
+}
+
+impl Model {
+    /// All but the large tables, which are left empty in it.
+    fn copy_but_for_tables(&mut self) -> Model {
+        let mut tables = Model::default();
+        tables.take_tables_of(self);
+        let copy = self.clone();
+        self.take_tables_of(&mut tables);
+        copy
+    }
+
+    fn take_tables_of(&mut self, other: &mut Model) {
+        self.nodes = std::mem::take(&mut other.nodes);
+        self.pods = std::mem::take(&mut other.pods);
+        self.claims = std::mem::take(&mut other.claims);
     }
 }
 

@@ -1,10 +1,14 @@
 //! Dense ordinals, and the table that hands them out.
 
+mod journal;
+
 use std::{
     fmt,
     marker::PhantomData,
     ops::{Index, IndexMut},
 };
+
+use journal::Journal;
 
 /// An ordinal of some kind of object.
 pub(crate) trait Ordinal: Copy {
@@ -85,11 +89,24 @@ ordinals! {
 }
 
 /// A table with stable positions; freed ones are used again.
-#[derive(Clone)]
 pub(crate) struct Slab<K, T> {
     slots: Vec<Option<T>>,
     free: Vec<u32>,
+    /// Only in a rehearsal.
+    journal: Option<Box<Journal<T>>>,
     kind: PhantomData<K>,
+}
+
+/// A copy has nothing to take back.
+impl<K, T: Clone> Clone for Slab<K, T> {
+    fn clone(&self) -> Self {
+        Slab {
+            slots: self.slots.clone(),
+            free: self.free.clone(),
+            journal: None,
+            kind: PhantomData,
+        }
+    }
 }
 
 impl<K, T> Default for Slab<K, T> {
@@ -97,6 +114,7 @@ impl<K, T> Default for Slab<K, T> {
         Slab {
             slots: Vec::new(),
             free: Vec::new(),
+            journal: None,
             kind: PhantomData,
         }
     }
@@ -118,18 +136,28 @@ impl<K, T: fmt::Debug> fmt::Debug for Slab<K, T> {
 impl<K: Ordinal, T> Slab<K, T> {
     /// Puts an entry in.
     pub(crate) fn insert(&mut self, value: T) -> K {
-        if let Some(index) = self.free.pop()
-            && let Some(slot) = self.slots.get_mut(index as usize)
-        {
-            *slot = Some(value);
-            return K::new(index as usize);
+        if let Some(index) = self.free.pop() {
+            self.before(index as usize);
+            if let Some(slot) = self.slots.get_mut(index as usize) {
+                *slot = Some(value);
+                return K::new(index as usize);
+            }
         }
         self.slots.push(Some(value));
         K::new(self.slots.len() - 1)
     }
 
+    /// Before an entry changes.
+    #[inline]
+    fn before(&mut self, index: usize) {
+        if self.journal.is_some() {
+            self.note(index);
+        }
+    }
+
     /// Takes an entry out.
     pub(crate) fn remove(&mut self, key: K) -> Option<T> {
+        self.before(key.index());
         let taken = self.slots.get_mut(key.index())?.take();
         if taken.is_some() {
             self.free.push(u32::try_from(key.index()).unwrap_or(u32::MAX));
@@ -145,6 +173,7 @@ impl<K: Ordinal, T> Slab<K, T> {
 
     /// An entry, if it is there, to be changed.
     pub(crate) fn find_mut(&mut self, key: K) -> Option<&mut T> {
+        self.before(key.index());
         self.slots.get_mut(key.index())?.as_mut()
     }
 
@@ -188,6 +217,7 @@ impl<K: Ordinal, T> IndexMut<K> for Slab<K, T> {
         reason = "ordinals of dead entries are kept nowhere"
     )]
     fn index_mut(&mut self, key: K) -> &mut T {
+        self.before(key.index());
         self.slots[key.index()].as_mut().expect("an ordinal names a live entry")
     }
 }

@@ -189,13 +189,16 @@ impl<'a> Subject<'a> {
 /// Rounds in which a changed copy may have others evicted before it is asked who was admitted.
 const ROUNDS: u32 = 4;
 
-/// True if a target is admitted after some events.
-pub(crate) fn admitted_after(case: Case<'_>, target: &Target, events: Vec<Event>) -> bool {
-    let mut copy = case.cluster.clone();
+/// True if a target is admitted after some events. `copy` is a copy of the core, and stays one.
+pub(crate) fn admitted_after(copy: &mut Cluster, case: Case<'_>, target: &Target, events: Vec<Event>) -> bool {
+    copy.rehearse(|changed| is_admitted(changed, case, target, events))
+}
+
+fn is_admitted(copy: &mut Cluster, case: Case<'_>, target: &Target, events: Vec<Event>) -> bool {
     events.into_iter().for_each(|event| copy.apply(event));
     let mut budgets = case.budgets.clone();
     for _ in 0..ROUNDS {
-        let decisions = duosuan_scheduler::cycle(&mut copy, case.now, duosuan_scheduler::Budget::default());
+        let decisions = duosuan_scheduler::cycle(copy, case.now, duosuan_scheduler::Budget::default());
         let admitted = match target {
             Target::Claim(uid) => copy.claim(uid).is_some_and(|view| view.phase != ClaimPhase::Pending),
             Target::Pod(uid) => copy.seat_of_pod(uid).is_some(),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use duosuan_scheduler::{
-    Reason, Tier,
+    Cluster, Reason, Tier,
     classes::NodeClass,
     event::{Claim, Group, Pod, Quota},
 };
@@ -54,6 +54,7 @@ pub(super) fn search(
 ) -> Outcome {
     let mut search = Search {
         case,
+        copy: case.cluster.clone(),
         target,
         subject,
         left: effort,
@@ -87,6 +88,8 @@ fn rank(change: &Change) -> (u8, String) {
 
 struct Search<'a> {
     case: Case<'a>,
+    /// On which changes are tried.
+    copy: Cluster,
     target: &'a Target,
     subject: &'a Subject<'a>,
     left: u32,
@@ -183,7 +186,7 @@ impl Search<'_> {
         }
         self.left -= 1;
         self.outcome.tried += 1;
-        admitted_after(self.case, self.target, events)
+        admitted_after(&mut self.copy, self.case, self.target, events)
     }
 
     fn found(&mut self, change: Change, amount: i64, of: i64) {

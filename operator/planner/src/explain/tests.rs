@@ -347,7 +347,12 @@ fn what_is_named_admits_and_a_little_less_does_not() {
         let subject = Subject::of(case, &claim()).unwrap();
         for found in &explanation.changes {
             assert!(
-                admitted_after(case, &claim(), found.change.events(case, &subject)),
+                admitted_after(
+                    &mut case.cluster.clone(),
+                    case,
+                    &claim(),
+                    found.change.events(case, &subject)
+                ),
                 "{}",
                 found.change
             );
@@ -366,7 +371,12 @@ fn what_is_named_admits_and_a_little_less_does_not() {
                 _ => continue,
             };
             assert!(
-                !admitted_after(case, &claim(), smaller.events(case, &subject)),
+                !admitted_after(
+                    &mut case.cluster.clone(),
+                    case,
+                    &claim(),
+                    smaller.events(case, &subject)
+                ),
                 "{smaller}"
             );
         }

@@ -322,6 +322,37 @@ proptest! {
         prop_assert!(world.cluster.model == once);
     }
 
+    /// What is rehearsed comes to what it would on a copy, and nothing of it stays.
+    #[test]
+    fn a_rehearsal_leaves_no_trace(
+        (steps, tried, then) in (
+            prop::collection::vec(any_step(), 1..40),
+            prop::collection::vec(any_step(), 1..15),
+            prop::collection::vec(any_step(), 1..15),
+        ),
+    ) {
+        let (mut world, _) = run(&steps);
+        let began = world.now;
+        let go_on = |cluster: &mut Cluster, steps: &[Step]| {
+            let (mut now, mut all) = (began, Vec::new());
+            for step in steps {
+                match step {
+                    Step::Tell(event) => cluster.apply(event.clone()),
+                    Step::Cycle(after, pods, _) => {
+                        now += after;
+                        all.extend(cycle(cluster, Time(now), Budget { pods: *pods }));
+                    }
+                }
+            }
+            all
+        };
+        let mut copy = world.cluster.clone();
+        let rehearsed = world.cluster.rehearse(|cluster| go_on(cluster, &tried));
+        prop_assert_eq!(rehearsed, go_on(&mut copy.clone(), &tried));
+        prop_assert!(world.cluster.model == copy.model);
+        prop_assert_eq!(go_on(&mut world.cluster, &then), go_on(&mut copy, &then));
+    }
+
     #[test]
     fn the_same_events_lead_to_the_same_decisions(steps in prop::collection::vec(any_step(), 1..60)) {
         prop_assert_eq!(run(&steps).1, run(&steps).1);
