@@ -153,8 +153,8 @@ pub struct Group {
     /// Where the pods of the group stand to each other. Absent: as the claim says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topology: Option<Topology>,
-    /// Nodes that the group's pods may run on, in the form of a pod's `spec.affinity.nodeAffinity`; a node has to satisfy this
-    /// and the pod's own.
+    /// Nodes that the group's pods may run on, and would rather, in the form of a pod's `spec.affinity.nodeAffinity`; a node has
+    /// to satisfy what this requires and what the pod's own does, and the weights of both are added.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<NodeAffinity>,
     /// Taints that the group's pods tolerate, added to each pod's own; in the form of a pod's `spec.tolerations`.

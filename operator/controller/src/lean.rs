@@ -350,12 +350,23 @@ pub struct LabelSelector {
     pub match_expressions: Vec<Requirement>,
 }
 
-/// Node affinity, its required part.
+/// Node affinity.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "the fields are Kubernetes' own")]
 pub struct NodeAffinity {
     pub required_during_scheduling_ignored_during_execution: Option<NodeSelector>,
+    #[serde(deserialize_with = "list")]
+    pub preferred_during_scheduling_ignored_during_execution: Vec<PreferredSchedulingTerm>,
+}
+
+/// Nodes that a pod would rather have.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct PreferredSchedulingTerm {
+    pub weight: i32,
+    pub preference: NodeSelectorTerm,
 }
 
 /// Alternatives of conjunctions.

@@ -264,6 +264,16 @@ pub enum Operator {
 /// A conjunction of requirements.
 pub type Term = Vec<Requirement>;
 
+/// Nodes that a pod would rather have than others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PreferredNodes {
+    /// How much they are preferred, 1 to 100 in Kubernetes. The weights of all preferences that a node meets are added.
+    pub weight: i32,
+    /// What the labels of the nodes have to be. Without any requirement no node is meant.
+    pub term: Term,
+}
+
 /// What a pod asks of GPUs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -312,6 +322,9 @@ pub struct Pod {
     /// `spec.nodeSelector` and the required node affinity, as alternatives of conjunctions; empty means any node.
     /// (A selector without affinity is one term; with affinity, it is part of each.)
     pub node_terms: Vec<Term>,
+    /// The preferred node affinity.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub preferred_nodes: Vec<PreferredNodes>,
     /// `spec.tolerations`.
     pub tolerations: Vec<Toleration>,
     /// Images of its containers, init containers included, by the names that [`Node::images`] has them by.
@@ -431,6 +444,9 @@ pub struct Group {
     pub gpus: Option<GpuRequest>,
     /// Added to each pod's own: every alternative of the pod is joined with one of these.
     pub node_terms: Vec<Term>,
+    /// Added to each pod's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub preferred_nodes: Vec<PreferredNodes>,
     /// Added to each pod's own.
     pub tolerations: Vec<Toleration>,
     /// How its pods stand to each other, inside what the claim asks for.

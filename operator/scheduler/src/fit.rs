@@ -3,6 +3,7 @@
 use crate::{
     event::{Taint, Tier},
     model::{Model, NodeSlot, Seat, Shape, cell::Cell},
+    score::Welcome,
     selector,
     slab::{NodeOrd, ResourceOrd, TaintOrd},
 };
@@ -73,8 +74,8 @@ impl Model {
         }
     }
 
-    /// What of the answer does not depend on what is held: how many taints would rather have other pods, or why not.
-    pub(crate) fn fits_ever(&self, shape: &Shape, node: &NodeSlot) -> Result<u32, Constraint> {
+    /// What of the answer does not depend on what is held: how welcome such pods are, or why they are not let in.
+    pub(crate) fn fits_ever(&self, shape: &Shape, node: &NodeSlot) -> Result<Welcome, Constraint> {
         if node.unschedulable {
             let taint = crate::event::Taint {
                 key: UNSCHEDULABLE.into(),
@@ -104,7 +105,9 @@ impl Model {
                 return Err(Constraint::GpuModel);
             }
         }
-        Ok(unwelcome)
+        let liked = shape.preferred.iter().filter(|p| selector::meets(&p.term, node));
+        let liked = liked.fold(0_i32, |sum, preferred| sum.saturating_add(preferred.weight));
+        Ok(Welcome { unwelcome, liked })
     }
 
     /// What of the answer depends on what is held, but for the devices.

@@ -338,8 +338,8 @@ pub(crate) fn by_scan(model: &Model, policy: Policy, look: Look, refused: &BTree
             .nodes
             .find(node)
             .filter(|slot| slot.present && !refused.contains(&node))?;
-        let unwelcome = model.fits_ever(shape, slot).ok()?;
-        let (cost, _) = crate::score::place(policy, model, &mut worths, shape, slot, unwelcome).ok()?;
+        let welcome = model.fits_ever(shape, slot).ok()?;
+        let (cost, _) = crate::score::place(policy, model, &mut worths, shape, slot, welcome).ok()?;
         let images = slot.holds_of(model.images.of(look.wanted));
         Some((cost.with_images(images), slot.rank, node))
     });

@@ -62,10 +62,22 @@ const PLACE: u32 = 26;
 const IMAGES: i64 = STEPS / 4;
 /// A taint that would rather have other pods weighs more than all wishes of pods together.
 const UNWELCOME: i64 = 1 << 33;
-/// Such taints that are told apart. With as many, and all wishes, a cost takes 36 + 26 of 63 bits.
+/// Such taints that are told apart. With as many, all wishes and node affinity, a cost takes 36 + 26 of 63 bits.
 const TAINTS: u32 = 7;
 /// What wishes of pods come to at most: with weights of 100, forty million pods.
 const WISHES: i64 = UNWELCOME / 2 - 1;
+
+/// What node affinity counts at most: more than all the terms with weights of 100 that an object has room for.
+const LIKED: i64 = 1 << 20;
+
+/// How welcome pods of a shape are on a node, whatever is held there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Welcome {
+    /// Taints that would rather have other pods.
+    pub(crate) unwelcome: u32,
+    /// Weights of what the pods prefer in nodes, and this one has.
+    pub(crate) liked: i32,
+}
 
 /// What a place costs: first what taints and pods wish, then what is left of the node. One number, since there is one for
 /// each node and shape.
@@ -73,9 +85,10 @@ const WISHES: i64 = UNWELCOME / 2 - 1;
 pub(crate) struct Cost(i64);
 
 impl Cost {
-    /// Without the wishes of pods; `unwelcome` are the taints that would rather have other pods.
-    pub(crate) fn of(unwelcome: u32, place: i64) -> Cost {
-        let wishes = i64::from(unwelcome.min(TAINTS)) * UNWELCOME;
+    /// Without what is wished of other pods.
+    pub(crate) fn of(welcome: Welcome, place: i64) -> Cost {
+        let liked = i64::from(welcome.liked).clamp(-LIKED, LIKED);
+        let wishes = i64::from(welcome.unwelcome.min(TAINTS)) * UNWELCOME - liked;
         let half = 1 << (PLACE - 1);
         Cost((wishes << PLACE) + place.clamp(-half, half - 1))
     }
@@ -104,7 +117,7 @@ pub(crate) fn place(
     worths: &mut Worths,
     shape: &Shape,
     node: &NodeSlot,
-    unwelcome: u32,
+    welcome: Welcome,
 ) -> Result<(Cost, Vec<u16>), Constraint> {
     let devices = model.devices_now(shape, node, None)?;
     let (here, devices) = match policy {
@@ -123,7 +136,7 @@ pub(crate) fn place(
         (Policy::Standard, Some(need)) if need.count > 1 => by_closeness(node, &devices),
         _ => 0,
     };
-    Ok((Cost::of(unwelcome, here).against(apart), devices))
+    Ok((Cost::of(welcome, here).against(apart), devices))
 }
 
 /// The seat that a pod of a shape gets on a node where it has room, or in the part of it that an area is; `None` if it has
@@ -140,7 +153,7 @@ pub(crate) fn seat(
     let Some(cell) = within.and_then(|area| slot.cell_of(area)) else {
         let devices = match &shape.gpus {
             None => Vec::new(),
-            Some(_) => place(policy, model, worths, shape, slot, 0).ok()?.1,
+            Some(_) => place(policy, model, worths, shape, slot, Welcome::default()).ok()?.1,
         };
         let devices = devices.into();
         return Some(Seat {
@@ -170,9 +183,9 @@ fn by_closeness(node: &NodeSlot, devices: &[u16]) -> i64 {
 }
 
 /// What a place on a node costs a prod pod without GPUs at least: by [`Policy::Standard`], and besides what its use adds.
-pub(crate) fn least(unwelcome: u32, node: &NodeSlot) -> Cost {
+pub(crate) fn least(welcome: Welcome, node: &NodeSlot) -> Cost {
     let by_gpus = free_milli(node) * FREE_GPUS / 1000;
-    Cost::of(unwelcome, by_gpus.min(FREE_GPUS))
+    Cost::of(welcome, by_gpus.min(FREE_GPUS))
 }
 
 fn free_milli(node: &NodeSlot) -> i64 {

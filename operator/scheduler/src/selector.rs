@@ -12,14 +12,20 @@ pub(crate) fn matches(terms: &[Term], node: &NodeSlot) -> bool {
     matches_node(terms, &node.name, &node.labels)
 }
 
+/// True if a node meets all of some requirements; of none at all no node does.
+pub(crate) fn meets(term: &Term, node: &NodeSlot) -> bool {
+    meets_all(term, &node.name, &node.labels)
+}
+
 /// True if a node of this name and with these labels matches one of the alternatives, or there are none. An empty
 /// alternative matches nothing.
 #[must_use]
 pub fn matches_node(terms: &[Term], name: &str, labels: &BTreeMap<String, String>) -> bool {
-    terms.is_empty()
-        || terms
-            .iter()
-            .any(|term| !term.is_empty() && term.iter().all(|r| satisfies(r, name, labels)))
+    terms.is_empty() || terms.iter().any(|term| meets_all(term, name, labels))
+}
+
+fn meets_all(term: &Term, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    !term.is_empty() && term.iter().all(|r| satisfies(r, name, labels))
 }
 
 fn satisfies(requirement: &Requirement, name: &str, labels: &BTreeMap<String, String>) -> bool {

@@ -26,6 +26,7 @@ mod lost_work;
 mod making_room;
 mod optimum;
 mod preemption;
+mod preferred_nodes;
 mod promises;
 mod properties;
 mod queues;

@@ -126,6 +126,10 @@ fn group(group: &Group, field: &str) -> Result<event::Group, FieldError> {
     if max < min {
         return Err(FieldError::new(field, format!("max {max} is below min {min}")));
     }
+    let affinity = group.affinity.as_ref().map(placement::of_group);
+    let required = affinity
+        .as_ref()
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     Ok(event::Group {
         name: group.name.clone(),
         min,
@@ -136,7 +140,8 @@ fn group(group: &Group, field: &str) -> Result<event::Group, FieldError> {
             .gpus
             .as_ref()
             .map_or(Ok(None), |g| gpu::of_group(g, &format!("{field}.gpus")))?,
-        node_terms: placement::group_terms(group.affinity.as_ref())?,
+        node_terms: placement::node_terms(None, required)?,
+        preferred_nodes: placement::preferred_nodes(affinity.as_ref())?,
         tolerations: group.tolerations.iter().map(toleration).collect(),
         topology: topology(group.topology.as_ref()),
     })

@@ -1,8 +1,8 @@
-//! Where a pod may stand: node selector, required node affinity, tolerations, host ports.
+//! Where a pod may stand, and would rather: node selector, node affinity, tolerations, host ports.
 
 use std::collections::BTreeMap;
 
-use duosuan_scheduler::event::{NODE_NAME, Operator, Requirement, Term, Toleration};
+use duosuan_scheduler::event::{NODE_NAME, Operator, PreferredNodes, Requirement, Term, Toleration};
 use k8s_openapi::api::core::v1;
 
 use super::FieldError;
@@ -35,14 +35,7 @@ pub fn node_terms(
     };
     let mut terms = Vec::new();
     for term in &affinity.node_selector_terms {
-        let mut own = Term::new();
-        for expression in &term.match_expressions {
-            own.push(requirement(expression, expression.key.clone())?);
-        }
-        for field in &term.match_fields {
-            // The API server admits no other field than `metadata.name`.
-            own.push(requirement(field, NODE_NAME.to_owned())?);
-        }
+        let mut own = requirements(term)?;
         // Kubernetes: a term without requirements matches no node.
         if !own.is_empty() {
             own.extend(selector.iter().cloned());
@@ -53,6 +46,29 @@ pub fn node_terms(
         terms.push(vec![no_node()]);
     }
     Ok(terms)
+}
+
+/// The preferred node affinity.
+///
+/// # Errors
+///
+/// If an operator is unknown.
+pub fn preferred_nodes(affinity: Option<&lean::NodeAffinity>) -> Result<Vec<PreferredNodes>, FieldError> {
+    let preferred = affinity.map(|a| &a.preferred_during_scheduling_ignored_during_execution);
+    let preferred = preferred.into_iter().flatten().map(|preferred| {
+        Ok(PreferredNodes {
+            weight: preferred.weight,
+            term: requirements(&preferred.preference)?,
+        })
+    });
+    preferred.collect()
+}
+
+fn requirements(term: &lean::NodeSelectorTerm) -> Result<Term, FieldError> {
+    let by_label = term.match_expressions.iter().map(|r| requirement(r, r.key.clone()));
+    // The API server admits no other field than `metadata.name`.
+    let by_name = term.match_fields.iter().map(|r| requirement(r, NODE_NAME.to_owned()));
+    by_label.chain(by_name).collect()
 }
 
 /// A requirement that no node meets.
@@ -86,15 +102,8 @@ fn requirement(from: &lean::Requirement, key: String) -> Result<Requirement, Fie
     })
 }
 
-/// The required part of a claim group's node affinity.
-///
-/// # Errors
-///
-/// If an operator is unknown.
-pub fn group_terms(affinity: Option<&v1::NodeAffinity>) -> Result<Vec<Term>, FieldError> {
-    let Some(required) = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()) else {
-        return Ok(Vec::new());
-    };
+/// A claim group's node affinity, in the form of a pod's.
+pub fn of_group(affinity: &v1::NodeAffinity) -> lean::NodeAffinity {
     let requirements = |list: Option<&Vec<v1::NodeSelectorRequirement>>| {
         list.into_iter()
             .flatten()
@@ -105,17 +114,25 @@ pub fn group_terms(affinity: Option<&v1::NodeAffinity>) -> Result<Vec<Term>, Fie
             })
             .collect()
     };
-    let selector = lean::NodeSelector {
-        node_selector_terms: required
-            .node_selector_terms
-            .iter()
-            .map(|term| lean::NodeSelectorTerm {
-                match_expressions: requirements(term.match_expressions.as_ref()),
-                match_fields: requirements(term.match_fields.as_ref()),
+    let term = |term: &v1::NodeSelectorTerm| lean::NodeSelectorTerm {
+        match_expressions: requirements(term.match_expressions.as_ref()),
+        match_fields: requirements(term.match_fields.as_ref()),
+    };
+    let required = affinity.required_during_scheduling_ignored_during_execution.as_ref();
+    let preferred = affinity.preferred_during_scheduling_ignored_during_execution.as_ref();
+    lean::NodeAffinity {
+        required_during_scheduling_ignored_during_execution: required.map(|required| lean::NodeSelector {
+            node_selector_terms: required.node_selector_terms.iter().map(term).collect(),
+        }),
+        preferred_during_scheduling_ignored_during_execution: preferred
+            .into_iter()
+            .flatten()
+            .map(|preferred| lean::PreferredSchedulingTerm {
+                weight: preferred.weight,
+                preference: term(&preferred.preference),
             })
             .collect(),
-    };
-    node_terms(None, Some(&selector))
+    }
 }
 
 /// A toleration.
@@ -218,6 +235,30 @@ mod tests {
         );
         assert_eq!(terms(json!({"nodeSelector": {"disk": "ssd"}})), vec![vec![disk]]);
         assert_eq!(terms(json!({})), Vec::<Term>::new());
+    }
+
+    #[test]
+    fn preferences_keep_their_weights_and_have_no_part_in_what_is_required() {
+        let spec: lean::PodSpec = serde_json::from_value(json!({"affinity": {"nodeAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 7, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}},
+                {"weight": 1, "preference": {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}},
+            ],
+        }}}))
+        .unwrap();
+        let affinity = spec.affinity.and_then(|a| a.node_affinity).unwrap();
+        let prefers = |weight, term| PreferredNodes {
+            weight,
+            term: vec![term],
+        };
+        assert_eq!(
+            preferred_nodes(Some(&affinity)).unwrap(),
+            [prefers(7, is("disk", &["ssd"])), prefers(1, is(NODE_NAME, &["n1"]))]
+        );
+        assert_eq!(
+            affinity.required_during_scheduling_ignored_during_execution.map(|_| ()),
+            None
+        );
     }
 
     #[test]

@@ -82,6 +82,9 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
     let node_terms = placement::node_terms(spec.node_selector.as_ref(), required)
         .map_err(&mut or_default)
         .unwrap_or_default();
+    let preferred_nodes = placement::preferred_nodes(affinity)
+        .map_err(&mut or_default)
+        .unwrap_or_default();
     let rules = relations::rules(spec, labels)
         .map_err(&mut or_default)
         .unwrap_or_default();
@@ -124,6 +127,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             requests,
             gpus,
             node_terms,
+            preferred_nodes,
             tolerations: spec.tolerations.iter().map(placement::toleration).collect(),
             // Of others it does not matter: they are never placed here.
             images: if ours { image::of_pod(spec) } else { Vec::new() },

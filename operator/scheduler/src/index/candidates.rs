@@ -7,7 +7,7 @@ use super::{ByArea, related::Related};
 use crate::{
     fit::Constraint,
     model::{Model, NodeSlot, Shape, areas::LEVELS, rules::Check},
-    score::{self, Cost, Policy},
+    score::{self, Cost, Policy, Welcome},
     slab::{ImageOrd, NodeOrd},
     worth::Worths,
 };
@@ -50,7 +50,7 @@ pub(super) struct Bucket {
 pub(super) struct Entry {
     /// `NodeSlot::epoch` at which `ever` was found.
     pub(super) epoch: u64,
-    pub(super) ever: Result<u32, Constraint>,
+    pub(super) ever: Result<Welcome, Constraint>,
     pub(super) now: Result<(Cost, u64), Constraint>,
     pub(super) bucket: u32,
 }
@@ -232,7 +232,7 @@ fn value(
     worths: &mut Worths,
     shape: &Shape,
     node: &NodeSlot,
-    ever: Result<u32, Constraint>,
+    ever: Result<Welcome, Constraint>,
 ) -> Result<Cost, Constraint> {
     score::place(policy, model, worths, shape, node, ever?).map(|(cost, _)| cost)
 }

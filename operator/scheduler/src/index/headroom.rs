@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::lineup::Lineup;
 use crate::{
     model::{Model, NodeSlot, Shape},
-    score::{self, Policy},
+    score::{self, Policy, Welcome},
     slab::{NodeOrd, ResourceOrd},
     worth::Worths,
 };
@@ -57,7 +57,7 @@ pub(super) struct Headroom {
     /// By place in the tree, then resource.
     bounds: Vec<Bound>,
     /// By position: the node's epoch, and what it ever says.
-    ever: Vec<(u64, Option<u32>)>,
+    ever: Vec<(u64, Option<Welcome>)>,
 }
 
 /// What some nodes have of a resource.
@@ -187,8 +187,8 @@ impl Headroom {
         if *epoch != node.epoch {
             (*epoch, *ever) = (node.epoch, model.fits_ever(shape, node).ok());
         }
-        let Some(unwelcome) = *ever else { return };
-        self.least[at] = score::least(unwelcome, node).get();
+        let Some(welcome) = *ever else { return };
+        self.least[at] = score::least(welcome, node).get();
         for (bound, &resource) in bounds.iter_mut().zip(&self.resources) {
             let (all, used) = (node.allocatable.of(resource), node.used.of(resource));
             *bound = Bound {

@@ -9,7 +9,7 @@ use super::{
     lineup::Lineup,
 };
 use crate::{
-    event::{Term, Tier, Toleration},
+    event::{PreferredNodes, Term, Tier, Toleration},
     intern::Counted,
     model::{Model, Shape},
     slab::{FilterOrd, NodeOrd, ShapeOrd},
@@ -22,10 +22,11 @@ const LEAVES: usize = 1 << 20;
 /// How often a shape of which its tree could not tell is left to its list, before the tree is tried again.
 const PAUSE: u32 = 64;
 
-/// What decides which nodes admit a plain pod, whatever is held there.
+/// What decides which nodes admit a plain pod, and how welcome it is there, whatever is held there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Filter {
     terms: Vec<Term>,
+    preferred: Vec<PreferredNodes>,
     tolerations: Vec<Toleration>,
 }
 
@@ -79,6 +80,7 @@ impl Plain {
         let known = slot.get_or_insert_with(|| Known {
             filter: filters.acquire(Filter {
                 terms: shape.terms.clone(),
+                preferred: shape.preferred.clone(),
                 tolerations: shape.tolerations.clone(),
             }),
             pause: 0,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     amount::{Amount, Amounts},
     decision::Reason,
-    event::{self, GpuRequest, Term, Tier, Toleration},
+    event::{self, GpuRequest, PreferredNodes, Term, Tier, Toleration},
     model::{Model, ports::HostPort, rules::Rules},
     slab::{ModelOrd, PodOrd, ResourceOrd, ShapeOrd, TemplateOrd},
 };
@@ -19,6 +19,8 @@ pub(crate) struct Template {
     pub(crate) requests: Amounts,
     pub(crate) gpus: Option<GpuRequest>,
     pub(crate) terms: Vec<Term>,
+    /// In order.
+    pub(crate) preferred: Vec<PreferredNodes>,
     pub(crate) tolerations: Vec<Toleration>,
     pub(crate) ports: Vec<HostPort>,
     /// What it asks of other pods' places.
@@ -39,6 +41,8 @@ pub(crate) struct Shape {
     pub(crate) ask: Amounts,
     pub(crate) gpus: Option<GpuNeed>,
     pub(crate) terms: Vec<Term>,
+    /// In order.
+    pub(crate) preferred: Vec<PreferredNodes>,
     pub(crate) tolerations: Vec<Toleration>,
     pub(crate) ports: Vec<HostPort>,
     /// What it asks of other pods' places.
@@ -70,6 +74,12 @@ impl GpuNeed {
     }
 }
 
+/// Their order says nothing: pods with the same preferences are to have one shape.
+fn in_order(mut preferred: Vec<PreferredNodes>) -> Vec<PreferredNodes> {
+    preferred.sort_unstable();
+    preferred
+}
+
 impl Model {
     /// A pod as it comes from outside, in the core's terms.
     pub(crate) fn template_of(&mut self, pod: &event::Pod) -> Template {
@@ -84,6 +94,7 @@ impl Model {
             requests: self.resources.taken_in(&pod.requests),
             gpus: pod.gpus.clone(),
             terms: pod.node_terms.clone(),
+            preferred: in_order(pod.preferred_nodes.clone()),
             tolerations,
             ports,
             rules: rules.map(|rules| Arc::new(Rules::of(rules, &pod.namespace))),
@@ -102,7 +113,9 @@ impl Model {
     ) -> ShapeOrd {
         let pod = &self.pods[ord];
         let (of, devices) = (pod.template, pod.place.seat().map_or(0, |seat| seat.devices.len()));
-        let adds = |g: &event::Group| g.gpus.is_some() || !g.tolerations.is_empty() || !g.node_terms.is_empty();
+        let adds = |g: &event::Group| {
+            g.gpus.is_some() || !g.tolerations.is_empty() || !g.node_terms.is_empty() || !g.preferred_nodes.is_empty()
+        };
         let plain = devices == 0 && !group.is_some_and(adds);
         if plain
             && let Some(Some((as_tier, shape, value))) = self.last_shapes.get(of.index())
@@ -155,12 +168,20 @@ impl Model {
             Some(group) => joined(&template.terms, &group.node_terms),
             None => template.terms.clone(),
         };
+        let mut preferred = template.preferred.clone();
+        if let Some(group) = group
+            && !group.preferred_nodes.is_empty()
+        {
+            preferred.extend(group.preferred_nodes.iter().cloned());
+            preferred = in_order(preferred);
+        }
         Shape {
             tier: self.charged_tier(&requests, tier),
             requests,
             ask,
             gpus,
             terms,
+            preferred,
             tolerations,
             ports: template.ports.clone(),
             rules: template.rules.clone(),

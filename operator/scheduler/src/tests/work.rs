@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::fixtures::*;
 use crate::{
     Cluster, Event, Policy, Time, cycle,
-    event::{Node, Operator, Pod, Requirement, Taint, Toleration},
+    event::{Node, Operator, Pod, PreferredNodes, Requirement, Taint, Toleration},
     index,
 };
 
@@ -202,6 +202,16 @@ fn any_plain_pod() -> impl Strategy<Value = Pod> {
                     operator: Operator::In,
                     values: vec!["a".into()],
                 }]];
+            }
+            if cpu % 3 == 0 {
+                pod.preferred_nodes = vec![PreferredNodes {
+                    weight: 1 + memory as i32,
+                    term: vec![Requirement {
+                        key: "zone".into(),
+                        operator: Operator::In,
+                        values: vec!["b".into()],
+                    }],
+                }];
             }
             if tolerates {
                 pod.tolerations = vec![Toleration {
