@@ -123,7 +123,7 @@ pub(crate) struct Model {
     pub(crate) hold_after: Option<i64>,
     /// The starts that were last told.
     pub(crate) told_starts: BTreeMap<ClaimOrd, Time>,
-    /// Clock of the change log and `freed` up to which the reservations are known to hold.
+    /// When all reservations were last known to hold, and which they were.
     pub(crate) reserved_at: Option<reservation::Held>,
     /// Cycles one after the other in which the search for a start was cut short.
     pub(crate) cut_short: u32,

@@ -10,6 +10,7 @@ mod s3_room;
 mod s3_topology;
 mod s3_unit;
 mod s4_backfill;
+mod s4_future;
 mod s4_hold;
 mod s4_reserve;
 mod s4_search;

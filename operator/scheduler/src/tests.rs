@@ -11,6 +11,7 @@ mod any_cells;
 mod any_relations;
 mod any_topology;
 mod backfill;
+mod beside;
 mod binding;
 mod cells;
 mod closed_nodes;

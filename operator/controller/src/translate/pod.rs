@@ -327,6 +327,7 @@ mod tests {
                 models: vec![],
             }),
             node_terms: vec![],
+            preferred_nodes: vec![],
             tolerations: vec![event::Toleration {
                 key: "k".into(),
                 exists: true,

@@ -1,8 +1,13 @@
 //! Which nodes are refused to whom, since a pod there would move a reservation. Found once, a refusal holds as long as the
 //! node is what it was: a thousand pods beside a gang's promised seats find out of each seat once that it is not for them.
+//!
+//! What a node will be when the reservations start follows from its own state, which who sits there is part of, from the
+//! reservations, and from when those who sit there are expected to end. Whenever that changes but for the passing of time, the
+//! node counts as changed (`Model::future_changed`); and by the passing of time ends are only ever expected later, which
+//! leaves a refusal right.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -13,8 +18,8 @@ use crate::{
 };
 
 /// Sets of reservations whose refusals are kept: pods that end at different times are to spare different ones.
-const SETS: usize = 8;
-/// Refusals of one set that are kept: at some 100 bytes each, 100 MiB.
+const SETS: usize = 64;
+/// Refusals of all sets together that are kept: at some 100 bytes each, 100 MiB.
 const REFUSALS: usize = 1 << 20;
 
 /// Some reservations, and the nodes that they refuse.
@@ -28,6 +33,8 @@ pub(crate) struct Beside {
     count: usize,
     /// What is left on each node beside the seats, and the state of the node for which that holds.
     left: HashMap<NodeOrd, (u64, Left)>,
+    /// Places of those that are spared whose pods have rules about others, or others about them, by a version of these rules.
+    related: Option<(u64, Vec<usize>)>,
 }
 
 /// What the reservations that have seats on a node leave of it, of the resources that those need. A pod that requests more
@@ -81,6 +88,18 @@ impl Beside {
         same(&self.spared, spared) && same(&self.others, others)
     }
 
+    /// The reservations whose pods have rules about others, or others about them: they can be moved from afar.
+    pub(crate) fn related(&mut self, model: &mut Model) -> impl Iterator<Item = &Arc<Reservation>> {
+        let version = model.marks.version();
+        if self.related.as_ref().is_none_or(|(as_of, _)| *as_of != version) {
+            let spared = self.spared.iter().enumerate();
+            let related = spared.filter(|(_, r)| model.is_related(r)).map(|(at, _)| at).collect();
+            self.related = Some((version, related));
+        }
+        let related = self.related.iter().flat_map(|(_, related)| related);
+        related.filter_map(|at| self.spared.get(*at))
+    }
+
     /// The nodes that are refused to a shape, as far as that is known.
     pub(crate) fn refused(&mut self, model: &Model, shape: ShapeOrd) -> &BTreeSet<NodeOrd> {
         let known = self.refusals.entry(shape).or_default();
@@ -101,11 +120,6 @@ impl Beside {
             }
         }
         &known.nodes
-    }
-
-    /// True if nothing is known of a shape yet.
-    pub(crate) fn is_new(&self, shape: ShapeOrd) -> bool {
-        !self.refusals.contains_key(&shape)
     }
 
     /// The nodes, as they are, of which it is not known what is left.
@@ -149,21 +163,25 @@ impl Beside {
 
 /// What was found beside the latest sets of reservations.
 #[derive(Debug, Default)]
-pub(super) struct Kept(Vec<Beside>);
+pub(super) struct Kept(VecDeque<Beside>);
 
 impl Kept {
     /// What is known of some reservations, which is to be put back.
     pub(super) fn take(&mut self, spared: Vec<Arc<Reservation>>, others: Vec<Arc<Reservation>>) -> Beside {
         match self.0.iter().position(|beside| beside.is_of(&spared, &others)) {
             Some(at) => self.0.remove(at),
-            None => Beside::new(spared, others),
+            None => None,
         }
+        .unwrap_or_else(|| Beside::new(spared, others))
     }
 
     /// Puts back what was taken.
     pub(super) fn put(&mut self, beside: Beside) {
-        self.0.insert(0, beside);
+        self.0.push_front(beside);
         self.0.truncate(SETS);
+        while self.0.len() > 1 && self.0.iter().map(|beside| beside.count).sum::<usize>() > REFUSALS {
+            self.0.pop_back();
+        }
     }
 
     /// Forgets all: there are no reservations.

@@ -60,6 +60,11 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
+    /// Grows when what pods ask of others changes.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
     /// The identity of a pod, counted once more.
     fn acquire_identity(&mut self, namespace: &str, labels: &BTreeMap<String, String>) -> IdentityOrd {
         let known = self.by_namespace.get_key_value(namespace);

@@ -7,7 +7,7 @@ use crate::{
     amount::Amounts,
     event::Time,
     model::{Model, Seat},
-    slab::{ClaimOrd, NodeOrd, PodOrd},
+    slab::{ClaimOrd, IdentityOrd, NodeOrd, PodOrd, ShapeOrd},
 };
 
 /// Seats of a claim at a later time.
@@ -21,8 +21,8 @@ pub(crate) struct Reservation {
     pub(crate) seats: Vec<(PodOrd, Seat)>,
     /// The nodes of its seats, ascending by ordinal, each with the places of those seats in their list.
     by_node: Vec<(NodeOrd, usize)>,
-    /// One of its pods of each shape.
-    pub(crate) kinds: Vec<PodOrd>,
+    /// One of its pods of each shape and identity: of those that are alike in what they ask of others, and others of them.
+    kinds: Vec<PodOrd>,
     /// What its pods ask for together.
     pub(crate) ask: Amounts,
     /// It is for the claim's window, and not because the claim is the first of its queue that waits.
@@ -62,7 +62,7 @@ impl Reservation {
         let mut by_node: Vec<(NodeOrd, usize)> = seats.iter().enumerate().map(|(i, (_, s))| (s.node, i)).collect();
         by_node.sort_unstable();
         let pods: Vec<PodOrd> = seats.iter().map(|(pod, _)| *pod).collect();
-        let mut shapes = BTreeSet::new();
+        let mut kinds = BTreeSet::new();
         let slot = &model.claims[claim];
         Reservation {
             claim,
@@ -70,23 +70,22 @@ impl Reservation {
             end: slot.end_from(start),
             by_node,
             ask: model.ask_of_pods(&pods),
-            kinds: pods
-                .into_iter()
-                .filter(|pod| shapes.insert(model.pods[*pod].shape))
-                .collect(),
+            kinds: pods.into_iter().filter(|pod| kinds.insert(model.kind(*pod))).collect(),
             seats,
             window: slot.window.is_some(),
             hold: None,
         }
     }
 
-    /// True if its pods ask for what they asked for when it was made.
+    /// True if its pods are what they were when it was made, and are to take as long.
     pub(crate) fn is_as_asked(&self, model: &Model) -> bool {
-        let shape = |pod: &PodOrd| model.pods.find(*pod).map(|slot| slot.shape);
-        let kinds: BTreeSet<_> = self.kinds.iter().map(shape).collect();
+        let kinds: BTreeSet<_> = self.kinds.iter().map(|pod| model.kind(*pod)).collect();
         let pods: Vec<PodOrd> = self.seats.iter().map(|(pod, _)| *pod).collect();
-        pods.iter()
-            .all(|pod| model.pods.find(*pod).is_some() && kinds.contains(&shape(pod)))
+        let slot = model.claims.find(self.claim);
+        slot.is_some_and(|slot| slot.end_from(self.start) == self.end)
+            && pods
+                .iter()
+                .all(|pod| model.pods.find(*pod).is_some() && kinds.contains(&model.kind(*pod)))
             && model.ask_of_pods(&pods) == self.ask
     }
 
@@ -124,6 +123,23 @@ impl Reservation {
 }
 
 impl Model {
+    /// What a pod asks of nodes and others, and what others ask of it; `None` if there is no such pod.
+    fn kind(&self, pod: PodOrd) -> Option<(ShapeOrd, IdentityOrd)> {
+        let slot = self.pods.find(pod)?;
+        Some((slot.shape, slot.identity))
+    }
+
+    /// True if pods of a reservation have rules about others, or others about them.
+    pub(crate) fn is_related(&mut self, r: &Reservation) -> bool {
+        r.kinds.iter().any(|pod| {
+            if self.pods.find(*pod).is_none() {
+                return false;
+            }
+            let look = self.look(*pod);
+            look.hits.is_some() || self.marks.compiled(look.shape).is_some()
+        })
+    }
+
     /// The reservation of a claim.
     pub(crate) fn reservation_of(&self, claim: ClaimOrd) -> Option<&Arc<Reservation>> {
         self.reservations.iter().find(|r| r.claim == claim)

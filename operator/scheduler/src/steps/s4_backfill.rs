@@ -9,16 +9,23 @@ use std::{
     sync::Arc,
 };
 
-use super::{Round, s3_place, s3_place::Seating};
+use super::{Round, s3_place::Seating, s4_future};
 use crate::{
     amount::Amounts,
     event::{Level, Time},
     index::{Beside, Left},
-    model::{Model, Place, Reservation, Seat, tier_index},
+    model::{Model, Reservation, Seat, tier_index},
     score,
     slab::{AreaOrd, ClaimOrd, NodeOrd, PodOrd, ShapeOrd},
     transaction::Transaction,
 };
+
+/// Nodes that are refused to a pod one after the other before it is found at once on which of the rest it requests too much:
+/// who has no room anyway, or finds some soon, does not pay for that.
+const ONE_BY_ONE: u32 = 8;
+
+/// Nodes by shape, and by the area in which a place was looked for.
+type Refused = BTreeMap<(ShapeOrd, Option<AreaOrd>), BTreeSet<NodeOrd>>;
 
 /// What is asked before a claim gets seats.
 pub(super) struct Guard {
@@ -28,7 +35,7 @@ pub(super) struct Guard {
     lasts: bool,
     /// Nodes that are refused for what is elsewhere, or of which only a part was looked at, by shape: that holds for the
     /// seats that are taken so far.
-    refused: BTreeMap<ShapeOrd, BTreeSet<NodeOrd>>,
+    refused: Refused,
     /// The first reservation that would have been moved.
     pub(super) moved: Option<Arc<Reservation>>,
 }
@@ -51,12 +58,12 @@ impl Guard {
     }
 
     /// What is refused for the seats that are taken so far.
-    pub(super) fn mark(&self) -> BTreeMap<ShapeOrd, BTreeSet<NodeOrd>> {
+    pub(super) fn mark(&self) -> Refused {
         self.refused.clone()
     }
 
     /// Forgets what was refused since, when the seats that were taken since are given up.
-    pub(super) fn back_to(&mut self, mark: BTreeMap<ShapeOrd, BTreeSet<NodeOrd>>) {
+    pub(super) fn back_to(&mut self, mark: Refused) {
         self.refused = mark;
     }
 
@@ -69,7 +76,7 @@ impl Guard {
     pub(super) fn all_hold_on(&self, model: &mut Model, node: NodeOrd) -> bool {
         let Beside { spared, others, .. } = &self.beside;
         let mut here = spared.iter().filter(|r| r.is_on(node));
-        here.all(|r| holds_on(model, r, node, others))
+        here.all(|r| s4_future::holds_on(model, r, node, others))
     }
 
     /// Asks nothing more. What was found is kept for the next guard of the same reservations.
@@ -138,38 +145,36 @@ pub(super) fn seat_beside(
     let ord = look.shape;
     let Guard {
         beside,
-        lasts,
         refused: for_now,
         moved: first_moved,
+        ..
     } = guard;
-    // Those whose pods look at others: they can be moved from afar. One that is kept from its seats without this pod is
-    // not moved by it.
-    let mut related: Vec<Arc<Reservation>> = Vec::new();
-    for reservation in &beside.spared {
-        if is_related(round.model, reservation) && is_let_in(round, reservation, &beside.others) {
-            related.push(reservation.clone());
-        }
-    }
+    // One that is kept from its seats without this pod is not moved by it.
+    let mut related: Vec<Arc<Reservation>> = beside.related(round.model).cloned().collect();
+    related.retain(|reservation| s4_future::is_let_in(round, reservation, &beside.others));
     let in_part = seating.within.and_then(|area| round.model.areas.level(area));
     let in_part = matches!(in_part, Some(Level::Numa | Level::Nvlink));
+    // Which cards of a node were tried is not what would be in a part of it.
+    let in_part_of_cards = in_part && round.model.shapes.value(ord).gpus.is_some();
+    let for_now = for_now.entry((ord, seating.within)).or_default();
     // The best node is asked whatever is known of it, if it is to be said whom the pod would have moved: of a gang, whose
     // others may find no place for that, and of a pod that finds none.
-    if *lasts && beside.is_new(ord) {
-        foresee(round.model, beside, ord);
-    }
     let mut anew = first_moved.is_none() && is_of_several(round.model, pod);
     let mut asked = anew;
+    let mut refusals = 0;
     loop {
         let known = beside.refused(round.model, ord);
         let nothing = BTreeSet::new();
         let both;
-        let refused = match for_now.get(&ord) {
-            _ if anew => &nothing,
-            Some(more) if !more.is_empty() => {
-                both = known | more;
-                &both
-            }
-            _ => known,
+        let refused = if anew {
+            &nothing
+        } else if in_part_of_cards {
+            &*for_now
+        } else if for_now.is_empty() {
+            known
+        } else {
+            both = known | for_now;
+            &both
         };
         let best = round
             .index
@@ -188,9 +193,15 @@ pub(super) fn seat_beside(
             let mark = transaction.mark();
             transaction.seat(round.model, pod, (seating.place)(seat));
             let others = &beside.others;
-            moved = here.iter().find(|r| !holds_on(round.model, r, node, others)).cloned();
+            moved = here
+                .iter()
+                .find(|r| !s4_future::holds_on(round.model, r, node, others))
+                .cloned();
             if moved.is_none() {
-                moved = related.iter().find(|r| !is_let_in(round, r, others)).cloned();
+                moved = related
+                    .iter()
+                    .find(|r| !s4_future::is_let_in(round, r, others))
+                    .cloned();
                 from_afar |= moved.is_some();
             }
             if moved.is_none() {
@@ -206,42 +217,28 @@ pub(super) fn seat_beside(
             *first_moved = Some(moved);
         }
         if from_afar || in_part {
-            for_now.entry(ord).or_default().insert(node);
+            for_now.insert(node);
         } else {
             beside.refuse(round.model, ord, node);
+            refusals += 1;
+        }
+        if refusals == ONE_BY_ONE {
+            foresee(round.model, beside, ord);
         }
     }
 }
 
-/// Refuses at once to a shape of which nothing is known yet all nodes on which it requests more than the reservations leave:
+/// Refuses at once to a shape all nodes on which it requests more than the reservations leave:
 /// to find them one by one takes the square of their number.
 fn foresee(model: &mut Model, beside: &mut Beside, shape: ShapeOrd) {
     for node in beside.not_weighed(model) {
         let mut left = Left::default();
         for r in beside.spared.iter().filter(|r| r.is_on(node)) {
-            weigh(model, r, node, &beside.others, &mut left);
+            s4_future::weigh(model, r, node, &beside.others, &mut left);
         }
         beside.weigh(model, node, left);
     }
     beside.refuse_by_weight(model, shape);
-}
-
-/// What a reservation leaves of the resources that it needs on a node, when it starts.
-fn weigh(model: &mut Model, r: &Reservation, node: NodeOrd, others: &[Arc<Reservation>], left: &mut Left) {
-    if model.nodes.find(node).is_none() {
-        return;
-    }
-    let mut trial = Transaction::default();
-    then_on(model, &mut trial, r, node, others);
-    occupy(model, &mut trial, r, Some(node));
-    let slot = &model.nodes[node];
-    for (pod, _) in r.seats_on(node) {
-        let Some(pod) = model.pods.find(*pod) else { continue };
-        for &(resource, _) in &model.shapes.value(pod.shape).requests {
-            left.at_most(resource, slot.allocatable.of(resource) - slot.used.of(resource));
-        }
-    }
-    trial.rollback(model);
 }
 
 /// True for a pod of a claim of several.
@@ -267,8 +264,8 @@ fn choices(
     }
     for reservation in here {
         let mut trial = Transaction::default();
-        then_on(model, &mut trial, reservation, node, others);
-        take_seats(model, &mut trial, reservation, node);
+        s4_future::then_on(model, &mut trial, reservation, node, others);
+        s4_future::take_seats(model, &mut trial, reservation, node);
         let beside = of(model);
         trial.rollback(model);
         let shape = model.shapes.value(shape);
@@ -277,173 +274,11 @@ fn choices(
     choices
 }
 
-/// True if the seats of a reservation on one node will be free when it starts.
-pub(super) fn holds_on(model: &mut Model, r: &Reservation, node: NodeOrd, others: &[Arc<Reservation>]) -> bool {
-    if model.nodes.find(node).is_none() {
-        return false;
-    }
-    let mut trial = Transaction::default();
-    then_on(model, &mut trial, r, node, others);
-    let holds = take_seats(model, &mut trial, r, node);
-    trial.rollback(model);
-    holds
-}
-
-/// True if pods of a reservation have rules about others, or others about them.
-pub(super) fn is_related(model: &mut Model, r: &Reservation) -> bool {
-    r.kinds.iter().any(|pod| {
-        if model.pods.find(*pod).is_none() {
-            return false;
-        }
-        let look = model.look(*pod);
-        look.hits.is_some() || model.marks.compiled(look.shape).is_some()
-    })
-}
-
-/// True if the pods of a reservation may have their seats when it starts, also by what they say of others, wherever those
-/// are, and others of them.
-pub(super) fn is_let_in(round: &mut Round<'_>, r: &Reservation, others: &[Arc<Reservation>]) -> bool {
-    let mut trial = Transaction::default();
-    for pod in ended(round.model, r, others) {
-        trial.unseat(round.model, pod);
-    }
-    for other in others.iter().filter(|o| o.claim != r.claim && o.is_active(r.start)) {
-        occupy(round.model, &mut trial, other, None);
-    }
-    let mut waiting: Vec<&(PodOrd, Seat)> = r.seats.iter().collect();
-    // In whatever order they let each other in.
-    loop {
-        let before = waiting.len();
-        waiting.retain(|(pod, seat)| {
-            let free = round.model.pods.find(*pod).is_some_and(|p| p.place == Place::Nowhere);
-            let fits = free && s3_place::fits_seat(round.model, round.index, round.policy, *pod, seat);
-            if fits {
-                trial.seat(round.model, *pod, Place::Nominated(seat.clone()));
-            }
-            !fits
-        });
-        if waiting.is_empty() || waiting.len() == before {
-            break;
-        }
-    }
-    trial.rollback(round.model);
-    waiting.is_empty()
-}
-
-/// Pods with a seat that are expected to be gone when a reservation starts.
-fn ended(model: &mut Model, r: &Reservation, others: &[Arc<Reservation>]) -> Vec<PodOrd> {
-    let mut ended = gone_by(model, r.start, others);
-    if let Some(hold) = &r.hold {
-        ended.extend(hold.leave.iter().filter_map(|uid| model.pods_by_uid.get(uid)));
-        // Those as well that are late: they were let in, or found there, as gone by then.
-        let late = model.ending.iter().take_while(|key| key.end <= r.start);
-        ended.extend(late.flat_map(|key| model.members(key.claim)));
-        ended.sort_unstable();
-        ended.dedup();
-        ended.retain(|pod| model.pods.find(*pod).is_some_and(|p| p.place != Place::Nowhere));
-    }
-    ended
-}
-
-/// Pods with a seat that are expected to be gone at a time.
-pub(super) fn gone_by(model: &Model, start: Time, others: &[Arc<Reservation>]) -> Vec<PodOrd> {
-    let mut ended: Vec<PodOrd> = model.going.iter().copied().collect();
-    for (_, claim) in model.endings(Some(start), usize::MAX) {
-        ended.extend(model.members(claim));
-    }
-    for other in others.iter().filter(|o| o.end.is_some_and(|end| end <= start)) {
-        ended.extend(other.seats.iter().map(|(pod, _)| *pod));
-    }
-    ended.sort_unstable();
-    ended.dedup();
-    ended.retain(|pod| model.pods.find(*pod).is_some_and(|p| p.place != Place::Nowhere));
-    ended
-}
-
-/// Makes a node what it will be when a reservation starts, without its own seats.
-fn then_on(model: &mut Model, trial: &mut Transaction, r: &Reservation, node: NodeOrd, others: &[Arc<Reservation>]) {
-    let gone: Vec<PodOrd> = {
-        let ends = |pod: &PodOrd| match &model.pods[*pod].place {
-            // A seat of a trial: the reservation says when it ends.
-            Place::Nominated(_) => kept_until(model, others, *pod),
-            _ => model.pod_ends(*pod),
-        };
-        let awaited = |pod: &PodOrd| {
-            let late = || {
-                let claim = model.pods[*pod].claim.and_then(|claim| model.claims.find(claim));
-                claim.is_some_and(|claim| claim.listed_end.is_some_and(|end| end <= r.start))
-            };
-            r.hold.is_some() && model.pods[*pod].place.is_taken() && (r.awaits(&model.pods[*pod].uid) || late())
-        };
-        let pods = model.nodes[node].pods.iter().copied();
-        pods.filter(|pod| awaited(pod) || ends(pod).is_some_and(|end| end <= r.start))
-            .collect()
-    };
-    for pod in gone {
-        trial.unseat(model, pod);
-    }
-    for other in others.iter().filter(|o| o.claim != r.claim && o.is_active(r.start)) {
-        occupy(model, trial, other, Some(node));
-    }
-}
-
-/// When a seat that is taken on trial for another reservation ends.
-fn kept_until(model: &Model, others: &[Arc<Reservation>], pod: PodOrd) -> Option<Time> {
-    let claim = model.pods[pod].claim?;
-    others.iter().find(|r| r.claim == claim)?.end
-}
-
-/// Seats those of a reservation, or of it those on one node, whatever else is there.
-pub(super) fn occupy(model: &mut Model, trial: &mut Transaction, r: &Reservation, only: Option<NodeOrd>) {
-    let mut occupy = |(pod, seat): &(PodOrd, Seat)| {
-        if model.nodes.find(seat.node).is_some() && model.pods.find(*pod).is_some_and(|p| p.place == Place::Nowhere) {
-            trial.seat(model, *pod, Place::Nominated(seat.clone()));
-        }
-    };
-    match only {
-        Some(node) => r.seats_on(node).for_each(&mut occupy),
-        None => r.seats.iter().for_each(&mut occupy),
-    }
-}
-
-/// Seats those of a reservation on a node if they fit. False at the first that does not.
-fn take_seats(model: &mut Model, trial: &mut Transaction, r: &Reservation, node: NodeOrd) -> bool {
-    for (pod, seat) in r.seats_on(node) {
-        let Some(slot) = model.pods.find(*pod) else {
-            return false;
-        };
-        let fits = slot.place == Place::Nowhere && model.fits_seat(model.shapes.value(slot.shape), seat);
-        if !fits {
-            return false;
-        }
-        trial.seat(model, *pod, Place::Nominated(seat.clone()));
-    }
-    true
-}
-
 /// The first reservation whose queues would be over a limit when it starts, now that the claim has its seats.
 pub(super) fn moved_by_quota(model: &mut Model, guard: &Guard) -> Option<Arc<Reservation>> {
     let Beside { spared, others, .. } = &guard.beside;
-    spared.iter().find(|r| !within_quota(model, r, others)).cloned()
-}
-
-/// True if the queues of a reservation will let it have what it needs when it starts.
-pub(super) fn within_quota(model: &mut Model, r: &Reservation, others: &[Arc<Reservation>]) -> bool {
-    if !model.is_limited(r.claim) {
-        return true;
-    }
-    let mut trial = Transaction::default();
-    for other in others.iter().filter(|o| o.claim != r.claim && o.is_active(r.start)) {
-        occupy(model, &mut trial, other, None);
-    }
-    let mut within = model.over_limit(r.claim, &r.ask).is_none();
-    if !within {
-        // Only now is it worth to look who will have ended.
-        for pod in ended(model, r, others) {
-            trial.unseat(model, pod);
-        }
-        within = model.over_limit(r.claim, &r.ask).is_none();
-    }
-    trial.rollback(model);
-    within
+    spared
+        .iter()
+        .find(|r| !s4_future::within_quota(model, r, others))
+        .cloned()
 }

@@ -16,7 +16,7 @@
 use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use super::{
-    Round, s4_backfill,
+    Round, s4_future,
     s4_search::{self, Seats, Wish},
 };
 use crate::{
@@ -81,7 +81,7 @@ fn search_on(
     trial: &mut Transaction,
 ) -> Option<(Seats, BTreeSet<Arc<str>>)> {
     let ask = round.model.ask_of_pods(&wish.pods);
-    for pod in s4_backfill::gone_by(round.model, start, others) {
+    for pod in s4_future::gone_by(round.model, start, others) {
         trial.unseat(round.model, pod);
         round.moves_left = round.moves_left.saturating_sub(1);
     }

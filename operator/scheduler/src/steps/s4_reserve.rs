@@ -10,7 +10,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    CHECKED_PODS, Round, Waits, s3_place, s4_backfill, s4_hold,
+    CHECKED_PODS, Round, Waits, s3_place, s4_future, s4_hold,
     s4_search::{DOUBLED, Wish, search},
     s5_reclaim,
 };
@@ -127,9 +127,9 @@ fn holds(
     let free = |round: &mut Round<'_>, of: &Reservation, others: &[Arc<Reservation>]| {
         of.nodes()
             .filter(|node| r.is_on(*node) && changed.is_none_or(|changed| changed.contains(node)))
-            .all(|node| s4_backfill::holds_on(round.model, of, node, others))
-            && s4_backfill::within_quota(round.model, of, others)
-            && (!s4_backfill::is_related(round.model, of) || s4_backfill::is_let_in(round, of, others))
+            .all(|node| s4_future::holds_on(round.model, of, node, others))
+            && s4_future::within_quota(round.model, of, others)
+            && (!round.model.is_related(of) || s4_future::is_let_in(round, of, others))
     };
     // One whose time has come holds if it can start now.
     if !free(round, r, others) {
@@ -348,6 +348,9 @@ pub(super) fn take_reserved(round: &mut Round<'_>, transaction: &mut Transaction
         && round.model.keeps_its_topology(claim, &pods.iter().copied().collect());
     if !seated {
         transaction.rollback_to(round.model, mark);
+    } else if round.model.claims[claim].end_from(round.now) != reservation.end {
+        // It starts late, and ends later than those were told who are to have its seats next.
+        round.unguarded = true;
     }
     seated
 }

@@ -8,6 +8,7 @@ use super::{
     s3_place::{self, NoPlace, Seating},
     s3_topology, s3_unit,
     s4_backfill::{self, Guard},
+    s4_future,
 };
 use crate::{
     event::Time,
@@ -191,7 +192,7 @@ pub(super) fn seat_among(
 ) -> Option<Seats> {
     let mut trial = Transaction::default();
     for other in others.iter().filter(|o| o.is_active(time)) {
-        s4_backfill::occupy(round.model, &mut trial, other, None);
+        s4_future::occupy(round.model, &mut trial, other, None);
     }
     let guard = Guard::later(round.model, wish.claim, time, others.to_vec());
     let outer = round.guard.replace(guard);

@@ -304,7 +304,7 @@ pub(super) fn release_broken(round: &mut Round<'_>) {
             // One whose eviction was refused is asked again when its time has come.
             if model.pods[pod].refused_until <= round.now {
                 model.pods[pod].leaving = true;
-                model.going.insert(pod);
+                model.note_going(pod);
                 round.evicted.push((pod, EvictCause::GangBroken, lost));
             }
         }

@@ -65,7 +65,7 @@ fn near(key: &str, other: &str) -> PodRules {
     }
 }
 
-fn apart(key: &str, other: &str) -> PodRules {
+pub(super) fn apart(key: &str, other: &str) -> PodRules {
     PodRules {
         anti_affinity: vec![term(key, is("app", other))],
         ..Default::default()
