@@ -34,7 +34,7 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 pub struct ColocationPolicySpec {
     /// Labels that a node must carry, all of them, to follow this policy. Absent: all nodes. Of several policies that select a
-    /// node, the first by name holds. Example: `{pool: shared}`.
+    /// node, the first by name holds, and the condition `Overlaps` of each says so. Example: `{pool: shared}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16), inner(length(max = 63)))]
     pub node_selector: BTreeMap<String, String>,

@@ -63,6 +63,17 @@ fn parts(report: Option<&Report>) -> (&[Gpu], &[NumaNode]) {
     report.map_or((&[], &[]), |report| (&report.gpus, &report.numa))
 }
 
+/// A policy that is for a node that another one is for, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rival<'a> {
+    /// The other one holds there, not this one.
+    pub yields: bool,
+    /// The node.
+    pub node: &'a str,
+    /// Its name.
+    pub policy: &'a str,
+}
+
 /// Nodes and reports, by name of the node.
 #[derive(Debug, Default)]
 pub struct Nodes {
@@ -224,6 +235,28 @@ impl Nodes {
     fn policy_for(&self, labels: &BTreeMap<String, String>) -> Option<&str> {
         let mut policies = self.policies.iter();
         policies.find_map(|(name, rules)| selects(&rules.selector, labels).then_some(name.as_str()))
+    }
+
+    /// Another policy that is for nodes that this one is for, too, and the first such node by name: first one that holds there
+    /// in its place.
+    pub fn rival(&self, policy: &str) -> Option<Rival<'_>> {
+        let selector = &self.policies.get(policy)?.selector;
+        let others = || self.policies.iter().filter(|(name, _)| *name != policy);
+        others().next()?;
+        let rivals = self.entries.iter().filter_map(|(node, entry)| {
+            let labels = &entry
+                .node
+                .as_ref()
+                .filter(|node| selects(selector, &node.labels))?
+                .labels;
+            let (other, _) = others().find(|(_, rules)| selects(&rules.selector, labels))?;
+            Some(Rival {
+                yields: other.as_str() > policy,
+                node,
+                policy: other,
+            })
+        });
+        rivals.min()
     }
 
     /// Number of nodes.

@@ -8,13 +8,16 @@ use k8s_openapi::{
 };
 
 use super::{honoured, with_condition};
-use crate::{index::Index, translate::node::Answer};
+use crate::{index::Index, nodes::Rival, translate::node::Answer};
 
 /// Condition of a policy: every node that reports that it follows it can do what it asks.
 const ACCEPTED: &str = "Accepted";
 /// Condition of a policy, only while its kill switch is thrown: every node that it is for, or that still follows it,
 /// reports that it is as without the agent.
 const UNTOUCHED: &str = "Untouched";
+
+/// Condition of a policy, only while another one is for some of its nodes, too.
+const OVERLAPS: &str = "Overlaps";
 
 /// The status that a policy shall have, if it is not what it has.
 pub fn policy(index: &Index, name: &str, now: Timestamp) -> Option<ColocationPolicyStatus> {
@@ -58,11 +61,31 @@ pub fn policy(index: &Index, name: &str, now: Timestamp) -> Option<ColocationPol
     if entry.suspended {
         conditions = with_condition(conditions, condition(UNTOUCHED, untouched(index, name, now)));
     }
+    let overlaps = index.nodes.rival(name).map(|rival| overlaps(&rival));
+    conditions.retain(|c| overlaps.is_some() || c.type_ != OVERLAPS);
+    if let Some(overlaps) = overlaps {
+        conditions = with_condition(conditions, condition(OVERLAPS, overlaps));
+    }
     let wanted = ColocationPolicyStatus {
         nodes: u32::try_from(followers.len()).unwrap_or(u32::MAX),
         conditions: honoured(conditions, &entry.ignored, None, entry.generation, now),
     };
     (entry.says.as_ref() != Some(&wanted)).then_some(wanted)
+}
+
+/// Status, reason and message of the condition of a policy that shares nodes with another one.
+fn overlaps(rival: &Rival<'_>) -> (&'static str, &'static str, String) {
+    let Rival { yields, node, policy } = rival;
+    if *yields {
+        let message =
+            format!("{policy} selects nodes of this policy, too, such as {node}, and yields: the first by name holds");
+        return ("True", "Holds", message);
+    }
+    let message = format!(
+        "{policy} selects nodes of this policy, too, such as {node}, and holds there in its place, since the first by name \
+         does: make spec.nodeSelector of one of them narrower"
+    );
+    ("True", "Yields", message)
 }
 
 /// Status, reason and message of the condition of a policy whose kill switch is thrown. A node of which nothing young
@@ -276,5 +299,40 @@ mod tests {
         let first = translate::policy::read(serde_json::from_value(first).unwrap()).unwrap();
         world.tell(Fact::Policy("a".into(), Box::new(first)));
         assert_eq!(untouched_at(&world, 1).0, "Unknown NoNodes");
+    }
+    /// The first by name held, and neither said a word.
+    #[test]
+    fn policies_that_are_for_the_same_node_say_which_of_them_holds_there() {
+        let mut world = World::default();
+        world.policy(&json!({"nodeSelector": {"pool": "shared"}}), None);
+        world.bare_node("n", &json!({"pool": "shared", "rack": "7"}));
+        world.bare_node("m", &json!({"rack": "7"}));
+        assert_eq!(said(&world.wanted(1).unwrap(), OVERLAPS), None);
+        let another = |name: &str, pool: &str| {
+            let object = json!({"metadata": {"name": name}, "spec": {"nodeSelector": {"pool": pool}}});
+            let policy = translate::policy::read(serde_json::from_value(object).unwrap()).unwrap();
+            Fact::Policy(name.into(), Box::new(policy))
+        };
+        world.tell(another("z", "own"));
+        assert_eq!(said(&world.wanted(1).unwrap(), OVERLAPS), None);
+        world.tell(another("z", "shared"));
+        let message = "z selects nodes of this policy, too, such as n, and yields: the first by name holds";
+        let status = world.wanted(1).unwrap();
+        assert_eq!(said(&status, OVERLAPS), Some(("True", "Holds", message, 1)));
+        let other = policy(&world.0, "z", Timestamp::from_second(1).unwrap()).unwrap();
+        let condition = other.conditions.iter().find(|c| c.type_ == OVERLAPS).unwrap();
+        assert_eq!(condition.reason, "Yields");
+        assert!(
+            condition
+                .message
+                .starts_with("p selects nodes of this policy, too, such as n, and holds there")
+        );
+        // What is taken from it is said before what it takes.
+        world.tell(another("a", "shared"));
+        assert_eq!(said(&world.wanted(1).unwrap(), OVERLAPS).unwrap().1, "Yields");
+        world.tell(another("a", "own"));
+        world.tell(another("z", "own"));
+        world.policy(&json!({"nodeSelector": {"pool": "shared"}}), Some(&status));
+        assert_eq!(said(&world.wanted(2).unwrap(), OVERLAPS), None);
     }
 }
