@@ -47,6 +47,14 @@ impl Error {
         )
     }
 
+    /// The kernel's answer, if it is one.
+    pub fn errno(&self) -> Option<Errno> {
+        match self.cause {
+            Cause::Kernel { errno, .. } => Some(errno),
+            Cause::Text { .. } => None,
+        }
+    }
+
     /// Whether the process that it is about has ended.
     pub(crate) fn is_no_process(&self) -> bool {
         matches!(self.cause, Cause::Kernel { errno: Errno::SRCH, .. })

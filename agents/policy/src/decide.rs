@@ -5,8 +5,10 @@ use crate::{
     amounts::percent,
     cpu,
     eviction::{self, Decided},
-    guard::{GuardState, Pace, Reading, ShareGuard},
-    latency, memory,
+    guard::{Pace, Reading, ShareGuard},
+    latency,
+    llc::SCHEMATA,
+    memory,
     observation::{Capabilities, Millis, Observation, Resources, Signals, Tier},
     offer::Bounds,
     policy::{Mode, Policy},
@@ -120,8 +122,12 @@ pub fn decide(
         relief: (observation.capacity.cpu / 20).max(1),
         batch: batch.cpu,
     };
+    // Without either file nothing can be cut, whatever prod suffers.
+    let cuts = capabilities.cpu_max || (capabilities.cpuset && policy.cpu.confine);
     if policy.suspended || policy.cpu.disabled {
         state.guard.switch_off(None);
+    } else if capabilities.known() && !cuts {
+        state.guard.switch_off(Some(&capabilities.lack_of("cpu.max")));
     } else if measured.fresh {
         state.guard.step(reading, now);
     }
@@ -138,7 +144,7 @@ pub fn decide(
     }
 
     // 5. settings, and the guards that answer theirs themselves
-    let mut intended = if state.guard.state == GuardState::Off {
+    let mut intended = if policy.suspended || policy.cpu.disabled {
         Vec::new()
     } else {
         cpu::weights(capabilities, observation)
@@ -175,6 +181,8 @@ pub fn decide(
     }
     if policy.suspended || policy.llc.disabled {
         state.llc_guard.switch_off(None);
+    } else if capabilities.refused.contains_key(SCHEMATA) {
+        state.llc_guard.switch_off(Some(&capabilities.lack_of(SCHEMATA)));
     } else {
         intended.extend(state.llc_guard.step(&policy.llc, observation, now));
     }

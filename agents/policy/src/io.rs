@@ -76,10 +76,14 @@ impl IoGuard {
         now: Millis,
     ) -> Vec<Action> {
         let weighs = capabilities.io_weight || capabilities.io_bfq_weight;
-        if !capabilities.io_max && !weighs {
-            let known = *capabilities != Capabilities::default();
-            self.switch_off(known.then_some("off: the kernel has neither io.max nor io.weight here"));
-            return Vec::new();
+        if !capabilities.io_max && (!weighs || capabilities.refused.contains_key("io.max")) {
+            let why = match capabilities.refused.is_empty() {
+                true => "off: the kernel has neither io.max nor io.weight here".to_owned(),
+                false => capabilities.lack_of("io.max"),
+            };
+            self.switch_off(capabilities.known().then_some(why.as_str()));
+            // Where there are weights, batch still waits behind others.
+            return self.actions(capabilities, seen);
         }
         if capabilities.io_max {
             let active = self

@@ -82,8 +82,11 @@ impl LatencyGuard {
     /// Moves by one reading.
     pub fn step(&mut self, guard: &policy::LatencyGuard, reading: Reading<'_>, now: Millis) {
         if !reading.capabilities.cpu_max {
-            let known = *reading.capabilities != Capabilities::default();
-            self.switch_off(known.then_some("off: the kernel has no cpu.max here"));
+            let why = reading
+                .capabilities
+                .known()
+                .then(|| reading.capabilities.lack_of("cpu.max"));
+            self.switch_off(why.as_deref());
             return;
         }
         self.remember(reading.services);

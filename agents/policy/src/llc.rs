@@ -11,6 +11,8 @@ use crate::{
 
 /// The path of resctrl in an action, the group that is made there for batch, and the file in it.
 pub const RESCTRL: &str = "resctrl";
+/// The file of the group that its limits are in.
+pub const SCHEMATA: &str = "schemata";
 /// The group of batch's tasks.
 pub const GROUP: &str = "duosuan-batch";
 /// The group stays this long after the last batch pod has left.

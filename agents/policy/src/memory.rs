@@ -99,7 +99,7 @@ struct Batch {
 impl Batch {
     fn of(group: &Group) -> Option<Self> {
         let charged = group.memory_charged?;
-        let reclaimable = group.memory_reclaimable.unwrap_or(0).clamp(0, charged.max(0));
+        let reclaimable = group.memory_reclaimable?.clamp(0, charged.max(0));
         Some(Self { charged, reclaimable })
     }
 
@@ -123,8 +123,11 @@ impl MemoryGuard {
     pub fn step(&mut self, guard: &policy::MemoryGuard, reading: Reading<'_>, now: Millis) -> Vec<Action> {
         if !reading.capabilities.memory_high {
             // Before the first cgroup was looked at nothing is known to be there.
-            let known = *reading.capabilities != Capabilities::default();
-            self.switch_off(known.then_some("off: the kernel has no memory.high here"));
+            let why = reading
+                .capabilities
+                .known()
+                .then(|| reading.capabilities.lack_of("memory.high"));
+            self.switch_off(why.as_deref());
             return Vec::new();
         }
         if self.state == GuardState::Off {
@@ -237,6 +240,10 @@ impl MemoryGuard {
             self.shares.clear();
             return;
         };
+        // A group of which nothing can be read now keeps its limit.
+        let unknown = |path: &str| !batch.contains_key(path) && seen.group(path).is_some_and(|g| g.tier == Tier::Batch);
+        let mut shares = std::mem::take(&mut self.shares);
+        shares.retain(|path, _| unknown(path));
         let spare = (limit - total.fixed()).max(0);
         let requests = |path: &str| seen.group(path).map_or(0, |g| g.requests.memory);
         let weights: BTreeMap<&str, i64> = batch
@@ -244,15 +251,13 @@ impl MemoryGuard {
             .map(|(path, b)| (*path, b.charged.max(requests(path)).max(1)))
             .collect();
         let all: i128 = weights.values().map(|w| i128::from(*w)).sum();
-        self.shares = batch
-            .iter()
-            .map(|(path, b)| {
-                let weight = weights.get(path).copied().unwrap_or(1);
-                let part = i128::from(spare) * i128::from(weight) / all.max(1);
-                let share = b.fixed().saturating_add(i64::try_from(part).unwrap_or(0));
-                ((*path).to_owned(), pages(share).max(PAGE))
-            })
-            .collect();
+        shares.extend(batch.iter().map(|(path, b)| {
+            let weight = weights.get(path).copied().unwrap_or(1);
+            let part = i128::from(spare) * i128::from(weight) / all.max(1);
+            let share = b.fixed().saturating_add(i64::try_from(part).unwrap_or(0));
+            ((*path).to_owned(), pages(share).max(PAGE))
+        }));
+        self.shares = shares;
     }
 
     fn limits(&self) -> impl Iterator<Item = Action> {

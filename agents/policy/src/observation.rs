@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::llc::SCHEMATA;
+
 /// Milliseconds since an epoch of the caller's choice that never goes back.
 pub type Millis = u64;
 
@@ -264,9 +266,47 @@ pub struct Capabilities {
     pub bandwidth: bool,
     /// `cgroup.kill`.
     pub cgroup_kill: bool,
+    /// Files that are there and that the kernel refuses to set now, and how. What they are for counts as not there.
+    pub refused: BTreeMap<String, String>,
 }
 
 impl Capabilities {
+    /// Without what a file is for, since the kernel refuses to set it.
+    #[must_use]
+    pub fn without(mut self, file: &str, why: &str) -> Self {
+        match file {
+            "cgroup.kill" => self.cgroup_kill = false,
+            "cpu.idle" => self.cpu_idle = false,
+            "cpu.max" => self.cpu_max = false,
+            "cpu.max.burst" => self.cpu_burst = false,
+            "cpu.weight" => self.cpu_weight = false,
+            "cpuset.cpus" => self.cpuset = false,
+            "io.bfq.weight" => self.io_bfq_weight = false,
+            "io.max" => self.io_max = false,
+            "io.weight" => self.io_weight = false,
+            "memory.high" => self.memory_high = false,
+            "memory.low" => self.memory_low = false,
+            "memory.reclaim" => self.memory_reclaim = false,
+            SCHEMATA => (self.cache, self.bandwidth) = (false, false),
+            _ => {}
+        }
+        self.refused.insert(file.to_owned(), why.to_owned());
+        self
+    }
+
+    /// Why a guard that needs the file is off.
+    pub(crate) fn lack_of(&self, file: &str) -> String {
+        match self.refused.get(file) {
+            Some(why) => format!("off: the kernel refuses {file}: {why}; tried again in some minutes"),
+            None => format!("off: the kernel has no {file} here"),
+        }
+    }
+
+    /// Whether anything has been found out yet.
+    pub(crate) fn known(&self) -> bool {
+        *self != Self::default()
+    }
+
     /// Names of what is there, in a fixed order, as the NodeReport lists them.
     pub fn names(&self) -> Vec<&'static str> {
         [

@@ -346,3 +346,56 @@ fn a_pod_whose_use_cannot_be_read_counts_as_it_was_known_last_and_the_rest_goes_
         }
     );
 }
+
+/// The guard said that it had cut batch, and nothing was written.
+#[test]
+fn a_guard_whose_file_the_kernel_refuses_says_so_and_claims_no_cut() {
+    let mut node = Node::new();
+    node.seconds(3);
+    let (actions, report) = node.second(300);
+    assert_eq!(report.guards[0].state, GuardState::Suppressing);
+    assert!(actions.iter().any(|a| a.file == "cpu.max"));
+    node.capabilities = node.capabilities.clone().without("cpu.max", "Operation not permitted");
+    let (actions, report) = node.second(300);
+    assert!(!actions.iter().any(|a| a.file == "cpu.max"));
+    let off = "off: the kernel refuses cpu.max: Operation not permitted; tried again in some minutes";
+    for (guard, name) in [(&report.guards[0], "cpu"), (&report.guards[2], "latency")] {
+        assert_eq!(
+            (guard.name.as_str(), guard.state, guard.limit),
+            (name, GuardState::Off, None)
+        );
+        assert_eq!(guard.last_action.as_deref(), Some(off));
+    }
+    assert!(
+        report
+            .history
+            .iter()
+            .any(|deed| deed.guard == "cpu" && deed.action == off)
+    );
+    node.capabilities = Node::new().capabilities;
+    let (_, report) = node.second(300);
+    assert_eq!(report.guards[0].state, GuardState::Suppressing, "tried again");
+}
+
+/// Without `memory.stat` its page cache was taken to be none, and without both its limit was lifted.
+#[test]
+fn a_batch_pod_whose_memory_cannot_be_read_keeps_its_limit() {
+    let mut node = Node::new();
+    node.capabilities.memory_high = true;
+    node.seen.groups[0].memory_charged = Some(4 * GIB);
+    node.seen.groups[0].memory_reclaimable = Some(2 * GIB);
+    node.seconds(3);
+    node.seen.memory_used = Some(39 * GIB);
+    let high = |actions: &[Action]| {
+        actions
+            .iter()
+            .find(|a| a.file == "memory.high")
+            .map(|a| a.value.clone())
+    };
+    let cut = high(&node.second(0).0);
+    assert!(cut.is_some());
+    node.seen.groups[0].memory_reclaimable = None;
+    assert_eq!(high(&node.second(0).0), cut);
+    node.seen.groups[0].memory_charged = None;
+    assert_eq!(high(&node.second(0).0), cut);
+}

@@ -6,7 +6,7 @@ use duosuan_cgroup::{Cgroup, Error};
 use duosuan_policy::{
     Action,
     action::{KILL, RECLAIM},
-    llc::RESCTRL,
+    llc::{RESCTRL, SCHEMATA},
 };
 
 use super::{Kernel, cache, slot, slow::is_slow};
@@ -18,8 +18,6 @@ use crate::{
 /// A setting that somebody changed back in this many looks more than he left it alone is left to him until he has
 /// left it alone as often.
 const YIELD_AT: u32 = 20;
-/// What the kernel refused is tried again after this many looks.
-pub(super) const RETRY_AFTER: u64 = 30;
 /// Settings that are patient are read back after this many looks.
 const VERIFY_AFTER: u64 = 15;
 /// How long the end waits for a write that the kernel is at work on. What it sets is set at its beginning.
@@ -33,7 +31,10 @@ impl Kernel {
         for kill in actions.iter().filter(|a| a.file == KILL) {
             match self.kill(kill) {
                 Ok(killed) => acted.killed += u64::from(killed),
-                Err(message) => self.fail(KILL, message),
+                Err(message) => {
+                    self.refusals.deny(KILL, &message, self.looks);
+                    self.fail(KILL, message);
+                }
             }
         }
         self.finish(&mut acted);
@@ -114,7 +115,7 @@ impl Kernel {
         }
         match group.map_or(Ok(0), |group| self.hold_group(group)) {
             Ok(written) => acted.written += written,
-            Err(message) => self.fail("schemata", message),
+            Err(message) => self.fail(SCHEMATA, message),
         }
         for order in actions.iter().filter(|a| a.file == RECLAIM) {
             if let Err(message) = self.reclaim(order) {
@@ -122,7 +123,7 @@ impl Kernel {
             }
         }
         self.fights.retain(|key, _| is_wanted(key));
-        self.refused.retain(|key, _| is_wanted(key));
+        self.refusals.judge(wanted.iter().map(|action| names(action)));
         acted
     }
 
@@ -157,16 +158,26 @@ impl Kernel {
             let (path, file) = &key;
             let outcome = match (setting, made) {
                 (None, Ok(bytes)) => {
+                    self.refusals.holds(&key);
                     tracing::info!(%path, bytes, "{why}");
                     acted.reclaimed += bytes;
                     Ok(())
                 }
                 (None, Err(error)) if error.is_gone() => Ok(()),
-                (None, Err(error)) => Err(error.to_string()),
+                (None, Err(error)) => {
+                    let message = error.to_string();
+                    if self.refusals.deny(RECLAIM, &message, self.looks) {
+                        Err(message)
+                    } else {
+                        self.count(RECLAIM, message);
+                        Ok(())
+                    }
+                }
                 (Some(setting), Ok(_)) => {
                     tracing::info!(%path, %file, from = %setting.from, to = %setting.to, "{why}");
                     acted.written += 1;
                     acted.reasserted += u64::from(setting.reasserted);
+                    self.refusals.holds(&key);
                     Ok(())
                 }
                 (Some(setting), Err(error)) => self.refuse(&key, setting.before, &error),
@@ -222,13 +233,7 @@ impl Kernel {
 
     /// What there is to write for an action, if anything.
     fn plan(&mut self, key: &Key, action: &Action) -> Result<Option<Planned>, String> {
-        let looks_since = |look: &u64| self.looks.saturating_sub(*look);
-        if self.slow.writes(key)
-            || self
-                .refused
-                .get(key)
-                .is_some_and(|look| looks_since(look) < RETRY_AFTER)
-        {
+        if self.slow.writes(key) || self.refusals.holds_off(key, self.looks) {
             return Ok(None);
         }
         let group = match self.group(&action.path) {
@@ -324,21 +329,28 @@ impl Kernel {
             return self.refuse(&key, setting.before, &error).map(|()| false);
         }
         tracing::info!(%path, %file, from = %setting.from, to = %setting.to, "{why}");
+        self.refusals.holds(&key);
         Ok(true)
     }
 
-    /// Nothing was changed, so there is nothing to restore; and the kernel is not asked the same every second.
-    fn refuse(&mut self, key: &Key, before: Option<Entry>, error: &Error) -> Result<(), String> {
+    /// Nothing was changed, so there is nothing to restore; and the kernel is not asked the same every second. An error is
+    /// to be logged.
+    pub(super) fn refuse(&mut self, key: &Key, before: Option<Entry>, error: &Error) -> Result<(), String> {
         match before {
             Some(before) => self.journal.set(before),
             None => self.journal.restored(key),
         }
         .map_err(|e| format!("{e:#}"))?;
-        if error.is_gone() {
+        // A device may be gone where the cgroup is not.
+        let stands = |(path, slot): &Key| self.group(path).is_ok_and(|group| group.has(slot::file(slot)));
+        if error.is_gone() && !stands(key) {
             return Ok(());
         }
-        self.refused.insert(key.clone(), self.looks);
-        Err(error.to_string())
+        if self.refusals.note(key, error, self.looks) {
+            return Err(error.to_string());
+        }
+        self.count(slot::file(&key.1), error.to_string());
+        Ok(())
     }
 }
 

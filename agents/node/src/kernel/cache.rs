@@ -8,11 +8,11 @@ use duosuan_cgroup::{
 };
 use duosuan_policy::{
     Action, Control, Observation, Range,
-    llc::{GROUP, RESCTRL},
+    llc::{GROUP, RESCTRL, SCHEMATA},
     observation::CacheUse,
 };
 
-use super::{Kernel, actor::RETRY_AFTER};
+use super::Kernel;
 use crate::journal::{Entry, Key};
 
 /// Tasks that came into batch's cgroups from outside are moved after so many looks. What a task of the group starts is in it
@@ -77,15 +77,18 @@ impl Kernel {
 
     /// Makes batch's group hold, and batch's tasks be in it; the number of settings that were written.
     pub(super) fn hold_group(&mut self, action: &Action) -> Result<u64, String> {
-        let refused = self.refused.get(&key());
-        if refused.is_some_and(|look| self.looks.saturating_sub(*look) < RETRY_AFTER) {
-            return Ok(0);
-        }
         let held = self.try_hold_group(action);
-        if held.is_err() {
-            self.refused.insert(key(), self.looks);
+        match held {
+            Ok(written) => {
+                self.refusals.holds(&(RESCTRL.to_owned(), SCHEMATA.to_owned()));
+                Ok(written)
+            }
+            Err(message) if self.refusals.deny(SCHEMATA, &message, self.looks) => Err(message),
+            Err(message) => {
+                self.count(SCHEMATA, message);
+                Ok(0)
+            }
         }
-        held
     }
 
     fn try_hold_group(&mut self, action: &Action) -> Result<u64, String> {
@@ -121,7 +124,8 @@ impl Kernel {
             // Somebody removed it: the next look makes it anew.
             Err(error) if error.is_gone() => {
                 self.journal.restored(&key()).map_err(journal)?;
-                return Err(format!("{error}: somebody else removed the group"));
+                self.fail(SCHEMATA, format!("{error}: somebody else removed the group"));
+                return Ok(0);
             }
             now => now.map_err(text)?,
         };

@@ -3,6 +3,7 @@
 mod actor;
 mod cache;
 mod observer;
+mod refusals;
 mod slot;
 mod slow;
 
@@ -18,7 +19,7 @@ use duosuan_cgroup::{
     resctrl::{Folders, Resctrl},
 };
 use duosuan_crds::LatencyObjective;
-use duosuan_policy::{Action, Capabilities, Millis, Observation, Tier};
+use duosuan_policy::{Action, Capabilities, Millis, Observation, Resources, Tier};
 use serde::Deserialize;
 
 use crate::{
@@ -60,6 +61,9 @@ pub struct Kernel {
     root: Cgroup,
     proc: Proc,
     rules: Vec<GroupRule>,
+    /// What the kernel has.
+    probed: Capabilities,
+    /// The same without what it refuses.
     capabilities: Capabilities,
     finder: Finder,
     /// Cgroups that are looked at, in the order of the groups that are seen.
@@ -83,8 +87,7 @@ pub struct Kernel {
     journal: Journal,
     /// How often each setting was changed back lately: who fights is yielded to.
     fights: BTreeMap<Key, u32>,
-    /// Settings that the kernel refused, with the look at which it did.
-    refused: BTreeMap<Key, u64>,
+    refusals: refusals::Refusals,
     /// Patient settings that hold, by cgroup and file, and the look at which all of them are read back again.
     settled: Vec<Action>,
     settled_until: u64,
@@ -122,15 +125,15 @@ impl Kernel {
                 roots.cgroup.display()
             );
         }
+        capacity(&roots.proc)?;
         let proc = Proc::open(&roots.proc).context("no /proc: give --proc-root DIR")?;
-        proc.cpu_time().context("the node's CPU time cannot be read")?;
-        proc.meminfo().context("the node's memory cannot be read")?;
         let boot = boot_id(&roots.proc);
         let journal = Journal::open(&roots.journal, &boot)?;
         let mut kernel = Self {
             root,
             proc,
             rules,
+            probed: Capabilities::default(),
             capabilities: Capabilities::default(),
             finder: Finder::default(),
             held: Vec::new(),
@@ -145,7 +148,7 @@ impl Kernel {
             looks: 0,
             journal,
             fights: BTreeMap::new(),
-            refused: BTreeMap::new(),
+            refusals: refusals::Refusals::default(),
             settled: Vec::new(),
             settled_until: 0,
             slow: slow::Slow::start().context("no thread to reclaim memory")?,
@@ -211,10 +214,30 @@ impl Kernel {
             tracing::warn!(file, "{message}; going on without it");
         }
         self.failing.insert(message.clone());
+        self.count(file, message);
+    }
+
+    /// Counts a failure that was logged before.
+    fn count(&mut self, file: &str, message: String) {
         self.failed.push(Failure {
             file: file.to_owned(),
             message,
         });
+    }
+
+    /// Takes what the kernel refuses off what it has.
+    fn lower(&mut self) {
+        let denied = self.refusals.denied(self.looks);
+        if !denied.eq(self
+            .capabilities
+            .refused
+            .iter()
+            .map(|(f, why)| (f.as_str(), why.as_str())))
+        {
+            let denied = self.refusals.denied(self.looks);
+            let all = self.probed.clone();
+            self.capabilities = denied.fold(all, |left, (file, why)| left.without(file, why));
+        }
     }
 }
 
@@ -234,6 +257,21 @@ impl Machine for Kernel {
         acted.failed = std::mem::take(&mut self.failed);
         acted
     }
+}
+
+/// What the node has.
+///
+/// # Errors
+///
+/// If `/proc` does not say.
+pub fn capacity(proc: &Path) -> anyhow::Result<Resources> {
+    let proc = Proc::open(proc).context("no /proc: give --proc-root DIR")?;
+    let cpu = proc.cpu_time().context("the node's CPU time cannot be read")?;
+    let memory = proc.meminfo().context("the node's memory cannot be read")?;
+    Ok(Resources {
+        cpu: i64::from(cpu.cpus) * 1000,
+        memory: i64::try_from(memory.total).unwrap_or(i64::MAX),
+    })
 }
 
 fn boot_id(proc: &Path) -> String {

@@ -44,6 +44,7 @@ impl Kernel {
             self.look_at_all(&mut seen.groups);
         }
         self.probe();
+        self.lower();
         let cpu = self.read("stat", |k| k.proc.cpu_time().map(Some));
         let memory = self.read("meminfo", |k| k.proc.meminfo().map(Some));
         let pressure = |k: &mut Self, resource: &'static str| k.read("pressure", |k| k.proc.pressure(resource));
@@ -195,7 +196,7 @@ impl Kernel {
 
     /// What this kernel can do, by what there is in any cgroup that we look at (the root has few files).
     fn probe(&mut self) {
-        if self.capabilities != Capabilities::default() && self.looks % 60 != 1 {
+        if self.probed != Capabilities::default() && self.looks % 60 != 1 {
             return;
         }
         let besteffort = self
@@ -213,7 +214,7 @@ impl Kernel {
         let cpuset =
             group.has("cpuset.cpus") && !self.finder.layout().pods.iter().any(|pod| self.has_own_cpus(&pod.path));
         let controls = |name: &str| self.cache.as_ref().is_some_and(|cache| cache.controls(name));
-        self.capabilities = Capabilities {
+        self.probed = Capabilities {
             cpuset,
             cache: controls("L3"),
             bandwidth: controls("MB"),
@@ -231,7 +232,9 @@ impl Kernel {
             io_max: group.has("io.max"),
             io_pressure: matches!(group.io_pressure(), Ok(Some(_))),
             cgroup_kill: group.has("cgroup.kill"),
+            refused: BTreeMap::new(),
         };
+        self.capabilities.clone_from(&self.probed);
         if let Some(cores) = self.read("topology", |k| topology::cores(&k.sys).map(Some)) {
             self.cores = cores;
         }
