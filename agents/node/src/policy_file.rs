@@ -42,6 +42,8 @@ pub struct PolicyFile {
 #[derive(Debug)]
 pub struct PolicySource {
     path: PathBuf,
+    /// What the node has.
+    capacity: Resources,
     changed: Option<SystemTime>,
 }
 
@@ -50,13 +52,14 @@ impl PolicySource {
     ///
     /// # Errors
     ///
-    /// If it cannot be read, is no policy, or asks for the impossible, with the fields.
-    pub fn open(path: &Path) -> anyhow::Result<(Self, PolicyFile)> {
+    /// If it cannot be read, is no policy, or asks for the impossible on a node of this capacity, with the fields.
+    pub fn open(path: &Path, capacity: Resources) -> anyhow::Result<(Self, PolicyFile)> {
         let source = Self {
             path: path.to_owned(),
+            capacity,
             changed: modified(path),
         };
-        let file = read(path)?;
+        let file = read(path, capacity)?;
         Ok((source, file))
     }
 
@@ -67,8 +70,8 @@ impl PolicySource {
             return None;
         }
         self.changed = changed;
-        match read(&self.path) {
-            Ok(file) => Some(self.choice(&file, Resources::default())),
+        match read(&self.path, self.capacity) {
+            Ok(file) => Some(self.choice(&file)),
             Err(error) => {
                 tracing::warn!("{error:#}; the policy before it holds");
                 None
@@ -77,9 +80,9 @@ impl PolicySource {
     }
 
     /// The policy as the agent follows it.
-    pub fn choice(&self, file: &PolicyFile, capacity: Resources) -> Choice {
+    pub fn choice(&self, file: &PolicyFile) -> Choice {
         let name = self.path.display().to_string();
-        match translate(&file.spec, capacity) {
+        match translate(&file.spec, self.capacity) {
             Ok(policy) => Choice::Policy { name, policy },
             Err(problems) => Choice::Refused { name, problems },
         }
@@ -99,7 +102,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).and_then(|m| m.modified()).ok()
 }
 
-fn read(path: &Path) -> anyhow::Result<PolicyFile> {
+fn read(path: &Path, capacity: Resources) -> anyhow::Result<PolicyFile> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading --policy {}", path.display()))?;
     let file: PolicyFile =
         serde_yaml::from_str(&text).with_context(|| format!("--policy {} is no policy", path.display()))?;
@@ -125,7 +128,7 @@ fn read(path: &Path) -> anyhow::Result<PolicyFile> {
             ignored.join(", ")
         );
     }
-    if let Err(problems) = translate(&file.spec, Resources::default()) {
+    if let Err(problems) = translate(&file.spec, capacity) {
         bail!(
             "--policy {} cannot be honoured: {}",
             path.display(),
@@ -142,11 +145,16 @@ mod tests {
 
     use super::*;
 
+    const NODE: Resources = Resources {
+        cpu: 2000,
+        memory: 1 << 30,
+    };
+
     fn open(text: &str) -> anyhow::Result<(PolicySource, PolicyFile)> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.yaml");
         std::fs::write(&path, text).unwrap();
-        PolicySource::open(&path)
+        PolicySource::open(&path, NODE)
     }
 
     #[test]
@@ -159,7 +167,7 @@ mod tests {
             latency: None,
         };
         assert_eq!(file.groups, [rule("online", Tier::Prod), rule("b/c", Tier::Batch)]);
-        let Choice::Policy { policy, .. } = source.choice(&file, Resources::default()) else {
+        let Choice::Policy { policy, .. } = source.choice(&file) else {
             unreachable!()
         };
         assert_eq!(policy.cpu.stall_milli, 50);
@@ -170,6 +178,11 @@ mod tests {
         let error = |text: &str| format!("{:#}", open(text).unwrap_err());
         assert!(
             error("spec: {reclaim: {quantilePercent: 101}}").contains("reclaim.quantilePercent is 101: give 50 to 100")
+        );
+        // It was cut down to what the node has, without a word.
+        assert!(
+            error("spec: {guards: {cpu: {floor: 3}}}")
+                .contains("guards.cpu.floor is 3000m: give at least 10m and no more")
         );
         assert!(error("groups: [{path: ../x, tier: prod}]").contains("groups.path is \"../x\""));
         assert!(error("group: []").contains("unknown field `group`"));
@@ -189,11 +202,15 @@ mod tests {
                 .unwrap();
         };
         put("spec: {}", 1);
-        let (mut source, _) = PolicySource::open(&path).unwrap();
+        let (mut source, _) = PolicySource::open(&path, NODE).unwrap();
         assert_eq!(source.poll(), None);
         put("spec: {suspended: true}", 2);
         assert!(source.poll().unwrap().suspended());
         put("spec: [", 3);
         assert_eq!(source.poll(), None);
+        put("spec: {guards: {cpu: {floor: 2001m}}}", 4);
+        assert_eq!(source.poll(), None);
+        put("spec: {guards: {cpu: {floor: 2}}}", 5);
+        assert!(source.poll().is_some());
     }
 }

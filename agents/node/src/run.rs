@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use duosuan_crds::{ColocationPolicy, report::NumaReport};
-use duosuan_policy::{Millis, Report, Resources};
+use duosuan_policy::{Millis, Report};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Client, ResourceExt, runtime::watcher};
@@ -25,7 +25,7 @@ use crate::{
     evict::{Done, Evictions},
     http::{self, Pulse},
     identity,
-    kernel::{Kernel, Roots},
+    kernel::{self, Kernel, Roots},
     metrics::Metrics,
     mirror::Mirror,
     node::{self, NodeInfo},
@@ -60,7 +60,10 @@ const FAREWELL: Duration = Duration::from_millis(700);
 /// If it cannot start: no cgroup v2, no journal, a kubeconfig or a policy that is none, an address that is taken.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
     let clock = Clock::start();
-    let file = options.policy.as_deref().map(PolicySource::open).transpose()?;
+    let file = match &options.policy {
+        Some(path) => Some(PolicySource::open(path, kernel::capacity(&options.proc_root)?)?),
+        None => None,
+    };
     let client = client(&options).await?;
     let name = match (&options.node, &client) {
         (Some(name), _) => name.clone(),
@@ -88,7 +91,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     agent.observe_only(options.mode == ModeFlag::Observe);
     let mut source = None;
     if let Some((file_source, file)) = file {
-        agent.follow(file_source.choice(&file, Resources::default()));
+        agent.follow(file_source.choice(&file));
         source = Some(file_source);
     }
     let metrics = Arc::new(Metrics::new());
