@@ -3,4 +3,5 @@
 pub mod access;
 pub mod binary;
 pub mod cluster;
+pub mod figures;
 pub mod vm;

@@ -34,6 +34,8 @@ const CONSOLE_TAIL: usize = 25;
 pub enum Kind {
     /// Kernel, busybox, guest program and agent, and a disk of 256 MiB with nothing on it; up in four seconds.
     Bare,
+    /// Guest program and agent under Debian's systemd, with a system bus; up in twenty seconds.
+    Systemd,
     /// A Kubernetes node without its kubelet running yet: containerd, runc, CNI and the images of the tests.
     Node {
         /// The kubelet to put in, one static file.
@@ -45,6 +47,7 @@ impl Kind {
     fn name(&self) -> &'static str {
         match self {
             Self::Bare => "bare",
+            Self::Systemd => "systemd",
             Self::Node { .. } => "node",
         }
     }
@@ -52,6 +55,7 @@ impl Kind {
     fn memory(&self) -> &'static str {
         match self {
             Self::Bare => "512M",
+            Self::Systemd => "768M",
             Self::Node { .. } => "3G",
         }
     }
@@ -86,13 +90,18 @@ struct Qemu {
 impl Vm {
     /// Builds what is not up to date, boots it and waits until it takes commands.
     pub fn boot(kind: &Kind) -> Result<Self> {
+        Self::boot_with(kind, "")
+    }
+
+    /// The same with more on the kernel's command line, as to boot without some feature; what comes last holds.
+    pub fn boot_with(kind: &Kind, kernel: &str) -> Result<Self> {
         build(kind)?;
         let files = target().join("vm").join(kind.name());
         let console = console(kind)?;
         let sockets = tempfile::Builder::new().prefix("duosuan-vm-").tempdir()?;
         let socket = sockets.path().join("commands");
         let listener = UnixListener::bind(&socket).context("cannot open a socket for the guest's commands")?;
-        let qemu = Qemu::start(qemu(kind, &files, &console, &socket)?)?;
+        let qemu = Qemu::start(qemu(kind, kernel, &files, &console, &socket)?)?;
         let channel = accept(&listener, &qemu).and_then(|channel| {
             channel.set_read_timeout(Some(BOOT))?;
             // The first message answers no command: the guest is up.
@@ -264,7 +273,7 @@ fn console(kind: &Kind) -> Result<PathBuf> {
     Ok(console)
 }
 
-fn qemu(kind: &Kind, files: &Path, console: &Path, socket: &Path) -> Result<Command> {
+fn qemu(kind: &Kind, kernel: &str, files: &Path, console: &Path, socket: &Path) -> Result<Command> {
     let disk = if matches!(kind, Kind::Node { .. }) {
         " root=/dev/vda"
     } else {
@@ -272,7 +281,7 @@ fn qemu(kind: &Kind, files: &Path, console: &Path, socket: &Path) -> Result<Comm
     };
     // Timers are fixed beforehand: measuring them under emulation takes seconds and may end in a slow clock.
     let append = format!(
-        "console=ttyS0 quiet loglevel=4 panic=-1 psi=1 mitigations=off nokaslr tsc=reliable no_timer_check audit=0{disk}"
+        "console=ttyS0 quiet loglevel=4 panic=-1 psi=1 mitigations=off nokaslr tsc=reliable no_timer_check audit=0{disk} {kernel}"
     );
     // setpriv: a test that is killed cannot end its machine any more, the kernel does.
     let mut command = Command::new("setpriv");

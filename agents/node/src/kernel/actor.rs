@@ -9,6 +9,8 @@ use duosuan_policy::{
     llc::{RESCTRL, SCHEMATA},
 };
 
+use rustix::io::Errno;
+
 use super::{Kernel, cache, slot, slow::is_slow};
 use crate::{
     journal::{Entry, Key},
@@ -18,6 +20,10 @@ use crate::{
 /// A setting that somebody changed back in this many looks more than he left it alone is left to him until he has
 /// left it alone as often.
 const YIELD_AT: u32 = 20;
+/// What systemd could not be told, and a list of CPUs that could not be emptied, are tried again after this many looks.
+pub(super) const RETRY_AFTER: u64 = 30;
+/// The file with the CPUs that a cgroup may use.
+const CPUSET: &str = "cpuset.cpus";
 /// Settings that are patient are read back after this many looks.
 const VERIFY_AFTER: u64 = 15;
 /// How long the end waits for a write that the kernel is at work on. What it sets is set at its beginning.
@@ -38,6 +44,7 @@ impl Kernel {
             }
         }
         self.finish(&mut acted);
+        self.hear();
         let group = actions.iter().find(|a| a.path == RESCTRL);
         let order = |action: &Action| matches!(action.file.as_str(), RECLAIM | KILL);
         let settings = actions.iter().filter(|a| !order(a) && a.path != RESCTRL);
@@ -61,6 +68,12 @@ impl Kernel {
         let over: Vec<Entry> = entries.filter(|(k, _)| !is_wanted(k)).map(|(_, e)| e.clone()).collect();
         for entry in over {
             let key = (entry.path.clone(), entry.file.clone());
+            let lately = |look: &u64| self.looks.saturating_sub(*look) < RETRY_AFTER;
+            if self.units.as_ref().is_some_and(|units| units.waits(&key, self.looks))
+                || self.opened.get(&key).is_some_and(lately)
+            {
+                continue;
+            }
             if !self.slow.take_back(&key) {
                 // It is put back when it is made.
                 continue;
@@ -124,6 +137,7 @@ impl Kernel {
         }
         self.fights.retain(|key, _| is_wanted(key));
         self.refusals.judge(wanted.iter().map(|action| names(action)));
+        self.opened.retain(|key, _| !is_wanted(key));
         acted
     }
 
@@ -146,7 +160,9 @@ impl Kernel {
     pub(super) fn put_all_back(&mut self) -> Acted {
         self.slow.settle(SETTLE);
         self.pending.clear();
-        self.act_on(&[])
+        let acted = self.act_on(&[]);
+        self.take_leave();
+        acted
     }
 
     /// Takes note of what was made since the last look.
@@ -214,21 +230,61 @@ impl Kernel {
             return self.give_up_group();
         }
         let key = (entry.path.clone(), entry.file.clone());
-        let written = match self.group(&entry.path) {
-            Ok(group) if group.identity().is_ok_and(|i| i == entry.identity()) => restore(&group, entry),
-            Ok(_) => Ok(false),
-            Err(error) if error.is_gone() => Ok(false),
+        let restored = match self.group(&entry.path) {
+            Ok(group) if group.identity().is_ok_and(|i| i == entry.identity()) => match restore(&group, entry) {
+                Err(error) if error.errno() == Some(Errno::NOSPC) && key.1 == CPUSET && entry.old.is_empty() => {
+                    return self.open_cpus(&group, entry);
+                }
+                other => other,
+            },
+            Ok(_) => Ok(Restored::Another),
             Err(error) => Err(error),
         };
-        let written = match written {
-            Err(error) if error.is_gone() => false,
+        self.opened.remove(&key);
+        let restored = match restored {
+            Err(error) if error.is_gone() => Restored::Another,
             other => other.map_err(|e| e.to_string())?,
         };
+        let written = restored == Restored::Written;
         if written {
             tracing::info!(path = %entry.path, file = %entry.file, value = %entry.old, "put back");
         }
-        self.journal.restored(&key).map_err(|e| format!("{e:#}"))?;
+        let noted = if self.tell_back(entry, &key, restored == Restored::Another) {
+            // Until systemd knows, the next agent has to tell it.
+            self.journal.set(Entry {
+                was: Some(entry.new.clone()),
+                new: entry.old.clone(),
+                ..entry.clone()
+            })
+        } else {
+            self.journal.restored(&key)
+        };
+        noted.map_err(|e| format!("{e:#}"))?;
         Ok(written)
+    }
+
+    /// A cgroup in which somebody runs cannot be without CPUs of its own any more once it had some: it gets all that there
+    /// are above it, and no list when nobody runs in it.
+    fn open_cpus(&mut self, group: &Cgroup, entry: &Entry) -> Result<bool, String> {
+        let text = |error: Error| error.to_string();
+        let above = entry.path.rsplit_once('/').map_or("", |(above, _)| above);
+        let all = self.group(above).and_then(|above| above.read("cpuset.cpus.effective"));
+        let all = all.map_err(text)?.unwrap_or_default();
+        let key = (entry.path.clone(), entry.file.clone());
+        self.opened.insert(key, self.looks);
+        if group.read(CPUSET).map_err(text)?.as_ref() == Some(&all) {
+            return Ok(false);
+        }
+        // The journal keeps it: an agent after this one would take the list for somebody's choice.
+        let entry = Entry {
+            was: Some(entry.new.clone()),
+            new: all.clone(),
+            ..entry.clone()
+        };
+        self.journal.set(entry).map_err(|e| format!("{e:#}"))?;
+        slot::write(group, CPUSET, &all).map_err(text)?;
+        tracing::info!(path = %group.path().display(), file = CPUSET, value = %all, "given all CPUs: the kernel takes no empty list while it is in use");
+        Ok(true)
     }
 
     /// What there is to write for an action, if anything.
@@ -258,13 +314,19 @@ impl Kernel {
             .cloned();
         let before = ours.as_ref().map_or(current.as_str(), |e| e.old.as_str());
         let value = slot::combined(&action.file, before, &action.value);
+        let units = self.units.as_ref();
         let fight = self.fights.entry(key.clone()).or_default();
         if current == value {
             *fight = fight.saturating_sub(1);
+            if let Some(ours) = ours.filter(|_| units.is_some_and(|units| units.is_due(key, self.looks))) {
+                self.tell(&ours, key);
+            }
             return Ok(None);
         }
-        // Ours, and neither what we wrote last nor what we found: somebody else writes here.
-        let reasserted = ours.as_ref().is_some_and(|e| e.new != current);
+        // Ours, and neither what we wrote last nor what we found: somebody else writes here, unless it is systemd that does
+        // not know better yet.
+        let reasserted =
+            ours.as_ref().is_some_and(|e| e.new != current) && !units.is_some_and(|units| units.is_at(&key.0));
         if reasserted {
             *fight += 1;
             if *fight > YIELD_AT {
@@ -308,11 +370,11 @@ impl Kernel {
     fn carry_out(&mut self, plan: Planned) -> Result<bool, String> {
         let Planned {
             group,
-            entry: Entry { path, file, new, .. },
+            entry,
             setting,
             why,
         } = plan;
-        let key = (path, file);
+        let key = (entry.path.clone(), entry.file.clone());
         if is_slow(&key.1) {
             self.pending.insert(
                 key.clone(),
@@ -321,15 +383,16 @@ impl Kernel {
                     setting: Some(setting),
                 },
             );
-            self.slow.write(key, group, new);
+            self.slow.write(key, group, entry.new);
             return Ok(false);
         }
         let (path, file) = &key;
-        if let Err(error) = slot::write(&group, file, &new) {
+        if let Err(error) = slot::write(&group, file, &entry.new) {
             return self.refuse(&key, setting.before, &error).map(|()| false);
         }
         tracing::info!(%path, %file, from = %setting.from, to = %setting.to, "{why}");
         self.refusals.holds(&key);
+        self.tell(&entry, &key);
         Ok(true)
     }
 
@@ -393,36 +456,47 @@ pub(super) struct Pending {
     setting: Option<Setting>,
 }
 
-/// Writes the old value; true if that was needed.
-fn restore(group: &Cgroup, entry: &Entry) -> Result<bool, Error> {
+/// What became of a setting that is to be put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Restored {
+    /// The old value was written.
+    Written,
+    /// It was there already.
+    Found,
+    /// What is there now is somebody else's, or another cgroup's.
+    Another,
+}
+
+/// Writes the old value, where that is needed.
+fn restore(group: &Cgroup, entry: &Entry) -> Result<Restored, Error> {
     let Some(current) = slot::read(group, &entry.file)? else {
-        return Ok(false);
+        return Ok(Restored::Another);
     };
     if current == entry.old {
         // The crash came between the journal and the kernel, or somebody did it for us. The weight may still be off.
-        return restore_weight(group, entry, false);
+        return restore_weight(group, entry, Restored::Found);
     }
     if current != entry.new && entry.was.as_ref() != Some(&current) {
         tracing::warn!(path = %entry.path, file = %entry.file, %current, "somebody else has written here since: left as it is");
-        return Ok(false);
+        return Ok(Restored::Another);
     }
     slot::write(group, &entry.file, &entry.old)?;
-    restore_weight(group, entry, true)
+    restore_weight(group, entry, Restored::Written)
 }
 
 /// `cpu.idle` set back to 0 leaves `cpu.weight` at 100, whatever it was before.
-fn restore_weight(group: &Cgroup, entry: &Entry, written: bool) -> Result<bool, Error> {
+fn restore_weight(group: &Cgroup, entry: &Entry, restored: Restored) -> Result<Restored, Error> {
     const LEFT_BY_IDLE: &str = "100";
     let Some(weight) = entry
         .weight
         .as_deref()
         .filter(|w| *w != LEFT_BY_IDLE && entry.old == "0")
     else {
-        return Ok(written);
+        return Ok(restored);
     };
     if group.read("cpu.weight")?.as_deref() != Some(LEFT_BY_IDLE) {
-        return Ok(written);
+        return Ok(restored);
     }
     slot::write(group, "cpu.weight", weight)?;
-    Ok(true)
+    Ok(Restored::Written)
 }

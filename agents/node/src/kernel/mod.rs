@@ -6,6 +6,8 @@ mod observer;
 mod refusals;
 mod slot;
 mod slow;
+mod systemd;
+mod units;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -61,6 +63,8 @@ pub struct Kernel {
     root: Cgroup,
     proc: Proc,
     rules: Vec<GroupRule>,
+    /// systemd, where it runs the machine.
+    units: Option<units::Units>,
     /// What the kernel has.
     probed: Capabilities,
     /// The same without what it refuses.
@@ -88,6 +92,8 @@ pub struct Kernel {
     /// How often each setting was changed back lately: who fights is yielded to.
     fights: BTreeMap<Key, u32>,
     refusals: refusals::Refusals,
+    /// Lists of CPUs that cannot be emptied yet, with the look at which that was tried.
+    opened: BTreeMap<Key, u64>,
     /// Patient settings that hold, by cgroup and file, and the look at which all of them are read back again.
     settled: Vec<Action>,
     settled_until: u64,
@@ -130,6 +136,7 @@ impl Kernel {
         let boot = boot_id(&roots.proc);
         let journal = Journal::open(&roots.journal, &boot)?;
         let mut kernel = Self {
+            units: units::Units::of(&root),
             root,
             proc,
             rules,
@@ -149,6 +156,7 @@ impl Kernel {
             journal,
             fights: BTreeMap::new(),
             refusals: refusals::Refusals::default(),
+            opened: BTreeMap::new(),
             settled: Vec::new(),
             settled_until: 0,
             slow: slow::Slow::start().context("no thread to reclaim memory")?,

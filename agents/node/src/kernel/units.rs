@@ -1,0 +1,119 @@
+//! What systemd has to know of the settings, and does not know yet.
+//!
+//! A setting is written into its file and then told. One that is put back stays in the journal until systemd has been told
+//! of that, too: what systemd believes would come back with its next write, when no agent is there any more.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use duosuan_cgroup::Cgroup;
+
+use super::{Kernel, actor::RETRY_AFTER, systemd::Systemd};
+use crate::journal::{Entry, Key};
+
+/// How long the end waits until systemd has been told of everything.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// systemd, and what is owed to it.
+#[derive(Debug)]
+pub(super) struct Units {
+    systemd: Systemd,
+    /// Settings that are put back in their files.
+    leaving: BTreeSet<Key>,
+    /// Settings that systemd could not be told of, and the look at which it could not.
+    failed: BTreeMap<Key, u64>,
+}
+
+impl Units {
+    /// Where systemd runs the machine.
+    pub(super) fn of(root: &Cgroup) -> Option<Self> {
+        Some(Self {
+            systemd: Systemd::of(root)?,
+            leaving: BTreeSet::new(),
+            failed: BTreeMap::new(),
+        })
+    }
+
+    /// Whether somebody else's value in this cgroup may be systemd's, which does not know all of ours yet.
+    pub(super) fn is_at(&self, path: &str) -> bool {
+        self.systemd.is_at(path) || self.failed.keys().any(|(of, _)| of == path)
+    }
+
+    /// Whether a setting is put back and waits for systemd: for its answer, or to be asked again.
+    pub(super) fn waits(&self, key: &Key, look: u64) -> bool {
+        self.leaving.contains(key) && !self.is_due(key, look)
+    }
+
+    /// Whether systemd could not be told of a setting some time ago.
+    pub(super) fn is_due(&self, key: &Key, look: u64) -> bool {
+        self.failed
+            .get(key)
+            .is_some_and(|at| look.saturating_sub(*at) >= RETRY_AFTER)
+    }
+}
+
+impl Kernel {
+    /// Tells systemd of a setting that was written.
+    pub(super) fn tell(&mut self, entry: &Entry, key: &Key) {
+        if let Some(units) = &mut self.units {
+            units.leaving.remove(key);
+            units.failed.remove(key);
+            units.systemd.tell(key, &entry.new, entry.weight.as_deref());
+        }
+    }
+
+    /// Tells systemd of a setting that was put back, unless it is `another`'s now; false if systemd need not know.
+    pub(super) fn tell_back(&mut self, entry: &Entry, key: &Key, another: bool) -> bool {
+        let Some(units) = &mut self.units else { return false };
+        units.failed.remove(key);
+        let told = !another && units.systemd.tell(key, &entry.old, entry.weight.as_deref());
+        if told {
+            units.leaving.insert(key.clone());
+        } else {
+            units.leaving.remove(key);
+        }
+        told
+    }
+
+    /// Takes note of what systemd has answered.
+    pub(super) fn hear(&mut self) {
+        while self.hear_one(Duration::ZERO) {}
+    }
+
+    /// Waits until systemd has been told of all that is put back, for a while.
+    pub(super) fn take_leave(&mut self) {
+        let end = Instant::now() + FAREWELL;
+        let waiting = |units: &Units| units.leaving.iter().any(|key| units.systemd.is_open(key));
+        while self.units.as_ref().is_some_and(waiting) {
+            let left = end.saturating_duration_since(Instant::now());
+            if !self.hear_one(left) {
+                self.fail("systemd", format!("systemd has not answered for {FAREWELL:?}"));
+                return;
+            }
+        }
+    }
+
+    fn hear_one(&mut self, wait: Duration) -> bool {
+        let looks = self.looks;
+        let Some(units) = &mut self.units else { return false };
+        let Some((key, answer)) = units.systemd.answer(wait) else {
+            return false;
+        };
+        let failed = match answer {
+            Ok(()) if units.leaving.remove(&key) => {
+                self.journal.restored(&key).err().map(|e| ("journal", format!("{e:#}")))
+            }
+            Ok(()) => None,
+            Err(message) => {
+                units.failed.insert(key, looks);
+                Some(("systemd", message))
+            }
+        };
+        if let Some((file, message)) = failed {
+            self.fail(file, message);
+        }
+        true
+    }
+}
