@@ -19,6 +19,7 @@ use duosuan_crds::{CapacityClaim, NodeReport, RESOURCE_BATCH_CPU, claim::Phase};
 use duosuan_embedded::{ControlPlane, Options, Tool, build};
 use duosuan_tests::{
     access, cluster,
+    figures::Recorder,
     vm::{Kind, Vm},
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -123,6 +124,7 @@ struct World {
     client: Client,
     runtime: Runtime,
     vm: Vm,
+    figures: Recorder,
     control_plane: ControlPlane,
 }
 
@@ -141,6 +143,7 @@ fn a_claim_goes_from_kubectl_to_a_real_kernel_and_batch_yields_to_online_there()
         operator: CancellationToken::new(),
         client,
         vm: Vm::boot(&Kind::Node { kubelet })?,
+        figures: Recorder::default(),
         runtime,
         control_plane,
     };
@@ -225,6 +228,7 @@ impl World {
             // The agent's own pod is gone, and the kubelet weighs the burstable pods anew without it.
             .filter(|line| !line.starts_with(&agent) && !line.starts_with("kubepods/burstable/cpu.weight"))
             .collect();
+        self.figures.restored(changed.is_empty());
         ensure!(
             changed.is_empty(),
             "these settings are not as before: {changed:#?}\nnow:\n{after}"
@@ -314,6 +318,7 @@ impl World {
 
     /// Deletes the agent's pod: it gets SIGTERM, and the chart's time to put things back.
     fn end_agent(&self) -> Result<()> {
+        self.figures.ends(&self.vm, &self.vm.run("pidof duosuan-agent")?)?;
         self.runtime
             .block_on(self.pods(SYSTEM).delete(AGENT, &DeleteParams::default()))?;
         self.eventually("the agent ends", || {

@@ -15,7 +15,7 @@ use anyhow::{Result, ensure};
 #[path = "agent/scene.rs"]
 mod scene;
 
-use scene::{ACT, BEFORE_MAX, BEFORE_WEIGHT, OBSERVE, STALL_GUARDS, Scene};
+use scene::{ACT, BEFORE_MAX, BEFORE_WEIGHT, OBSERVE, STALL_GUARDS, Scene, Setup};
 
 /// A scene with batch at work.
 fn open(name: &'static str) -> Result<Scene> {
@@ -106,5 +106,69 @@ fn in_mode_observe_the_agent_says_what_it_would_do_and_changes_nothing() -> Resu
     scene.wait_for_metric("duosuan_guard_cuts_total")?;
     scene.is_as_before()?;
     scene.end(&agent)?;
+    scene.is_as_before()
+}
+
+/// The machine has two cores of one thread; batch gets the last one as soon as its limit is no more than that. The kernel
+/// takes no empty list of CPUs while somebody runs in the cgroup, so that batch gets a list of all until it has ended.
+#[test]
+fn batch_that_is_cut_runs_on_whole_cores_and_has_all_of_them_again() -> Result<()> {
+    const CONFINE: &str = "{cpu: {stallMilli: 50, floor: 10m, confine: true}}";
+    let setup = Setup {
+        controllers: &["cpu", "memory", "io", "cpuset"],
+        ..Setup::default()
+    };
+    let scene = Scene::open_with("confine", setup)?;
+    scene.start("batch", "guest spin 2")?;
+    let all = scene.read("batch/cpuset.cpus.effective")?;
+    let on_last = |value: &str| value == "1";
+    let confined = || scene.wait_for("batch/cpuset.cpus", "batch has the last core alone", on_last);
+    let opened = || scene.wait_for("batch/cpuset.cpus", "batch has all cores", |value| value == all);
+    ensure!(all == "0-1", "the machine has CPUs {all}");
+
+    let agent = scene.start_agent(ACT, CONFINE)?;
+    scene.load()?;
+    confined()?;
+    ensure!(
+        on_last(&scene.read("batch/cpuset.cpus.effective")?),
+        "the kernel gave it others"
+    );
+    let allowed = scene.vm().run(
+        "for process in $(cat /sys/fs/cgroup/confine/batch/cgroup.procs); do
+             grep -h Cpus_allowed_list /proc/$process/task/*/status; done | sort -u",
+    )?;
+    ensure!(
+        allowed.split_whitespace().eq(["Cpus_allowed_list:", "1"]),
+        "batch may run on {allowed}"
+    );
+    ensure!(
+        scene.read("online/cpuset.cpus.effective")? == all,
+        "online was confined"
+    );
+
+    scene.kill(&agent)?;
+    ensure!(
+        on_last(&scene.read("batch/cpuset.cpus")?),
+        "who gave batch its cores back?"
+    );
+    let observer = scene.start_agent(OBSERVE, CONFINE)?;
+    opened()?;
+    ensure!(
+        scene.read("batch/cpuset.cpus.effective")? == all,
+        "the kernel gave it others"
+    );
+    scene.end(&observer)?;
+
+    let next = scene.start_agent(ACT, CONFINE)?;
+    confined()?;
+    scene.end(&next)?;
+    opened()?;
+
+    // The journal has not forgotten that there was no list at all.
+    scene.stop("batch")?;
+    let last = scene.start_agent(OBSERVE, CONFINE)?;
+    scene.wait_for("batch/cpuset.cpus", "batch has no list of CPUs", str::is_empty)?;
+    scene.is_as_before()?;
+    scene.end(&last)?;
     scene.is_as_before()
 }

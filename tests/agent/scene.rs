@@ -2,12 +2,16 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use duosuan_tests::vm::{Kind, Vm};
+use duosuan_tests::{
+    figures::Recorder,
+    vm::{Kind, Vm},
+};
 
 /// Some ten times what a reaction takes; the guard gives back by a twentieth of the node each second, and takes its time
 /// before it tries again where prod stalled.
@@ -32,11 +36,31 @@ pub(crate) const STALL_GUARDS: &str = "{cpu: {stallMilli: 50, floor: 10m}}";
 /// In the guest, whose loopback nobody else uses.
 const METRICS: &str = "127.0.0.1:9100";
 
+/// What a scene needs of its machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    /// More on the kernel's command line.
+    pub(crate) kernel: &'static str,
+    /// Controllers that its cgroups have.
+    pub(crate) controllers: &'static [&'static str],
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            kernel: "",
+            controllers: &["cpu", "memory", "io"],
+        }
+    }
+}
+
 /// Two cgroups of its own in the machine. Gone when dropped.
 pub(crate) struct Scene {
     name: &'static str,
     before: String,
     vm: Arc<Vm>,
+    /// What is measured.
+    pub(crate) figures: Recorder,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -47,34 +71,49 @@ pub(crate) struct Shares {
 }
 
 impl Scene {
-    /// One machine serves all tests that want one at the same time; they take turns.
+    /// One machine serves all tests that want one like it at the same time; they take turns.
     pub(crate) fn open(name: &'static str) -> Result<Self> {
-        static MACHINE: Mutex<Weak<Vm>> = Mutex::new(Weak::new());
+        Self::open_with(name, Setup::default())
+    }
+
+    pub(crate) fn open_with(name: &'static str, setup: Setup) -> Result<Self> {
+        static MACHINES: Mutex<BTreeMap<&str, Weak<Vm>>> = Mutex::new(BTreeMap::new());
         static TURN: Mutex<()> = Mutex::new(());
         let vm = {
-            let mut machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-            match machine.upgrade() {
+            let mut machines = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
+            match machines.get(setup.kernel).and_then(Weak::upgrade) {
                 Some(vm) => vm,
                 None => {
-                    let vm = Arc::new(Vm::boot(&Kind::Bare)?);
-                    *machine = Arc::downgrade(&vm);
+                    let vm = Arc::new(Vm::boot_with(&Kind::Bare, setup.kernel)?);
+                    machines.insert(setup.kernel, Arc::downgrade(&vm));
                     vm
                 }
             }
         };
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        vm.run(&format!(
-            "cd /sys/fs/cgroup && echo '+cpu +memory +io' > cgroup.subtree_control && mkdir {name} &&
-             echo '+cpu +memory +io' > {name}/cgroup.subtree_control && mkdir {name}/online {name}/batch &&
-             echo {BEFORE_MAX} > {name}/batch/cpu.max && echo {BEFORE_WEIGHT} > {name}/batch/cpu.weight &&
-             echo {BEFORE_HIGH} > {name}/batch/memory.high && echo {BEFORE_LOW} > {name}/online/memory.low &&
-             echo 'default {BEFORE_IO_WEIGHT}' > {name}/batch/io.weight"
-        ))?;
+        let controllers: Vec<String> = setup.controllers.iter().map(|name| format!("+{name}")).collect();
+        let controllers = controllers.join(" ");
+        let mut shell = format!(
+            "cd /sys/fs/cgroup && echo '{controllers}' > cgroup.subtree_control && mkdir {name} &&
+             echo '{controllers}' > {name}/cgroup.subtree_control && mkdir {name}/online {name}/batch"
+        );
+        let values = [
+            ("cpu", "batch/cpu.max", BEFORE_MAX),
+            ("cpu", "batch/cpu.weight", BEFORE_WEIGHT),
+            ("memory", "batch/memory.high", BEFORE_HIGH),
+            ("memory", "online/memory.low", BEFORE_LOW),
+            ("io", "batch/io.weight", BEFORE_IO_WEIGHT),
+        ];
+        for (_, file, value) in values.iter().filter(|(of, ..)| setup.controllers.contains(of)) {
+            shell.push_str(&format!(" && echo {value} > {name}/{file}"));
+        }
+        vm.run(&shell)?;
         let before = vm.settings(name)?;
         Ok(Self {
             name,
             before,
             vm,
+            figures: Recorder::default(),
             _turn: turn,
         })
     }
@@ -104,9 +143,14 @@ impl Scene {
 
     /// Starts the agent without a cluster and returns its process.
     pub(crate) fn start_agent(&self, mode: &str, guards: &str) -> Result<String> {
+        self.start_agent_by(&self.policy(mode, guards))
+    }
+
+    /// The same with a policy of the test's own.
+    pub(crate) fn start_agent_by(&self, policy: &str) -> Result<String> {
         let name = self.name;
         self.vm.run(&format!("mkdir -p /run/{name}"))?;
-        self.rewrite_policy(mode, guards)?;
+        self.vm.write(&format!("/run/{name}/policy.yaml"), policy)?;
         self.vm.run(&format!(
             "cd /run/{name} && duosuan-agent --policy policy.yaml --journal /run/{name}/journal --node vm \
              --metrics-addr {METRICS} >> log 2>&1 & echo $!"
@@ -116,19 +160,26 @@ impl Scene {
     /// Writes the agent's policy anew; a running agent takes it in. What follows `guards` may follow here too.
     pub(crate) fn rewrite_policy(&self, mode: &str, guards: &str) -> Result<()> {
         let name = self.name;
-        let policy = format!(
+        self.vm
+            .write(&format!("/run/{name}/policy.yaml"), &self.policy(mode, guards))
+    }
+
+    fn policy(&self, mode: &str, guards: &str) -> String {
+        let name = self.name;
+        format!(
             "spec: {{mode: {mode}, guards: {guards}}}\ngroups: [{{path: {name}/online, tier: prod}}, {{path: {name}/batch, tier: batch}}]"
-        );
-        self.vm.write(&format!("/run/{name}/policy.yaml"), &policy)
+        )
     }
 
     /// Asks the agent to end, and waits until it has.
     pub(crate) fn end(&self, agent: &str) -> Result<()> {
+        self.figures.ends(&self.vm, agent)?;
         self.vm.run(&format!("kill {agent}"))?;
         self.gone(agent)
     }
 
     pub(crate) fn kill(&self, agent: &str) -> Result<()> {
+        self.figures.ends(&self.vm, agent)?;
         self.vm.run(&format!("kill -9 {agent}"))?;
         self.gone(agent)
     }
@@ -150,6 +201,13 @@ impl Scene {
         self.vm.run(&format!("cat /sys/fs/cgroup/{}/{file}", self.name))
     }
 
+    /// Writes a file of the cgroups as the test's own wish.
+    pub(crate) fn put(&self, file: &str, value: &str) -> Result<()> {
+        self.vm
+            .run(&format!("echo {value} > /sys/fs/cgroup/{}/{file}", self.name))
+            .map(drop)
+    }
+
     pub(crate) fn counter(&self, cgroup: &str, name: &str) -> Result<u64> {
         let text = self.read(&format!("{cgroup}/cpu.stat"))?;
         let value = text
@@ -168,19 +226,15 @@ impl Scene {
 
     /// Waits until the agent exports a metric that is not zero.
     pub(crate) fn wait_for_metric(&self, name: &str) -> Result<()> {
-        let shell = format!("wget -q -O - http://{METRICS}/metrics");
-        let seen = |text: &str| {
-            let mut values = text
-                .lines()
-                .filter(|line| line.starts_with(name))
-                .filter_map(|line| line.rsplit(' ').next());
-            values
-                .any(|value| value.parse().is_ok_and(|value: f64| value > 0.0))
-                .then_some(())
-        };
+        let seen = |text: &str| values(text, name).any(|value| value > 0.0).then_some(());
         self.vm
-            .wait(&format!("{name} is not zero"), LIMIT, &shell, seen)
+            .wait(&format!("{name} is not zero"), LIMIT, &scrape(), seen)
             .map_err(|e| self.explain(e))
+    }
+
+    /// What the agent exports under this name, or under one that begins so; empty if nothing.
+    pub(crate) fn metric(&self, name: &str) -> Result<Vec<f64>> {
+        Ok(values(&self.vm.run(&scrape())?, name).collect())
     }
 
     /// Memory of the machine, bytes.
@@ -254,10 +308,9 @@ impl Scene {
             .lines()
             .filter(|line| !self.before.lines().any(|before| before == *line))
             .collect();
-        ensure!(
-            now == self.before,
-            self.explain(anyhow::anyhow!("not as before: {changed:#?}"))
-        );
+        let restored = now == self.before;
+        self.figures.restored(restored);
+        ensure!(restored, self.explain(anyhow::anyhow!("not as before: {changed:#?}")));
         Ok(())
     }
 
@@ -284,4 +337,13 @@ impl Drop for Scene {
              while grep -q 'populated 1' {name}/cgroup.events; do sleep 0.1; done; rmdir {name}/online {name}/batch {name}"
         ));
     }
+}
+
+fn scrape() -> String {
+    format!("wget -q -O - http://{METRICS}/metrics")
+}
+
+fn values<'a>(metrics: &'a str, name: &'a str) -> impl Iterator<Item = f64> + 'a {
+    let lines = metrics.lines().filter(move |line| line.starts_with(name));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok())
 }

@@ -12,14 +12,21 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
+#[path = "guest/service.rs"]
+mod service;
+#[path = "guest/spike.rs"]
+mod spike;
+
 const USAGE: &str = "usage: guest serve NAME | pause | spin THREADS | burst THREADS ITERATIONS SLEEP_US | touch MIB
-    | read FILE THREADS KIB SLEEP_US | cache FILE";
+    | read FILE THREADS KIB SLEEP_US | cache FILE | service PORT THREADS ITERATIONS PERIOD_US
+    | spike PROCS FILE THREADS ITERATIONS SLEEP_US";
 /// Output goes through a file: a background process that keeps it open does not keep the reply back, as a pipe would.
 const OUTPUT: &str = "/run/guest.output";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u64>().ok());
+    let usage = || Err(io::Error::new(io::ErrorKind::InvalidInput, USAGE));
     let done = match (arguments.first().map(String::as_str), number(1), number(2), number(3)) {
         (Some("serve"), ..) => serve(arguments.get(1).map_or("", String::as_str)),
         (Some("pause"), ..) => sleep_for_ever(),
@@ -33,10 +40,20 @@ fn main() -> ExitCode {
                 let (file, pause) = (&*String::leak(file.clone()), Duration::from_micros(pause));
                 on_threads(threads, move || read(file, kibibytes, pause))
             }
-            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, USAGE)),
+            _ => usage(),
+        },
+        (Some("service"), Some(port), Some(threads), Some(iterations)) => match number(4) {
+            Some(period) => service::serve(port, threads, iterations, Duration::from_micros(period)),
+            None => usage(),
+        },
+        (Some("spike"), ..) => match (arguments.get(1..3), number(3), number(4), number(5)) {
+            (Some([procs, file]), Some(threads), Some(iterations), Some(pause)) => {
+                spike::spike(procs, file, [threads, iterations, pause])
+            }
+            _ => usage(),
         },
         (Some("cache"), ..) => cache(arguments.get(1).map_or("", String::as_str)),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, USAGE)),
+        _ => usage(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

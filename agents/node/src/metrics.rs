@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use duosuan_policy::{
-    Answer, CacheUse, GuardState, Outcome, Report, Tier,
+    Answer, CacheUse, Capabilities, GuardState, Outcome, Report, Tier,
     action::Terms,
     eviction::{Cause, Eviction},
 };
@@ -75,6 +75,12 @@ struct FileLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FeatureLabels {
+    node: String,
+    feature: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct EvictionLabels {
     node: String,
     cause: &'static str,
@@ -107,6 +113,7 @@ pub struct Metrics {
     intended: Family<NodeLabels, Gauge>,
     age: Family<NodeLabels, Float>,
     errors: Family<FileLabels, Counter>,
+    features: Family<FeatureLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -142,6 +149,7 @@ impl Metrics {
             intended: Family::default(),
             age: Family::default(),
             errors: Family::default(),
+            features: Family::default(),
         };
         let r = &mut metrics.registry;
         r.register(
@@ -238,6 +246,11 @@ impl Metrics {
             "kernel_errors",
             "Kernel files that could not be read or written",
             metrics.errors.clone(),
+        );
+        r.register(
+            "node_kernel_feature",
+            "1 for what the node's kernel can do of what the agent uses, 0 for what it cannot",
+            metrics.features.clone(),
         );
         metrics
     }
@@ -413,6 +426,15 @@ impl Metrics {
             outcome: outcome.as_str(),
         };
         self.evictions.get_or_create(&labels).inc();
+    }
+
+    /// Records what the node's kernel can do.
+    pub fn features(&self, node: &str, capabilities: &Capabilities) {
+        for (feature, there) in capabilities.features() {
+            let node = node.to_owned();
+            let labels = FeatureLabels { node, feature };
+            self.features.get_or_create(&labels).set(i64::from(there));
+        }
     }
 
     /// Counts kernel files that failed.

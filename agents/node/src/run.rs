@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use duosuan_crds::{ColocationPolicy, report::NumaReport};
-use duosuan_policy::{Millis, Report};
+use duosuan_policy::{Capabilities, Millis, Report};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Client, ResourceExt, runtime::watcher};
@@ -26,6 +26,7 @@ use crate::{
     http::{self, Pulse},
     identity,
     kernel::{self, Kernel, Roots},
+    machine::Machine,
     metrics::Metrics,
     mirror::Mirror,
     node::{self, NodeInfo},
@@ -126,6 +127,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         failures: 0,
         in_flight: None,
         last: None,
+        features: Capabilities::default(),
     };
     node.run(client, &wake, shutdown).await
 }
@@ -200,6 +202,8 @@ struct LiveNode {
     failures: u32,
     in_flight: Option<JoinHandle<(Publisher, Result<(), PublishError>)>>,
     last: Option<Report>,
+    /// What the kernel can do, as the metrics have it.
+    features: Capabilities,
 }
 
 impl LiveNode {
@@ -253,6 +257,11 @@ impl LiveNode {
         let now = self.clock.now();
         let look = self.agent.look(now);
         self.metrics.record(&self.name, &look.report, &look.acted);
+        let capabilities = self.agent.machine.capabilities();
+        if *capabilities != self.features {
+            self.features = capabilities.clone();
+            self.metrics.features(&self.name, &self.features);
+        }
         if let Some(at) = self.delivered {
             self.metrics
                 .report_age(&self.name, now.saturating_sub(at) as f64 / 1000.0);

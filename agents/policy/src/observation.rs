@@ -309,28 +309,31 @@ impl Capabilities {
 
     /// Names of what is there, in a fixed order, as the NodeReport lists them.
     pub fn names(&self) -> Vec<&'static str> {
+        let there = self.features().into_iter().filter(|(_, there)| *there);
+        there.map(|(name, _)| name).collect()
+    }
+
+    /// What there may be, by name, and whether it is there.
+    pub const fn features(&self) -> [(&'static str, bool); 17] {
         [
-            (self.cgroup_kill, "cgroup.kill"),
-            (self.cpu_idle, "cpu.idle"),
-            (self.cpu_max, "cpu.max"),
-            (self.cpu_burst, "cpu.max.burst"),
-            (self.pressure, "cpu.pressure"),
-            (self.cpu_weight, "cpu.weight"),
-            (self.cpuset, "cpuset.cpus"),
-            (self.io_bfq_weight, "io.bfq.weight"),
-            (self.io_max, "io.max"),
-            (self.io_pressure, "io.pressure"),
-            (self.io_weight, "io.weight"),
-            (self.memory_high, "memory.high"),
-            (self.memory_low, "memory.low"),
-            (self.memory_pressure, "memory.pressure"),
-            (self.memory_reclaim, "memory.reclaim"),
-            (self.cache, "resctrl.L3"),
-            (self.bandwidth, "resctrl.MB"),
+            ("cgroup.kill", self.cgroup_kill),
+            ("cpu.idle", self.cpu_idle),
+            ("cpu.max", self.cpu_max),
+            ("cpu.max.burst", self.cpu_burst),
+            ("cpu.pressure", self.pressure),
+            ("cpu.weight", self.cpu_weight),
+            ("cpuset.cpus", self.cpuset),
+            ("io.bfq.weight", self.io_bfq_weight),
+            ("io.max", self.io_max),
+            ("io.pressure", self.io_pressure),
+            ("io.weight", self.io_weight),
+            ("memory.high", self.memory_high),
+            ("memory.low", self.memory_low),
+            ("memory.pressure", self.memory_pressure),
+            ("memory.reclaim", self.memory_reclaim),
+            ("resctrl.L3", self.cache),
+            ("resctrl.MB", self.bandwidth),
         ]
-        .into_iter()
-        .filter_map(|(there, name)| there.then_some(name))
-        .collect()
     }
 }
 

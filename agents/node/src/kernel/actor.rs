@@ -8,7 +8,6 @@ use duosuan_policy::{
     action::{KILL, RECLAIM},
     llc::{RESCTRL, SCHEMATA},
 };
-
 use rustix::io::Errno;
 
 use super::{Kernel, cache, slot, slow::is_slow};
