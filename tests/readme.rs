@@ -131,6 +131,13 @@ fn every_command_of_the_readme_does_what_it_says() {
             ["cargo", "run", "--release", "--", "up"] => {}
             // This very run, and the trace, which is tried with the rest of `up`.
             ["tests/run"] => assert!(root().join("tests/run").is_file()),
+            // Where no machine may boot, whoever starts the tests says so.
+            ["tests/vm/run", ..] if std::env::var_os("DUOSUAN_NO_VM").is_some() => {}
+            ["tests/vm/run", arguments @ ..] => {
+                let program = duosuan_tests::binary::binary("duosuan-tests", "vm-run").unwrap();
+                let line = format!("{} {}", program.display(), arguments.join(" "));
+                said.push((line.clone(), run(&line, &root(), "", &path)));
+            }
             [
                 "cargo",
                 "run",
@@ -183,6 +190,17 @@ fn every_command_of_the_readme_does_what_it_says() {
     let described = of("kubectl describe");
     assert!(described.contains("Running"), "{described}");
     assert!(of("kubectl explain").contains("count"));
+    if let Some((_, said)) = said.iter().find(|(line, _)| line.contains("vm-run")) {
+        let line = said.lines().find(|line| line.starts_with('{')).expect(said);
+        let figures: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (&figures["case"], &figures["ok"]),
+            (&"stop".into(), &true.into()),
+            "{said}"
+        );
+        assert_eq!(figures["restored"], true, "{said}");
+        assert!(figures["rss_mib"].as_f64().is_some_and(|mib| mib > 0.0), "{said}");
+    }
     let explained = |of: &str| &said.iter().find(|(line, _)| line.contains(of)).expect(of).1;
     let live = explained(" explain hello");
     assert!(live.contains("Claim default/hello, queue research: runs"), "{live}");

@@ -29,22 +29,13 @@ pub fn release(package: &str, name: &str) -> Result<PathBuf> {
 }
 
 fn build(package: &str, name: &str, profile: &[&str]) -> Result<PathBuf> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(&cargo);
+    let mut build = cargo();
     build
         .args(["build", "--locked", "--package", package, "--bin", name])
-        .args(profile);
-    build.arg("--message-format=json-render-diagnostics");
-    // What cargo tells a test of its own package would look to build scripts (ring's, for one) like a change, and all
-    // that depends on them would be built again each time.
-    for (variable, _) in env::vars_os() {
-        if variable.to_string_lossy().starts_with("CARGO_PKG_") || variable == "CARGO_MANIFEST_DIR" {
-            build.env_remove(variable);
-        }
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let output = build.current_dir(root).stderr(Stdio::inherit()).output();
-    let output = output.with_context(|| format!("run {}", cargo.to_string_lossy()))?;
+        .args(profile)
+        .arg("--message-format=json-render-diagnostics");
+    let output = build.stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("run {}", build.get_program().to_string_lossy()))?;
     ensure!(output.status.success(), "{name} does not build: {}", output.status);
     let messages = String::from_utf8_lossy(&output.stdout);
     let executable = messages
@@ -53,4 +44,18 @@ fn build(package: &str, name: &str, profile: &[&str]) -> Result<PathBuf> {
         .filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)))
         .next_back();
     executable.with_context(|| format!("cargo names no executable of {name}"))
+}
+
+/// Cargo, in the folder of the workspace.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo tells a test of its own package would look to build scripts (ring's, for one) like a change, and all
+    // that depends on them would be built again each time.
+    for (variable, _) in env::vars_os() {
+        if variable.to_string_lossy().starts_with("CARGO_PKG_") || variable == "CARGO_MANIFEST_DIR" {
+            cargo.env_remove(variable);
+        }
+    }
+    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    cargo
 }

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod binary;
+pub mod cases;
 pub mod cluster;
 pub mod figures;
 pub mod vm;
