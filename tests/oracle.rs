@@ -11,8 +11,7 @@
 //! same in every run. A failure prints its number and the snapshot without all that the difference does not need.
 //!
 //! What is not asked, because the core does not decide about it yet (such pods are refused by the translation, not
-//! placed by guess): volumes, resource claims. Not asked either, and a gap: bound pods that are being resized in place. kube-scheduler counts the larger of their spec and what their status
-//! says is allocated or in use; the translation reads the spec alone.
+//! placed by guess): volumes, resource claims.
 //!
 //! What we mean differently on purpose, and is not generated:
 //!
@@ -45,6 +44,8 @@ mod ours;
 mod random;
 #[path = "oracle/relations.rs"]
 mod relations;
+#[path = "oracle/resize.rs"]
+mod resize;
 #[path = "oracle/shrink.rs"]
 mod shrink;
 
@@ -150,7 +151,7 @@ fn every_node_says_what_kube_scheduler_says() {
 /// notice there.
 #[test]
 fn a_core_that_overlooks_something_is_caught() {
-    let overlook: [Overlooked; 23] = [
+    let overlook: [Overlooked; 25] = [
         ("taints", |s| each_node(s, |node| node["spec"]["taints"] = json!([]))),
         ("unschedulable nodes", |s| {
             each_node(s, |node| node["spec"]["unschedulable"] = json!(false))
@@ -172,6 +173,21 @@ fn a_core_that_overlooks_something_is_caught() {
         }),
         ("that a pod has ended", |s| {
             each_pod(s, |pod| pod["status"]["phase"] = json!("Running"))
+        }),
+        ("what a node says of its containers", |s| {
+            each_pod(s, |pod| {
+                for field in [
+                    "containerStatuses",
+                    "initContainerStatuses",
+                    "resources",
+                    "allocatedResources",
+                ] {
+                    pod["status"][field] = Value::Null;
+                }
+            })
+        }),
+        ("that a pod will not be resized", |s| {
+            each_pod(s, |pod| pod["status"]["conditions"] = json!([]))
         }),
         ("pod affinity", |s| {
             s["pod"]["spec"]["affinity"]["podAffinity"] = Value::Null

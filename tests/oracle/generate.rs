@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use duosuan_controller::{lean, translate::requests};
 use serde_json::{Map, Value, json};
 
-use crate::{ours::SCHEDULER, random::Random, relations::relate};
+use crate::{ours::SCHEDULER, random::Random, relations::relate, resize::resize};
 
 pub(crate) const NAMES: [&str; 5] = ["a", "b", "node-1", "node-2", "node-3.example.com"];
 const KEYS: [&str; 5] = ["zone", "disk", "cores", "example.com/rack", "metadata.name"];
@@ -90,10 +90,17 @@ pub(crate) fn snapshot(seed: u64) -> Value {
         fine: random.once_in(4),
     };
     let mut index = 0;
-    let pods: Vec<Value> = random.some(0, 8, |random| {
+    let mut pods: Vec<Value> = random.some(0, 8, |random| {
         index += 1;
         bound(random, index, style)
     });
+    // With a chance of its own: what else a snapshot has is what it had without.
+    let chance = &mut Random::new(!seed);
+    for pod in &mut pods {
+        if chance.once_in(3) {
+            resize(chance, pod, (style.cpu(), style.bytes()));
+        }
+    }
     let pending = pending(random, style);
     for node in &mut nodes {
         if random.once_in(2) {
@@ -417,7 +424,8 @@ fn fill(random: &mut Random, node: &mut Value, pods: &[Value], pending: &Value) 
         .chain([pending])
     {
         let spec: lean::PodSpec = serde_json::from_value(pod["spec"].clone()).unwrap();
-        for (resource, amount) in requests::effective(&spec).unwrap() {
+        let status: lean::PodStatus = serde_json::from_value(pod["status"].clone()).unwrap_or_default();
+        for (resource, amount) in requests::effective(&spec, &status).unwrap() {
             *asked.entry(resource).or_default() += amount;
         }
         *asked.entry("pods".to_owned()).or_default() += 1;

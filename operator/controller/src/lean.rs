@@ -18,6 +18,7 @@ pub use pod_group::{PodGroupSpec, PodGroupStatus, SchedulingGroup};
 pub use report::{ReportCondition, ReportStatus, ReportedTier};
 pub use storage::{StorageClass, Topology};
 
+mod budget;
 mod nominator;
 mod pod_group;
 mod report;
@@ -162,6 +163,8 @@ kinds! {
     VolumeClaim: "", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", storage::VolumeClaimSpec, storage::Phase;
     /// A persistent volume.
     Volume: "", "v1", "PersistentVolume", "persistentvolumes", storage::VolumeSpec, storage::Phase;
+    /// A disruption budget.
+    DisruptionBudget: "policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", budget::BudgetSpec, budget::BudgetStatus;
     /// The CSI drivers of a node.
     CsiNode: "storage.k8s.io", "v1", "CSINode", "csinodes", storage::CsiNodeSpec, IgnoredAny;
 }
@@ -272,6 +275,7 @@ pub struct PodVolume {
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "the fields are Kubernetes' own")]
 pub struct Container {
+    pub name: String,
     pub image: Option<String>,
     pub resources: Resources,
     pub restart_policy: Option<String>,
@@ -413,16 +417,30 @@ pub struct Toleration {
 
 /// Status of a pod.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "the fields are Kubernetes' own")]
 pub struct PodStatus {
     pub phase: Option<String>,
-    #[serde(rename = "nominatedNodeName")]
     pub nominated_node_name: Option<String>,
-    #[serde(rename = "startTime")]
     pub start_time: Option<Time>,
     #[serde(deserialize_with = "list")]
     pub conditions: Vec<Condition>,
+    #[serde(deserialize_with = "list")]
+    pub container_statuses: Vec<ContainerStatus>,
+    #[serde(deserialize_with = "list")]
+    pub init_container_statuses: Vec<ContainerStatus>,
+    pub resources: Option<Resources>,
+    pub allocated_resources: Option<Texts>,
+}
+
+/// What a node says of the resources of a container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the fields are Kubernetes' own")]
+pub struct ContainerStatus {
+    pub name: String,
+    pub resources: Option<Resources>,
+    pub allocated_resources: Option<Texts>,
 }
 
 /// A condition of a pod.

@@ -57,7 +57,9 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
     let mut broken = Vec::new();
     let mut or_default = |error: FieldError| broken.push(error);
 
-    let requests = requests::effective(spec).map_err(&mut or_default).unwrap_or_default();
+    let requests = requests::effective(spec, status)
+        .map_err(&mut or_default)
+        .unwrap_or_default();
     let gpus = gpu::of_pod(annotations, &requests)
         .map_err(&mut or_default)
         .unwrap_or_default();
