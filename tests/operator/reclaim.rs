@@ -1,5 +1,7 @@
 //! What is evicted, how that is told, and what a disruption budget forbids.
 
+use std::time::Duration;
+
 use k8s_openapi::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::{
     Api,
@@ -7,7 +9,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::lab::{Lab, bound, evicted};
+use crate::lab::{Lab, PATIENCE, bound, evicted};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reclaim_evicts_through_the_eviction_api_and_a_budget_that_forbids_it_is_kept() {
@@ -91,6 +93,69 @@ async fn reclaim_evicts_through_the_eviction_api_and_a_budget_that_forbids_it_is
     keep(&lab, goes, &[]).await;
     lab.wait::<Pod>("owner", |p| bound(p) && nominated(p).is_none()).await;
     keep(&lab, stays, &[]).await;
+    operator.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_have_to_go_none_goes_while_a_budget_lets_go_only_one() {
+    let lab = Lab::start("reclaim-two").await;
+    lab.node("reclaim-two-1", json!({"cpu": "3", "memory": "8Gi", "pods": "110"}))
+        .await;
+    lab.queue(
+        "reclaim-two-owner",
+        json!({"quotas": [{"tier": "prod", "guaranteed": {"cpu": "2"}}]}),
+    )
+    .await;
+    lab.queue("reclaim-two-guest", json!({})).await;
+    let operator = lab.operator().await;
+    let guests = ["guest-0", "guest-1", "guest-2"];
+    for name in guests {
+        let labels = json!({"duosuan.io/queue": "reclaim-two-guest", "guest": name});
+        lab.pod(name, json!({"cpu": "1"}), labels).await;
+        lab.wait::<Pod>(name, bound).await;
+        keep(&lab, name, &["duosuan.io/test"]).await;
+    }
+    let budgets: Api<PodDisruptionBudget> = lab.api();
+    let budget = |available: i32| {
+        json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "keep"},
+            "spec": {"minAvailable": available, "selector": {"matchExpressions": [{"key": "guest", "operator": "Exists"}]}}})
+    };
+    for (available, allowed) in [(2, 1), (1, 2)] {
+        budgets
+            .patch("keep", &PatchParams::apply("test"), &Patch::Apply(budget(available)))
+            .await
+            .unwrap();
+        let allows = |b: &PodDisruptionBudget| b.status.as_ref().is_some_and(|s| s.disruptions_allowed == allowed);
+        lab.wait_in(&budgets, "keep", allows).await;
+        if allowed == 1 {
+            let labels = json!({"duosuan.io/queue": "reclaim-two-owner"});
+            lab.pod("owner", json!({"cpu": "2"}), labels).await;
+            let note = lab.event("owner", "EvictionFailed").await.note.unwrap_or_default();
+            assert!(note.contains("lets 1 of the 2 pods go"), "{note}");
+            for name in guests {
+                assert!(!evicted(&lab, name).await, "{name} went, and that helps nobody");
+            }
+        }
+    }
+    let gone = async || {
+        let mut gone = Vec::new();
+        for name in guests {
+            if evicted(&lab, name).await {
+                gone.push(name);
+            }
+        }
+        gone
+    };
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while gone().await.len() < 2 {
+        assert!(tokio::time::Instant::now() < until, "nobody goes: {:?}", gone().await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(gone().await.len(), 2);
+    for name in guests {
+        keep(&lab, name, &[]).await;
+    }
+    lab.wait::<Pod>("owner", bound).await;
     operator.end().await;
 }
 

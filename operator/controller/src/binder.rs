@@ -22,6 +22,7 @@ use crate::{
     volumes::Preparation,
 };
 
+mod asking;
 mod storage;
 
 /// A pod, by all its names.
@@ -67,16 +68,27 @@ pub enum Order {
         preparations: Vec<Preparation>,
     },
     /// Evict a pod.
-    Evict {
-        /// The pod.
-        pod: PodName,
-        /// Why.
-        cause: EvictCause,
-        /// What is lost with its claim.
-        lost: LostWork,
-        /// Milliseconds that it gets to end, if not its own grace period; 0 for that.
-        notice: i64,
+    Evict(Eviction),
+    /// See whether all of some pods would be evicted, without doing it.
+    AskToEvict {
+        /// The pods: all go for one claim, which has room only if all of them do.
+        evictions: Vec<Eviction>,
+        /// In the answer, those that would not be evicted, and why.
+        kept: Vec<(PodName, String)>,
     },
+}
+
+/// An eviction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// The pod.
+    pub pod: PodName,
+    /// Why.
+    pub cause: EvictCause,
+    /// What is lost with its claim.
+    pub lost: LostWork,
+    /// Milliseconds that it gets to end, if not its own grace period; 0 for that.
+    pub notice: i64,
 }
 
 impl Order {
@@ -91,12 +103,12 @@ impl Order {
         }
     }
 
-    /// The pod that it is about.
-    pub fn pod(&self) -> &PodName {
+    /// The pod that it is about; none where it is about several.
+    pub fn pod(&self) -> Option<&PodName> {
         match self {
-            Self::Bind { pod, .. } | Self::Probe { pod, .. } | Self::Prepare { pod, .. } | Self::Evict { pod, .. } => {
-                pod
-            }
+            Self::Bind { pod, .. } | Self::Probe { pod, .. } | Self::Prepare { pod, .. } => Some(pod),
+            Self::Evict(eviction) => Some(&eviction.pod),
+            Self::AskToEvict { .. } => None,
         }
     }
 }
@@ -202,16 +214,17 @@ impl Binder {
             }
             Order::Probe { pod, node } => self.probe(pod, node).await,
             Order::Prepare { preparations, .. } => self.prepare(preparations).await,
-            Order::Evict { pod, cause, notice, .. } => {
-                let (outcome, result) = self.evict(pod, *notice).await;
-                self.metrics
-                    .evictions
-                    .get_or_create(&CauseResult {
-                        cause: cause_name(cause),
-                        result,
-                    })
-                    .inc();
+            Order::Evict(eviction) => {
+                let (outcome, result) = self.evict(eviction).await;
+                self.count(eviction, result);
                 outcome
+            }
+            Order::AskToEvict { evictions, kept } => {
+                *kept = self.ask_to_evict(evictions).await;
+                match kept.first() {
+                    None => Outcome::Done,
+                    Some((_, message)) => Outcome::Failed(message.clone()),
+                }
             }
         };
         (order, outcome)
@@ -283,16 +296,14 @@ impl Binder {
         }
     }
 
-    async fn evict(&self, pod: &PodName, notice: i64) -> (Outcome, &'static str) {
-        // Not a second less than was promised.
-        let grace = (notice > 0).then(|| notice.saturating_add(999) / 1000);
-        let body = json!({
-            "apiVersion": "policy/v1",
-            "kind": "Eviction",
-            "metadata": {"name": pod.name, "namespace": pod.namespace},
-            // Never its successor of the same name.
-            "deleteOptions": {"preconditions": {"uid": pod.uid}, "gracePeriodSeconds": grace},
-        });
+    fn count(&self, eviction: &Eviction, result: &'static str) {
+        let cause = cause_name(&eviction.cause);
+        let of_it = CauseResult { cause, result };
+        self.metrics.evictions.get_or_create(&of_it).inc();
+    }
+
+    async fn evict(&self, eviction: &Eviction) -> (Outcome, &'static str) {
+        let (pod, body) = (&eviction.pod, eviction.body());
         match self.post(pod, "eviction", &body, &Unanswered::default()).await {
             Ok(()) => (Outcome::Done, "evicted"),
             Err(Failure::Gone) => (Outcome::Gone, "gone"),
@@ -341,6 +352,21 @@ impl Binder {
             }
         };
         self.retry.run(request).await.map(|_| ())
+    }
+}
+
+impl Eviction {
+    fn body(&self) -> Value {
+        let (pod, notice) = (&self.pod, self.notice);
+        // Not a second less than was promised.
+        let grace = (notice > 0).then(|| notice.saturating_add(999) / 1000);
+        json!({
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod.name, "namespace": pod.namespace},
+            // Never its successor of the same name.
+            "deleteOptions": {"preconditions": {"uid": pod.uid}, "gracePeriodSeconds": grace},
+        })
     }
 }
 

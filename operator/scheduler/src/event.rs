@@ -93,6 +93,12 @@ pub enum Event {
         /// What the API server answered.
         message: String,
     },
+    /// An eviction that `cycle()` decided is not made, since another one that is needed beside it was refused; it would have
+    /// been carried out.
+    EvictCalledOff {
+        /// UID of the pod.
+        pod: String,
+    },
 }
 
 /// A node as placement sees it.

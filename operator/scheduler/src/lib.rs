@@ -130,6 +130,7 @@ impl Cluster {
             } => model.apply_bind_failed(&pod, &node, &message, lasting),
             Event::BindAllowed { pod } => model.apply_bind_allowed(&pod),
             Event::EvictFailed { pod, .. } => model.apply_evict_failed(&pod),
+            Event::EvictCalledOff { pod } => model.apply_evict_called_off(&pod),
         }
         for shape in self.model.dead_shapes.drain(..) {
             self.index.forget(shape);

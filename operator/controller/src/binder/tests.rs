@@ -34,12 +34,12 @@ async fn bind(script: &Script) -> Outcome {
 async fn evict(script: &Script) -> (Outcome, Metrics) {
     carry_out(
         script,
-        Order::Evict {
+        Order::Evict(Eviction {
             pod: pod(),
             cause: EvictCause::GangBroken,
             lost: LostWork::default(),
             notice: 1500,
-        },
+        }),
     )
     .await
 }

@@ -1,6 +1,6 @@
 //! What a session has carried out, and what it makes of what came of it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use duosuan_scheduler::{Budget, Decision, Event, EvictCause, Reason};
 use tokio::time::Instant;
@@ -8,13 +8,16 @@ use tracing::{info, warn};
 
 use super::{OUTSTANDING, Session};
 use crate::{
-    binder::{Order, Outcome, PodName},
+    binder::{Eviction, Order, Outcome, PodName},
     index::Waiting,
     metrics, reasons,
 };
 
 /// A binding without an answer is asked for again after 1, 2, 4 ... 64 s.
 const LONGEST_DELAY: u32 = 6;
+
+/// Those who have to go, by UID of the claim that they make room for.
+type Together = BTreeMap<String, Vec<Eviction>>;
 
 impl Session {
     /// One cycle of the core.
@@ -29,12 +32,14 @@ impl Session {
         if binds >= room || self.cluster.is_unfinished() {
             self.due = Some(Instant::now());
         }
+        let mut together = Together::new();
         for decision in decisions {
-            self.carry_out(decision);
+            self.carry_out(decision, &mut together);
         }
+        self.order_evictions(together);
     }
 
-    fn carry_out(&mut self, decision: Decision) {
+    fn carry_out(&mut self, decision: Decision, together: &mut Together) {
         let kind = reasons::decision_name(&decision);
         self.links
             .metrics
@@ -69,7 +74,12 @@ impl Session {
                         let note = reasons::evicted_claim(&cause, lost, &self.index);
                         self.index.set_evicted(&pod.uid, note);
                     }
-                    self.order(Order::Evict {
+                    let by = match &cause {
+                        EvictCause::Reclaimed { by } | EvictCause::Preempted { by } | EvictCause::Shrunk { by } => by,
+                        // What is released because it is broken makes room for nobody.
+                        EvictCause::GangBroken => &pod.uid,
+                    };
+                    together.entry(by.clone()).or_default().push(Eviction {
                         pod,
                         cause,
                         lost,
@@ -103,6 +113,49 @@ impl Session {
         }
     }
 
+    /// Evicts for each claim all or nobody: where several have to go for it, it is asked first whether all of them may.
+    fn order_evictions(&mut self, together: Together) {
+        for evictions in together.into_values() {
+            if evictions.len() > 1 {
+                let kept = Vec::new();
+                self.order(Order::AskToEvict { evictions, kept });
+            } else {
+                evictions
+                    .into_iter()
+                    .for_each(|eviction| self.order(Order::Evict(eviction)));
+            }
+        }
+    }
+
+    /// It is known whether all may go that have to go for one claim.
+    fn asked_to_evict(&mut self, evictions: Vec<Eviction>, kept: &[(PodName, String)]) {
+        for eviction in evictions {
+            let why = kept.iter().find(|(pod, _)| *pod == eviction.pod);
+            match why {
+                Some((_, message)) => self.not_evicted(&eviction, message.clone()),
+                None if kept.is_empty() => self.order(Order::Evict(eviction)),
+                None => {
+                    self.stays(&eviction);
+                    let pod = eviction.pod.uid;
+                    self.apply(Event::EvictCalledOff { pod });
+                }
+            }
+        }
+    }
+
+    fn not_evicted(&mut self, eviction: &Eviction, message: String) {
+        self.stays(eviction);
+        self.tell_not_evicted(&eviction.pod, &eviction.cause, &message);
+        let pod = eviction.pod.uid.clone();
+        self.apply(Event::EvictFailed { pod, message });
+    }
+
+    fn stays(&mut self, eviction: &Eviction) {
+        if !matches!(eviction.cause, EvictCause::Shrunk { .. }) {
+            self.index.set_not_evicted(&eviction.pod.uid);
+        }
+    }
+
     pub(super) fn order(&mut self, order: Order) {
         self.outstanding = self.outstanding.saturating_add(1);
         self.links
@@ -114,7 +167,8 @@ impl Session {
 
     /// Gives an order after a while, longer each time for the same pod.
     fn order_later(&mut self, order: Order) {
-        let times = self.tries.entry(order.pod().uid.clone()).or_default();
+        let Some(pod) = order.pod() else { return };
+        let times = self.tries.entry(pod.uid.clone()).or_default();
         let delay = Duration::from_secs(1 << (*times).min(LONGEST_DELAY));
         *times = times.saturating_add(1);
         self.later.insert(order, delay);
@@ -122,7 +176,9 @@ impl Session {
 
     /// The time of an order has come. What the watch has said meanwhile need not be asked for.
     pub(super) fn order_now(&mut self, order: Order) {
-        let uid = order.pod().uid.clone();
+        let Some(uid) = order.pod().map(|pod| pod.uid.clone()) else {
+            return;
+        };
         if self.index.pods.get(&uid).is_some_and(|pod| !pod.bound && !pod.finished) {
             return match order {
                 // Nobody else can get its place there, and it is not to be bound to what is not there.
@@ -150,8 +206,8 @@ impl Session {
         if let Outcome::Failed(error) | Outcome::Refused(error) | Outcome::Unknown(error) = &outcome {
             let pod = order.pod();
             info!(
-                pod = pod.name,
-                namespace = pod.namespace,
+                pod = pod.map(|pod| &pod.name),
+                namespace = pod.map(|pod| &pod.namespace),
                 error,
                 ?order,
                 "an order failed"
@@ -171,17 +227,12 @@ impl Session {
             // The watch says so too.
             (_, Outcome::Gone) => {}
             (order @ Order::Probe { .. }, _) => self.order_later(order),
-            (order @ Order::Evict { .. }, Outcome::Done) => self.tell(&order),
+            (order @ Order::Evict(_), Outcome::Done) => self.tell(&order),
             (
-                Order::Evict { pod, cause, .. },
+                Order::Evict(eviction),
                 Outcome::Failed(message) | Outcome::Refused(message) | Outcome::Unknown(message),
-            ) => {
-                if !matches!(cause, EvictCause::Shrunk { .. }) {
-                    self.index.set_not_evicted(&pod.uid);
-                }
-                self.tell_not_evicted(&pod, &cause, &message);
-                self.apply(Event::EvictFailed { pod: pod.uid, message });
-            }
+            ) => self.not_evicted(&eviction, message),
+            (Order::AskToEvict { evictions, kept }, _) => self.asked_to_evict(evictions, &kept),
         }
     }
 

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::Session;
 use crate::{
-    binder::{Order, PodName, cause_name},
+    binder::{Eviction, Order, PodName, cause_name},
     events::{Note, Regarding},
     health,
     index::Waiting,
@@ -31,14 +31,14 @@ impl Session {
                 "Binding",
                 format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name),
             ),
-            Order::Evict { pod, cause, lost, .. } => (
+            Order::Evict(Eviction { pod, cause, lost, .. }) => (
                 pod,
                 true,
                 cause_name(cause),
                 "Evicting",
                 reasons::evicted(cause, *lost, &self.index),
             ),
-            Order::Probe { .. } | Order::Prepare { .. } => return,
+            Order::Probe { .. } | Order::Prepare { .. } | Order::AskToEvict { .. } => return,
         };
         self.links.events.record(Note {
             regarding: about_pod(pod.clone()),

@@ -346,21 +346,31 @@ impl Model {
 
     /// The API server refused an eviction.
     pub(crate) fn apply_evict_failed(&mut self, uid: &str) {
-        let Some(ord) = self.pods_by_uid.get(uid).copied() else {
-            return;
-        };
-        if self.pods[ord].leaving {
-            self.no_longer_awaited(ord);
-            let now = self.now;
-            let pod = &mut self.pods[ord];
-            let [.., longest] = REFUSED;
-            let pause = REFUSED.get(pod.refusals as usize).copied().unwrap_or(longest);
-            pod.leaving = false;
-            pod.refused_until = Time(now.0.saturating_add(pause));
-            pod.refusals = pod.refusals.saturating_add(1);
-            self.note_going(ord);
-            self.mark_claim_of(ord);
+        let Some(ord) = self.stays_after_all(uid) else { return };
+        let now = self.now;
+        let pod = &mut self.pods[ord];
+        let [.., longest] = REFUSED;
+        let pause = REFUSED.get(pod.refusals as usize).copied().unwrap_or(longest);
+        pod.refused_until = Time(now.0.saturating_add(pause));
+        pod.refusals = pod.refusals.saturating_add(1);
+    }
+
+    /// An eviction is not made, though nothing is against it.
+    pub(crate) fn apply_evict_called_off(&mut self, uid: &str) {
+        self.stays_after_all(uid);
+    }
+
+    /// A pod that was about to be evicted stays; `None` if there is no such pod.
+    fn stays_after_all(&mut self, uid: &str) -> Option<PodOrd> {
+        let ord = self.pods_by_uid.get(uid).copied()?;
+        if !self.pods[ord].leaving {
+            return None;
         }
+        self.no_longer_awaited(ord);
+        self.pods[ord].leaving = false;
+        self.note_going(ord);
+        self.mark_claim_of(ord);
+        Some(ord)
     }
 
     pub(crate) fn mark_claim_of(&mut self, ord: PodOrd) {

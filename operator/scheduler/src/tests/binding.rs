@@ -202,3 +202,37 @@ fn a_gang_that_loses_a_pod_while_it_is_being_bound_is_broken_from_the_first_that
     world.now += 60_000;
     assert_eq!(evictions(&world.cycle()), ["g-0", "g-2"]);
 }
+
+/// Both went for one claim: with one of them kept, the other would go for nothing.
+#[test]
+fn of_two_who_go_together_the_one_is_kept_and_the_other_may_go_with_a_third() {
+    let mut world = World::with([
+        node("n", 3).into(),
+        queue("mine", None, &[("cpu", 2000)], &[]).into(),
+        queue("theirs", None, &[], &[]).into(),
+    ]);
+    for uid in ["a", "b", "c"] {
+        world.tell(Pod {
+            queue: "theirs".into(),
+            node: Some("n".into()),
+            ..pod(uid, 1000)
+        });
+    }
+    world.tell(Pod {
+        queue: "mine".into(),
+        ..pod("p", 2000)
+    });
+    let first: Vec<String> = evictions(&world.cycle()).into_iter().map(str::to_owned).collect();
+    let [kept, other] = first.as_slice() else {
+        panic!("{first:?}")
+    };
+    let (pod, message) = (kept.clone(), "budget".into());
+    world.tell(Event::EvictFailed { pod, message });
+    world.tell(Event::EvictCalledOff { pod: other.clone() });
+    let next = world.cycle();
+    let next = evictions(&next);
+    assert!(
+        next.len() == 2 && next.contains(&other.as_str()) && !next.contains(&kept.as_str()),
+        "{next:?}"
+    );
+}

@@ -1,6 +1,7 @@
 //! Orders that fail, alone and in the middle of a gang.
 
 use super::*;
+use crate::binder::Eviction;
 
 impl Stage {
     /// The next order, which must be to bind this pod.
@@ -102,7 +103,7 @@ async fn a_gang_of_which_one_pod_is_refused_for_good_ends_undone_and_says_why() 
             Order::Probe { pod, .. } if pod.name == "b" => {
                 stage.answer(order, Outcome::Refused("a policy forbids it".into()));
             }
-            Order::Evict { pod, .. } => {
+            Order::Evict(Eviction { pod, .. }) => {
                 evicted.push(pod.name.clone());
                 stage.facts.send(Fact::PodGone(pod.uid.clone())).await.unwrap();
                 stage.answer(order, Outcome::Done);
@@ -139,7 +140,7 @@ async fn an_eviction_that_a_budget_forbids_is_ordered_again_later_and_binds_go_o
     let mut began = None;
     while seconds.len() < 3 {
         let order = stage.order().await;
-        let Order::Evict { pod, .. } = &order else {
+        let Order::Evict(Eviction { pod, .. }) = &order else {
             panic!("{order:?}")
         };
         if pod.name == "a" {
@@ -151,11 +152,83 @@ async fn an_eviction_that_a_budget_forbids_is_ordered_again_later_and_binds_go_o
     assert_eq!(seconds, [0, 5, 15]);
     let other = stage.order().await;
     assert!(
-        matches!(&other, Order::Evict { pod, .. } if pod.name == "c"),
+        matches!(&other, Order::Evict(Eviction { pod, .. }) if pod.name == "c"),
         "{other:?}"
     );
     stage.answer(other, Outcome::Failed("disruption budget".into()));
     // Nothing that was refused counts against a binding.
     stage.facts.send(a_pod("b2", Some("c"), None)).await.unwrap();
     stage.bind("b2").await;
+}
+
+/// Who goes for `owner` of those who borrow its queue's cores, by name.
+async fn asked(stage: &mut Stage) -> (Order, Vec<String>) {
+    let order = stage.order().await;
+    let Order::AskToEvict { evictions, .. } = &order else {
+        panic!("{order:?}")
+    };
+    let names = evictions.iter().map(|eviction| eviction.pod.name.clone()).collect();
+    (order, names)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_those_who_have_to_go_together_none_goes_if_one_is_kept_and_others_are_found() {
+    let in_queue = |name: &str, queue: &str, cpu: i64, node: Option<&str>| {
+        let Fact::Pod(mut pod) = a_pod(name, None, node) else {
+            unreachable!()
+        };
+        pod.pod.queue = queue.into();
+        pod.pod.requests = [("cpu".to_owned(), cpu)].into();
+        Fact::Pod(pod)
+    };
+    let queue = |name: &str, cpu: i64| {
+        let quota = event::Quota {
+            guaranteed: [("cpu".to_owned(), cpu)].into(),
+            ..event::Quota::default()
+        };
+        let queue = event::Queue {
+            name: name.into(),
+            weight: 1,
+            quotas: vec![quota],
+            ..event::Queue::default()
+        };
+        Fact::Queue(Box::new(crate::translate::queue::Queue {
+            queue,
+            status: None,
+            generation: 1,
+        }))
+    };
+    let mut facts = vec![node("n", 3), queue("mine", 2000), queue("theirs", 0)];
+    facts.extend(["a", "b", "c"].map(|name| in_queue(name, "theirs", 1000, Some("n"))));
+    facts.push(in_queue("owner", "mine", 2000, None));
+    let mut stage = Stage::start(facts).await;
+    stage.lead().await;
+
+    let (order, first) = asked(&mut stage).await;
+    let Order::AskToEvict { evictions, .. } = order else {
+        unreachable!()
+    };
+    assert_eq!(first.len(), 2);
+    let kept = vec![(evictions[1].pod.clone(), "disruption budget".to_owned())];
+    let failed = Outcome::Failed("disruption budget".into());
+    stage.answer(Order::AskToEvict { evictions, kept }, failed);
+
+    let (order, second) = asked(&mut stage).await;
+    assert!(
+        second.len() == 2 && second.contains(&first[0]) && !second.contains(&first[1]),
+        "{second:?}"
+    );
+    stage.answer(order, Outcome::Done);
+    let mut gone = Vec::new();
+    for _ in 0..2 {
+        let order = stage.order().await;
+        let Order::Evict(Eviction { pod, .. }) = &order else {
+            panic!("{order:?}")
+        };
+        gone.push(pod.name.clone());
+        stage.facts.send(Fact::PodGone(pod.uid.clone())).await.unwrap();
+        stage.answer(order, Outcome::Done);
+    }
+    assert_eq!(gone, second);
+    stage.bind("owner").await;
 }

@@ -1,0 +1,155 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use duosuan_scheduler::{EvictCause, LostWork};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    binder::{Order, Outcome},
+    failure::Retry,
+    metrics::Metrics,
+    script::{Answer, Script},
+};
+
+const BUDGETS: &str = "GET /apis/policy/v1/namespaces/ns/poddisruptionbudgets";
+
+fn name(pod: &str) -> PodName {
+    PodName {
+        uid: format!("uid-{pod}"),
+        namespace: "ns".into(),
+        name: pod.into(),
+    }
+}
+
+fn eviction(pod: &str) -> Eviction {
+    Eviction {
+        pod: name(pod),
+        cause: EvictCause::Reclaimed { by: "c".into() },
+        lost: LostWork::default(),
+        notice: 0,
+    }
+}
+
+fn post(pod: &str) -> String {
+    format!("POST /api/v1/namespaces/ns/pods/{pod}/eviction")
+}
+
+fn get(pod: &str) -> String {
+    format!("GET /api/v1/namespaces/ns/pods/{pod}")
+}
+
+/// A pod that runs.
+fn seen(pod: &str, ready: &str) -> Answer {
+    let metadata = json!({"name": pod, "namespace": "ns", "uid": format!("uid-{pod}"), "labels": {"app": "db"}});
+    let status = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]});
+    Answer::Is(
+        200,
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}),
+    )
+}
+
+fn budgets(list: &Value) -> Answer {
+    Answer::Is(
+        200,
+        json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudgetList", "metadata": {}, "items": list}),
+    )
+}
+
+fn budget(allowed: i64, selector: &Value) -> Value {
+    json!({"metadata": {"name": "keep", "namespace": "ns"}, "spec": {"selector": selector},
+        "status": {"disruptionsAllowed": allowed}})
+}
+
+/// Who is kept of `a` and `b`, by an API server that says so.
+async fn ask(script: &Script) -> (Outcome, Kept) {
+    let binder = Binder::new(script.client(), Retry::default(), Metrics::new());
+    let evictions = vec![eviction("a"), eviction("b")];
+    let (order, outcome) = binder
+        .carry_out(Order::AskToEvict {
+            evictions,
+            kept: Vec::new(),
+        })
+        .await;
+    script.played();
+    // Nobody was evicted.
+    for pod in ["a", "b"] {
+        assert_eq!(script.queries(&post(pod)), ["dryRun=All"]);
+    }
+    let Order::AskToEvict { kept, .. } = order else {
+        unreachable!()
+    };
+    (outcome, kept)
+}
+
+fn both_may_go_alone() -> Script {
+    Script::default()
+        .on(&post("a"), Answer::ok())
+        .on(&post("b"), Answer::ok())
+}
+
+#[tokio::test]
+async fn pods_without_a_budget_may_all_go() {
+    let script = both_may_go_alone().on(BUDGETS, budgets(&json!([])));
+    assert_eq!(ask(&script).await, (Outcome::Done, vec![]));
+}
+
+#[tokio::test]
+async fn one_that_its_budget_keeps_is_named_and_nobody_is_evicted() {
+    let script = Script::default()
+        .on(&post("a"), Answer::ok())
+        .on(&post("b"), Answer::budget());
+    let (outcome, kept) = ask(&script).await;
+    assert_eq!(outcome, Outcome::Failed("budget".into()));
+    assert_eq!(kept, [(name("b"), "budget".into())]);
+}
+
+#[tokio::test]
+async fn what_is_gone_keeps_nobody() {
+    let script = Script::default()
+        .on(&post("a"), Answer::fails(404, "gone"))
+        .on(&post("b"), Answer::fails(409, "another uid"))
+        .on(BUDGETS, budgets(&json!([])));
+    assert_eq!(ask(&script).await, (Outcome::Done, vec![]));
+}
+
+#[tokio::test]
+async fn a_budget_that_lets_go_one_of_two_keeps_the_other() {
+    let script = both_may_go_alone()
+        .on(
+            BUDGETS,
+            budgets(&json!([budget(1, &json!({"matchLabels": {"app": "db"}}))])),
+        )
+        .on(&get("a"), seen("a", "True"))
+        .on(&get("b"), seen("b", "True"));
+    let (outcome, kept) = ask(&script).await;
+    assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
+    let message = "the disruption budget keep lets 1 of the 2 pods go that are to go together";
+    assert_eq!(kept, [(name("b"), message.into())]);
+}
+
+#[tokio::test]
+async fn a_budget_keeps_only_those_that_it_is_for_and_that_are_ready() {
+    let others = json!({"matchLabels": {"app": "web"}});
+    let enough = json!({});
+    for (allowed, selector, ready) in [(0, &others, "True"), (2, &enough, "True"), (1, &enough, "False")] {
+        let script = both_may_go_alone()
+            .on(BUDGETS, budgets(&json!([budget(allowed, selector)])))
+            .on(&get("a"), seen("a", "True"))
+            .on(&get("b"), seen("b", ready));
+        assert_eq!(
+            ask(&script).await,
+            (Outcome::Done, vec![]),
+            "{allowed} {selector} {ready}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_found_out_keeps_them() {
+    let script = both_may_go_alone().on(BUDGETS, Answer::fails(403, "not allowed"));
+    let (_, kept) = ask(&script).await;
+    assert_eq!(
+        kept,
+        [(name("a"), "disruption budgets cannot be read: not allowed".into())]
+    );
+}
