@@ -273,7 +273,7 @@ pub enum Reason {
         level: Level,
         /// How many of them were looked at in vain.
         tried: u32,
-        /// How many there are.
+        /// How many there are; 0 where it is not looked for in one after the other, or not yet.
         of: u32,
     },
     /// Its place is proven and the pods that stand on it are being evicted.

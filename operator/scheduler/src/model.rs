@@ -111,8 +111,8 @@ pub(crate) struct Model {
     pub(crate) broken: BTreeSet<ClaimOrd>,
     /// Elastic claims that hold more than their minimum.
     pub(crate) grown: BTreeSet<ClaimOrd>,
-    /// Areas in which nobody was found who could go for a claim, while the search for it goes on.
-    pub(crate) searched: BTreeMap<ClaimOrd, (Stage, Option<BTreeSet<AreaOrd>>)>,
+    /// Where the search for those who could go for a claim stopped, while it goes on.
+    pub(crate) searched: BTreeMap<ClaimOrd, Search>,
     /// The work of the last cycle ended before it had looked for everybody who could go.
     pub(crate) unfinished: bool,
     /// Claims that run and are expected to end, the first to end first.
@@ -160,6 +160,18 @@ pub(crate) enum Stage {
     Below,
     /// All of those, and all who borrow.
     All,
+}
+
+/// Where a search for those who could go for a claim stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Search {
+    /// Among whom it was looked.
+    pub(crate) stage: Stage,
+    /// Areas that were looked at in vain; `None` if it was not looked at one after the other yet.
+    pub(crate) areas: Option<BTreeSet<AreaOrd>>,
+    /// Pods that the next attempt may take off the model, if the work of a whole cycle was not enough for the last one; 0 if
+    /// that is not known to be so.
+    pub(crate) trials: u32,
 }
 
 /// Position of a tier in arrays.

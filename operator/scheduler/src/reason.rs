@@ -232,6 +232,11 @@ impl fmt::Display for Reason {
                     Home::Free => write!(f, "it needs {need}{unit} in one {word}; the best {word} has {best}"),
                 }
             }
+            Reason::LookingForRoom { of: 0, .. } => write!(
+                f,
+                "it has no place; the work of one cycle was not enough to find out whether evictions help, and the next \
+                 cycle goes on"
+            ),
             Reason::LookingForRoom { level, tried, of } => write!(
                 f,
                 "it has no place; whether evictions help was looked for in {tried} of {of} {}s in vain, and the next \

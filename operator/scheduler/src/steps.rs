@@ -32,9 +32,9 @@ use crate::{
     event::Time,
     index::Index,
     lost::LostWork,
-    model::{Model, Stage},
+    model::{Model, Search},
     score::Policy,
-    slab::{AreaOrd, ClaimOrd, PodOrd},
+    slab::{ClaimOrd, PodOrd},
 };
 
 /// Pods up to which debug builds check the invariants after each cycle. The check looks at every pod: with more of them,
@@ -100,7 +100,7 @@ struct Round<'a> {
     /// Pods that may still be taken off the model to compare what was found with something else.
     compares_left: u32,
     /// Where the search for those who could go for the claim whose turn it is stopped in the last cycle.
-    goes_on: Option<(Stage, Option<BTreeSet<AreaOrd>>)>,
+    goes_on: Option<Search>,
     /// What those cost who run.
     prices: candidates::Prices,
     /// Pods that may still be moved on trial to find reservations.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     decision::Reason,
     event::Level,
-    model::{Model, Stage},
+    model::{Model, Search, Stage},
     slab::{AreaOrd, ClaimOrd},
 };
 
@@ -27,31 +27,39 @@ pub(super) const COMPARED: u32 = 1024;
 /// Finds the seats of a claim and whom to evict for it among some candidates. The transaction is open on success, and nothing
 /// has changed otherwise. Whether the search is over: see [`is_unfinished`].
 pub(super) fn search(round: &mut Round<'_>, asker: Asker<'_>, stage: Stage, from: &[Candidate]) -> Option<Found> {
-    let earlier = round.goes_on.as_ref().is_some_and(|(at, _)| stage < *at);
+    let earlier = round.goes_on.as_ref().is_some_and(|search| stage < search.stage);
     if from.is_empty() || earlier || is_unfinished(round.model, asker.claim) {
         return None;
     }
-    let goes_on = round.goes_on.take().filter(|(at, _)| *at == stage);
-    let searched = goes_on.and_then(|(_, areas)| areas);
+    let goes_on = round.goes_on.take().filter(|search| search.stage == stage);
+    let anew = Search {
+        stage,
+        areas: None,
+        trials: 0,
+    };
+    let mut search = goes_on.unwrap_or(anew);
     if round.trials_left == 0 {
-        round.model.searched.insert(asker.claim, (stage, searched));
+        later(round, asker.claim, search);
         return None;
     }
     if s3_unit::is_bound_to_areas(round.model, asker.claim)
         && let Some(areas) = s3_room::areas_of_all(round, asker.claim, asker.pods)
     {
-        let search = (stage, searched.unwrap_or_default());
         return one_after_the_other(round, asker, search, from, areas, true);
     }
     let alone = asker.pods.len() == 1;
-    if !alone || searched.is_none() {
+    if !alone || search.areas.is_none() {
         let whole_budget = round.trials_left == round.trials;
-        if let Some(found) = attempt(round, asker, from, Way::default()) {
-            return cheaper(round, asker, from, found);
-        }
-        if round.trials_left == 0 && !whole_budget {
-            round.model.searched.insert(asker.claim, (stage, None));
-            return None;
+        match attempt_in_time(round, asker, from, Way::default(), search.trials) {
+            Ok(Some(found)) => return cheaper(round, asker, from, found),
+            Ok(None) => {}
+            // On single nodes it takes less.
+            Err(_) if alone && whole_budget => {}
+            Err(trials) => {
+                search.trials = trials;
+                later(round, asker.claim, search);
+                return None;
+            }
         }
     }
     if !alone {
@@ -60,8 +68,52 @@ pub(super) fn search(round: &mut Round<'_>, asker: Asker<'_>, stage: Stage, from
     // Going by the order alone took those first that sit on many nodes, until their queue was within its guarantee. Those
     // on one node may be enough.
     let nodes = nodes_of(round.model, from, usize::MAX);
-    let search = (stage, searched.unwrap_or_default());
     one_after_the_other(round, asker, search, from, nodes, false)
+}
+
+/// The search for a claim goes on in the next cycle.
+fn later(round: &mut Round<'_>, claim: ClaimOrd, search: Search) {
+    say_later(round, claim);
+    round.model.searched.insert(claim, search);
+}
+
+/// Says that it is looked in the next cycle whether evictions help.
+pub(super) fn say_later(round: &mut Round<'_>, claim: ClaimOrd) {
+    let reason = Reason::LookingForRoom {
+        level: Level::Node,
+        tried: 0,
+        of: 0,
+    };
+    round.say(claim, reason, None);
+}
+
+/// One attempt, with what is left of the work of this cycle; or with as many trials as are known to be needed, if nothing
+/// was tried in it yet.
+///
+/// # Errors
+///
+/// If that was not enough: how many trials it is to have in the next cycle, twice as many if this cycle had nothing else to
+/// do. So all attempts for one claim together cost twice what the last one does, and the last one ends.
+fn attempt_in_time(
+    round: &mut Round<'_>,
+    asker: Asker<'_>,
+    from: &[Candidate],
+    way: Way,
+    trials: u32,
+) -> Result<Option<Found>, u32> {
+    let left = round.trials_left;
+    let nothing_yet = left == round.trials;
+    let granted = if nothing_yet { left.max(trials) } else { left };
+    round.trials_left = granted;
+    let found = attempt(round, asker, from, way);
+    let used_up = round.trials_left == 0;
+    let used = granted.saturating_sub(round.trials_left);
+    round.trials_left = left.saturating_sub(used);
+    match found {
+        None if used_up && nothing_yet => Err(granted.saturating_mul(2)),
+        None if used_up => Err(trials),
+        found => Ok(found),
+    }
 }
 
 /// True if the search for a claim goes on in the next cycle.
@@ -98,29 +150,35 @@ fn nodes_of(model: &Model, from: &[Candidate], limit: usize) -> Vec<AreaOrd> {
 fn one_after_the_other(
     round: &mut Round<'_>,
     asker: Asker<'_>,
-    (stage, mut searched): (Stage, BTreeSet<AreaOrd>),
+    search: Search,
     from: &[Candidate],
     areas: Vec<AreaOrd>,
     within: bool,
 ) -> Option<Found> {
     let mut best: Option<(Price, Way)> = None;
+    let (mut searched, mut trials) = (search.areas.unwrap_or_default(), search.trials);
     let left: Vec<AreaOrd> = areas.iter().filter(|area| !searched.contains(area)).copied().collect();
     for area in left {
         if round.trials_left == 0 {
             break;
         }
-        let whole_budget = round.trials_left == round.trials;
         let among = Some(area);
         let way = Way { among, within };
-        if let Some(found) = attempt(round, asker, from, way) {
-            let price = take_back(round, found);
-            if best.is_none_or(|(least, _)| price < least) {
-                best = Some((price, way));
+        match attempt_in_time(round, asker, from, way, trials) {
+            Ok(found) => {
+                if let Some(found) = found {
+                    let price = take_back(round, found);
+                    if best.is_none_or(|(least, _)| price < least) {
+                        best = Some((price, way));
+                    }
+                }
+                searched.insert(area);
+                trials = 0;
             }
-        }
-        // One for which all of a cycle's work is not enough is not tried again.
-        if round.trials_left > 0 || whole_budget {
-            searched.insert(area);
+            Err(more) => {
+                trials = more;
+                break;
+            }
         }
     }
     if let Some((_, way)) = best {
@@ -136,7 +194,12 @@ fn one_after_the_other(
             of: count(areas.len()),
         };
         round.say(asker.claim, reason, None);
-        round.model.searched.insert(asker.claim, (stage, Some(searched)));
+        let search = Search {
+            stage: search.stage,
+            areas: Some(searched),
+            trials,
+        };
+        round.model.searched.insert(asker.claim, search);
     }
     None
 }

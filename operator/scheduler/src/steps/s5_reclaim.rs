@@ -8,7 +8,7 @@ use super::{
     Round,
     candidates::{self, Candidate},
     s3_place, s3_unit,
-    s5_areas::{is_unfinished, search},
+    s5_areas::{is_unfinished, say_later, search},
     s5_attempt::{Asker, Found, Victim},
     victims,
 };
@@ -51,6 +51,7 @@ pub(super) fn reclaim(round: &mut Round<'_>) {
     for claim in blocked {
         if round.trials_left == 0 {
             // The next cycle goes on from here.
+            say_later(round, claim);
             round.model.unpark(claim);
             round.model.unfinished = true;
             continue;
@@ -134,7 +135,7 @@ fn reclaim_borrowed(round: &mut Round<'_>, asker: Asker<'_>, grown: &[Candidate]
             return None;
         }
         // The few have been tried.
-        if round.goes_on.as_ref().is_some_and(|(at, _)| stage < *at) {
+        if round.goes_on.as_ref().is_some_and(|search| stage < search.stage) {
             continue;
         }
         let all = candidates::borrowers(round, asker, asker.ask, limit);
@@ -182,7 +183,7 @@ fn preempt(round: &mut Round<'_>, asker: Asker<'_>, grown: &[Candidate], reclaim
             return None;
         }
         // The few have been tried.
-        if stage == Stage::FewBelow && round.goes_on.as_ref().is_some_and(|(at, _)| stage < *at) {
+        if stage == Stage::FewBelow && round.goes_on.as_ref().is_some_and(|search| stage < search.stage) {
             continue;
         }
         own = candidates::below(round, asker, limit);

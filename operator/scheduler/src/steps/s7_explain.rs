@@ -36,6 +36,10 @@ pub(super) fn explain(round: &mut Round<'_>, decisions: &mut Vec<Decision>) {
         let uid = || claim.uid.to_string();
         match waits {
             Some(Waits { reason, counterfactual }) => {
+                // A refusal by the nodes is not what was said last, even if it was found again in this cycle.
+                if !matches!(reason, Reason::NoNodeFits { .. } | Reason::StaleReports { .. }) {
+                    claim.blocked_by = None;
+                }
                 if claim
                     .reported
                     .as_deref()
@@ -51,9 +55,6 @@ pub(super) fn explain(round: &mut Round<'_>, decisions: &mut Vec<Decision>) {
                         counterfactual,
                     },
                 ));
-                if !matches!(reason, Reason::NoNodeFits { .. } | Reason::StaleReports { .. }) {
-                    claim.blocked_by = None;
-                }
                 claim.reported = Some(Box::new(reason));
             }
             None => {
