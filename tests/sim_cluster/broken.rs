@@ -58,6 +58,10 @@ fn a_broken_object_is_an_error_with_file_document_and_field() {
             queue(json!({"quotas": [{"tier": "gold"}]})),
             "Queue q: spec.quotas[0].tier: ",
         ),
+        (
+            queue(json!({"quotas": [{"tier": "prod", "guaranteed": {"cpu": "2"}, "limit": {"cpu": "1500m"}}]})),
+            "Queue q: spec.quotas[0].limit[cpu]: the limit of a resource must not be less than its guarantee",
+        ),
         (report, "NodeReport n: status.gpus[0].memory: "),
         (json!({"kind": "Pod"}), ": apiVersion: is missing"),
         (

@@ -18,6 +18,8 @@ mod gangs;
 mod gpus;
 #[path = "core/images.rs"]
 mod images;
+#[path = "core/placement.rs"]
+mod placement;
 #[path = "core/promises.rs"]
 mod promises;
 #[path = "core/relations.rs"]
@@ -286,9 +288,11 @@ fn percentile(sorted: &[Duration], percent: usize) -> f64 {
 
 type Case = (&'static str, fn() -> Row);
 
-const CASES: [Case; 24] = [
+const CASES: [Case; 26] = [
     ("basic", basic),
     ("mixed shapes", mixed_shapes),
+    ("node affinity", placement::node_affinity),
+    ("taints", placement::taints),
     ("images", images::held),
     ("unschedulable", unschedulable),
     ("infeasible cycle", infeasible_cycle),

@@ -27,12 +27,15 @@ pub fn read(object: Object<lean::Queue>) -> Result<Queue, FieldError> {
     let spec: QueueSpec = object.spec.read().map_err(|e| FieldError::new("spec", e))?;
     let mut quotas = Vec::new();
     for (i, quota) in spec.quotas.iter().enumerate() {
-        quotas.push(event::Quota {
+        let field = |name: &str| format!("spec.quotas[{i}].{name}");
+        let read = event::Quota {
             tier: tier(quota.tier),
-            guaranteed: amounts(&quota.guaranteed, &format!("spec.quotas[{i}].guaranteed"))?,
-            limit: amounts(&quota.limit, &format!("spec.quotas[{i}].limit"))?,
-            lend_limit: amounts(&quota.lend_limit, &format!("spec.quotas[{i}].lendLimit"))?,
-        });
+            guaranteed: amounts(&quota.guaranteed, &field("guaranteed"))?,
+            limit: amounts(&quota.limit, &field("limit"))?,
+            lend_limit: amounts(&quota.lend_limit, &field("lendLimit"))?,
+        };
+        check(&read, &field)?;
+        quotas.push(read);
     }
     let half_life = spec.fairness_half_life.as_ref().map(|half_life| {
         let parsed = half_life
@@ -60,6 +63,27 @@ pub fn read(object: Object<lean::Queue>) -> Result<Queue, FieldError> {
         status,
         generation,
     })
+}
+
+/// What an API server with our rules does not admit; a file may say anything.
+fn check(quota: &event::Quota, field: &dyn Fn(&str) -> String) -> Result<(), FieldError> {
+    for (resource, guaranteed) in &quota.guaranteed {
+        if quota.limit.get(resource).is_some_and(|limit| limit < guaranteed) {
+            let problem = "the limit of a resource must not be less than its guarantee";
+            return Err(FieldError::new(format!("{}[{resource}]", field("limit")), problem));
+        }
+    }
+    for (resource, lent) in &quota.lend_limit {
+        if quota
+            .guaranteed
+            .get(resource)
+            .is_none_or(|guaranteed| lent > guaranteed)
+        {
+            let problem = "the lendLimit of a resource must not be more than its guarantee";
+            return Err(FieldError::new(format!("{}[{resource}]", field("lendLimit")), problem));
+        }
+    }
+    Ok(())
 }
 
 /// Amounts of quota: as those of pods, and `gpu` in thousandths of a device.
@@ -129,6 +153,17 @@ mod tests {
         );
         let error = queue(json!({"quotas": [{"tier": "prod", "limit": {"cpu": "-1"}}]})).unwrap_err();
         assert_eq!(error.field, "spec.quotas[0].limit[cpu]");
+        let below = json!({"tier": "mid", "guaranteed": {"cpu": "2", "memory": "1Gi"}, "limit": {"cpu": "2", "memory": "1023Mi"}});
+        let error = queue(json!({"quotas": [{"tier": "prod"}, below]})).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "spec.quotas[1].limit[memory]: the limit of a resource must not be less than its guarantee"
+        );
+        for guaranteed in [json!({"cpu": "1"}), json!({})] {
+            let quota = json!({"tier": "prod", "guaranteed": guaranteed, "lendLimit": {"cpu": "2"}});
+            let error = queue(json!({"quotas": [quota]})).unwrap_err();
+            assert_eq!(error.field, "spec.quotas[0].lendLimit[cpu]");
+        }
         let error = queue(json!({"fairnessHalfLife": "1 day"})).unwrap_err();
         assert_eq!(error.field, "spec.fairnessHalfLife");
     }

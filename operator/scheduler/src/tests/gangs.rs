@@ -4,7 +4,7 @@ use super::fixtures::*;
 use crate::{
     Decision, Event, EvictCause, Reason, Time,
     event::{Claim, Pod},
-    query::ClaimPhase,
+    query::{ClaimPhase, QueueTierView},
 };
 
 fn gang(world: &mut World, name: &str, pods: u32, milli: i64) {
@@ -358,4 +358,86 @@ fn a_claim_that_is_deleted_while_half_of_it_is_bound_leaves_no_quota_behind() {
     let used: Vec<_> = world.cluster.queues().into_iter().flat_map(|q| q.tiers).collect();
     assert_eq!(used, []);
     assert_eq!(world.cluster.model.claims.len(), 0);
+}
+
+/// Six in two nodes; one node vanishes while two are bound there, two are on their way there and the others are bound.
+#[test]
+fn a_node_that_vanishes_with_a_gang_half_bound_leaves_no_part_of_it_and_no_quota_in_use() {
+    let mut world = World::with([
+        node("a", 3).into(),
+        node("b", 3).into(),
+        queue("q", None, &[("cpu", 6000)], &[("cpu", 6000)]).into(),
+        claim("g", "q", &[("w", 6, 6, 1)]).into(),
+        claim("beside", "q", &[("w", 1, 1, 1)]).into(),
+    ]);
+    for i in 0..6 {
+        world.tell(member(&format!("g{i}"), "g", "w", 1000));
+    }
+    let used = |world: &World| {
+        let queue = world
+            .cluster
+            .queues()
+            .into_iter()
+            .find(|queue| queue.name == "q")
+            .unwrap();
+        let used = |tier: &QueueTierView| tier.used.get("cpu").copied().unwrap_or_default();
+        queue.tiers.iter().map(used).sum::<i64>()
+    };
+    let decisions = world.cycle();
+    let places = binds(&decisions);
+    assert_eq!(places.len(), 6);
+    let mut on_b = places.iter().filter(|(_, node)| *node == "b").map(|(pod, _)| *pod);
+    let lost = on_b.next().unwrap();
+    for (pod, node) in places.iter().filter(|(pod, node)| *node == "a" || *pod == lost) {
+        let bound = Pod {
+            node: Some((*node).to_owned()),
+            ..world.pods[*pod].clone()
+        };
+        world.tell(bound);
+    }
+    assert_eq!(used(&world), 6000);
+
+    world.tell(Event::NodeGone("b".into()));
+    for pod in on_b {
+        world.tell(Event::BindFailed {
+            pod: pod.into(),
+            node: "b".into(),
+            message: "node b is gone".into(),
+            lasting: false,
+        });
+    }
+    world.tell(Event::PodGone(lost.into()));
+    let decisions = world.cycle();
+    assert_eq!(
+        (binds(&decisions), evictions(&decisions)),
+        (vec![], vec![]),
+        "it may be repaired"
+    );
+    assert_eq!(used(&world), 3000, "what is bound on a");
+    assert!(
+        world.reason(&decisions, "g-uid").is_some(),
+        "it does not say why: {decisions:?}"
+    );
+
+    // It is not repaired, for there is no room.
+    world.now += 60_000;
+    let decisions = world.cycle();
+    let mut gone: Vec<String> = evictions(&decisions).into_iter().map(str::to_owned).collect();
+    gone.sort();
+    assert_eq!(gone.len(), 3, "{decisions:?}");
+    assert_eq!(binds(&decisions), []);
+    for pod in gone {
+        world.tell(Event::PodGone(pod));
+    }
+    world.cycle();
+    assert_eq!(used(&world), 0);
+    // All of the quota is there for others.
+    for i in 0..3 {
+        world.tell(Pod {
+            queue: "q".into(),
+            ..pod(&format!("p{i}"), 1000)
+        });
+    }
+    assert_eq!(binds(&world.run()).len(), 3);
+    assert_eq!(used(&world), 3000);
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{any_relations::*, fixtures::*};
 use crate::{
     Budget, Cluster, Decision, Event, Tier, Time, cycle,
-    event::{Level, Location, Pod, Taint, Topology, Window},
+    event::{Level, Location, Pod, Quota, Taint, Topology, Window},
 };
 
 const NODES: usize = 4;
@@ -148,8 +148,11 @@ fn any_claim() -> impl Strategy<Value = Event> {
 }
 
 fn any_queue() -> impl Strategy<Value = Event> {
-    (0..QUEUES, 0..=QUEUES, 0..5_i64, 0..8_i64, any::<[bool; 3]>()).prop_map(
-        |(i, parent, guaranteed, limit, [has_guarantee, has_limit, lends_all])| {
+    let of_others = prop::collection::vec(any_quota(), 0..3);
+    let more = (any::<[bool; 4]>(), 1..5_u32, 0..4_i64, of_others);
+    (0..QUEUES, 0..=QUEUES, 0..5_i64, 0..8_i64, any::<[bool; 3]>(), more).prop_map(
+        |(i, parent, guaranteed, limit, [has_guarantee, has_limit, lends_all], (flags, weight, few, of_others))| {
+            let [by_memory, by_gpu, own_namespace, never_reclaims] = flags;
             let parent = (parent < QUEUES).then(|| format!("q{parent}"));
             let guaranteed = [("cpu", guaranteed * 1000), ("gpu", guaranteed * 500)];
             let limit = [("cpu", limit * 1000)];
@@ -162,14 +165,38 @@ fn any_queue() -> impl Strategy<Value = Event> {
             if has_guarantee && !lends_all {
                 queue.quotas[0].lend_limit = amounts(&[("cpu", 1000), ("gpu", 0)]);
             }
+            let limits = &mut queue.quotas[0].limit;
+            if by_memory {
+                limits.insert("memory".into(), few * 2 * GI);
+            }
+            if by_gpu {
+                limits.insert("gpu".into(), few * 750);
+            }
+            queue.quotas.extend(of_others);
+            queue.weight = weight;
+            queue.namespaces = if own_namespace { vec!["ns".into()] } else { vec![] };
+            queue.never_reclaims = never_reclaims;
             queue.fairness_half_life = lends_all.then_some(50_000);
             queue.into()
         },
     )
 }
 
+/// A quota in one of the tiers below prod.
+fn any_quota() -> impl Strategy<Value = Quota> {
+    (0..4_i64, 0..4_i64, any::<[bool; 3]>()).prop_map(|(guaranteed, more, [mid, has_limit, lends])| {
+        let of = |cores: i64| amounts(&[("cpu", cores * 500)]);
+        Quota {
+            tier: if mid { Tier::Mid } else { Tier::Batch },
+            guaranteed: of(guaranteed),
+            limit: if has_limit { of(guaranteed + more) } else { amounts(&[]) },
+            lend_limit: of(if lends { guaranteed } else { 0 }),
+        }
+    })
+}
+
 fn any_end() -> impl Strategy<Value = Event> {
-    (0..7_u8, 0..PODS).prop_map(|(kind, i)| match kind {
+    (0..8_u8, 0..PODS).prop_map(|(kind, i)| match kind {
         0 => Event::NodeGone(format!("n{}", i % NODES)),
         1 => Event::PodGone(format!("p{i}")),
         2 => Event::ClaimGone(format!("c{}-uid", i % CLAIMS)),
@@ -185,6 +212,7 @@ fn any_end() -> impl Strategy<Value = Event> {
             message: String::new(),
         },
         5 => Event::BindAllowed { pod: format!("p{i}") },
+        6 => Event::EvictCalledOff { pod: format!("p{i}") },
         _ => Event::EvictFailed {
             pod: format!("p{i}"),
             message: String::new(),
@@ -252,6 +280,9 @@ fn answers(world: &World, decisions: &[Decision], does: u8) -> Vec<Event> {
                 });
             }
             Decision::Evict { pod, .. } if works => events.push(Event::PodGone(pod.clone())),
+            Decision::Evict { pod, .. } if does == 1 && i % 3 == 0 => {
+                events.push(Event::EvictCalledOff { pod: pod.clone() });
+            }
             Decision::Evict { pod, .. } if does == 1 => {
                 events.push(Event::EvictFailed {
                     pod: pod.clone(),

@@ -38,6 +38,30 @@ fn a_pod_costs_the_same_on_a_thousand_nodes_and_on_eight_thousand() {
     assert_eq!((visited_per_pod(1000), visited_per_pod(8000)), (2, 2));
 }
 
+/// Nodes visited for 500 plain pods, one a cycle, where 5,000 are placed already.
+fn visited_beside_many(nodes: usize) -> u64 {
+    let mut cluster = cluster(nodes);
+    for i in 0..5000 {
+        cluster.apply(pod(&format!("first{i}"), 100).into());
+    }
+    let all = crate::Budget { pods: 5000 };
+    assert_eq!(binds(&cycle(&mut cluster, Time(0), all)).len(), 5000);
+    let before = cluster.work().nodes_visited;
+    for i in 0..500 {
+        cluster.apply(pod(&format!("p{i}"), 100).into());
+        cycle(&mut cluster, Time(i), crate::Budget::default());
+    }
+    assert_eq!(cluster.pods().bound, 5500);
+    cluster.work().nodes_visited - before
+}
+
+#[test]
+fn a_plain_pod_costs_at_most_twice_as_much_on_thirty_thousand_nodes_as_on_a_thousand() {
+    let (few, many) = (visited_beside_many(1000), visited_beside_many(30_000));
+    assert!((500..=5 * 500).contains(&few), "{few} nodes for 500 pods");
+    assert!(many <= 2 * few, "{many} nodes on 30,000, {few} on 1,000");
+}
+
 /// Each shape had a list of its own, and valued every node anew that changed since its turn before.
 #[test]
 fn a_pod_of_one_of_a_thousand_shapes_costs_what_it_costs_of_one() {
