@@ -337,11 +337,11 @@ mod tests {
             "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}],
             "resources": {"requests": {"cpu": "2"}},
         });
-        let status = json!({"allocatedResources": {"cpu": "3"}, "resources": {"requests": {"cpu": "2500m"}}});
-        assert_eq!(resized(spec.clone(), status.clone()), amounts(&[("cpu", 3000)]));
-        let mut refused = status;
-        refused["conditions"] = json!([{"type": "PodResizePending", "reason": "Infeasible"}]);
-        refused["allocatedResources"] = json!({"cpu": "1500m"});
+        let in_force = json!({"requests": {"cpu": "2500m"}});
+        let status = json!({"allocatedResources": {"cpu": "3"}, "resources": in_force});
+        assert_eq!(resized(spec.clone(), status), amounts(&[("cpu", 3000)]));
+        let conditions = json!([{"type": "PodResizePending", "reason": "Infeasible"}]);
+        let refused = json!({"conditions": conditions, "allocatedResources": {"cpu": "1500m"}, "resources": in_force});
         assert_eq!(resized(spec, refused), amounts(&[("cpu", 2500)]));
     }
 }
