@@ -125,7 +125,11 @@ async fn of_two_who_have_to_go_none_goes_while_a_budget_lets_go_only_one() {
             .patch("keep", &PatchParams::apply("test"), &Patch::Apply(budget(available)))
             .await
             .unwrap();
-        let allows = |b: &PodDisruptionBudget| b.status.as_ref().is_some_and(|s| s.disruptions_allowed == allowed);
+        let allows = |b: &PodDisruptionBudget| {
+            b.status
+                .as_ref()
+                .is_some_and(|s| s.disruptions_allowed == Some(allowed))
+        };
         lab.wait_in(&budgets, "keep", allows).await;
         if allowed == 1 {
             let labels = json!({"duosuan.io/queue": "reclaim-two-owner"});
