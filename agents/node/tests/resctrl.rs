@@ -200,17 +200,17 @@ fn what_somebody_else_changed_is_set_again_and_a_group_that_he_removed_is_made_a
 
 /// The guard claimed to hold batch to its part meanwhile.
 #[test]
-fn a_processor_without_a_class_left_is_asked_again_after_five_minutes_and_the_guard_is_off_till_then() {
+fn a_processor_without_a_class_left_is_asked_again_after_two_minutes_and_the_guard_is_off_till_then() {
     let mut node = Node::new();
     node.folders.create = |_| Err(io::Error::from_raw_os_error(28));
     let mut agent = node.agent();
     let mut failures = agent.look(1_000).acted.failed.len();
-    for second in 2..=301 {
+    for second in 2..=121 {
         let look = agent.look(second * 1_000);
         failures += look.acted.failed.len();
         let guard = look.report.guards.iter().find(|g| g.name == "llc").unwrap();
         let off = guard.state == GuardState::Off;
-        assert_eq!(off, second <= 300, "{guard:?} at {second}");
+        assert_eq!(off, second <= 120, "{guard:?} at {second}");
         let why = guard.last_action.as_deref().unwrap();
         assert!(!off || why.contains("off: the kernel refuses schemata: "), "{why}");
     }

@@ -12,8 +12,8 @@ use crate::journal::Key;
 
 /// A cgroup's setting is tried again after this many looks.
 const RETRY_AFTER: u64 = 30;
-/// A file that is refused everywhere is tried again after this many looks: 5 minutes, at one a second.
-const DENIED_FOR: u64 = 300;
+/// A file that is refused everywhere is tried again after this many looks: 2 minutes, at one a second.
+const DENIED_FOR: u64 = 120;
 
 /// A refusal.
 #[derive(Debug)]
