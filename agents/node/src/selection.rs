@@ -130,6 +130,7 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
             disabled: spec.guards.cpu.disabled,
             stall_milli: spec.guards.cpu.stall_milli.unwrap_or(base.cpu.stall_milli),
             floor,
+            burst_percent: spec.guards.cpu.burst_percent.unwrap_or(base.cpu.burst_percent),
             confine: spec.guards.cpu.confine,
         },
         memory: MemoryGuard {

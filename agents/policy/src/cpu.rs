@@ -2,7 +2,7 @@
 
 use crate::{
     action::Action,
-    observation::{Capabilities, Group, Observation},
+    observation::{Capabilities, Group, Observation, Tier},
 };
 
 /// Period of `cpu.max`, microseconds. The kernel's default.
@@ -26,6 +26,22 @@ pub(crate) fn weights(capabilities: &Capabilities, seen: &Observation) -> Vec<Ac
     seen.batch()
         .filter(|g| !weighted_by_kubelet(seen, g))
         .map(|g| Action::new(&g.path, file, value, why))
+        .collect()
+}
+
+/// What runs into its own limit and is not batch may use in a burst what it left of it before. The kernel takes no burst above
+/// the quota.
+pub(crate) fn bursts(capabilities: &Capabilities, seen: &Observation, burst_percent: u32) -> Vec<Action> {
+    if !capabilities.cpu_burst || burst_percent == 0 {
+        return Vec::new();
+    }
+    let why = "prod may use in a burst what it left of its own limit";
+    let firm = seen.groups.iter().filter(|g| g.tier != Tier::Batch);
+    firm.flat_map(|g| &g.quotas)
+        .map(|(path, quota)| {
+            let burst = (quota.saturating_mul(u64::from(burst_percent)) / 100).min(*quota);
+            Action::new(path, "cpu.max.burst", burst.to_string(), why)
+        })
         .collect()
 }
 
@@ -104,7 +120,6 @@ fn quota(limit: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observation::Tier;
 
     /// Four cores of two threads.
     fn node() -> (Capabilities, Observation) {
@@ -123,6 +138,23 @@ mod tests {
             ..Capabilities::default()
         };
         (capabilities, seen)
+    }
+
+    #[test]
+    fn what_runs_into_its_own_limit_may_burst_and_batch_may_not() {
+        let (mut capabilities, mut seen) = node();
+        for group in &mut seen.groups {
+            group.quotas = [(format!("{}/c", group.path), 50_000)].into();
+        }
+        assert_eq!(bursts(&capabilities, &seen, 20), []);
+        capabilities.cpu_burst = true;
+        let actions = bursts(&capabilities, &seen, 20);
+        let actions: Vec<_> = actions
+            .iter()
+            .map(|a| (a.path.as_str(), a.file.as_str(), a.value.as_str()))
+            .collect();
+        assert_eq!(actions, [("online/c", "cpu.max.burst", "10000")]);
+        assert_eq!(bursts(&capabilities, &seen, 0), []);
     }
 
     #[test]

@@ -147,7 +147,9 @@ pub fn decide(
     let mut intended = if policy.suspended || policy.cpu.disabled {
         Vec::new()
     } else {
-        cpu::weights(capabilities, observation)
+        let mut settings = cpu::weights(capabilities, observation);
+        settings.extend(cpu::bursts(capabilities, observation, policy.cpu.burst_percent));
+        settings
     };
     let tighter = [&state.guard, &state.latency_guard.share]
         .into_iter()

@@ -78,6 +78,8 @@ pub struct Group {
     pub cpu_usage: Option<u64>,
     /// Time stopped by its own `cpu.max` or that of a cgroup in it, microseconds. Absent where nothing can throttle.
     pub cpu_throttled: Option<u64>,
+    /// `cpu.max` of it and of cgroups in it that were stopped by it, microseconds a period, by path; not looked at for batch.
+    pub quotas: BTreeMap<String, u64>,
     /// Memory in use, bytes: without page cache that was not used lately.
     pub memory: Option<i64>,
     /// Memory charged to it, bytes, page cache included: what `memory.high` is compared with.

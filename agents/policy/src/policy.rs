@@ -173,6 +173,8 @@ pub struct Guard {
     pub stall_milli: u32,
     /// Batch is never cut below this, milli-cores; a twentieth of the node if absent.
     pub floor: Option<i64>,
+    /// What prod may use beyond its own limit in a burst, out of what it left of it before, percent of the limit; 0 for nothing.
+    pub burst_percent: u32,
     /// While batch is cut, it runs on as few whole cores as it needs.
     pub confine: bool,
 }
@@ -183,6 +185,7 @@ impl Default for Guard {
             disabled: false,
             stall_milli: 100,
             floor: None,
+            burst_percent: 20,
             confine: false,
         }
     }
@@ -330,6 +333,12 @@ impl Policy {
             "eviction.suppressedFor",
             format!("{suppressed_for} ms"),
             "give a second or more",
+        );
+        check(
+            self.cpu.burst_percent <= 100,
+            "guards.cpu.burstPercent",
+            self.cpu.burst_percent.to_string(),
+            "give 0 to 100",
         );
         if let Some(floor) = self.cpu.floor {
             check(

@@ -13,6 +13,8 @@ use crate::pods::{PodInfo, bound_batch};
 
 /// Where the file system does not count a folder's links, the containers of a pod are listed anew after this many looks.
 const RELIST_CONTAINERS: u64 = 5;
+/// Limits that stopped somebody are read again after this many looks.
+const REREAD_QUOTAS: u64 = 15;
 
 /// A cgroup that is looked at again and again.
 #[derive(Debug, Default)]
@@ -295,6 +297,12 @@ impl Held {
             }
             throttled(own, &self.containers, &mut self.links)
         };
+        if batch {
+            group.quotas.clear();
+        } else if self.looked % REREAD_QUOTAS == 1 {
+            let stopped = own.is_some_and(|time| time > 0);
+            group.quotas = quotas(&group.path, cgroup, stopped, &self.containers, failed)?;
+        }
         let current = signal(cgroup.memory_current(), failed)?.flatten();
         let memory = signal(cgroup.memory_stat(), failed)?;
         // Without `memory.stat` nobody knows how much of it is page cache that was not used lately.
@@ -354,6 +362,32 @@ fn list(group: &Cgroup, containers: &mut Vec<Cgroup>) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Quotas, microseconds a period, of a pod and its containers by path, of those that were stopped by theirs.
+fn quotas(
+    path: &str,
+    pod: &Cgroup,
+    stopped: bool,
+    containers: &[Cgroup],
+    failed: &mut Vec<Error>,
+) -> Result<BTreeMap<String, u64>, Error> {
+    let mut quotas = BTreeMap::new();
+    if stopped && let Some(quota) = signal(pod.cpu_max(), failed)?.flatten().and_then(|max| max.quota) {
+        quotas.insert(path.to_owned(), quota);
+    }
+    for container in containers {
+        let stopped = container.cpu_stat().ok().flatten().and_then(|stat| stat.throttled);
+        let name = container.path().file_name().unwrap_or_default().to_string_lossy();
+        // One that is gone is found out by its throttled time.
+        if stopped.is_some_and(|time| time > 0)
+            && let Ok(Some(max)) = container.cpu_max()
+            && let Some(quota) = max.quota
+        {
+            quotas.insert(format!("{path}/{name}"), quota);
+        }
+    }
+    Ok(quotas)
 }
 
 /// Throttled time of a pod and its containers. One that is gone has them listed again.

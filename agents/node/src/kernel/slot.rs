@@ -16,7 +16,7 @@ pub(super) fn file(slot: &str) -> &str {
 
 /// Whether somebody else's change of it may wait: nobody is slowed by it, and there is one for each pod.
 pub(super) fn patient(slot: &str) -> bool {
-    matches!(slot, "memory.low" | "io.weight" | "io.bfq.weight")
+    matches!(slot, "memory.low" | "io.weight" | "io.bfq.weight" | "cpu.max.burst")
 }
 
 /// What it holds; `None` if this kernel does not have the file.
@@ -68,7 +68,7 @@ pub(super) fn combined(slot: &str, before: &str, wanted: &str) -> String {
         // Whoever chose CPUs for it knows why.
         "cpuset.cpus" => keep(!before.is_empty()),
         "memory.high" => keep(bytes(before) <= bytes(wanted)),
-        "memory.low" => keep(bytes(before) >= bytes(wanted)),
+        "memory.low" | "cpu.max.burst" => keep(bytes(before) >= bytes(wanted)),
         "io.max" => {
             let of = |key: &str| {
                 let found = before.split(' ').find_map(|word| word.strip_prefix(key));
@@ -135,6 +135,7 @@ mod tests {
         assert_eq!(combined("memory.high", "max", "8192"), "8192");
         assert_eq!(combined("memory.low", "max", "8192"), "max");
         assert_eq!(combined("memory.low", "0", "8192"), "8192");
+        assert_eq!(combined("cpu.max.burst", "9000", "8192"), "9000");
         assert_eq!(combined("cpu.max", "50000 100000", "max 100000"), "max 100000");
         assert_eq!(combined("cpu.max", "50000 100000", "60000 100000"), "50000 100000");
         assert_eq!(

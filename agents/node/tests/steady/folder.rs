@@ -142,6 +142,30 @@ impl Folder {
         }
     }
 
+    fn container(&self, n: usize) -> PathBuf {
+        let class = match n % 10 {
+            at if at < OF_TEN.0 => "",
+            at if at < OF_TEN.0 + OF_TEN.1 => "besteffort/",
+            _ => "burstable/",
+        };
+        self.root()
+            .join(format!("kubepods/{class}pod{}/container", self.pods[n].uid))
+    }
+
+    /// Gives a pod's container a limit, by which it was stopped for so many microseconds.
+    pub(crate) fn limit(&self, n: usize, cpu_max: &str, throttled: u64) {
+        let container = self.container(n);
+        std::fs::write(container.join("cpu.max"), format!("{cpu_max}\n")).unwrap();
+        let stat = std::fs::read_to_string(container.join("cpu.stat")).unwrap();
+        let stat = stat.replace("throttled_usec 0", &format!("throttled_usec {throttled}"));
+        std::fs::write(container.join("cpu.stat"), stat).unwrap();
+    }
+
+    /// A file of a pod's container.
+    pub(crate) fn read_container(&self, n: usize, file: &str) -> String {
+        std::fs::read_to_string(self.container(n).join(file)).unwrap()
+    }
+
     /// What an agent has of it.
     pub(crate) fn kernel(&self) -> Kernel {
         self.kernel_with(Vec::new())
