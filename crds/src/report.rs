@@ -347,7 +347,7 @@ pub struct IntendedReport {
     /// Cgroups that it would be set in.
     #[schemars(range(min = 1))]
     pub count: u32,
-    /// Why.
+    /// What the guard saw that it would answer so.
     #[schemars(length(max = 1024))]
     pub why: String,
 }
