@@ -75,6 +75,8 @@ pub enum Order {
         evictions: Vec<Eviction>,
         /// In the answer, those that would not be evicted, and why.
         kept: Vec<(PodName, String)>,
+        /// In the answer, true if no budget would ever let all go together: the others go now, and these later.
+        one_by_one: bool,
     },
 }
 
@@ -219,8 +221,12 @@ impl Binder {
                 self.count(eviction, result);
                 outcome
             }
-            Order::AskToEvict { evictions, kept } => {
-                *kept = self.ask_to_evict(evictions).await;
+            Order::AskToEvict {
+                evictions,
+                kept,
+                one_by_one,
+            } => {
+                (*kept, *one_by_one) = self.ask_to_evict(evictions).await;
                 match kept.first() {
                     None => Outcome::Done,
                     Some((_, message)) => Outcome::Failed(message.clone()),

@@ -66,7 +66,7 @@ fn parts(report: Option<&Report>) -> (&[Gpu], &[NumaNode]) {
 /// A policy that is for a node that another one is for, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rival<'a> {
-    /// The other one holds there, not this one.
+    /// The other one yields there: this one holds.
     pub yields: bool,
     /// The node.
     pub node: &'a str,

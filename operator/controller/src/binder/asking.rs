@@ -20,17 +20,35 @@ use crate::{
 /// Requests in flight for one question.
 const AT_ONCE: usize = 16;
 
+/// Whether a pod would be evicted by itself.
+enum Answer {
+    Goes,
+    /// It would not, and why.
+    Stays(PodName, String),
+    /// Nobody knows, and why.
+    Unknown(PodName, String),
+}
+
 /// Pods that would not be evicted, and why.
 type Kept = Vec<(PodName, String)>;
 
 impl Binder {
-    /// Which of some pods would not be evicted if all were to be, and why. If that cannot be found out of one, it would not.
-    pub(super) async fn ask_to_evict(&self, evictions: &[Eviction]) -> Kept {
+    /// Which of some pods would not be evicted if all were to be, and why; and whether a budget keeps them that would never
+    /// let all go together. If it cannot be found out of one, it would not be evicted.
+    pub(super) async fn ask_to_evict(&self, evictions: &[Eviction]) -> (Kept, bool) {
         let questions: Vec<_> = evictions.iter().map(|eviction| self.ask_one(eviction)).collect();
-        let answers: Vec<_> = stream::iter(questions).buffered(AT_ONCE).collect().await;
-        let mut kept: Kept = answers.into_iter().flatten().collect();
+        let mut answers = std::pin::pin!(stream::iter(questions).buffered(AT_ONCE));
+        let mut kept = Kept::new();
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Answer::Goes => {}
+                Answer::Stays(pod, message) => kept.push((pod, message)),
+                // A server that does not answer would be waited for by all of them.
+                Answer::Unknown(pod, message) => return (vec![(pod, message)], false),
+            }
+        }
         if !kept.is_empty() {
-            return kept;
+            return (kept, false);
         }
         let mut by_namespace: BTreeMap<String, Vec<&Eviction>> = BTreeMap::new();
         for eviction in evictions {
@@ -39,66 +57,88 @@ impl Binder {
         }
         // Of one alone the API server has said all.
         by_namespace.retain(|_, all| all.len() > 1);
+        let mut one_by_one = true;
         for (namespace, all) in by_namespace {
-            kept.extend(self.over_budgets(&namespace, &all).await);
+            let (more, never_together) = self.over_budgets(&namespace, &all).await;
+            one_by_one &= more.is_empty() || never_together;
+            kept.extend(more);
         }
-        kept
+        let one_by_one = one_by_one && !kept.is_empty();
+        (kept, one_by_one)
     }
 
-    async fn ask_one(&self, eviction: &Eviction) -> Option<(PodName, String)> {
+    async fn ask_one(&self, eviction: &Eviction) -> Answer {
         let (pod, body) = (&eviction.pod, eviction.body());
         let answer = self
             .post(pod, "eviction?dryRun=All", &body, &Unanswered::default())
             .await;
         let (result, message) = match answer {
             // If somebody changed it at the same moment, the eviction itself says what came of that.
-            Ok(()) | Err(Failure::Gone | Failure::Conflict(_)) => return None,
+            Ok(()) | Err(Failure::Gone | Failure::Conflict(_)) => return Answer::Goes,
             Err(Failure::Budget(message)) => ("budget", message),
             Err(Failure::Refused(message)) => ("refused", message),
-            Err(other) => ("failed", other.message()),
+            Err(other) => {
+                self.count(eviction, "failed");
+                return Answer::Unknown(pod.clone(), other.message());
+            }
         };
         self.count(eviction, result);
-        Some((pod.clone(), message))
+        Answer::Stays(pod.clone(), message)
     }
 
-    /// Those of some pods of a namespace that are one too many for a budget.
-    async fn over_budgets(&self, namespace: &str, all: &[&Eviction]) -> Kept {
-        let of_first = |message: String| all.iter().take(1).map(|e| (e.pod.clone(), message.clone())).collect();
+    /// Those of some pods of a namespace that are too many for a budget, and whether each such budget would never let all of
+    /// its pods go together. Of one that would, all its pods are named: who is to go together waits for it together.
+    async fn over_budgets(&self, namespace: &str, all: &[&Eviction]) -> (Kept, bool) {
+        let of_all = |message: &str| {
+            let keep = |eviction: &&Eviction| {
+                self.count(eviction, "failed");
+                (eviction.pod.clone(), message.to_owned())
+            };
+            (all.iter().map(keep).collect(), false)
+        };
         let budgets = match self.budgets(namespace).await {
-            Ok(budgets) if budgets.is_empty() => return Kept::new(),
+            Ok(budgets) if budgets.is_empty() => return (Kept::new(), false),
             Ok(budgets) => budgets,
-            Err(failure) => return of_first(format!("disruption budgets cannot be read: {}", failure.message())),
+            Err(failure) => return of_all(&format!("disruption budgets cannot be read: {}", failure.message())),
         };
         let questions: Vec<_> = all.iter().map(|eviction| self.get(&eviction.pod)).collect();
         let pods: Vec<_> = stream::iter(questions).buffered(AT_ONCE).collect().await;
-        let mut taken: BTreeMap<&str, i64> = BTreeMap::new();
-        let mut kept = Kept::new();
-        for (eviction, found) in all.iter().zip(&pods) {
-            let pod = match found {
-                Ok(pod) if pod.metadata.uid.as_deref() == Some(&eviction.pod.uid) => pod,
-                Ok(_) | Err(Failure::Gone) => continue,
-                Err(failure) => {
-                    kept.push((eviction.pod.clone(), failure.clone().message()));
-                    continue;
-                }
-            };
-            for budget in budgets.iter().filter(|budget| budget.counts(pod)) {
-                let taken = taken.entry(&budget.name).or_default();
-                *taken += 1;
-                if *taken > budget.allowed {
-                    let message = format!(
-                        "the disruption budget {} lets {} of the {} pods go that are to go together",
-                        budget.name,
-                        budget.allowed,
-                        all.len()
-                    );
-                    self.count(eviction, "budget");
-                    kept.push((eviction.pod.clone(), message));
-                    break;
-                }
+        let mut seen = Vec::new();
+        for (eviction, found) in all.iter().zip(pods) {
+            match found {
+                Ok(pod) if pod.metadata.uid.as_deref() == Some(&eviction.pod.uid) => seen.push((eviction, pod)),
+                Ok(_) | Err(Failure::Gone) => {}
+                Err(failure) => return of_all(&format!("{} cannot be read: {}", eviction.pod.name, failure.message())),
             }
         }
-        kept
+        let mut kept: BTreeMap<&str, (&Eviction, String)> = BTreeMap::new();
+        let mut never_together = true;
+        for budget in &budgets {
+            let counted: Vec<_> = seen.iter().filter(|(_, pod)| budget.counts(pod)).collect();
+            let count = i64::try_from(counted.len()).unwrap_or(i64::MAX);
+            if count <= budget.allowed {
+                continue;
+            }
+            let message = format!(
+                "the disruption budget {} lets {} of the {count} pods go that are to go together",
+                budget.name, budget.allowed
+            );
+            let never = count > budget.most;
+            never_together &= never;
+            let may_go = if never {
+                usize::try_from(budget.allowed).unwrap_or(0)
+            } else {
+                0
+            };
+            for (eviction, _) in counted.into_iter().skip(may_go) {
+                kept.entry(&eviction.pod.uid).or_insert((eviction, message.clone()));
+            }
+        }
+        let tell = |(eviction, message): (&Eviction, String)| {
+            self.count(eviction, "budget");
+            (eviction.pod.clone(), message)
+        };
+        (kept.into_values().map(tell).collect(), never_together)
     }
 
     async fn budgets(&self, namespace: &str) -> Result<Vec<Budget>, Failure> {
@@ -115,6 +155,10 @@ struct Budget {
     selector: Term,
     /// Pods that may go now.
     allowed: i64,
+    /// Pods that may go at most, if all are well.
+    most: i64,
+    /// A pod that is not ready goes beside it.
+    spares_unready: bool,
 }
 
 impl Budget {
@@ -126,6 +170,10 @@ impl Budget {
                 .ok()
                 .flatten()?,
             allowed: object.status.disruptions_allowed,
+            most: (object.status.expected_pods - object.status.desired_healthy).max(0),
+            // As the API server decides: where nobody has to be ready, it is counted unless the budget says otherwise.
+            spares_unready: object.status.desired_healthy > 0
+                || object.spec.unhealthy_pod_eviction_policy.as_deref() == Some("AlwaysAllow"),
         })
     }
 
@@ -141,7 +189,7 @@ impl Budget {
             .any(|c| c.type_ == "Ready" && c.status == "True");
         let over = matches!(status.phase.as_deref(), Some("Pending" | "Succeeded" | "Failed"));
         let is_for = labels_match(&self.selector, |key| labels.get(key).map(String::as_str));
-        is_for && ready && !over && pod.metadata.deletion_timestamp.is_none()
+        is_for && (ready || !self.spares_unready) && !over && pod.metadata.deletion_timestamp.is_none()
     }
 }
 

@@ -6,10 +6,11 @@ use super::LabelSelector;
 
 /// Spec of a disruption budget.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "the fields are Kubernetes' own")]
 pub struct BudgetSpec {
     pub selector: Option<LabelSelector>,
+    pub unhealthy_pod_eviction_policy: Option<String>,
 }
 
 /// Status of a disruption budget.
@@ -18,4 +19,6 @@ pub struct BudgetSpec {
 #[allow(missing_docs, reason = "the fields are Kubernetes' own")]
 pub struct BudgetStatus {
     pub disruptions_allowed: i64,
+    pub desired_healthy: i64,
+    pub expected_pods: i64,
 }

@@ -113,12 +113,16 @@ impl Session {
         }
     }
 
-    /// Evicts for each claim all or nobody: where several have to go for it, it is asked first whether all of them may.
+    /// Evicts for each claim all or nobody: where several have to go for it, it is asked first whether all of them may. Only
+    /// where a disruption budget would never let all of them go together, they go as it lets them.
     fn order_evictions(&mut self, together: Together) {
         for evictions in together.into_values() {
             if evictions.len() > 1 {
-                let kept = Vec::new();
-                self.order(Order::AskToEvict { evictions, kept });
+                self.order(Order::AskToEvict {
+                    evictions,
+                    kept: Vec::new(),
+                    one_by_one: false,
+                });
             } else {
                 evictions
                     .into_iter()
@@ -128,12 +132,12 @@ impl Session {
     }
 
     /// It is known whether all may go that have to go for one claim.
-    fn asked_to_evict(&mut self, evictions: Vec<Eviction>, kept: &[(PodName, String)]) {
+    fn asked_to_evict(&mut self, evictions: Vec<Eviction>, kept: &[(PodName, String)], one_by_one: bool) {
         for eviction in evictions {
             let why = kept.iter().find(|(pod, _)| *pod == eviction.pod);
             match why {
                 Some((_, message)) => self.not_evicted(&eviction, message.clone()),
-                None if kept.is_empty() => self.order(Order::Evict(eviction)),
+                None if kept.is_empty() || one_by_one => self.order(Order::Evict(eviction)),
                 None => {
                     self.stays(&eviction);
                     let pod = eviction.pod.uid;
@@ -232,7 +236,14 @@ impl Session {
                 Order::Evict(eviction),
                 Outcome::Failed(message) | Outcome::Refused(message) | Outcome::Unknown(message),
             ) => self.not_evicted(&eviction, message),
-            (Order::AskToEvict { evictions, kept }, _) => self.asked_to_evict(evictions, &kept),
+            (
+                Order::AskToEvict {
+                    evictions,
+                    kept,
+                    one_by_one,
+                },
+                _,
+            ) => self.asked_to_evict(evictions, &kept, one_by_one),
         }
     }
 

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use duosuan_scheduler::{EvictCause, LostWork};
 use serde_json::{Value, json};
@@ -57,17 +57,25 @@ fn budgets(list: &Value) -> Answer {
 
 fn budget(allowed: i64, selector: &Value) -> Value {
     json!({"metadata": {"name": "keep", "namespace": "ns"}, "spec": {"selector": selector},
-        "status": {"disruptionsAllowed": allowed}})
+        "status": {"disruptionsAllowed": allowed, "expectedPods": 5, "desiredHealthy": 3}})
 }
 
 /// Who is kept of `a` and `b`, by an API server that says so.
 async fn ask(script: &Script) -> (Outcome, Kept) {
+    let (outcome, kept, one_by_one) = ask_how(script).await;
+    assert!(!one_by_one);
+    (outcome, kept)
+}
+
+/// And whether the others go all the same.
+async fn ask_how(script: &Script) -> (Outcome, Kept, bool) {
     let binder = Binder::new(script.client(), Retry::default(), Metrics::new());
     let evictions = vec![eviction("a"), eviction("b")];
     let (order, outcome) = binder
         .carry_out(Order::AskToEvict {
             evictions,
             kept: Vec::new(),
+            one_by_one: false,
         })
         .await;
     script.played();
@@ -75,10 +83,10 @@ async fn ask(script: &Script) -> (Outcome, Kept) {
     for pod in ["a", "b"] {
         assert_eq!(script.queries(&post(pod)), ["dryRun=All"]);
     }
-    let Order::AskToEvict { kept, .. } = order else {
+    let Order::AskToEvict { kept, one_by_one, .. } = order else {
         unreachable!()
     };
-    (outcome, kept)
+    (outcome, kept, one_by_one)
 }
 
 fn both_may_go_alone() -> Script {
@@ -112,19 +120,30 @@ async fn what_is_gone_keeps_nobody() {
     assert_eq!(ask(&script).await, (Outcome::Done, vec![]));
 }
 
-#[tokio::test]
-async fn a_budget_that_lets_go_one_of_two_keeps_the_other() {
-    let script = both_may_go_alone()
-        .on(
-            BUDGETS,
-            budgets(&json!([budget(1, &json!({"matchLabels": {"app": "db"}}))])),
-        )
+const TOO_MANY: &str = "the disruption budget keep lets 1 of the 2 pods go that are to go together";
+
+fn under(budget: Value) -> Script {
+    both_may_go_alone()
+        .on(BUDGETS, budgets(&json!([budget])))
         .on(&get("a"), seen("a", "True"))
-        .on(&get("b"), seen("b", "True"));
+        .on(&get("b"), seen("b", "True"))
+}
+
+#[tokio::test]
+async fn a_budget_that_lets_go_one_of_two_for_now_keeps_both() {
+    let script = under(budget(1, &json!({"matchLabels": {"app": "db"}})));
     let (outcome, kept) = ask(&script).await;
-    assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
-    let message = "the disruption budget keep lets 1 of the 2 pods go that are to go together";
-    assert_eq!(kept, [(name("b"), message.into())]);
+    assert_eq!(outcome, Outcome::Failed(TOO_MANY.into()));
+    assert_eq!(kept, [(name("a"), TOO_MANY.into()), (name("b"), TOO_MANY.into())]);
+}
+
+/// A claim that needed the room of two of them waited for ever, and asked all the time.
+#[tokio::test]
+async fn a_budget_that_never_lets_both_go_together_keeps_the_other_only() {
+    let mut strict = budget(1, &json!({"matchLabels": {"app": "db"}}));
+    strict["status"]["desiredHealthy"] = 4.into();
+    let (_, kept, one_by_one) = ask_how(&under(strict)).await;
+    assert_eq!((kept, one_by_one), (vec![(name("b"), TOO_MANY.into())], true));
 }
 
 #[tokio::test]
@@ -148,8 +167,6 @@ async fn a_budget_keeps_only_those_that_it_is_for_and_that_are_ready() {
 async fn what_cannot_be_found_out_keeps_them() {
     let script = both_may_go_alone().on(BUDGETS, Answer::fails(403, "not allowed"));
     let (_, kept) = ask(&script).await;
-    assert_eq!(
-        kept,
-        [(name("a"), "disruption budgets cannot be read: not allowed".into())]
-    );
+    let message = "disruption budgets cannot be read: not allowed";
+    assert_eq!(kept, [(name("a"), message.into()), (name("b"), message.into())]);
 }

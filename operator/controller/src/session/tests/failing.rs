@@ -214,7 +214,15 @@ async fn of_those_who_have_to_go_together_none_goes_if_one_is_kept_and_others_ar
     let (goes, stays) = (goes.pod.clone(), stays.pod.clone());
     let kept = vec![(stays.clone(), "disruption budget".to_owned())];
     let failed = Outcome::Failed("disruption budget".into());
-    stage.answer(Order::AskToEvict { evictions, kept }, failed);
+    let one_by_one = false;
+    stage.answer(
+        Order::AskToEvict {
+            evictions,
+            kept,
+            one_by_one,
+        },
+        failed,
+    );
 
     let (order, second) = asked(&mut stage).await;
     assert!(
