@@ -179,13 +179,16 @@ impl Evictor {
         let line = percent(capacity, policy.available_percent);
         let fails = percent(capacity, policy.kill_percent);
         let available = seen.available();
-        self.near = seen.batch().next().is_some() && available.is_some_and(|a| a < line.saturating_mul(2));
         // Until both are known for sure nothing is waited for: unknown is neither short nor enough.
         self.short_since = match available {
             Some(a) if a < line => Some(self.short_since.unwrap_or(now)),
             _ => None,
         };
         self.floor_since = reading.at_floor.then(|| self.floor_since.unwrap_or(now));
+        // Whatever it may be for: whom it costs least is asked before somebody has to go.
+        let low = available.is_some_and(|a| a < line.saturating_mul(2));
+        let soon = low || reading.exhausted.is_some() || self.floor_since.is_some();
+        self.near = seen.batch().next().is_some() && soon;
 
         let mut decided = Decided::default();
         if let Some(available) = available {
@@ -389,10 +392,14 @@ fn enough<'a>(candidates: Vec<Candidate<'a>>, seen: &'a Observation, need: i64, 
     victims::choose(candidates, &seen.gangs, need, now)
 }
 
-/// Memory that is available once the group has ended, and is not now: page cache is available already.
+/// Memory that is available once the group has ended, and is not now: page cache is available already. Where it is not
+/// known how much of it that is, nothing is counted on.
 fn frees(group: &Group) -> i64 {
-    let charged = group.memory_charged.or(group.memory).unwrap_or(0);
-    (charged - group.memory_reclaimable.unwrap_or(0)).max(0)
+    let charged = group.memory_charged.or(group.memory);
+    let frees = charged
+        .zip(group.memory_reclaimable)
+        .map(|(charged, cache)| charged - cache);
+    frees.unwrap_or(0).max(0)
 }
 
 /// A stall says that little memory is not merely memory well used: everybody waits for it, or prod does more than its

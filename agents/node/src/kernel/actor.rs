@@ -36,8 +36,9 @@ impl Kernel {
         for kill in actions.iter().filter(|a| a.file == KILL) {
             match self.kill(kill) {
                 Ok(killed) => acted.killed += u64::from(killed),
-                Err(message) => {
-                    self.refusals.deny(KILL, &message, self.looks);
+                Err(error) => {
+                    let message = error.to_string();
+                    self.refusals.deny(KILL, error.errno(), &message, self.looks);
                     self.fail(KILL, message);
                 }
             }
@@ -141,7 +142,7 @@ impl Kernel {
     }
 
     /// Ends all that runs in a cgroup; false if it is gone already.
-    fn kill(&self, order: &Action) -> Result<bool, String> {
+    fn kill(&self, order: &Action) -> Result<bool, Error> {
         match self
             .group(&order.path)
             .and_then(|group| group.write(KILL, &order.value))
@@ -151,7 +152,7 @@ impl Kernel {
                 Ok(true)
             }
             Err(error) if error.is_gone() => Ok(false),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error),
         }
     }
 
@@ -181,7 +182,7 @@ impl Kernel {
                 (None, Err(error)) if error.is_gone() => Ok(()),
                 (None, Err(error)) => {
                     let message = error.to_string();
-                    if self.refusals.deny(RECLAIM, &message, self.looks) {
+                    if self.refusals.deny(RECLAIM, error.errno(), &message, self.looks) {
                         Err(message)
                     } else {
                         self.count(RECLAIM, message);

@@ -15,6 +15,9 @@ const RETRY_AFTER: u64 = 30;
 /// A file that is refused everywhere is tried again after this many looks: 2 minutes, at one a second.
 const DENIED_FOR: u64 = 120;
 
+/// A want of file descriptors or of memory passes, and says nothing of the file.
+const PASSING: [Errno; 5] = [Errno::AGAIN, Errno::INTR, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+
 /// A refusal.
 #[derive(Debug)]
 struct Refusal {
@@ -49,21 +52,20 @@ impl Refusals {
         let known = same(self.settings.get(key)) || same(self.files.get(file));
         let message = error.to_string();
         self.settings.insert(key.clone(), Refusal { look, errno, message });
-        // A want of file descriptors or of memory passes, and says nothing of the file; nor does a text that reads back otherwise.
-        let passing = [Errno::AGAIN, Errno::INTR, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
-        if errno.is_some_and(|errno| !passing.contains(&errno)) {
+        // Nor does a text that reads back otherwise say anything of the file.
+        if errno.is_some_and(|errno| !PASSING.contains(&errno)) {
             self.unjudged.insert(file.to_owned());
         }
         !known
     }
 
-    /// Takes note that a whole file is refused. True if it is news.
-    pub(super) fn deny(&mut self, file: &str, message: &str, look: u64) -> bool {
-        let refusal = Refusal {
-            look,
-            errno: None,
-            message: message.to_owned(),
-        };
+    /// Takes note that a whole file is refused, unless that passes. True if it is news.
+    pub(super) fn deny(&mut self, file: &str, errno: Option<Errno>, message: &str, look: u64) -> bool {
+        if errno.is_some_and(|errno| PASSING.contains(&errno)) {
+            return true;
+        }
+        let message = message.to_owned();
+        let refusal = Refusal { look, errno, message };
         self.files.insert(file.to_owned(), refusal).is_none()
     }
 

@@ -11,7 +11,7 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread,
     time::Duration,
 };
@@ -142,14 +142,14 @@ impl Systemd {
 
 /// Carries out requests, one after the other, until nobody can make any.
 fn serve(address: &str, requests: &Receiver<Request>, answers: &Sender<(Key, u64, Answer)>) {
-    let mut bus = None;
+    let mut bus = Bus::default();
     while let Ok(first) = requests.recv() {
         let mut waiting = vec![first];
         waiting.extend(requests.try_iter());
         for request in latest(waiting) {
-            let answer = connected(&mut bus, address).and_then(|bus| set(bus, &request));
+            let answer = bus.connected(address).and_then(|bus| set(bus, &request));
             if answer.as_ref().is_err_and(|error| !is_refusal(error)) {
-                bus = None;
+                bus.connection = None;
             }
             let answer = answer.map_err(|error| format!("{error:#}"));
             if answers.send((request.key, request.number, answer)).is_err() {
@@ -166,18 +166,53 @@ fn latest(requests: Vec<Request>) -> Vec<Request> {
     requests.into_iter().filter(is_last).collect()
 }
 
-/// The connection, a new one if there is none.
-fn connected<'a>(bus: &'a mut Option<Connection>, address: &str) -> anyhow::Result<&'a Connection> {
-    if bus.is_none() {
-        let build = Builder::address(address).map(|builder| builder.method_timeout(PATIENCE));
-        let new = build.and_then(Builder::build).context(
-            "no way to systemd: mount the host's /run/dbus into the agent's container, or set DBUS_SYSTEM_BUS_ADDRESS; \
-             until then cgroup files are written again whenever systemd takes that back",
-        )?;
-        tracing::info!("settings of units are made through systemd");
-        *bus = Some(new);
+/// The way to systemd.
+#[derive(Default)]
+struct Bus {
+    connection: Option<Connection>,
+    /// A connection that is being made: nothing ends the wait for a bus that accepts and says nothing, so that another thread
+    /// waits for it.
+    coming: Option<Receiver<zbus::Result<Connection>>>,
+}
+
+impl Bus {
+    /// The connection, a new one if there is none.
+    fn connected(&mut self, address: &str) -> anyhow::Result<&Connection> {
+        if self.connection.is_none() {
+            let coming = match self.coming.take() {
+                Some(coming) => coming,
+                None => connect(address.to_owned())?,
+            };
+            let new = match coming.recv_timeout(PATIENCE) {
+                Ok(new) => new.map_err(anyhow::Error::from),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.coming = Some(coming);
+                    Err(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs()))
+                }
+                Err(RecvTimeoutError::Disconnected) => Err(anyhow::anyhow!("it came to nothing")),
+            };
+            let new = new.context(
+                "no way to systemd: mount the host's /run/dbus into the agent's container, let it be used (AppArmor and \
+                 SELinux may forbid it), or set DBUS_SYSTEM_BUS_ADDRESS; until then cgroup files are written again whenever \
+                 systemd takes that back",
+            )?;
+            tracing::info!("settings of units are made through systemd");
+            self.connection = Some(new);
+        }
+        self.connection.as_ref().context("no connection")
     }
-    bus.as_ref().context("no connection")
+}
+
+/// A connection that another thread makes.
+fn connect(address: String) -> std::io::Result<Receiver<zbus::Result<Connection>>> {
+    let (made, coming) = channel();
+    let make = move || {
+        let builder = Builder::address(address.as_str()).map(|builder| builder.method_timeout(PATIENCE));
+        // If nobody waits any more, it is not needed.
+        let _ = made.send(builder.and_then(Builder::build));
+    };
+    thread::Builder::new().name("systemd-connect".to_owned()).spawn(make)?;
+    Ok(coming)
 }
 
 fn set(bus: &Connection, request: &Request) -> anyhow::Result<()> {

@@ -44,6 +44,7 @@ impl Node {
             cpu_usage: Some(0),
             memory: Some(40 * GIB),
             memory_charged: Some(40 * GIB),
+            memory_reclaimable: Some(0),
             memory_hits: Some(0),
             stall: Stall {
                 cpu: Some(0),

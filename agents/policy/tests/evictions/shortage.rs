@@ -20,6 +20,17 @@ fn a_shortage_that_the_guard_cannot_cure_evicts_the_least_lost_work_and_no_more(
     assert_eq!(node.killed, [""; 0]);
 }
 
+/// All of it was counted as memory that his end frees, so that he looked like the best to evict.
+#[test]
+fn one_of_whom_it_is_not_known_what_his_end_frees_is_not_evicted_for_it() {
+    let mut node = Node::new(80);
+    node.batch("unknown", 9, 10);
+    node.batch("known", 9, 5_000);
+    node.group("unknown").unwrap().memory_reclaimable = None;
+    node.seconds(60);
+    assert_eq!(node.ordered(), ["known"]);
+}
+
 #[test]
 fn a_checkpoint_makes_a_pod_cheap() {
     let mut node = Node::new(80);
