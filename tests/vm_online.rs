@@ -1,7 +1,8 @@
 //! What an online service has of the agent on a real kernel: how soon a spike is answered, what its own histogram brings
 //! about, and how its latency is beside batch.
 //!
-//! Under emulation times say little: they are measured and reported, and none is asserted.
+//! Under emulation times say little: they are measured and reported, and of them only this is asserted, that the service
+//! comes to keep its objective.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

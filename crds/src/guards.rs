@@ -60,8 +60,8 @@ pub struct CpuGuard {
     pub floor: Option<Quantity>,
     /// What a prod or mid container that runs into its own CPU limit may use beyond it in a burst, out of what it left of
     /// it before, in percent of the limit, 0 to 100 (`cpu.max.burst`). Its mean use stays within the limit. While it holds, the
-    /// kernel takes no limit below this part of the one that stands, so that a pod is not resized in place to less; 0 switches
-    /// it off. Default: 20.
+    /// kernel takes no limit below this part of the one that stands, so that a pod is not resized in place to less.
+    /// Default: 0, which is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub burst_percent: Option<u32>,

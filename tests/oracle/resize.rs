@@ -18,7 +18,14 @@ pub(crate) fn resize(random: &mut Random, pod: &mut Value, amounts: Amounts) {
             .as_array()
             .into_iter()
             .flatten()
-            .filter_map(|container| (!random.once_in(4)).then(|| of_container(random, container, amounts)))
+            .filter_map(|container| {
+                let silent = random.once_in(4);
+                if silent {
+                    None
+                } else {
+                    Some(of_container(random, container, amounts))
+                }
+            })
             .collect();
         if !said.is_empty() {
             pod["status"][statuses] = said.into();

@@ -10,6 +10,8 @@
 #[path = "steady/folder.rs"]
 mod folder;
 
+use duosuan_node::selection::Choice;
+use duosuan_policy::Policy;
 use folder::Folder;
 
 /// The kernel was asked whether it has it, and it was never written.
@@ -22,6 +24,16 @@ fn a_prod_container_that_its_limit_stops_may_burst_until_the_agent_ends() {
     }
     let burst = |pod| folder.read_container(pod, "cpu.max.burst");
     let mut agent = folder.agent();
+    let mut policy = Policy::default();
+    assert_eq!(
+        policy.cpu.burst_percent, 0,
+        "a pod could not be resized in place below it"
+    );
+    policy.cpu.burst_percent = 20;
+    agent.follow(Choice::Policy {
+        name: "bursts".to_owned(),
+        policy,
+    });
     agent.look(1_000);
     assert_eq!(
         ["10000", "0", "0"],

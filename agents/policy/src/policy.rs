@@ -185,7 +185,7 @@ impl Default for Guard {
             disabled: false,
             stall_milli: 100,
             floor: None,
-            burst_percent: 20,
+            burst_percent: 0,
             confine: false,
         }
     }
