@@ -54,7 +54,7 @@ nodeSelector: {a: b}
 placement: {cpuPercent: 80, memoryPercent: 90}
 reclaim: {quantilePercent: 98, cpuMarginPercent: 10, memoryMarginPercent: 10, growthPercent: 10, hold: 60s, expire: 5m}
 guards:
-  cpu: {stallMilli: 100, floor: 1}
+  cpu: {stallMilli: 100, floor: 1, burstPercent: 20}
   memory: {stallMilli: 50, availablePercent: 5}
   io: {stallMilli: 100}
   llc: {cachePercent: 20, bandwidthPercent: 50}
