@@ -298,7 +298,7 @@ fn no_container_has_more_of_the_system_than_it_needs() {
             .map(|v| v.host_path.unwrap().path)
             .collect();
         let wanted: &[&str] = if name == "agent" {
-            &["/sys/fs/cgroup", "/var/lib/duosuan"]
+            &["/sys/fs/cgroup", "/run/dbus", "/var/lib/duosuan"]
         } else {
             &[]
         };
