@@ -1,15 +1,13 @@
 //! What is evicted, how that is told, and what a disruption budget forbids.
 
-use std::time::Duration;
-
 use k8s_openapi::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::{
-    Api,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 
-use crate::lab::{Lab, PATIENCE, bound, evicted};
+use crate::lab::{Lab, bound, evicted};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reclaim_evicts_through_the_eviction_api_and_a_budget_that_forbids_it_is_kept() {
@@ -132,26 +130,15 @@ async fn two_who_have_to_go_go_one_after_the_other_where_a_budget_never_lets_the
         };
         lab.wait_in(&budgets, "keep", allows).await;
     };
-    let gone = async |of: &[&'static str]| {
-        let mut gone = Vec::new();
-        for &name in of {
-            if evicted(&lab, name).await {
-                gone.push(name);
-            }
+    let going = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
+    let one_of_those = async |left: &[&str]| {
+        let watches = left.iter().map(|name| Box::pin(lab.wait::<Pod>(name, going)));
+        let (first, ..) = futures::future::select_all(watches).await;
+        let first = first.name_any();
+        for name in left.iter().filter(|name| **name != first) {
+            assert!(!evicted(&lab, name).await, "{name} goes with {first}");
         }
-        gone
-    };
-    let one_of_those = async |left: &[&'static str]| {
-        let until = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let gone = gone(left).await;
-            if let [name] = gone.as_slice() {
-                return (*name).to_owned();
-            }
-            assert!(gone.is_empty(), "{gone:?} go together");
-            assert!(tokio::time::Instant::now() < until, "nobody goes of {left:?}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        first
     };
     // One at a time, now and always.
     set(2, 1).await;
@@ -162,7 +149,7 @@ async fn two_who_have_to_go_go_one_after_the_other_where_a_budget_never_lets_the
     let first = one_of_those(&guests).await;
     keep(&lab, &first, &[]).await;
     set(1, 1).await;
-    let left: Vec<&'static str> = guests.into_iter().filter(|name| *name != first).collect();
+    let left: Vec<&str> = guests.into_iter().filter(|name| *name != first).collect();
     let second = one_of_those(&left).await;
     keep(&lab, &second, &[]).await;
     lab.wait::<Pod>("owner", bound).await;

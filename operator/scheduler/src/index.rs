@@ -48,6 +48,8 @@ pub struct Work {
     pub nodes_visited: u64,
     /// Shapes whose list was built from nothing.
     pub shapes_built: u64,
+    /// Nodes on which it was tried whether a pod there would move a reservation.
+    pub tried_beside: u64,
 }
 
 /// All that placement looks at in a pod as things stand: pods of equal look are interchangeable.

@@ -1,6 +1,9 @@
 //! What a session has carried out, and what it makes of what came of it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use duosuan_scheduler::{Budget, Decision, Event, EvictCause, Reason};
 use tokio::time::Instant;
@@ -133,10 +136,10 @@ impl Session {
 
     /// It is known whether all may go that have to go for one claim.
     fn asked_to_evict(&mut self, evictions: Vec<Eviction>, kept: &[(PodName, String)], one_by_one: bool) {
+        let kept: HashMap<&PodName, &String> = kept.iter().map(|(pod, message)| (pod, message)).collect();
         for eviction in evictions {
-            let why = kept.iter().find(|(pod, _)| *pod == eviction.pod);
-            match why {
-                Some((_, message)) => self.not_evicted(&eviction, message.clone()),
+            match kept.get(&eviction.pod) {
+                Some(message) => self.not_evicted(&eviction, (*message).clone()),
                 None if kept.is_empty() || one_by_one => self.order(Order::Evict(eviction)),
                 None => {
                     self.stays(&eviction);

@@ -168,11 +168,9 @@ pub(super) struct Kept(VecDeque<Beside>);
 impl Kept {
     /// What is known of some reservations, which is to be put back.
     pub(super) fn take(&mut self, spared: Vec<Arc<Reservation>>, others: Vec<Arc<Reservation>>) -> Beside {
-        match self.0.iter().position(|beside| beside.is_of(&spared, &others)) {
-            Some(at) => self.0.remove(at),
-            None => None,
-        }
-        .unwrap_or_else(|| Beside::new(spared, others))
+        let known = self.0.iter().position(|beside| beside.is_of(&spared, &others));
+        let known = known.and_then(|at| self.0.remove(at));
+        known.unwrap_or_else(|| Beside::new(spared, others))
     }
 
     /// Puts back what was taken.

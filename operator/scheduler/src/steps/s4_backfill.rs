@@ -186,6 +186,7 @@ pub(super) fn seat_beside(
             (anew, asked) = (true, true);
             continue;
         };
+        round.index.work.tried_beside += 1;
         let here: Vec<Arc<Reservation>> = beside.spared.iter().filter(|r| r.is_on(node)).cloned().collect();
         let mut moved = None;
         let mut from_afar = false;
@@ -221,9 +222,9 @@ pub(super) fn seat_beside(
         } else {
             beside.refuse(round.model, ord, node);
             refusals += 1;
-        }
-        if refusals == ONE_BY_ONE {
-            foresee(round.model, beside, ord);
+            if refusals == ONE_BY_ONE {
+                foresee(round.model, beside, ord);
+            }
         }
     }
 }

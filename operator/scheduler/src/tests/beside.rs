@@ -9,17 +9,6 @@ use crate::{
     event::{Claim, Node, Pod, Window},
 };
 
-/// A claim of one pod of 4 cores that takes so long, on a node if it runs already.
-fn tell(world: &mut World, of: Claim, on: Option<&str>) {
-    let (name, created) = (of.name.clone(), of.created);
-    world.tell(of);
-    world.tell(Pod {
-        node: on.map(Into::into),
-        created,
-        ..member(&format!("{name}-0"), &name, "w", 4000)
-    });
-}
-
 fn takes(name: &str, queue: &str, length: i64) -> Claim {
     let mut claim = claim(name, queue, &[("w", 1, 1, 1)]);
     claim.expected_duration = Some(length);
@@ -77,16 +66,16 @@ fn whoever_repels_one_of_a_promised_gang_is_kept_out_though_another_of_the_same_
 #[test]
 fn a_late_start_moves_the_promise_that_waits_for_its_end() {
     let mut world = World::with([node("a", 4).into()]);
-    tell(&mut world, takes("run", "", 900), Some("a"));
+    world.tell_single(takes("run", "", 900), Some("a"));
     world.run();
     let mut windowed = takes("windowed", "", 500);
     windowed.window = Some(Window {
         start: Time(1000),
         end: Time(9000),
     });
-    tell(&mut world, windowed, None);
+    world.tell_single(windowed, None);
     assert_eq!(starts(&world.run()), [("windowed-uid", Some(1000))]);
-    tell(&mut world, takes("next", "", 2000), None);
+    world.tell_single(takes("next", "", 2000), None);
     assert_eq!(starts(&world.run()), [("next-uid", Some(1500))]);
     world.now = 1003;
     world.tell(Event::PodGone("run-0".into()));
@@ -110,11 +99,11 @@ fn a_late_start_moves_the_promise_that_waits_for_its_end() {
 #[test]
 fn a_promise_lasts_as_long_as_its_claim_says_by_now() {
     let mut world = World::with([node("a", 4).into(), queue("r", None, &[], &[]).into()]);
-    tell(&mut world, takes("run", "", 1000), Some("a"));
+    world.tell_single(takes("run", "", 1000), Some("a"));
     world.run();
-    tell(&mut world, takes("first", "", 1000), None);
+    world.tell_single(takes("first", "", 1000), None);
     world.run();
-    tell(&mut world, takes("second", "r", 1000), None);
+    world.tell_single(takes("second", "r", 1000), None);
     assert_eq!(starts(&world.run()), [("second-uid", Some(2000))]);
     world.tell(takes("first", "", 5000));
     assert_eq!(starts(&world.run()), [("second-uid", Some(6000))]);
@@ -124,17 +113,17 @@ fn a_promise_lasts_as_long_as_its_claim_says_by_now() {
 #[test]
 fn whoever_has_others_evicted_and_is_gone_in_time_moves_no_promise() {
     let mut world = World::with([node("a", 4).into(), node("b", 4).into()]);
-    tell(&mut world, claim("run-b", "", &[("w", 1, 1, 1)]), Some("b"));
+    world.tell_single(claim("run-b", "", &[("w", 1, 1, 1)]), Some("b"));
     let mut run = takes("run-a", "", 1_000_000);
     run.created = Time(1);
-    tell(&mut world, run, Some("a"));
+    world.tell_single(run, Some("a"));
     world.run();
     let mut windowed = claim("windowed", "", &[("w", 1, 1, 1)]);
     windowed.window = Some(Window {
         start: Time(2_000_000),
         end: Time(3_000_000),
     });
-    tell(&mut world, windowed, None);
+    world.tell_single(windowed, None);
     assert_eq!(starts(&world.run()), [("windowed-uid", Some(2_000_000))]);
     let mut high = takes("high", "", 100_000);
     high.priority = 9;

@@ -184,6 +184,17 @@ impl World {
         assert_eq!(self.cluster.check(), Ok(()));
     }
 
+    /// A claim with a group `w` of one pod of 4 cores, which is on a node if it runs already.
+    pub(crate) fn tell_single(&mut self, of: Claim, on: Option<&str>) {
+        let (name, created) = (of.name.clone(), of.created);
+        self.tell(of);
+        self.tell(Pod {
+            node: on.map(Into::into),
+            created,
+            ..member(&format!("{name}-0"), &name, "w", 4000)
+        });
+    }
+
     /// One cycle.
     pub(crate) fn cycle(&mut self) -> Vec<Decision> {
         self.cycle_of(1000)

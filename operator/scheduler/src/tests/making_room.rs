@@ -6,17 +6,6 @@ use crate::{
     event::{Claim, Pod, Window},
 };
 
-/// A claim of one pod of 4 cores, on a node if it runs already.
-fn tell(world: &mut World, of: Claim, on: Option<&str>) {
-    let (name, created) = (of.name.clone(), of.created);
-    world.tell(of);
-    world.tell(Pod {
-        node: on.map(Into::into),
-        created,
-        ..member(&format!("{name}-0"), &name, "w", 4000)
-    });
-}
-
 fn of(name: &str) -> Claim {
     claim(name, "", &[("w", 1, 1, 1)])
 }
@@ -24,17 +13,17 @@ fn of(name: &str) -> Claim {
 /// Two nodes that are full, and node `a` promised to a window that opens at 2000: who sits there says to end by 1000.
 fn promised() -> World {
     let mut world = World::with([node("a", 4).into(), node("b", 4).into()]);
-    tell(&mut world, of("run-b"), Some("b"));
+    world.tell_single(of("run-b"), Some("b"));
     let mut run = of("run-a");
     (run.created, run.expected_duration) = (Time(1), Some(1000));
-    tell(&mut world, run, Some("a"));
+    world.tell_single(run, Some("a"));
     world.run();
     let mut window = of("window");
     window.window = Some(Window {
         start: Time(2000),
         end: Time(3000),
     });
-    tell(&mut world, window, None);
+    world.tell_single(window, None);
     let said = world.run();
     let start = Some(Time(2000));
     let claim = "window-uid".to_owned();

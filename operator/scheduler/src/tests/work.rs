@@ -102,20 +102,24 @@ fn a_pod_beside_a_promise_does_not_try_the_promised_seats_again() {
     assert_eq!(binds(&gang("running", 300, 3000)).len(), 300);
     assert_eq!(binds(&gang("next", 150, 4000)).len(), 0);
     assert_eq!(cluster.model.reservations.len(), 1);
-    let mut visits = Vec::new();
+    let (mut visits, mut tried) = (Vec::new(), Vec::new());
     for i in 0..150 {
-        let before = cluster.work().nodes_visited;
+        let before = cluster.work();
         cluster.apply(pod(&format!("p{i}"), 100).into());
         if i >= 100 {
             cluster.apply(Event::PodGone(format!("p{}", i - 100)));
         }
         let decisions = cycle(&mut cluster, Time(i), crate::Budget::default());
         assert_eq!(binds(&decisions).len(), 1);
-        visits.push(cluster.work().nodes_visited - before);
+        visits.push(cluster.work().nodes_visited - before.nodes_visited);
+        tried.push(cluster.work().tried_beside - before.tried_beside);
     }
     assert!(visits[0] > 150, "{visits:?}");
     let often = visits.iter().filter(|visits| **visits > 8).count();
     assert!(often <= 2, "the first, and the gang when room is freed: {visits:?}");
+    // Most of the seats are refused without being tried, and the one that it gets is tried.
+    assert!(tried[0] <= 10, "{tried:?}");
+    assert!(tried[1..].iter().all(|tried| *tried <= 2), "{tried:?}");
 }
 
 #[test]
