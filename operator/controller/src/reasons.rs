@@ -50,11 +50,9 @@ fn named(by: &str, index: &Index) -> String {
 
 /// What a claim says that was evicted and waits.
 pub fn evicted_claim(cause: &EvictCause, lost: LostWork, index: &Index) -> String {
-    match cause {
-        EvictCause::Reclaimed { by } | EvictCause::Preempted { by } | EvictCause::Shrunk { by } => {
-            format!("evicted for {}; {lost} lost", named(by, index))
-        }
-        EvictCause::GangBroken => format!("evicted after it lost a pod; {lost} lost"),
+    match cause.by() {
+        Some(by) => format!("evicted for {}; {lost} lost", named(by, index)),
+        None => format!("evicted after it lost a pod; {lost} lost"),
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use duosuan_scheduler::{
+    Event,
     event::{Pod, Term},
     labels_match,
 };
@@ -83,26 +84,62 @@ pub struct Disruption {
 #[derive(Clone, Debug, Default)]
 pub struct Budgets {
     rules: Arc<Disruption>,
-    /// Pods that have to stay, and pods that are available, by budget.
-    counts: Vec<(i64, i64)>,
+    /// By budget.
+    counts: Vec<Count>,
+}
+
+/// Pods of a budget.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    /// That have to stay.
+    keeps: i64,
+    /// That are available.
+    available: i64,
+    /// That are to be available.
+    expected: i64,
+}
+
+/// Those of some pods that are to go together that budgets keep.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// By UID, and why.
+    pods: BTreeMap<String, String>,
+    /// No budget would ever let all go together: the others go now, and these later.
+    one_by_one: bool,
+}
+
+impl Kept {
+    /// What the core is told of a pod instead of evicting it; `None` if it goes.
+    #[must_use]
+    pub fn instead_of_evicting(&self, pod: &str) -> Option<Event> {
+        let pod = pod.to_owned();
+        match self.pods.get(&pod) {
+            Some(message) => Some(Event::EvictFailed {
+                pod,
+                message: message.clone(),
+            }),
+            None if self.pods.is_empty() || self.one_by_one => None,
+            None => Some(Event::EvictCalledOff { pod }),
+        }
+    }
 }
 
 impl Budgets {
     /// Budgets over these pods.
     pub fn new<'a>(rules: Disruption, pods: impl Iterator<Item = &'a Pod>) -> Budgets {
-        let mut all = vec![0_i64; rules.budgets.len()];
         let mut budgets = Budgets {
-            counts: vec![(0, 0); rules.budgets.len()],
+            counts: vec![Count::default(); rules.budgets.len()],
             rules: Arc::new(rules),
         };
         for pod in pods {
             budgets.observe(None, Some(pod));
-            for (budget, all) in budgets.rules.budgets.iter().zip(&mut all) {
-                *all += i64::from(!pod.finished && budget.is_for(pod));
+            for (budget, count) in budgets.rules.budgets.iter().zip(&mut budgets.counts) {
+                count.expected += i64::from(!pod.finished && budget.is_for(pod));
             }
         }
-        for ((budget, all), (keeps, _)) in budgets.rules.budgets.iter().zip(all).zip(&mut budgets.counts) {
-            *keeps = match budget.keeps {
+        for (budget, count) in budgets.rules.budgets.iter().zip(&mut budgets.counts) {
+            let all = count.expected;
+            count.keeps = match budget.keeps {
                 Keeps::Healthy(count) => count,
                 Keeps::Available(share) => share.of(all),
                 Keeps::AllBut(share) => (all - share.of(all)).max(0),
@@ -114,10 +151,54 @@ impl Budgets {
 
     /// A pod changes: as it was, if it was there, and as it is, if it is not gone.
     pub fn observe(&mut self, before: Option<&Pod>, after: Option<&Pod>) {
-        for (budget, (_, available)) in self.rules.budgets.iter().zip(&mut self.counts) {
+        for (budget, count) in self.rules.budgets.iter().zip(&mut self.counts) {
             let counts = |pod: &Pod| budget.is_for(pod) && self.rules.is_available(pod);
-            *available += i64::from(after.is_some_and(counts)) - i64::from(before.is_some_and(counts));
+            count.available += i64::from(after.is_some_and(counts)) - i64::from(before.is_some_and(counts));
         }
+    }
+
+    /// Which of some pods that are to go together budgets keep, as the operator asks: each by itself, then all that one budget
+    /// counts. Where the budget would let them go together if all its pods were well, they wait for that together; otherwise
+    /// as many go as it lets go.
+    #[must_use]
+    pub fn kept_of(&self, pods: &[&Pod]) -> Kept {
+        let alone = pods
+            .iter()
+            .filter_map(|pod| Some((pod.uid.clone(), self.may_evict(pod).err()?)));
+        let mut kept = Kept {
+            pods: alone.collect(),
+            one_by_one: false,
+        };
+        if !kept.pods.is_empty() {
+            return kept;
+        }
+        kept.one_by_one = true;
+        for (budget, count) in self.rules.budgets.iter().zip(&self.counts) {
+            let counted = pods
+                .iter()
+                .filter(|pod| budget.is_for(pod) && self.rules.is_available(pod));
+            let counted: Vec<_> = counted.collect();
+            let wanted = i64::try_from(counted.len()).unwrap_or(i64::MAX);
+            let allowed = (count.available - count.keeps).max(0);
+            if wanted <= allowed {
+                continue;
+            }
+            let never = wanted > count.expected - count.keeps;
+            kept.one_by_one &= never;
+            let go = if never {
+                usize::try_from(allowed).unwrap_or(0)
+            } else {
+                0
+            };
+            for pod in counted.into_iter().skip(go) {
+                let message = format!(
+                    "the disruption budget {} lets {allowed} of the {wanted} pods go that are to go together",
+                    budget.name
+                );
+                kept.pods.entry(pod.uid.clone()).or_insert(message);
+            }
+        }
+        kept
     }
 
     /// Whether a pod may be evicted now.
@@ -134,7 +215,7 @@ impl Budgets {
         let over: Vec<_> = over.filter(|(budget, _)| budget.is_for(pod)).collect();
         match over.as_slice() {
             [] => Ok(()),
-            [(budget, (keeps, available))] => {
+            [(budget, Count { keeps, available, .. })] => {
                 // As the API server decides: of a budget that nothing has to stay for, one that is not ready goes as if
                 // it were ready.
                 let harmless = budget.unready_may_go || (*keeps > 0 && available >= keeps);
@@ -221,6 +302,36 @@ mod tests {
         for (keeps, expected) in cases {
             assert_eq!(goes(keeps), expected, "{keeps:?}");
         }
+    }
+
+    /// What becomes of pods that are to go together, by their first letters.
+    fn together(budgets: &Budgets, pods: &[Pod]) -> Vec<&'static str> {
+        let kept = budgets.kept_of(&pods.iter().collect::<Vec<_>>());
+        let told = pods.iter().map(|pod| kept.instead_of_evicting(&pod.uid));
+        told.map(|event| match event {
+            None => "goes",
+            Some(Event::EvictFailed { .. }) => "kept",
+            Some(_) => "called off",
+        })
+        .collect()
+    }
+
+    /// One who needed the room of several waited for ever.
+    #[test]
+    fn who_may_never_go_together_goes_one_by_one_and_who_may_waits_for_all() {
+        let pods = ["a", "b", "c", "d"].map(pod);
+        let strict = over(vec![budget(Keeps::AllBut(Share::Count(1)))], &[], &pods);
+        assert_eq!(together(&strict, &pods[..2]), ["goes", "kept"]);
+        let two = vec![budget(Keeps::AllBut(Share::Count(2)))];
+        assert_eq!(together(&over(two.clone(), &[], &pods), &pods[..2]), ["goes", "goes"]);
+        // One is not ready: they wait until it is.
+        let one_less = over(two, &[("d", Unready::Running)], &pods);
+        assert_eq!(together(&one_less, &pods[..2]), ["kept", "kept"]);
+        // One of another namespace stays with them.
+        let mut other = pod("other");
+        other.namespace = "elsewhere".into();
+        let mixed = [pods[0].clone(), pods[1].clone(), other];
+        assert_eq!(together(&one_less, &mixed), ["kept", "kept", "called off"]);
     }
 
     #[test]

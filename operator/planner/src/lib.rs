@@ -9,3 +9,4 @@ pub mod queues;
 pub mod record;
 pub mod replay;
 pub mod simulation;
+mod together;

@@ -9,6 +9,7 @@ use duosuan_scheduler::{Budget, Cluster, Decision, Event, EvictCause, LostWork, 
 use crate::{
     budgets::{Budgets, Disruption},
     facts::Facts,
+    together::Together,
 };
 
 /// Times in a row at which nothing may be decided before the simulation is at rest: the core is then waiting for a time
@@ -240,18 +241,11 @@ impl<E: Edge> Simulation<E> {
                     last: decisions,
                 });
             }
-            let together = victims_by_asker(&decisions);
-            let mut kept = BTreeMap::new();
+            let mut together = Together::of(&decisions);
             for decision in decisions {
-                if let Decision::Evict { cause, .. } = &decision
-                    && let Some(pods) = asker(cause).and_then(|by| together.get(by))
-                {
-                    let by = asker(cause).unwrap_or_default();
-                    let kept = kept.entry(by.to_owned()).or_insert_with(|| self.kept_of(pods));
-                    if !kept.is_empty() {
-                        self.call_off(&decision, kept);
-                        continue;
-                    }
+                if let Some(event) = together.instead_of(&decision, &self.budgets, &self.facts.pods) {
+                    self.tell(event);
+                    continue;
                 }
                 changed |= self.carry_out(decision);
             }
@@ -328,30 +322,6 @@ impl<E: Edge> Simulation<E> {
         let at = self.now;
         self.evicted.push(Evicted { pod, cause, lost, at });
         true
-    }
-
-    /// Those of some pods that budgets keep if all are to go, and why.
-    fn kept_of(&self, pods: &[String]) -> BTreeMap<String, String> {
-        let mut budgets = self.budgets.clone();
-        let mut kept = BTreeMap::new();
-        for known in pods.iter().filter_map(|pod| self.facts.pods.get(pod)) {
-            match budgets.may_evict(known) {
-                Ok(()) => budgets.observe(Some(known), None),
-                Err(message) => drop(kept.insert(known.uid.clone(), message)),
-            }
-        }
-        kept
-    }
-
-    /// Nobody is evicted for a claim of which one victim is kept.
-    fn call_off(&mut self, decision: &Decision, kept: &BTreeMap<String, String>) {
-        if let Decision::Evict { pod, .. } = decision {
-            let pod = pod.clone();
-            self.tell(match kept.get(&pod).cloned() {
-                Some(message) => Event::EvictFailed { pod, message },
-                None => Event::EvictCalledOff { pod },
-            });
-        }
     }
 
     /// A pod has ended or is gone.
@@ -451,27 +421,6 @@ impl PopDue for BTreeSet<(Time, String)> {
         let due = self.first().is_some_and(|(at, _)| *at <= now);
         if due { self.pop_first() } else { None }
     }
-}
-
-/// For whom somebody has to go; nobody, if it goes because its gang is broken.
-fn asker(cause: &EvictCause) -> Option<&str> {
-    match cause {
-        EvictCause::Reclaimed { by } | EvictCause::Preempted { by } | EvictCause::Shrunk { by } => Some(by),
-        EvictCause::GangBroken => None,
-    }
-}
-
-/// Pods that have to go, by the claim that they make room for.
-fn victims_by_asker(decisions: &[Decision]) -> BTreeMap<String, Vec<String>> {
-    let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for decision in decisions {
-        if let Decision::Evict { pod, cause, .. } = decision
-            && let Some(by) = asker(cause)
-        {
-            all.entry(by.to_owned()).or_default().push(pod.clone());
-        }
-    }
-    all
 }
 
 #[cfg(test)]

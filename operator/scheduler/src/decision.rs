@@ -97,6 +97,17 @@ pub enum EvictCause {
     GangBroken,
 }
 
+impl EvictCause {
+    /// UID of the claim (or pod) that gets the capacity; none, if it goes because its gang is broken.
+    #[must_use]
+    pub fn by(&self) -> Option<&str> {
+        match self {
+            EvictCause::Reclaimed { by } | EvictCause::Preempted { by } | EvictCause::Shrunk { by } => Some(by),
+            EvictCause::GangBroken => None,
+        }
+    }
+}
+
 /// Where the pods of a gang are that have a place already.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

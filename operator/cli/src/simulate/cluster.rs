@@ -157,12 +157,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
             .iter()
             .map(|evicted| EvictedPod {
                 pod: names.pod(&evicted.pod),
-                by: match &evicted.cause {
-                    EvictCause::Reclaimed { by } | EvictCause::Preempted { by } | EvictCause::Shrunk { by } => {
-                        Some(names.subject(by).name().to_owned())
-                    }
-                    EvictCause::GangBroken => None,
-                },
+                by: evicted.cause.by().map(|by| names.subject(by).name().to_owned()),
                 reason: cause_name(&evicted.cause),
                 lost_work: evicted.lost,
                 at: rfc3339(evicted.at),

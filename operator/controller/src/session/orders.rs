@@ -77,12 +77,9 @@ impl Session {
                         let note = reasons::evicted_claim(&cause, lost, &self.index);
                         self.index.set_evicted(&pod.uid, note);
                     }
-                    let by = match &cause {
-                        EvictCause::Reclaimed { by } | EvictCause::Preempted { by } | EvictCause::Shrunk { by } => by,
-                        // What is released because it is broken makes room for nobody.
-                        EvictCause::GangBroken => &pod.uid,
-                    };
-                    together.entry(by.clone()).or_default().push(Eviction {
+                    // What is released because it is broken makes room for nobody.
+                    let by = cause.by().unwrap_or(&pod.uid).to_owned();
+                    together.entry(by).or_default().push(Eviction {
                         pod,
                         cause,
                         lost,

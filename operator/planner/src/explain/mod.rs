@@ -15,6 +15,7 @@ use crate::{
     budgets::Budgets,
     facts::Facts,
     simulation::{self, Edge, Simulation},
+    together::Together,
 };
 
 pub use change::Change;
@@ -209,7 +210,12 @@ fn is_admitted(copy: &mut Cluster, case: Case<'_>, target: &Target, events: Vec<
         if decisions.is_empty() {
             return false;
         }
+        let mut together = Together::of(&decisions);
         for decision in decisions {
+            if let Some(event) = together.instead_of(&decision, &budgets, &case.facts.pods) {
+                copy.apply(event);
+                continue;
+            }
             let Decision::Evict { pod, .. } = decision else {
                 continue;
             };
