@@ -114,7 +114,7 @@ fn of_container(
         read(in_force, &|| field_of_status("resources.requests"))
     } else if allocated.is_some() {
         read(allocated, &|| field_of_status("allocatedResources"))
-    } else if refused && word != Word::Spec {
+    } else if refused {
         Ok(Sums::new())
     } else {
         let asked = container.resources.requests.as_ref();

@@ -84,7 +84,7 @@ impl Candidates {
         let cursor = std::mem::replace(&mut self.cursor, model.changes.clock());
         let outlook = std::mem::replace(&mut self.outlook, model.mix.outlook.version());
         let images = std::mem::replace(&mut self.images_cursor, model.images.changes.clock());
-        let other_images = !self.wanted.is_empty() && images != self.images_cursor;
+        let other_images = self.values_images(policy) && images != self.images_cursor;
         if cursor == model.changes.clock() && outlook == self.outlook && !other_images {
             return 0;
         }
@@ -117,6 +117,11 @@ impl Candidates {
             }
         }
         visited
+    }
+
+    /// True if it counts what images of its pods a node holds already.
+    fn values_images(&self, policy: Policy) -> bool {
+        policy == Policy::Standard && !self.wanted.is_empty()
     }
 
     /// Takes in where the pods are now that its rules speak of, and says which nodes are to be valued anew.
@@ -160,6 +165,7 @@ impl Candidates {
     fn revalue(&mut self, model: &Model, policy: Policy, worths: &mut Worths, shape: &Shape, ord: NodeOrd) {
         let node = model.nodes.find(ord).filter(|n| n.present);
         let bucket = self.bucket(ord);
+        let images = self.values_images(policy);
         let Some(slot) = self.entries.get_mut(ord.index()) else {
             return;
         };
@@ -169,7 +175,7 @@ impl Candidates {
                 _ => model.fits_ever(shape, node),
             };
             let mut now = value(model, policy, worths, shape, node, ever);
-            if policy == Policy::Standard && !self.wanted.is_empty() {
+            if images {
                 now = now.map(|cost| cost.with_images(node.holds_of(&self.wanted)));
             }
             if let (Ok(cost), Some(related)) = (now, &self.related) {

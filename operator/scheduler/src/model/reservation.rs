@@ -77,16 +77,20 @@ impl Reservation {
         }
     }
 
+    /// Its pods, in the order of their seats.
+    pub(crate) fn pods(&self) -> Vec<PodOrd> {
+        self.seats.iter().map(|(pod, _)| *pod).collect()
+    }
+
     /// True if its pods are what they were when it was made, and are to take as long.
-    pub(crate) fn is_as_asked(&self, model: &Model) -> bool {
+    pub(crate) fn is_as_asked(&self, model: &Model, pods: &[PodOrd]) -> bool {
         let kinds: BTreeSet<_> = self.kinds.iter().map(|pod| model.kind(*pod)).collect();
-        let pods: Vec<PodOrd> = self.seats.iter().map(|(pod, _)| *pod).collect();
         let slot = model.claims.find(self.claim);
         slot.is_some_and(|slot| slot.end_from(self.start) == self.end)
             && pods
                 .iter()
                 .all(|pod| model.pods.find(*pod).is_some() && kinds.contains(&model.kind(*pod)))
-            && model.ask_of_pods(&pods) == self.ask
+            && model.ask_of_pods(pods) == self.ask
     }
 
     /// True if it has a seat on a node.

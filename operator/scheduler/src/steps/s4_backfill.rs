@@ -162,10 +162,11 @@ pub(super) fn seat_beside(
     let mut anew = first_moved.is_none() && is_of_several(round.model, pod);
     let mut asked = anew;
     let mut refusals = 0;
+    let nothing = BTreeSet::new();
+    // Both kinds together, as long as nothing is foreseen: then it is found anew.
+    let mut both: Option<BTreeSet<NodeOrd>> = None;
     loop {
         let known = beside.refused(round.model, ord);
-        let nothing = BTreeSet::new();
-        let both;
         let refused = if anew {
             &nothing
         } else if in_part_of_cards {
@@ -173,8 +174,7 @@ pub(super) fn seat_beside(
         } else if for_now.is_empty() {
             known
         } else {
-            both = known | for_now;
-            &both
+            both.get_or_insert_with(|| known | for_now)
         };
         let best = round
             .index
@@ -217,6 +217,9 @@ pub(super) fn seat_beside(
         if std::mem::take(&mut anew) {
             *first_moved = Some(moved);
         }
+        if let Some(both) = &mut both {
+            both.insert(node);
+        }
         if from_afar || in_part {
             for_now.insert(node);
         } else {
@@ -224,6 +227,7 @@ pub(super) fn seat_beside(
             refusals += 1;
             if refusals == ONE_BY_ONE {
                 foresee(round.model, beside, ord);
+                both = None;
             }
         }
     }

@@ -103,15 +103,15 @@ fn is_wanted(model: &Model, r: &Reservation) -> bool {
     waits(model, r.claim)
         && r.window == window.is_some()
         && window.is_none_or(|w| w.start <= r.start && (w.start == r.start || w.start <= model.now))
-        && r.is_as_asked(model)
         && s3_place::minimum(model, r.claim).is_ok_and(|mut pods| {
-            let mut ours: Vec<PodOrd> = r.seats.iter().map(|(pod, _)| *pod).collect();
-            // Mostly in the order in which they were.
-            pods == ours || {
-                pods.sort_unstable();
-                ours.sort_unstable();
-                pods == ours
-            }
+            let mut ours = r.pods();
+            r.is_as_asked(model, &ours)
+                // Mostly in the order in which they were.
+                && (pods == ours || {
+                    pods.sort_unstable();
+                    ours.sort_unstable();
+                    pods == ours
+                })
         })
 }
 
@@ -256,7 +256,7 @@ pub(super) fn make_way(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
         }
         let wish = Wish {
             claim: old.claim,
-            pods: old.seats.iter().map(|(pod, _)| *pod).collect(),
+            pods: old.pods(),
             from: window_start(round.model, old.claim, round.now),
             before: Some(Time(old.start.0.saturating_add(1))),
         };
