@@ -11,7 +11,7 @@ use duosuan_planner::{
     facts::Facts,
     simulation::{Edge, Simulation, Wait},
 };
-use duosuan_scheduler::{EvictCause, LostWork, Time, occupancy::NodeView, query::QueueTierView};
+use duosuan_scheduler::{LostWork, Time, occupancy::NodeView, query::QueueTierView};
 use serde::Serialize;
 
 use crate::{
