@@ -163,6 +163,22 @@ async fn a_budget_keeps_only_those_that_it_is_for_and_that_are_ready() {
     }
 }
 
+/// As the API server decides of a budget for which nobody has to be ready.
+#[tokio::test]
+async fn where_nobody_has_to_be_ready_one_that_is_not_counts_unless_the_budget_spares_it() {
+    for (policy, goes) in [("IfHealthyBudget", false), ("AlwaysAllow", true)] {
+        let mut none = budget(1, &json!({}));
+        none["status"]["desiredHealthy"] = 0.into();
+        none["spec"]["unhealthyPodEvictionPolicy"] = policy.into();
+        let script = both_may_go_alone()
+            .on(BUDGETS, budgets(&json!([none])))
+            .on(&get("a"), seen("a", "True"))
+            .on(&get("b"), seen("b", "False"));
+        let (_, kept) = ask(&script).await;
+        assert_eq!(kept.is_empty(), goes, "{policy}: {kept:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_found_out_keeps_them() {
     let script = both_may_go_alone().on(BUDGETS, Answer::fails(403, "not allowed"));
