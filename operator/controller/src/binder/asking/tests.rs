@@ -179,6 +179,27 @@ async fn where_nobody_has_to_be_ready_one_that_is_not_counts_unless_the_budget_s
     }
 }
 
+/// A thousand pods of a server that hangs took 45 minutes.
+#[tokio::test(start_paused = true)]
+async fn once_one_answer_stays_out_no_other_is_waited_for() {
+    let evictions: Vec<Eviction> = (0..AT_ONCE * 3).map(|i| eviction(&format!("p{i}"))).collect();
+    let mut script = Script::default();
+    for i in 0..AT_ONCE * 3 {
+        for _ in 0..Retry::default().tries {
+            script = script.on(&post(&format!("p{i}")), Answer::Hangs);
+        }
+    }
+    let binder = Binder::new(script.client(), Retry::default(), Metrics::new());
+    let (kept, one_by_one) = binder.ask_to_evict(&evictions).await;
+    assert!(!one_by_one);
+    assert_eq!(
+        kept.iter().map(|(pod, _)| pod.name.as_str()).collect::<Vec<_>>(),
+        ["p0"]
+    );
+    // Those that are asked at once with it, and nobody after them.
+    assert!(script.queries(&post(&format!("p{AT_ONCE}"))).is_empty());
+}
+
 #[tokio::test]
 async fn what_cannot_be_found_out_keeps_them() {
     let script = both_may_go_alone().on(BUDGETS, Answer::fails(403, "not allowed"));
