@@ -50,6 +50,8 @@ pub struct Work {
     pub shapes_built: u64,
     /// Nodes on which it was tried whether a pod there would move a reservation.
     pub tried_beside: u64,
+    /// Nodes that were looked at to say which change of one would let in what fits nowhere.
+    pub changes_tried: u64,
 }
 
 /// All that placement looks at in a pod as things stand: pods of equal look are interchangeable.

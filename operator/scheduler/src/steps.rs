@@ -24,13 +24,16 @@ mod victims;
 
 pub(crate) use s5_reclaim::GRACE;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     Budget, Cluster,
     decision::{Decision, EvictCause, Reason},
     event::Time,
-    index::Index,
+    index::{Index, Look},
     lost::LostWork,
     model::{Model, Search},
     score::Policy,
@@ -126,6 +129,8 @@ struct Round<'a> {
     said: Vec<(ClaimOrd, Option<Waits>)>,
     /// What is to be said of pods by themselves.
     said_of_pods: Vec<(PodOrd, Reason)>,
+    /// The nearest node for those who look alike, in words, and the number of the latest change of a node by then.
+    nearest: HashMap<Look, (u64, Option<String>)>,
 }
 
 /// Why something waits, and what would change that.
@@ -173,6 +178,7 @@ impl<'a> Round<'a> {
             resized: BTreeSet::new(),
             said: Vec::new(),
             said_of_pods: Vec::new(),
+            nearest: HashMap::new(),
         }
     }
 

@@ -35,6 +35,22 @@ struct Branch {
     own: Option<Turn>,
     /// Its turn, as it stands among those beside it.
     turn: Option<Turn>,
+    /// Its share, and that of its own line, which move only with what is placed.
+    shares: Kept<(Share, Share)>,
+}
+
+/// Something that holds until a node changes: while nothing is placed or taken back, it is found once.
+#[derive(Clone, Copy, Default)]
+struct Kept<T>(Option<(u64, T)>);
+
+impl<T: Copy> Kept<T> {
+    fn get(&mut self, model: &Model, find: impl FnOnce() -> T) -> T {
+        let clock = model.changes.clock();
+        match self.0 {
+            Some((found_at, value)) if found_at == clock => value,
+            _ => self.0.insert((clock, find())).1,
+        }
+    }
 }
 
 /// The own claims of a queue that wait: the first of each namespace of the highest priority. Or those that grow.
@@ -161,7 +177,8 @@ impl Order {
         let Some(branch) = self.branches.get_mut(queue.index()) else {
             return;
         };
-        let own = branch.line.turn(model, queue);
+        let own_share = branch.shares_of(model, queue).1;
+        let own = branch.line.turn(own_share);
         replace(&mut branch.turns, &mut branch.own, own);
         // A queue whose way to the top is broken stands alone: its claims are only told so.
         let slot = &model.queues[queue];
@@ -170,9 +187,10 @@ impl Order {
             let Some(branch) = self.branches.get_mut(at.index()) else {
                 return;
             };
+            let (share, _) = branch.shares_of(model, at);
             let turn = branch.turns.first().map(|next| Turn {
                 has_its_guarantee: !is_owed(model, at, next.age.claim),
-                share: model.dominant_share(at),
+                share,
                 priority: next.priority,
                 age: next.age.clone(),
             });
@@ -215,6 +233,21 @@ fn replace(turns: &mut BTreeSet<Turn>, was: &mut Option<Turn>, is: Option<Turn>)
     *was = is;
 }
 
+impl Branch {
+    /// The share of a queue, and that of what it holds itself beside those below it.
+    fn shares_of(&mut self, model: &Model, queue: QueueOrd) -> (Share, Share) {
+        self.shares.get(model, || {
+            let alone = model.queues[queue].children.is_empty();
+            let own = if alone {
+                Share::default()
+            } else {
+                model.share_of_own(queue)
+            };
+            (model.dominant_share(queue), own)
+        })
+    }
+}
+
 impl Line {
     /// Goes on to the next lower priority.
     fn descend(&mut self, model: &Model, queue: QueueOrd) {
@@ -251,20 +284,15 @@ impl Line {
         }
     }
 
-    /// Its turn against the queues right below its queue.
-    fn turn(&self, model: &Model, queue: QueueOrd) -> Option<Turn> {
+    /// Its turn against the queues right below its queue, by the share of what the queue itself holds.
+    fn turn(&self, share: Share) -> Option<Turn> {
         let (priority, age) = match (self.growing.first(), self.heads.first()) {
             (Some(grower), _) => (grower.priority, &grower.age),
             (None, head) => (self.level?, &head?.age),
         };
-        let alone = model.queues[queue].children.is_empty();
         Some(Turn {
             has_its_guarantee: true,
-            share: if alone {
-                Share::default()
-            } else {
-                model.share_of_own(queue)
-            },
+            share,
             priority,
             age: age.clone(),
         })

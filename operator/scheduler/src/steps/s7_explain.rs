@@ -148,12 +148,24 @@ pub(super) fn forget_block(round: &mut Round<'_>, claim: ClaimOrd) {
     round.model.claims[claim].blocked_by = None;
 }
 
-/// The smallest single change of one node that would let one pod of a shape in, if one resource is all that lacks.
+/// The smallest single change of one node that would let one pod of a shape in, if one resource is all that lacks. All nodes
+/// are looked at, so that it is found once for all who look alike, until a node changes.
 fn nearest(round: &mut Round<'_>, look: Look) -> Option<String> {
+    let clock = round.model.changes.clock();
+    if let Some((_, words)) = round.nearest.get(&look).filter(|(found_at, _)| *found_at == clock) {
+        return words.clone();
+    }
+    let words = find_nearest(round, look);
+    round.nearest.insert(look, (clock, words.clone()));
+    words
+}
+
+fn find_nearest(round: &mut Round<'_>, look: Look) -> Option<String> {
     let (model, index, policy) = (&*round.model, &mut *round.index, round.policy);
     let shape = model.shapes.value(look.shape);
     let mut best: Option<(i128, u64, String)> = None;
     for (ord, node) in model.nodes.iter().filter(|(_, n)| n.present && !n.hot) {
+        index.work.changes_tried += 1;
         let refused = model.fits_ever(shape, node).is_err()
             || node.port_conflict(&shape.ports)
             || index.related(model, policy, look, ord).is_err();

@@ -134,6 +134,11 @@ fn a_pod_that_fits_nowhere_costs_nothing_until_something_changes() {
         (200, 2000),
         "the first looks at each node, for all of them: to find a place, and to say why there is none"
     );
+    assert_eq!(
+        cluster.work().changes_tried,
+        1000,
+        "what would let one in is found once for all"
+    );
     for i in 0..50 {
         assert_eq!(cycle(&mut cluster, Time(i), crate::Budget::default()), []);
     }
