@@ -8,7 +8,7 @@
     reason = "tests"
 )]
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 #[path = "agent/scene.rs"]
 mod scene;
@@ -19,18 +19,48 @@ fn limited(scene: &Scene) -> Result<()> {
     scene.wait_for("batch/cpu.max", "batch is limited", |value| value != BEFORE_MAX)
 }
 
-/// Phases are as long as the agent takes for them: kills after ever longer times fall into each, from the first line of the
-/// journal to the middle of a recovery.
+/// Points that an agent reaches while it sets something, and where it dies while it puts back what such a one left. In a
+/// folder `agents/node/tests/deaths.rs` walks each of them at each of its times.
+const SETTING: [&str; 6] = [
+    "half-line:1",
+    "journalled:1",
+    "journalled:3",
+    "written:2",
+    "written:3",
+    "verified:2",
+];
+const PUTTING_BACK: [&str; 10] = [
+    "half-compacted:1",
+    "compacted:1",
+    "replaced:1",
+    "half-line:2",
+    "written:1",
+    "written:2",
+    "weight-lost:1",
+    "put-back:1",
+    "put-back:3",
+    "restored:2",
+];
+
 #[test]
 fn an_agent_that_is_killed_in_any_phase_leaves_what_the_next_one_takes_back() -> Result<()> {
     let scene = Scene::open("phases")?;
     scene.start("batch", "guest spin 2")?;
     scene.load()?;
-    for step in 0..16 {
-        let agent = scene.start_agent(ACT, STALL_GUARDS)?;
-        scene.vm().run(&format!("sleep 0.{step:02}; sleep {}", step / 4))?;
-        scene.vm().run(&format!("kill -9 {agent}"))?;
-        scene.gone(&agent)?;
+    let put_back = |story: &str| -> Result<()> {
+        let next = scene.start_agent(OBSERVE, STALL_GUARDS)?;
+        scene.wait_for_metric("duosuan_node_capacity")?;
+        scene.is_as_before().with_context(|| story.to_owned())?;
+        scene.kill(&next)
+    };
+    for at in SETTING {
+        scene.dies_at(STALL_GUARDS, at)?;
+        put_back(at)?;
+    }
+    for at in PUTTING_BACK {
+        scene.dies_at(STALL_GUARDS, "verified:3")?;
+        scene.dies_at(STALL_GUARDS, at)?;
+        put_back(at)?;
     }
     // Not by chance: batch is limited when the agent is killed, and stays so, which is the safe way.
     let agent = scene.start_agent(ACT, STALL_GUARDS)?;
@@ -43,8 +73,13 @@ fn an_agent_that_is_killed_in_any_phase_leaves_what_the_next_one_takes_back() ->
     let last = scene.start_agent(OBSERVE, STALL_GUARDS)?;
     scene.wait_for_metric("duosuan_node_capacity")?;
     scene.is_as_before()?;
-    scene.stop("online")?;
     scene.end(&last)?;
+
+    // And the last one of a long row sets all of it again, and ends.
+    let agent = scene.start_agent(ACT, STALL_GUARDS)?;
+    limited(&scene)?;
+    scene.stop("online")?;
+    scene.end(&agent)?;
     scene.is_as_before()
 }
 

@@ -148,13 +148,37 @@ impl Scene {
 
     /// The same with a policy of the test's own.
     pub(crate) fn start_agent_by(&self, policy: &str) -> Result<String> {
+        self.put_policy(policy)?;
+        self.vm.run(&format!("{} >> log 2>&1 & echo $!", self.command("")))
+    }
+
+    /// Starts an agent that dies as by `kill -9` at `POINT:N`, and waits until it has.
+    pub(crate) fn dies_at(&self, guards: &str, at: &str) -> Result<()> {
+        self.put_policy(&self.policy(ACT, guards))?;
+        let patience = LIMIT.as_secs() / 3;
+        let command = self.command(&format!("timeout {patience}"));
+        let status = self.vm.run(&format!("{command} --die-at {at} >> log 2>&1; echo $?"))?;
+        ensure!(
+            status == "137",
+            self.explain(anyhow::anyhow!(
+                "an agent that was to die at {at} ended with status {status}"
+            ))
+        );
+        Ok(())
+    }
+
+    fn put_policy(&self, policy: &str) -> Result<()> {
         let name = self.name;
         self.vm.run(&format!("mkdir -p /run/{name}"))?;
-        self.vm.write(&format!("/run/{name}/policy.yaml"), policy)?;
-        self.vm.run(&format!(
-            "cd /run/{name} && duosuan-agent --policy policy.yaml --journal /run/{name}/journal --node vm \
-             --metrics-addr {METRICS} >> log 2>&1 & echo $!"
-        ))
+        self.vm.write(&format!("/run/{name}/policy.yaml"), policy)
+    }
+
+    fn command(&self, under: &str) -> String {
+        let name = self.name;
+        format!(
+            "cd /run/{name} && {under} duosuan-agent --policy policy.yaml --journal /run/{name}/journal --node vm \
+             --metrics-addr {METRICS}"
+        )
     }
 
     /// Writes the agent's policy anew; a running agent takes it in. What follows `guards` may follow here too.

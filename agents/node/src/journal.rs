@@ -16,6 +16,8 @@ use anyhow::Context;
 use duosuan_cgroup::Identity;
 use serde::{Deserialize, Serialize};
 
+use crate::fault::{self, Point};
+
 /// The journal is rewritten with what still holds when it grows beyond this.
 const COMPACT_AT: u64 = 256 << 10;
 
@@ -73,6 +75,8 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     size: u64,
+    /// Whether the last line may be cut off: the disk was full.
+    torn: bool,
     boot: String,
     entries: BTreeMap<Key, Entry>,
 }
@@ -106,6 +110,7 @@ impl Journal {
             path: path.to_owned(),
             file,
             size: 0,
+            torn: false,
             boot: boot.to_owned(),
             entries,
         };
@@ -164,14 +169,21 @@ impl Journal {
     }
 
     fn append(&mut self, lines: impl Iterator<Item = Line>) -> anyhow::Result<()> {
-        let mut text = String::new();
+        // What follows a line that was cut off must not be taken for its end.
+        let mut text = if self.torn { "\n" } else { "" }.to_owned();
         for line in lines {
             text.push_str(&serde_json::to_string(&line)?);
             text.push('\n');
         }
+        if fault::is_due(Point::HalfLine) {
+            self.file.write_all(half(&text))?;
+            fault::die();
+        }
+        self.torn = true;
         self.file
             .write_all(text.as_bytes())
             .with_context(|| format!("writing the journal {}", self.path.display()))?;
+        self.torn = false;
         self.size += text.len() as u64;
         Ok(())
     }
@@ -185,12 +197,24 @@ impl Journal {
             text.push('\n');
         }
         let next = self.path.with_extension("new");
+        if fault::is_due(Point::HalfCompacted) {
+            std::fs::write(&next, half(&text))?;
+            fault::die();
+        }
         std::fs::write(&next, &text)?;
+        fault::reach(Point::Compacted);
         std::fs::rename(&next, &self.path)?;
+        fault::reach(Point::Replaced);
         self.file = OpenOptions::new().append(true).open(&self.path)?;
         self.size = text.len() as u64;
+        self.torn = false;
         Ok(())
     }
+}
+
+/// What is written when a write stops in its middle.
+fn half(text: &str) -> &[u8] {
+    text.as_bytes().get(..text.len() / 2).unwrap_or_default()
 }
 
 fn replay(text: &str, boot: &str) -> BTreeMap<Key, Entry> {
@@ -260,6 +284,28 @@ mod tests {
         journal.set(entry("c", "1 100000")).unwrap();
         drop(journal);
         assert_eq!(Journal::open(&path, "boot").unwrap().entries().len(), 2);
+    }
+
+    /// The disk was full for a moment: the next line was taken for the end of the one that was cut off, and lost with it.
+    #[test]
+    fn a_line_after_one_that_was_cut_off_is_not_lost_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let mut journal = Journal::open(&path, "boot").unwrap();
+        let good = std::mem::replace(
+            &mut journal.file,
+            OpenOptions::new().write(true).open("/dev/full").unwrap(),
+        );
+        assert!(journal.set(entry("a", "1 100000")).is_err());
+        journal.file = good;
+        journal.file.write_all(b"{\"kind\":\"set\",\"pa").unwrap();
+        journal.set(entry("b", "1 100000")).unwrap();
+        drop(journal);
+        let journal = Journal::open(&path, "boot").unwrap();
+        assert_eq!(
+            journal.entries().values().cloned().collect::<Vec<_>>(),
+            [entry("b", "1 100000")]
+        );
     }
 
     #[test]

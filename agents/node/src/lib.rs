@@ -7,6 +7,7 @@ pub mod agent;
 pub mod clock;
 pub mod evict;
 pub mod exposition;
+pub mod fault;
 pub mod http;
 pub mod identity;
 mod intended;

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
 
+use crate::fault::Death;
+
 /// The node agent of Duosuan: keeps online services fast while batch uses what they leave.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "duosuan-agent", version)]
@@ -43,6 +45,9 @@ pub struct Options {
     /// Form of the log.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    /// For tests: dies there as by `kill -9`.
+    #[arg(long, value_name = "POINT:N", hide = true)]
+    pub die_at: Option<Death>,
 }
 
 /// Whether to act.

@@ -23,6 +23,7 @@ use crate::{
     agent::Agent,
     clock::Clock,
     evict::{Done, Evictions},
+    fault,
     http::{self, Pulse},
     identity,
     kernel::{self, Kernel, Roots},
@@ -60,6 +61,9 @@ const FAREWELL: Duration = Duration::from_millis(700);
 ///
 /// If it cannot start: no cgroup v2, no journal, a kubeconfig or a policy that is none, an address that is taken.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
+    if let Some(death) = options.die_at {
+        fault::arm(death);
+    }
     let clock = Clock::start();
     let file = match &options.policy {
         Some(path) => Some(PolicySource::open(path, kernel::capacity(&options.proc_root)?)?),

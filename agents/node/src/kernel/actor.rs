@@ -1,6 +1,6 @@
 //! Acting on the kernel: only differences, in the journal before they are made, read back after.
 
-use std::{borrow::Borrow, time::Duration};
+use std::borrow::Borrow;
 
 use duosuan_cgroup::{Cgroup, Error};
 use duosuan_policy::{
@@ -8,10 +8,10 @@ use duosuan_policy::{
     action::{KILL, RECLAIM},
     llc::{RESCTRL, SCHEMATA},
 };
-use rustix::io::Errno;
 
-use super::{Kernel, cache, slot, slow::is_slow};
+use super::{Kernel, slot, slow::is_slow};
 use crate::{
+    fault::{self, Point},
     journal::{Entry, Key},
     machine::Acted,
 };
@@ -21,12 +21,8 @@ use crate::{
 const YIELD_AT: u32 = 20;
 /// What systemd could not be told, and a list of CPUs that could not be emptied, are tried again after this many looks.
 pub(super) const RETRY_AFTER: u64 = 30;
-/// The file with the CPUs that a cgroup may use.
-const CPUSET: &str = "cpuset.cpus";
 /// Settings that are patient are read back after this many looks.
 const VERIFY_AFTER: u64 = 15;
-/// How long the end waits for a write that the kernel is at work on. What it sets is set at its beginning.
-const SETTLE: Duration = Duration::from_millis(500);
 
 impl Kernel {
     /// Makes `actions` hold and nothing else of ours.
@@ -156,15 +152,6 @@ impl Kernel {
         }
     }
 
-    /// Puts everything back that was changed.
-    pub(super) fn put_all_back(&mut self) -> Acted {
-        self.slow.settle(SETTLE);
-        self.pending.clear();
-        let acted = self.act_on(&[]);
-        self.take_leave();
-        acted
-    }
-
     /// Takes note of what was made since the last look.
     fn finish(&mut self, acted: &mut Acted) {
         while let Some((key, made)) = self.slow.done() {
@@ -222,69 +209,6 @@ impl Kernel {
         self.pending.insert(key.clone(), pending);
         self.slow.write(key, group, order.value.clone());
         Ok(())
-    }
-
-    /// Writes the old value back, unless somebody else has written there since, or the cgroup is gone.
-    fn put_back(&mut self, entry: &Entry) -> Result<bool, String> {
-        if cache::is_group(entry) {
-            return self.give_up_group();
-        }
-        let key = (entry.path.clone(), entry.file.clone());
-        let restored = match self.group(&entry.path) {
-            Ok(group) if group.identity().is_ok_and(|i| i == entry.identity()) => match restore(&group, entry) {
-                Err(error) if error.errno() == Some(Errno::NOSPC) && key.1 == CPUSET && entry.old.is_empty() => {
-                    return self.open_cpus(&group, entry);
-                }
-                other => other,
-            },
-            Ok(_) => Ok(Restored::Another),
-            Err(error) => Err(error),
-        };
-        self.opened.remove(&key);
-        let restored = match restored {
-            Err(error) if error.is_gone() => Restored::Another,
-            other => other.map_err(|e| e.to_string())?,
-        };
-        let written = restored == Restored::Written;
-        if written {
-            tracing::info!(path = %entry.path, file = %entry.file, value = %entry.old, "put back");
-        }
-        let noted = if self.tell_back(entry, &key, restored == Restored::Another) {
-            // Until systemd knows, the next agent has to tell it.
-            self.journal.set(Entry {
-                was: Some(entry.new.clone()),
-                new: entry.old.clone(),
-                ..entry.clone()
-            })
-        } else {
-            self.journal.restored(&key)
-        };
-        noted.map_err(|e| format!("{e:#}"))?;
-        Ok(written)
-    }
-
-    /// A cgroup in which somebody runs cannot be without CPUs of its own any more once it had some: it gets all that there
-    /// are above it, and no list when nobody runs in it.
-    fn open_cpus(&mut self, group: &Cgroup, entry: &Entry) -> Result<bool, String> {
-        let text = |error: Error| error.to_string();
-        let above = entry.path.rsplit_once('/').map_or("", |(above, _)| above);
-        let all = self.group(above).and_then(|above| above.read("cpuset.cpus.effective"));
-        let all = all.map_err(text)?.unwrap_or_default();
-        let key = (entry.path.clone(), entry.file.clone());
-        self.opened.insert(key, self.looks);
-        if group.read(CPUSET).map_err(text)?.as_ref() == Some(&all) {
-            return Ok(false);
-        }
-        // The journal keeps it: an agent after this one would take the list for somebody's choice.
-        let entry = Entry {
-            was: Some(entry.new.clone()),
-            new: all.clone(),
-            ..entry.clone()
-        };
-        self.journal.set(entry).map_err(|e| format!("{e:#}"))?;
-        slot::write(group, CPUSET, &all).map_err(text)?;
-        tracing::info!(path = %group.path().display(), file = CPUSET, value = %all, "given all CPUs: the kernel takes no empty list while it is in use");
-        Ok(true)
     }
 
     /// What there is to write for an action, if anything.
@@ -375,6 +299,7 @@ impl Kernel {
             why,
         } = plan;
         let key = (entry.path.clone(), entry.file.clone());
+        fault::reach(Point::Journalled);
         if is_slow(&key.1) {
             self.pending.insert(
                 key.clone(),
@@ -390,6 +315,7 @@ impl Kernel {
         if let Err(error) = slot::write(&group, file, &entry.new) {
             return self.refuse(&key, setting.before, &error).map(|()| false);
         }
+        fault::reach(Point::Verified);
         tracing::info!(%path, %file, from = %setting.from, to = %setting.to, "{why}");
         self.refusals.holds(&key);
         self.tell(&entry, &key);
@@ -454,49 +380,4 @@ pub(super) struct Setting {
 pub(super) struct Pending {
     why: String,
     setting: Option<Setting>,
-}
-
-/// What became of a setting that is to be put back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Restored {
-    /// The old value was written.
-    Written,
-    /// It was there already.
-    Found,
-    /// What is there now is somebody else's, or another cgroup's.
-    Another,
-}
-
-/// Writes the old value, where that is needed.
-fn restore(group: &Cgroup, entry: &Entry) -> Result<Restored, Error> {
-    let Some(current) = slot::read(group, &entry.file)? else {
-        return Ok(Restored::Another);
-    };
-    if current == entry.old {
-        // The crash came between the journal and the kernel, or somebody did it for us. The weight may still be off.
-        return restore_weight(group, entry, Restored::Found);
-    }
-    if current != entry.new && entry.was.as_ref() != Some(&current) {
-        tracing::warn!(path = %entry.path, file = %entry.file, %current, "somebody else has written here since: left as it is");
-        return Ok(Restored::Another);
-    }
-    slot::write(group, &entry.file, &entry.old)?;
-    restore_weight(group, entry, Restored::Written)
-}
-
-/// `cpu.idle` set back to 0 leaves `cpu.weight` at 100, whatever it was before.
-fn restore_weight(group: &Cgroup, entry: &Entry, restored: Restored) -> Result<Restored, Error> {
-    const LEFT_BY_IDLE: &str = "100";
-    let Some(weight) = entry
-        .weight
-        .as_deref()
-        .filter(|w| *w != LEFT_BY_IDLE && entry.old == "0")
-    else {
-        return Ok(restored);
-    };
-    if group.read("cpu.weight")?.as_deref() != Some(LEFT_BY_IDLE) {
-        return Ok(restored);
-    }
-    slot::write(group, "cpu.weight", weight)?;
-    Ok(Restored::Written)
 }

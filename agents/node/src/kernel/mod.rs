@@ -7,6 +7,7 @@ mod refusals;
 mod slot;
 mod slow;
 mod systemd;
+mod undo;
 mod units;
 
 use std::{

@@ -5,6 +5,8 @@
 
 use duosuan_cgroup::{Cause, Cgroup, CpuMax, Error};
 
+use crate::fault::{self, Point};
+
 /// A device that `io.max` has no line for.
 const UNLIMITED: &str = "rbps=max wbps=max riops=max wiops=max";
 const DEFAULT: &str = "default ";
@@ -49,6 +51,7 @@ pub(super) fn write(group: &Cgroup, slot: &str, value: &str) -> Result<(), Error
         None => value.to_owned(),
     };
     group.write(file(slot), &text)?;
+    fault::reach(Point::Written);
     let now = read(group, slot)?.unwrap_or_default();
     if now == value {
         return Ok(());
