@@ -141,7 +141,14 @@ fn what_the_agent_sets_is_the_units_own_and_outlives_a_reload() -> Result<()> {
     scene
         .vm
         .run("systemctl set-property --runtime batch.slice TasksMax=9999")?;
-    scene.vm.run("sleep 1")?;
+    // Written by systemd, as all that it knows of the unit then is.
+    let shell = "cat /sys/fs/cgroup/batch.slice/pids.max";
+    let written = scene
+        .vm
+        .wait("systemd writes the unit's settings", LIMIT, shell, |text| {
+            (text.trim() == "9999").then_some(())
+        });
+    written.map_err(|error| scene.explain(error))?;
     let limit = scene.vm.run("cat /sys/fs/cgroup/batch.slice/cpu.max")?;
     ensure!(
         limit != BEFORE_MAX,

@@ -40,9 +40,9 @@ fn a_file_of_a_pod_that_cannot_be_read_is_one_signal_less() {
         match file {
             "memory.stat" => (group.memory, group.memory_reclaimable) = (None, None),
             // Whether its own limits stalled it is not known either.
-            "memory.events" => (group.memory_hits, group.stall.memory) = (None, None),
-            "cpu.stat" => (group.cpu_usage, group.stall.cpu) = (None, None),
-            "io.pressure" => group.stall.io = None,
+            "memory.events" => (group.memory_hits, group.stall.memory, group.unread.memory) = (None, None, true),
+            "cpu.stat" => (group.cpu_usage, group.stall.cpu, group.unread.cpu) = (None, None, true),
+            "io.pressure" => (group.stall.io, group.unread.io) = (None, true),
             _ => group.io.clear(),
         }
         let path = folder.root().join(&whole[at].path).join(file);

@@ -6,7 +6,7 @@ use crate::{
     cpu,
     eviction::{self, Decided},
     guard::{Pace, Reading, ShareGuard},
-    latency,
+    io, latency,
     llc::SCHEMATA,
     memory,
     observation::{Capabilities, Millis, Observation, Resources, Signals, Tier},
@@ -118,6 +118,7 @@ pub fn decide(
         pace: Pace::of_stall(policy.cpu.stall_milli, AFTER_CUT),
         what: "prod stalled",
         signal: measured.firm_stall.cpu,
+        unread: measured.firm_unread.cpu,
         firm,
         relief: (observation.capacity.cpu / 20).max(1),
         batch: batch.cpu,
@@ -170,15 +171,20 @@ pub fn decide(
             capabilities,
             // A look that came too soon has no rate of its own, and nothing is decided by an old one.
             stall: measured.firm_stall.memory.filter(|_| measured.fresh),
+            unread: measured.firm_unread.memory,
         };
         intended.extend(state.memory_guard.step(&policy.memory, reading, now));
     }
     if policy.suspended || policy.io.disabled {
         state.io_guard.switch_off(None);
     } else {
-        let mut stall = measured.firm_stall;
-        stall.io = stall.io.filter(|_| measured.fresh);
-        let io = state.io_guard.step(&policy.io, capabilities, observation, stall, now);
+        let reading = io::Reading {
+            seen: observation,
+            capabilities,
+            stall: measured.firm_stall.io.filter(|_| measured.fresh),
+            unread: measured.firm_unread.io,
+        };
+        let io = state.io_guard.step(&policy.io, reading, now);
         intended.extend(io);
     }
     if policy.suspended || policy.llc.disabled {

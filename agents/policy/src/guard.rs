@@ -117,6 +117,8 @@ pub struct Reading<'a> {
     pub what: &'a str,
     /// What prod suffers, thousandths: its stall, or its latency of what was promised. `None` is unknown.
     pub signal: Option<i64>,
+    /// Whether somebody may suffer more than that, since nobody knows how much he does.
+    pub unread: bool,
     /// What prod has to do: what it uses, or how many requests it gets.
     pub firm: Option<i64>,
     /// Where it has so much less to do than when it suffered, it needs the room no more.
@@ -153,7 +155,8 @@ impl ShareGuard {
         self.moved
     }
 
-    /// Moves by one reading. A reading without a signal changes nothing: unknown is not calm.
+    /// Moves by one reading. A reading without a signal changes nothing: unknown is not calm, nor is who may suffer more than
+    /// those of whom it is known.
     pub fn step(&mut self, reading: Reading<'_>, now: Millis) {
         if self.state == GuardState::Off {
             self.state = GuardState::Idle;
@@ -165,7 +168,7 @@ impl ShareGuard {
                 self.calm_since = None;
                 self.cut(reading, signal, now);
             }
-            Some(signal) if signal <= pace.calm => {
+            Some(signal) if signal <= pace.calm && !reading.unread => {
                 let since = *self.calm_since.get_or_insert(now);
                 if now.saturating_sub(since) >= CALM && now.saturating_sub(self.last_step) >= pace.rest {
                     self.give_back(reading, signal, now);
@@ -289,6 +292,7 @@ mod tests {
             pace: Pace::of_stall(100, 200),
             what: "prod stalled",
             signal,
+            unread: false,
             firm: Some(firm),
             relief: 200,
             batch: Some(batch),
@@ -341,6 +345,22 @@ mod tests {
         }
         assert!(lifted.unwrap() <= 60_000, "{lifted:?}");
         assert_eq!(g.state, GuardState::Idle);
+    }
+
+    /// One that could not be read stood beside a calm one, and batch was given back what the guard had taken for both.
+    #[test]
+    fn who_may_suffer_more_than_is_known_is_given_cuts_and_nothing_back() {
+        let mut g = ShareGuard::default();
+        let unread = |stall| Reading {
+            unread: true,
+            ..reading(Some(stall), 1000, 1500)
+        };
+        g.step(unread(400), 10_000);
+        assert_eq!(g.limit, Some(750));
+        for i in 0..100 {
+            g.step(unread(0), 11_000 + i * 1000);
+        }
+        assert_eq!(g.limit, Some(750));
     }
 
     #[test]

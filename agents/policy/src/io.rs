@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    action::{Action, StallView},
-    guard::{GuardState, Pace, Reading, ShareGuard},
+    action::Action,
+    guard::{self, GuardState, Pace, ShareGuard},
     observation::{Capabilities, Io, Millis, Observation},
     policy,
 };
@@ -20,6 +20,8 @@ const FLOOR: i64 = 50;
 const SETTLES: Millis = 1_000;
 /// `io.weight` of batch. The default is 100.
 const WEIGHT: u64 = 10;
+/// What it limits by, what it acts on first in front.
+const FILES: [&str; 3] = ["io.max", "io.weight", "io.bfq.weight"];
 /// No limit is below a MiB and 32 requests a second: batch's own metadata has to move.
 const LEAST: Io = Io {
     read_bytes: 1 << 20,
@@ -40,6 +42,19 @@ pub struct IoGuard {
     recent: ByGroup,
     /// What batch did before the first cut, a second.
     reference: ByGroup,
+}
+
+/// What the guard looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    /// The node's groups.
+    pub seen: &'a Observation,
+    /// What the kernel can do.
+    pub capabilities: &'a Capabilities,
+    /// Prod's IO stall, thousandths.
+    pub stall: Option<i64>,
+    /// Whether some of prod may stall more.
+    pub unread: bool,
 }
 
 impl IoGuard {
@@ -67,19 +82,14 @@ impl IoGuard {
     }
 
     /// Moves by one reading and answers what should hold now.
-    pub fn step(
-        &mut self,
-        guard: &policy::IoGuard,
-        capabilities: &Capabilities,
-        seen: &Observation,
-        stall: StallView,
-        now: Millis,
-    ) -> Vec<Action> {
+    pub fn step(&mut self, policy: &policy::IoGuard, reading: Reading<'_>, now: Millis) -> Vec<Action> {
+        let Reading { seen, capabilities, .. } = reading;
         let weighs = capabilities.io_weight || capabilities.io_bfq_weight;
         if !capabilities.io_max && (!weighs || capabilities.refused.contains_key("io.max")) {
-            let why = match capabilities.refused.is_empty() {
-                true => "off: the kernel has neither io.max nor io.weight here".to_owned(),
-                false => capabilities.lack_of("io.max"),
+            let refused = FILES.iter().find(|file| capabilities.refused.contains_key(**file));
+            let why = match refused {
+                None => "off: the kernel has neither io.max nor io.weight here".to_owned(),
+                Some(file) => capabilities.lack_of(file),
             };
             self.switch_off(capabilities.known().then_some(why.as_str()));
             // Where there are weights, batch still waits behind others.
@@ -96,13 +106,14 @@ impl IoGuard {
             } else {
                 0
             };
-            let reading = Reading {
+            let reading = guard::Reading {
                 unit: "/1000 of its IO",
                 capacity: ALL,
                 floor: FLOOR,
-                pace: Pace::of_stall(guard.stall_milli, SETTLES),
+                pace: Pace::of_stall(policy.stall_milli, SETTLES),
                 what: "prod stalled",
-                signal: stall.io,
+                signal: reading.stall,
+                unread: reading.unread,
                 firm: None,
                 relief: 0,
                 batch: Some(used),
@@ -177,4 +188,39 @@ fn sum<'a>(groups: impl Iterator<Item = &'a BTreeMap<String, Io>>) -> BTreeMap<S
         *entry = entry.with(*io, u64::saturating_add);
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It said that the kernel has no `io.max`, where that was absent and the weight was refused.
+    #[test]
+    fn a_guard_that_is_off_names_the_file_that_is_refused() {
+        let seen = Observation::default();
+        let said = |capabilities: &Capabilities| {
+            let mut guard = IoGuard::default();
+            let reading = Reading {
+                seen: &seen,
+                capabilities,
+                stall: None,
+                unread: false,
+            };
+            guard.step(&policy::IoGuard::default(), reading, 1_000);
+            guard.share.last_action.unwrap_or_default()
+        };
+        let other = Capabilities {
+            cpu_max: true,
+            ..Capabilities::default()
+        };
+        assert_eq!(said(&other), "off: the kernel has neither io.max nor io.weight here");
+        for file in FILES {
+            let refuses = other.clone().without(file, "b/x: write: it will not");
+            let words = format!("off: the kernel refuses {file}: b/x");
+            assert!(said(&refuses).starts_with(&words), "{}", said(&refuses));
+        }
+        // Another guard's file is another guard's.
+        let refuses = other.clone().without("cpu.max", "b/x: write: it will not");
+        assert_eq!(said(&refuses), said(&other));
+    }
 }

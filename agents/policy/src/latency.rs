@@ -138,6 +138,7 @@ impl LatencyGuard {
             pace,
             what: &what,
             signal,
+            unread: false,
             firm: Some(requests),
             relief: (requests / 3).max(1),
             ..reading.cpu

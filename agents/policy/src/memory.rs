@@ -72,6 +72,8 @@ pub struct Reading<'a> {
     pub capabilities: &'a Capabilities,
     /// Prod's memory stall, thousandths.
     pub stall: Option<i64>,
+    /// Whether some of prod may stall more.
+    pub unread: bool,
 }
 
 /// How short memory is.
@@ -353,7 +355,8 @@ fn shortage(guard: &policy::MemoryGuard, reading: &Reading<'_>, available: Optio
         Shortage::Sharp
     } else if stall_over(threshold) || less_than(line) {
         Shortage::Here
-    } else if available.is_none() || (reading.stall.is_none() && reading.capabilities.memory_pressure) {
+    } else if available.is_none() || reading.unread || (reading.stall.is_none() && reading.capabilities.memory_pressure)
+    {
         Shortage::Unknown
     } else if stall_over(threshold / 2) || less_than(line * 3 / 2) {
         Shortage::Near

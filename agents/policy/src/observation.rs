@@ -65,6 +65,17 @@ pub struct Stall {
     pub io: Option<u64>,
 }
 
+/// What could not be read of somebody's stall. That a kernel has no such file is no failure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unread {
+    /// Waiting for CPU, or what of it its own limit explains.
+    pub cpu: bool,
+    /// Waiting for memory, or what of it its own limits explain.
+    pub memory: bool,
+    /// Waiting for IO.
+    pub io: bool,
+}
+
 /// A pod's cgroup, or one that the policy names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
@@ -92,6 +103,8 @@ pub struct Group {
     pub io: BTreeMap<String, Io>,
     /// Stall.
     pub stall: Stall,
+    /// Of which stalls nobody knows now, though the kernel tells of them.
+    pub unread: Unread,
     /// Its pod, as far as it is looked at: batch's alone, since nobody else is evicted.
     pub pod: Option<Pod>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     action::StallView,
-    observation::{Group, Io, Millis, Observation, Signals, Tier},
+    observation::{Group, Io, Millis, Observation, Signals, Tier, Unread},
 };
 
 /// Spans shorter than this give no rate worth having: the last rates stand.
@@ -52,6 +52,8 @@ pub struct Measured {
     pub memory_full: Option<i64>,
     /// Largest stall of a group of prod or mid that its own limit does not explain, thousandths.
     pub firm_stall: StallView,
+    /// Whether there is a group of prod or mid that may stall more than that, since nobody knows how much it does.
+    pub firm_unread: Unread,
     /// Largest CPU stall of a group of batch that its own limit does not explain, thousandths.
     pub batch_stall: Option<i64>,
     /// IO a second of groups of batch, by path and device.
@@ -94,6 +96,7 @@ impl Counters {
             memory: Some(0),
         }; 3];
         let (mut firm_stall, mut batch_stall) = (StallView::default(), None);
+        let mut unread = Unread::default();
         let Measured {
             group_cpu, batch_io, ..
         } = &mut self.measured;
@@ -144,7 +147,13 @@ impl Counters {
             let own = before.is_some_and(|b| matches!((b.counters[5], group.memory_hits), (Some(a), Some(b)) if b > a));
             let memory = rate(3, group.stall.memory).map(|s| if own { 0 } else { s.min(1000) });
             firm_stall.memory = firm_stall.memory.max(memory);
-            firm_stall.io = firm_stall.io.max(rate(4, group.stall.io).map(|s| s.min(1000)));
+            let io = rate(4, group.stall.io).map(|s| s.min(1000));
+            firm_stall.io = firm_stall.io.max(io);
+            // A counter without one before it says as little as none that could be read.
+            let missing = |counter: Option<u64>, rate: Option<i64>| counter.is_some() && rate.is_none();
+            unread.cpu |= group.unread.cpu || missing(group.stall.cpu, stall);
+            unread.memory |= group.unread.memory || missing(group.stall.memory, memory);
+            unread.io |= group.unread.io || missing(group.stall.io, io);
         }
         if group_cpu.len() > seen.groups.len() {
             group_cpu.retain(|path, _| seen.group(path).is_some());
@@ -196,6 +205,7 @@ impl Counters {
         };
         measured.memory_full = stall(self.full, seen.memory_full);
         measured.firm_stall = firm_stall;
+        measured.firm_unread = unread;
         measured.batch_stall = batch_stall;
     }
 }

@@ -158,6 +158,36 @@ fn a_group_that_cannot_be_read_stops_the_offer_from_moving_and_never_raises_it()
     assert_eq!(seen[359], (Basis::Expired, 1_000));
 }
 
+/// It counted as calm beside a calm one, and batch got back what had been taken for it.
+#[test]
+fn a_prod_pod_whose_stall_cannot_be_read_is_not_calm_beside_one_that_is() {
+    let mut node = Node::new();
+    let calm = Group {
+        path: "kubepods/podc".to_owned(),
+        stall: Stall {
+            cpu: Some(0),
+            ..Stall::default()
+        },
+        ..node.seen.groups[1].clone()
+    };
+    node.seen.groups.push(calm);
+    node.seconds(3);
+    let cut = node.second(300).0;
+    assert_eq!(settings(&cut), ["kubepods/besteffort cpu.max 50000 100000"]);
+    node.seen.groups[1].stall.cpu = None;
+    node.seen.groups[1].unread.cpu = true;
+    assert_eq!(settings(&node.seconds(120).0), settings(&cut));
+    // The first counter after that has none before it.
+    node.seen.groups[1].stall.cpu = Some(0);
+    node.seen.groups[1].unread.cpu = false;
+    assert_eq!(settings(&node.second(0).0), settings(&cut));
+    assert_eq!(node.seconds(120).0, []);
+    // A kernel that tells of no stall of it is another matter: nobody will ever know.
+    node.second(300);
+    node.seen.groups[1].stall.cpu = None;
+    assert_eq!(node.seconds(300).0, []);
+}
+
 #[test]
 fn groups_that_cannot_be_listed_are_not_taken_for_an_empty_node() {
     let mut node = Node::new();

@@ -1,15 +1,15 @@
 //! Acting on the kernel: only differences, in the journal before they are made, read back after.
 
-use std::borrow::Borrow;
+use std::{borrow::Borrow, time::Instant};
 
 use duosuan_cgroup::{Cgroup, Error};
 use duosuan_policy::{
-    Action,
+    Action, Millis,
     action::{KILL, RECLAIM},
     llc::{RESCTRL, SCHEMATA},
 };
 
-use super::{Kernel, slot, slow::is_slow};
+use super::{Kernel, refusals::RETRY_AFTER, slot, slow::is_slow};
 use crate::{
     fault::{self, Point},
     journal::{Entry, Key},
@@ -19,8 +19,6 @@ use crate::{
 /// A setting that somebody changed back in this many looks more than he left it alone is left to him until he has
 /// left it alone as often.
 const YIELD_AT: u32 = 20;
-/// What systemd could not be told, and a list of CPUs that could not be emptied, are tried again after this many looks.
-pub(super) const RETRY_AFTER: u64 = 30;
 /// Settings that are patient are read back after this many looks.
 const VERIFY_AFTER: u64 = 15;
 
@@ -34,7 +32,7 @@ impl Kernel {
                 Ok(killed) => acted.killed += u64::from(killed),
                 Err(error) => {
                     let message = error.to_string();
-                    self.refusals.deny(KILL, error.errno(), &message, self.looks);
+                    self.refusals.deny(KILL, error.errno(), &message, self.now);
                     self.fail(KILL, message);
                 }
             }
@@ -64,8 +62,8 @@ impl Kernel {
         let over: Vec<Entry> = entries.filter(|(k, _)| !is_wanted(k)).map(|(_, e)| e.clone()).collect();
         for entry in over {
             let key = (entry.path.clone(), entry.file.clone());
-            let lately = |look: &u64| self.looks.saturating_sub(*look) < RETRY_AFTER;
-            if self.units.as_ref().is_some_and(|units| units.waits(&key, self.looks))
+            let lately = |at: &Millis| self.now.saturating_sub(*at) < RETRY_AFTER;
+            if self.units.as_ref().is_some_and(|units| units.waits(&key, self.now))
                 || self.opened.get(&key).is_some_and(lately)
             {
                 continue;
@@ -132,7 +130,8 @@ impl Kernel {
             }
         }
         self.fights.retain(|key, _| is_wanted(key));
-        self.refusals.judge(wanted.iter().map(|action| names(action)));
+        self.refusals
+            .judge(wanted.iter().map(|action| names(action)), is_wanted);
         self.opened.retain(|key, _| !is_wanted(key));
         acted
     }
@@ -169,7 +168,7 @@ impl Kernel {
                 (None, Err(error)) if error.is_gone() => Ok(()),
                 (None, Err(error)) => {
                     let message = error.to_string();
-                    if self.refusals.deny(RECLAIM, error.errno(), &message, self.looks) {
+                    if self.refusals.deny(RECLAIM, error.errno(), &message, self.now) {
                         Err(message)
                     } else {
                         self.count(RECLAIM, message);
@@ -213,7 +212,7 @@ impl Kernel {
 
     /// What there is to write for an action, if anything.
     fn plan(&mut self, key: &Key, action: &Action) -> Result<Option<Planned>, String> {
-        if self.slow.writes(key) || self.refusals.holds_off(key, self.looks) {
+        if self.slow.writes(key) || self.refusals.holds_off(key, self.now) {
             return Ok(None);
         }
         let group = match self.group(&action.path) {
@@ -242,15 +241,15 @@ impl Kernel {
         let fight = self.fights.entry(key.clone()).or_default();
         if current == value {
             *fight = fight.saturating_sub(1);
-            if let Some(ours) = ours.filter(|_| units.is_some_and(|units| units.is_due(key, self.looks))) {
+            if let Some(ours) = ours.filter(|_| units.is_some_and(|units| units.is_due(key, self.now))) {
                 self.tell(&ours, key);
             }
             return Ok(None);
         }
         // Ours, and neither what we wrote last nor what we found: somebody else writes here, unless it is systemd that does
         // not know better yet.
-        let reasserted =
-            ours.as_ref().is_some_and(|e| e.new != current) && !units.is_some_and(|units| units.is_at(&key.0));
+        let reasserted = ours.as_ref().is_some_and(|e| e.new != current)
+            && !units.is_some_and(|units| units.is_at(&key.0, Instant::now()));
         if reasserted {
             *fight += 1;
             if *fight > YIELD_AT {
@@ -335,7 +334,7 @@ impl Kernel {
         if error.is_gone() && !stands(key) {
             return Ok(());
         }
-        if self.refusals.note(key, error, self.looks) {
+        if self.refusals.note(key, error, self.now) {
             return Err(error.to_string());
         }
         self.count(slot::file(&key.1), error.to_string());

@@ -83,7 +83,7 @@ impl Kernel {
                 self.refusals.holds(&(RESCTRL.to_owned(), SCHEMATA.to_owned()));
                 Ok(written)
             }
-            Err(message) if self.refusals.deny(SCHEMATA, None, &message, self.looks) => Err(message),
+            Err(message) if self.refusals.deny(SCHEMATA, None, &message, self.now) => Err(message),
             Err(message) => {
                 self.count(SCHEMATA, message);
                 Ok(0)

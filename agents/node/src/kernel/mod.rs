@@ -89,12 +89,14 @@ pub struct Kernel {
     /// Absent where resctrl controls nothing.
     cache: Option<cache::Cache>,
     looks: u64,
+    /// When it was looked last.
+    now: Millis,
     journal: Journal,
     /// How often each setting was changed back lately: who fights is yielded to.
     fights: BTreeMap<Key, u32>,
     refusals: refusals::Refusals,
-    /// Lists of CPUs that cannot be emptied yet, with the look at which that was tried.
-    opened: BTreeMap<Key, u64>,
+    /// Lists of CPUs that cannot be emptied yet, and when that was tried.
+    opened: BTreeMap<Key, Millis>,
     /// Patient settings that hold, by cgroup and file, and the look at which all of them are read back again.
     settled: Vec<Action>,
     settled_until: u64,
@@ -154,6 +156,7 @@ impl Kernel {
             cores: Vec::new(),
             cache: None,
             looks: 0,
+            now: 0,
             journal,
             fights: BTreeMap::new(),
             refusals: refusals::Refusals::default(),
@@ -236,14 +239,14 @@ impl Kernel {
 
     /// Takes what the kernel refuses off what it has.
     fn lower(&mut self) {
-        let denied = self.refusals.denied(self.looks);
+        let denied = self.refusals.denied(self.now);
         if !denied.eq(self
             .capabilities
             .refused
             .iter()
             .map(|(f, why)| (f.as_str(), why.as_str())))
         {
-            let denied = self.refusals.denied(self.looks);
+            let denied = self.refusals.denied(self.now);
             let all = self.probed.clone();
             self.capabilities = denied.fold(all, |left, (file, why)| left.without(file, why));
         }
@@ -255,7 +258,8 @@ impl Machine for Kernel {
         &self.capabilities
     }
 
-    fn observe(&mut self, pods: &[PodInfo], _now: Millis, seen: &mut Observation) {
+    fn observe(&mut self, pods: &[PodInfo], now: Millis, seen: &mut Observation) {
+        self.now = now;
         // What did not fail again since the last look may be logged again.
         self.logged = std::mem::take(&mut self.failing);
         self.observe_groups(pods, seen);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use duosuan_cgroup::{Cgroup, Error, IoStat, topology};
-use duosuan_policy::{Capabilities, Group, Io, Observation, Pod, Resources, Stall, Tier};
+use duosuan_policy::{Capabilities, Group, Io, Observation, Pod, Resources, Stall, Tier, Unread};
 
 use super::Kernel;
 use crate::pods::{PodInfo, bound_batch};
@@ -177,6 +177,11 @@ impl Kernel {
                             tier: group.tier,
                             requests: group.requests,
                             pod: group.pod.take(),
+                            unread: Unread {
+                                cpu: true,
+                                memory: true,
+                                io: true,
+                            },
                             ..Group::default()
                         };
                     }
@@ -295,13 +300,12 @@ impl Held {
             {
                 self.links = links;
             }
-            throttled(own, &self.containers, &mut self.links)
+            let reread = (self.looked % REREAD_QUOTAS == 1).then_some(&mut group.quotas);
+            let quotas = reread.map(|quotas| (group.path.as_str(), quotas));
+            throttled(own, cgroup, &self.containers, &mut self.links, quotas, failed)?
         };
         if batch {
             group.quotas.clear();
-        } else if self.looked % REREAD_QUOTAS == 1 {
-            let stopped = own.is_some_and(|time| time > 0);
-            group.quotas = quotas(&group.path, cgroup, stopped, &self.containers, failed)?;
         }
         let current = signal(cgroup.memory_current(), failed)?.flatten();
         let memory = signal(cgroup.memory_stat(), failed)?;
@@ -323,16 +327,18 @@ impl Held {
         };
         group.memory_hits = hits.flatten().map(|e| e.high.saturating_add(e.max));
         // Where nobody can tell whether its own limit stalled it, its stall is no witness.
-        let cpu = signal(cgroup.cpu_pressure(), failed)?
-            .flatten()
-            .filter(|_| stat.is_some());
-        let waiting = signal(cgroup.memory_pressure(), failed)?
-            .flatten()
-            .filter(|_| hits.is_some());
+        let cpu = signal(cgroup.cpu_pressure(), failed)?.filter(|_| stat.is_some());
+        let memory = signal(cgroup.memory_pressure(), failed)?.filter(|_| hits.is_some());
+        let io = signal(cgroup.io_pressure(), failed)?;
+        group.unread = Unread {
+            cpu: cpu.is_none(),
+            memory: memory.is_none(),
+            io: io.is_none(),
+        };
         group.stall = Stall {
-            cpu: cpu.map(|p| p.some.total),
-            memory: waiting.map(|p| p.some.total),
-            io: signal(cgroup.io_pressure(), failed)?.flatten().map(|p| p.some.total),
+            cpu: cpu.flatten().map(|p| p.some.total),
+            memory: memory.flatten().map(|p| p.some.total),
+            io: io.flatten().map(|p| p.some.total),
         };
         Ok(())
     }
@@ -364,46 +370,45 @@ fn list(group: &Cgroup, containers: &mut Vec<Cgroup>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Quotas, microseconds a period, of a pod and its containers by path, of those that were stopped by theirs.
-fn quotas(
-    path: &str,
+/// Throttled time of a pod and its containers. One that is gone has them listed again. Where they are asked for, the quotas,
+/// microseconds a period, of those that were stopped by theirs, by path.
+fn throttled(
+    own: Option<u64>,
     pod: &Cgroup,
-    stopped: bool,
     containers: &[Cgroup],
+    links: &mut u64,
+    mut quotas: Option<(&str, &mut BTreeMap<String, u64>)>,
     failed: &mut Vec<Error>,
-) -> Result<BTreeMap<String, u64>, Error> {
-    let mut quotas = BTreeMap::new();
-    if stopped && let Some(quota) = signal(pod.cpu_max(), failed)?.flatten().and_then(|max| max.quota) {
-        quotas.insert(path.to_owned(), quota);
+) -> Result<Option<u64>, Error> {
+    if let Some((path, quotas)) = &mut quotas {
+        quotas.clear();
+        if own.is_some_and(|time| time > 0)
+            && let Some(quota) = signal(pod.cpu_max(), failed)?.flatten().and_then(|max| max.quota)
+        {
+            quotas.insert((*path).to_owned(), quota);
+        }
     }
+    let mut sum = own;
     for container in containers {
-        let stopped = container.cpu_stat().ok().flatten().and_then(|stat| stat.throttled);
-        let name = container.path().file_name().unwrap_or_default().to_string_lossy();
-        // One that is gone is found out by its throttled time.
-        if stopped.is_some_and(|time| time > 0)
+        let time = match container.cpu_stat() {
+            Ok(stat) => stat.and_then(|s| s.throttled),
+            Err(_) => {
+                *links = 0;
+                continue;
+            }
+        };
+        let Some(time) = time else { continue };
+        sum = Some(sum.unwrap_or(0).saturating_add(time));
+        if let Some((path, quotas)) = &mut quotas
+            && time > 0
             && let Ok(Some(max)) = container.cpu_max()
             && let Some(quota) = max.quota
         {
+            let name = container.path().file_name().unwrap_or_default().to_string_lossy();
             quotas.insert(format!("{path}/{name}"), quota);
         }
     }
-    Ok(quotas)
-}
-
-/// Throttled time of a pod and its containers. One that is gone has them listed again.
-fn throttled(own: Option<u64>, containers: &[Cgroup], links: &mut u64) -> Option<u64> {
-    let mut sum = own;
-    for container in containers {
-        match container.cpu_stat() {
-            Ok(stat) => {
-                if let Some(time) = stat.and_then(|s| s.throttled) {
-                    sum = Some(sum.unwrap_or(0).saturating_add(time));
-                }
-            }
-            Err(_) => *links = 0,
-        }
-    }
-    sum
+    Ok(sum)
 }
 
 /// Reads a cgroup's IO by device, into `devices`.

@@ -5,23 +5,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use duosuan_cgroup::Error;
+use duosuan_policy::Millis;
 use rustix::io::Errno;
 
 use super::slot;
 use crate::journal::Key;
 
-/// A cgroup's setting is tried again after this many looks.
-const RETRY_AFTER: u64 = 30;
-/// A file that is refused everywhere is tried again after this many looks: 2 minutes, at one a second.
-const DENIED_FOR: u64 = 120;
+/// What was refused in one place is tried again after this long.
+pub(super) const RETRY_AFTER: Millis = 30_000;
+/// A file that is refused everywhere is tried again after this long.
+const DENIED_FOR: Millis = 120_000;
 
 /// A want of file descriptors or of memory passes, and says nothing of the file.
 const PASSING: [Errno; 5] = [Errno::AGAIN, Errno::INTR, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+/// What one cgroup is, others are not: a threaded one cannot be killed as a whole.
+const OF_ONE: Errno = Errno::OPNOTSUPP;
 
 /// A refusal.
 #[derive(Debug)]
 struct Refusal {
-    look: u64,
+    at: Millis,
     errno: Option<Errno>,
     message: String,
 }
@@ -38,20 +41,20 @@ pub(super) struct Refusals {
 
 impl Refusals {
     /// Whether it is too early to try a setting again.
-    pub(super) fn holds_off(&self, key: &Key, look: u64) -> bool {
+    pub(super) fn holds_off(&self, key: &Key, now: Millis) -> bool {
         let refusal = self.settings.get(key);
-        refusal.is_some_and(|r| look.saturating_sub(r.look) < RETRY_AFTER)
+        refusal.is_some_and(|r| now.saturating_sub(r.at) < RETRY_AFTER)
     }
 
     /// Takes note of a refusal. True if it is news: the same answer to the same setting is not, nor is that of a file that is
     /// known to be refused.
-    pub(super) fn note(&mut self, key: &Key, error: &Error, look: u64) -> bool {
+    pub(super) fn note(&mut self, key: &Key, error: &Error, at: Millis) -> bool {
         let errno = error.errno();
         let file = slot::file(&key.1);
         let same = |known: Option<&Refusal>| known.is_some_and(|r| r.errno == errno);
         let known = same(self.settings.get(key)) || same(self.files.get(file));
         let message = error.to_string();
-        self.settings.insert(key.clone(), Refusal { look, errno, message });
+        self.settings.insert(key.clone(), Refusal { at, errno, message });
         // Nor does a text that reads back otherwise say anything of the file.
         if errno.is_some_and(|errno| !PASSING.contains(&errno)) {
             self.unjudged.insert(file.to_owned());
@@ -59,13 +62,13 @@ impl Refusals {
         !known
     }
 
-    /// Takes note that a whole file is refused, unless that passes. True if it is news.
-    pub(super) fn deny(&mut self, file: &str, errno: Option<Errno>, message: &str, look: u64) -> bool {
-        if errno.is_some_and(|errno| PASSING.contains(&errno)) {
+    /// Takes note that a whole file is refused, unless that passes or is said of one cgroup. True if it is news.
+    pub(super) fn deny(&mut self, file: &str, errno: Option<Errno>, message: &str, at: Millis) -> bool {
+        if errno.is_some_and(|errno| errno == OF_ONE || PASSING.contains(&errno)) {
             return true;
         }
         let message = message.to_owned();
-        let refusal = Refusal { look, errno, message };
+        let refusal = Refusal { at, errno, message };
         self.files.insert(file.to_owned(), refusal).is_none()
     }
 
@@ -81,7 +84,12 @@ impl Refusals {
     }
 
     /// Finds the files that are refused in each cgroup in which they are wanted, and forgets settings that are not.
-    pub(super) fn judge<'a>(&mut self, wanted: impl Iterator<Item = (&'a str, &'a str)> + Clone) {
+    /// `is_wanted` says of one setting what `wanted` goes through: it is asked once for each that is refused.
+    pub(super) fn judge<'a>(
+        &mut self,
+        wanted: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+        is_wanted: impl Fn(&Key) -> bool,
+    ) {
         for file in std::mem::take(&mut self.unjudged) {
             let mut places = wanted.clone().filter(|(_, slot)| slot::file(slot) == file).peekable();
             let refusal = |(path, slot): (&str, &str)| self.settings.get(&(path.to_owned(), slot.to_owned()));
@@ -90,21 +98,20 @@ impl Refusals {
                 continue;
             };
             let refusal = Refusal {
-                look: first.look,
+                at: first.at,
                 errno: first.errno,
                 message: first.message.clone(),
             };
             self.files.insert(file, refusal);
         }
-        self.settings
-            .retain(|(path, slot), _| wanted.clone().any(|place| place == (path.as_str(), slot.as_str())));
+        self.settings.retain(|key, _| is_wanted(key));
     }
 
-    /// Files that are refused at this look, and how.
-    pub(super) fn denied(&self, look: u64) -> impl Iterator<Item = (&str, &str)> {
+    /// Files that are refused now, and how.
+    pub(super) fn denied(&self, now: Millis) -> impl Iterator<Item = (&str, &str)> {
         let files = self.files.iter();
         files
-            .filter(move |(_, refusal)| look.saturating_sub(refusal.look) < DENIED_FOR)
+            .filter(move |(_, refusal)| now.saturating_sub(refusal.at) < DENIED_FOR)
             .map(|(file, refusal)| (file.as_str(), refusal.message.as_str()))
     }
 }
@@ -112,7 +119,7 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::path::Path;
+    use std::{cell::Cell, path::Path};
 
     use duosuan_cgroup::Cause;
     use duosuan_policy::{Action, Observation};
@@ -187,21 +194,20 @@ mod tests {
             let capabilities = kernel.capabilities();
             assert!(!capabilities.cpu_max && capabilities.memory_high, "{errno}");
             assert_eq!(capabilities.refused.get("cpu.max"), Some(&error.to_string()));
-            for _ in 0..DENIED_FOR - 2 {
+            // Looks come fast where somebody stalls: it is time that has to pass.
+            for look in 0..1_200 {
                 kernel.act(&[]);
-                kernel.observe(&[], 0, &mut seen);
+                kernel.observe(&[], look * 99, &mut seen);
                 assert!(!kernel.capabilities().cpu_max, "{errno}");
             }
             kernel.act(&[]);
-            kernel.observe(&[], 0, &mut seen);
+            kernel.observe(&[], DENIED_FOR, &mut seen);
             assert!(kernel.capabilities().cpu_max && kernel.capabilities().refused.is_empty());
             // The same answer to the next attempt is counted and not told; one that is taken ends it.
             assert_eq!(kernel.refuse(&key, None, &error), Ok(()));
             let failed = kernel.act(&[cut()]).failed;
             assert_eq!(failed.iter().map(|f| f.file.as_str()).collect::<Vec<_>>(), ["cpu.max"]);
-            for _ in 0..DENIED_FOR {
-                kernel.observe(&[], 0, &mut seen);
-            }
+            kernel.observe(&[], 2 * DENIED_FOR, &mut seen);
             assert_eq!((kernel.act(&[cut()]).written, value().as_str()), (1, "50000 100000"));
             kernel.observe(&[], 0, &mut seen);
             assert!(kernel.capabilities().cpu_max);
@@ -230,24 +236,63 @@ mod tests {
         assert_eq!(kernel.failed, []);
     }
 
-    #[test]
-    fn one_cgroup_that_refuses_beside_one_that_takes_it_takes_no_capability() {
-        let mut refusals = Refusals::default();
-        let error = Error {
+    fn refused(errno: Errno) -> Error {
+        Error {
             path: "a/memory.low".into(),
             cause: Cause::Kernel {
                 action: "write".to_owned(),
-                errno: Errno::INVAL,
+                errno,
             },
-        };
+        }
+    }
+
+    #[test]
+    fn one_cgroup_that_refuses_beside_one_that_takes_it_takes_no_capability() {
+        let mut refusals = Refusals::default();
+        let error = refused(Errno::INVAL);
         let wanted = [("a", "memory.low"), ("b", "memory.low"), ("a", "io.max 8:0")];
-        assert!(refusals.note(&("a".to_owned(), "memory.low".to_owned()), &error, 1));
-        refusals.judge(wanted.into_iter());
-        assert_eq!(refusals.denied(1).count(), 0);
-        assert!(refusals.note(&("b".to_owned(), "memory.low".to_owned()), &error, 2));
-        refusals.judge(wanted.into_iter());
-        assert_eq!(refusals.denied(2).collect::<Vec<_>>().len(), 1);
-        assert!(refusals.holds_off(&("a".to_owned(), "memory.low".to_owned()), 30));
-        assert!(!refusals.holds_off(&("a".to_owned(), "memory.low".to_owned()), 31));
+        let is_wanted = |(path, file): &Key| wanted.contains(&(path, file));
+        assert!(refusals.note(&("a".to_owned(), "memory.low".to_owned()), &error, 1_000));
+        refusals.judge(wanted.into_iter(), is_wanted);
+        assert_eq!(refusals.denied(1_000).count(), 0);
+        assert!(refusals.note(&("b".to_owned(), "memory.low".to_owned()), &error, 2_000));
+        refusals.judge(wanted.into_iter(), is_wanted);
+        assert_eq!(refusals.denied(2_000).collect::<Vec<_>>().len(), 1);
+        assert!(refusals.holds_off(&("a".to_owned(), "memory.low".to_owned()), 30_999));
+        assert!(!refusals.holds_off(&("a".to_owned(), "memory.low".to_owned()), 31_000));
+    }
+
+    /// One threaded cgroup that could not be killed as a whole kept all others from being killed for two minutes.
+    #[test]
+    fn what_one_cgroup_cannot_be_is_said_of_it_alone() {
+        let mut refusals = Refusals::default();
+        assert!(refusals.deny("cgroup.kill", Some(Errno::OPNOTSUPP), "a/cgroup.kill: threaded", 0));
+        assert_eq!(refusals.denied(0).count(), 0);
+        assert!(refusals.deny("cgroup.kill", Some(Errno::PERM), "a/cgroup.kill: no", 0));
+        assert_eq!(refusals.denied(0).count(), 1);
+    }
+
+    /// Each refused setting was looked for among all that were wanted.
+    #[test]
+    fn a_judgement_asks_once_for_each_setting_and_goes_through_them_once_for_each_file() {
+        let mut refusals = Refusals::default();
+        let paths: Vec<String> = (0..500).map(|n| format!("kubepods/pod{n}")).collect();
+        let error = refused(Errno::INVAL);
+        for path in &paths {
+            refusals.note(&(path.clone(), "memory.low".to_owned()), &error, 0);
+        }
+        let (gone_through, asked) = (Cell::new(0), Cell::new(0));
+        let wanted = paths.iter().map(|path| {
+            gone_through.set(gone_through.get() + 1);
+            (path.as_str(), "memory.low")
+        });
+        refusals.judge(wanted, |_| {
+            asked.set(asked.get() + 1);
+            true
+        });
+        assert_eq!(refusals.denied(0).count(), 1);
+        // The first of them is seen twice.
+        assert!(gone_through.get() <= paths.len() + 1, "{}", gone_through.get());
+        assert_eq!(asked.get(), paths.len());
     }
 }

@@ -13,7 +13,7 @@ use std::{
     path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -49,8 +49,8 @@ type Property = (&'static str, u64);
 pub(super) struct Systemd {
     requests: Sender<Request>,
     answers: Receiver<(Key, u64, Answer)>,
-    /// What is not answered yet, by the number of the last request of each setting.
-    open: BTreeMap<Key, u64>,
+    /// What is not answered yet: the number of the last request of each setting, and since when.
+    open: BTreeMap<Key, (u64, Instant)>,
     last: u64,
 }
 
@@ -113,14 +113,16 @@ impl Systemd {
         // A thread that has ended answers nobody, and there is nothing to wait for.
         let sent = self.requests.send(request).is_ok();
         if sent {
-            self.open.insert(key.clone(), self.last);
+            self.open.insert(key.clone(), (self.last, Instant::now()));
         }
         sent
     }
 
-    /// Whether systemd has been told something of this cgroup and has not answered yet.
-    pub(super) fn is_at(&self, path: &str) -> bool {
-        self.open.keys().any(|(of, _)| of == path)
+    /// Whether systemd has been told something of this cgroup and has not answered yet. Later than it takes to give an
+    /// answer up, it is not at it any more, though others may wait before it.
+    pub(super) fn is_at(&self, path: &str, now: Instant) -> bool {
+        let mut of_it = self.open.iter().filter(|((of, _), _)| of == path);
+        of_it.any(|(_, (_, since))| now.saturating_duration_since(*since) < PATIENCE)
     }
 
     /// Whether it has not answered yet what it was told of this setting.
@@ -132,7 +134,7 @@ impl Systemd {
     pub(super) fn answer(&mut self, wait: Duration) -> Option<(Key, Answer)> {
         loop {
             let (key, number, answer) = self.answers.recv_timeout(wait).ok()?;
-            if self.open.get(&key) == Some(&number) {
+            if self.open.get(&key).is_some_and(|(last, _)| *last == number) {
                 self.open.remove(&key);
                 return Some((key, answer));
             }
@@ -351,7 +353,10 @@ mod tests {
         let mut systemd = Systemd::at(format!("unix:path={}", socket.display())).unwrap();
         assert!(systemd.tell(&key("io.weight"), "10", None));
         assert!(systemd.tell(&key("memory.low"), "10", None));
-        assert!(systemd.is_at("batch.slice") && !systemd.is_at("online.slice"));
+        let now = Instant::now();
+        assert!(systemd.is_at("batch.slice", now) && !systemd.is_at("online.slice", now));
+        // A rewrite after that is somebody's, and counts.
+        assert!(!systemd.is_at("batch.slice", now + PATIENCE));
         assert_eq!(systemd.answer(Duration::ZERO), None);
         // It has no property for this one, and is not asked.
         assert!(!systemd.tell(&key("memory.high"), "10", None));
@@ -369,7 +374,7 @@ mod tests {
             error.starts_with("no way to systemd: mount the host's /run/dbus"),
             "{error}"
         );
-        assert!(!systemd.is_at("batch.slice"));
+        assert!(!systemd.is_at("batch.slice", Instant::now()));
     }
 
     #[test]

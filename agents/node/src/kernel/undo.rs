@@ -76,7 +76,7 @@ impl Kernel {
         let all = self.group(above).and_then(|above| above.read("cpuset.cpus.effective"));
         let all = all.map_err(text)?.unwrap_or_default();
         let key = (entry.path.clone(), entry.file.clone());
-        self.opened.insert(key, self.looks);
+        self.opened.insert(key, self.now);
         if group.read(CPUSET).map_err(text)?.as_ref() == Some(&all) {
             return Ok(false);
         }

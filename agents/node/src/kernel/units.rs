@@ -9,8 +9,9 @@ use std::{
 };
 
 use duosuan_cgroup::Cgroup;
+use duosuan_policy::Millis;
 
-use super::{Kernel, actor::RETRY_AFTER, systemd::Systemd};
+use super::{Kernel, refusals::RETRY_AFTER, systemd::Systemd};
 use crate::journal::{Entry, Key};
 
 /// How long the end waits until systemd has been told of everything.
@@ -22,8 +23,8 @@ pub(super) struct Units {
     systemd: Systemd,
     /// Settings that are put back in their files.
     leaving: BTreeSet<Key>,
-    /// Settings that systemd could not be told of, and the look at which it could not.
-    failed: BTreeMap<Key, u64>,
+    /// Settings that systemd could not be told of, and when it could not.
+    failed: BTreeMap<Key, Millis>,
 }
 
 impl Units {
@@ -36,21 +37,22 @@ impl Units {
         })
     }
 
-    /// Whether somebody else's value in this cgroup may be systemd's, which does not know all of ours yet.
-    pub(super) fn is_at(&self, path: &str) -> bool {
-        self.systemd.is_at(path) || self.failed.keys().any(|(of, _)| of == path)
+    /// Whether somebody else's value in this cgroup may be systemd's, which is told of ours just now. One that cannot be told
+    /// writes as any other does, and that is counted.
+    pub(super) fn is_at(&self, path: &str, now: Instant) -> bool {
+        self.systemd.is_at(path, now)
     }
 
     /// Whether a setting is put back and waits for systemd: for its answer, or to be asked again.
-    pub(super) fn waits(&self, key: &Key, look: u64) -> bool {
-        self.leaving.contains(key) && !self.is_due(key, look)
+    pub(super) fn waits(&self, key: &Key, now: Millis) -> bool {
+        self.leaving.contains(key) && !self.is_due(key, now)
     }
 
     /// Whether systemd could not be told of a setting some time ago.
-    pub(super) fn is_due(&self, key: &Key, look: u64) -> bool {
+    pub(super) fn is_due(&self, key: &Key, now: Millis) -> bool {
         self.failed
             .get(key)
-            .is_some_and(|at| look.saturating_sub(*at) >= RETRY_AFTER)
+            .is_some_and(|at| now.saturating_sub(*at) >= RETRY_AFTER)
     }
 }
 
@@ -96,7 +98,7 @@ impl Kernel {
     }
 
     fn hear_one(&mut self, wait: Duration) -> bool {
-        let looks = self.looks;
+        let now = self.now;
         let Some(units) = &mut self.units else { return false };
         let Some((key, answer)) = units.systemd.answer(wait) else {
             return false;
@@ -107,7 +109,7 @@ impl Kernel {
             }
             Ok(()) => None,
             Err(message) => {
-                units.failed.insert(key, looks);
+                units.failed.insert(key, now);
                 Some(("systemd", message))
             }
         };
@@ -115,5 +117,32 @@ impl Kernel {
             self.fail(file, message);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// All that was written in the cgroup of a unit that systemd could not be told of was taken for what systemd is about to
+    /// put right, and counted by nobody for as long as there was no bus.
+    #[test]
+    fn what_systemd_writes_that_could_not_be_told_is_counted_as_anybodys() {
+        let dir = tempfile::tempdir().unwrap();
+        let key: Key = ("batch.slice".to_owned(), "cpu.weight".to_owned());
+        let mut units = Units {
+            systemd: Systemd::at(format!("unix:path={}/none", dir.path().display())).unwrap(),
+            leaving: BTreeSet::new(),
+            failed: BTreeMap::new(),
+        };
+        assert!(units.systemd.tell(&key, "10", None));
+        assert!(units.is_at("batch.slice", Instant::now()));
+        let (of, answer) = units.systemd.answer(FAREWELL).unwrap();
+        assert!(answer.is_err());
+        units.failed.insert(of, 0);
+        assert!(!units.is_at("batch.slice", Instant::now()));
+        // It is told again all the same.
+        assert!(units.is_due(&key, RETRY_AFTER) && !units.is_due(&key, RETRY_AFTER - 1));
     }
 }

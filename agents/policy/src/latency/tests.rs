@@ -64,6 +64,7 @@ impl Lab {
             pace: Pace::of_stall(100, 200),
             what: "",
             signal: None,
+            unread: false,
             firm: Some(1000),
             relief: 200,
             batch: Some(self.guard.share.limit.unwrap_or(3000)),
