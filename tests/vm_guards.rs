@@ -1,5 +1,5 @@
-//! The guards of memory and IO on a real kernel: what they do to batch when prod runs short, and that they leave nothing
-//! behind.
+//! The guards of memory and IO on a real kernel, and bursts of prod: what they do to batch when prod runs short, and that
+//! they leave nothing behind.
 //!
 //! The machine has 512 MiB and a disk of 20 MiB/s. Assertions are about settings, counters and states; what QEMU does to
 //! latencies says nothing.
@@ -161,5 +161,72 @@ fn agents_that_are_killed_and_end_while_they_limit_batchs_io_leave_every_file_as
     scene.wait_for_metric(CUTS_OF_IO)?;
     scene.wait_for("batch/io.max", "the next agent limits batch", limited)?;
     scene.end(&next)?;
+    scene.is_as_before()
+}
+
+/// Prod works in bursts that its own limit stops in their middle, each of them; what it leaves of the limit between them is
+/// more than that.
+#[test]
+fn prod_that_its_own_limit_stops_bursts_where_the_policy_lets_it_and_as_before_when_the_agent_ends() -> Result<()> {
+    const MAX: &str = "online/cpu.max";
+    const BURST: &str = "online/cpu.max.burst";
+    /// A work of some 40 ms every half second, on a host as fast as those of today.
+    const WORK: &str = "guest burst 1 10000000 460000";
+    let scene = Scene::open("burst")?;
+    scene.start("online", WORK)?;
+    // How long the work takes here: the host says, so that the limit can stop it at two thirds.
+    let used = || scene.counter("online", "usage_usec");
+    let start = used()?;
+    let span = scene.seconds(6)?;
+    let share = (used()? - start) as f64 / 1e6 / span;
+    // Work and pause alternate: of each second so much is work.
+    let work = 0.46 * share / (1.0 - share).max(0.1);
+    let quota = ((work * 1e6 * 2.0 / 3.0) as u64).clamp(2_000, 90_000);
+    scene.put(MAX, &format!("{quota} 100000"))?;
+    // Of the periods in which prod ran, how many in a hundred stopped it.
+    let stopped = || -> Result<f64> {
+        let counts = || -> Result<[u64; 2]> {
+            Ok([
+                scene.counter("online", "nr_periods")?,
+                scene.counter("online", "nr_throttled")?,
+            ])
+        };
+        let before = counts()?;
+        scene.seconds(5)?;
+        let after = counts()?;
+        Ok((after[1] - before[1]) as f64 * 100.0 / (after[0] - before[0]).max(1) as f64)
+    };
+    let alone = stopped()?;
+    ensure!(
+        alone > 5.0,
+        "the limit of {quota} us stops prod in {alone:.0} % of its periods"
+    );
+
+    let agent = scene.start_agent(ACT, "{cpu: {burstPercent: 100, stallMilli: 50, floor: 10m}}")?;
+    scene.wait_for(BURST, "prod may burst as far as its limit", |value| {
+        value == quota.to_string()
+    })?;
+    scene.repeat("the limit stops prod less than half as often", || {
+        let now = stopped()?;
+        Ok((now * 2.0 < alone)
+            .then_some(())
+            .ok_or(format!("{now:.0} % of the periods, {alone:.0} % before")))
+    })?;
+    ensure!(scene.counter("online", "nr_bursts")? > 0, "the kernel counts no burst");
+    ensure!(
+        scene.read(MAX)? == format!("{quota} 100000"),
+        "who changed prod's limit?"
+    );
+
+    // A policy that does not say so any more takes it back, and the end does.
+    scene.rewrite_policy(ACT, "{cpu: {stallMilli: 50, floor: 10m}}")?;
+    scene.wait_for(BURST, "prod may not burst any more", |value| value == "0")?;
+    scene.rewrite_policy(ACT, "{cpu: {burstPercent: 50, stallMilli: 50, floor: 10m}}")?;
+    scene.wait_for(BURST, "prod may burst by half of its limit", |value| {
+        value == (quota / 2).to_string()
+    })?;
+    scene.end(&agent)?;
+    ensure!(scene.read(BURST)? == "0", "the burst is not taken back");
+    scene.put(MAX, "max 100000")?;
     scene.is_as_before()
 }

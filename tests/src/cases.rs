@@ -68,6 +68,11 @@ pub const CASES: &[Case] = &[
         "agents_that_are_killed_and_end_while_they_limit_batchs_io_leave_every_file_as_it_was",
     ),
     case(
+        "burst",
+        "vm_guards",
+        "prod_that_its_own_limit_stops_bursts_where_the_policy_lets_it_and_as_before_when_the_agent_ends",
+    ),
+    case(
         "eviction",
         "vm_eviction",
         "batch_that_brings_memory_to_fail_is_killed_and_online_survives",
