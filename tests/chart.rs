@@ -20,10 +20,17 @@ use duosuan_tests::{
     cluster::{admin, api_of, apply, cluster, eventually, objects},
 };
 use k8s_openapi::{
-    api::{apps::v1::DaemonSet, apps::v1::Deployment, core::v1::PodTemplateSpec},
+    api::{
+        apps::v1::{DaemonSet, Deployment},
+        batch::v1::Job,
+        core::v1::{Container, PodTemplateSpec},
+    },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
-use kube::{Api, Client, ResourceExt, api::DynamicObject};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, DynamicObject},
+};
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "colocation";
@@ -117,6 +124,10 @@ fn values_that_the_chart_does_not_know_are_refused() {
     }
 }
 
+fn is_hook(object: &DynamicObject) -> bool {
+    object.annotations().contains_key("helm.sh/hook")
+}
+
 async fn applied(client: &Client, objects: &[DynamicObject]) {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     apply(client, &serde_json::from_value(namespace).unwrap())
@@ -136,6 +147,13 @@ async fn applied(client: &Client, objects: &[DynamicObject]) {
             .await
             .unwrap();
         assert_eq!(stored.name_any(), object.name_any());
+        if is_hook(object) {
+            // Helm makes it anew each time.
+            let api = api_of(client, object).await.unwrap();
+            api.delete(&object.name_any(), &DeleteParams::background())
+                .await
+                .unwrap();
+        }
     }
 }
 
@@ -221,7 +239,7 @@ fn the_agent_can_be_left_out() {
     assert!(
         !objects
             .iter()
-            .any(|o| name(o) == "DaemonSet duosuan-agent" || name(o) == "PodMonitor duosuan-agent")
+            .any(|o| name(o) == "DaemonSet duosuan-agent" || name(o) == "PodMonitor duosuan-agent" || is_hook(o))
     );
     find(&objects, "Deployment duosuan-operator");
 }
@@ -249,7 +267,45 @@ fn the_binaries_understand_the_arguments_that_the_chart_gives_them() {
                 .any(|m| Path::new(&m.mount_path) == path && m.read_only != Some(true))
         };
         assert!(mounted(parsed.journal.parent().unwrap()) && mounted(&parsed.cgroup_root));
+
+        let leave: Job = template(find(&objects, "Job duosuan-leave"));
+        let parsed =
+            duosuan_node::options::Options::try_parse_from(self::arguments(&leave.spec.unwrap().template)).unwrap();
+        assert_eq!(parsed.leave.as_deref(), Some(NAMESPACE));
     }
+}
+
+/// Helm deletes the agents' access with the agents: what is to be taken off the nodes is taken off before.
+#[test]
+fn what_runs_before_the_chart_is_uninstalled_has_its_access_then_and_no_longer() {
+    let objects = render(ALL);
+    let hooks: Vec<&DynamicObject> = objects.iter().filter(|o| is_hook(o)).collect();
+    let names: Vec<String> = hooks.iter().map(|o| name(o)).collect();
+    let kinds = [
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
+        "Job",
+    ];
+    assert_eq!(names, kinds.map(|kind| format!("{kind} duosuan-leave")));
+    for hook in hooks {
+        let said = |key: &str| hook.annotations()[&format!("helm.sh/{key}")].clone();
+        assert_eq!(said("hook"), "pre-delete");
+        assert_eq!(said("hook-delete-policy"), "before-hook-creation,hook-succeeded");
+        let weight = if name(hook) == "Job duosuan-leave" { "0" } else { "-1" };
+        assert_eq!(said("hook-weight"), weight, "{}", name(hook));
+    }
+    let job: Job = template(find(&objects, "Job duosuan-leave"));
+    let pod = job.spec.unwrap().template.spec.unwrap();
+    assert_eq!(pod.security_context.unwrap().run_as_non_root, Some(true));
+    let agent: DaemonSet = template(find(&objects, "DaemonSet duosuan-agent"));
+    let image = |containers: &[Container]| containers[0].image.clone().unwrap();
+    assert_eq!(
+        image(&pod.containers),
+        image(&agent.spec.template.spec.unwrap().containers)
+    );
 }
 
 /// The command line of a pod's only container, the program's name first, with its environment filled in.

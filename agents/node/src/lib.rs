@@ -14,6 +14,7 @@ mod intended;
 pub mod journal;
 pub mod kernel;
 pub mod layout;
+pub mod leave;
 pub mod machine;
 pub mod metrics;
 pub mod mirror;

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use clap::Parser;
 use duosuan_node::{
+    leave,
     options::{LogFormat, Options},
     run,
 };
@@ -46,6 +47,12 @@ fn start(options: Options) -> anyhow::Result<()> {
             }
             asked.cancel();
         });
-        run::run(options, shutdown).await
+        match &options.leave {
+            Some(namespace) => tokio::select! {
+                left = leave::run(&options, namespace) => left,
+                () = shutdown.cancelled() => anyhow::bail!("asked to end before the agents are gone: run it again"),
+            },
+            None => run::run(options, shutdown).await,
+        }
     })
 }

@@ -42,6 +42,10 @@ pub struct Options {
     /// agent's container.
     #[arg(long, value_name = "FILE", default_value = "/var/lib/duosuan/journal")]
     pub journal: PathBuf,
+    /// Instead of protecting a node: ends the agents of this namespace, takes batch's resources off all nodes and deletes the
+    /// NodeReports. Helm runs it before it uninstalls the chart.
+    #[arg(long, value_name = "NAMESPACE", conflicts_with = "policy")]
+    pub leave: Option<String>,
     /// Form of the log.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

@@ -6,7 +6,10 @@
 use duosuan_crds::{NodeReport, NodeReportStatus, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY};
 use duosuan_policy::{Report, Resources, Tier};
 use jiff::Timestamp;
-use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::{
+    api::core::v1::Node,
+    apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry},
+};
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
@@ -292,8 +295,13 @@ impl Publisher {
             Err(kube::Error::Api(answer)) if answer.code == 404 => return Ok(()),
             Err(error) => return Err(error),
         };
+        self.take_off_of(node.managed_fields()).await.map(drop)
+    }
+
+    /// The same of a node of which it is known who manages what. False if nothing there is ours.
+    pub(crate) async fn take_off_of(&self, managers: &[ManagedFieldsEntry]) -> kube::Result<bool> {
         let ours = |map: &str, resource: &str| {
-            node.managed_fields()
+            managers
                 .iter()
                 .filter(|f| f.manager.as_deref() == Some(FIELD_MANAGER))
                 .any(|f| {
@@ -316,8 +324,9 @@ impl Publisher {
             }
         }
         if status.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
+        let nodes: Api<Node> = Api::all(self.client.clone());
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
@@ -325,7 +334,7 @@ impl Publisher {
         nodes
             .patch_status(&self.node, &params, &Patch::Merge(&json!({"status": status})))
             .await
-            .map(|_| ())
+            .map(|_| true)
     }
 
     fn report_error(&self, source: kube::Error) -> PublishError {

@@ -137,7 +137,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
 }
 
 /// A way to the API server, unless the agent is to protect the node alone.
-async fn client(options: &Options) -> anyhow::Result<Option<Client>> {
+pub(crate) async fn client(options: &Options) -> anyhow::Result<Option<Client>> {
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     if options.kubeconfig.is_none() && !in_pod && options.policy.is_some() {
         tracing::info!("no API server: protecting the node alone, by --policy");
