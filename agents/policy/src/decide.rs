@@ -5,12 +5,14 @@ use crate::{
     amounts::percent,
     cpu,
     eviction::{self, Decided},
+    forecast::Forecast,
     guard::{Pace, Reading, ShareGuard},
     io, latency,
     llc::SCHEMATA,
     memory,
     observation::{Capabilities, Millis, Observation, Resources, Signals, Tier},
     offer::Bounds,
+    pasts::Newcomers,
     policy::{Mode, Policy},
     rates::Measured,
     state::{Forecasts, State},
@@ -35,7 +37,9 @@ pub fn decide(
     // 1. rates
     let mut counters = std::mem::take(&mut state.counters);
     let measured = counters.update(observation, policy.hold, now);
-    let young = young_requests(policy, observation, measured, state, now);
+    state
+        .pasts
+        .follow(observation, policy, &mut state.cpu, &mut state.memory, now);
 
     // 2. samples
     if state.sampled.is_none_or(|at| now.saturating_sub(at) >= SAMPLE_SPAN) {
@@ -43,29 +47,52 @@ pub fn decide(
         let ([prod, mid, _], system) = (rates.tiers, rates.system);
         let (half_life, quantile) = (policy.half_life, policy.quantile_percent);
         state.sampled = Some(now);
-        state.cpu.add([prod.cpu, mid.cpu, system.cpu], now, half_life, quantile);
-        state
-            .memory
-            .add([prod.memory, mid.memory, system.memory], now, half_life, quantile);
+        // The past of a tier is that of its members; who came lately counts apart.
+        let apart = state.pasts.sample(observation, rates, half_life, now);
+        let less = |of: Option<i64>, apart: i64| Some((of? - apart).max(0));
+        let [of_prod, of_mid] = apart;
+        state.cpu.add(
+            [less(prod.cpu, of_prod.cpu), less(mid.cpu, of_mid.cpu), system.cpu],
+            now,
+            half_life,
+            quantile,
+        );
+        state.memory.add(
+            [
+                less(prod.memory, of_prod.memory),
+                less(mid.memory, of_mid.memory),
+                system.memory,
+            ],
+            now,
+            half_life,
+            quantile,
+        );
         state.io_guard.remember(&rates.batch_io);
     }
 
     // 3. offers
     let bound = bound(observation);
-    let cpu_terms = terms(
-        &state.cpu,
-        policy,
-        observation.capacity.cpu,
-        policy.cpu_margin_percent,
-        young.cpu,
-    );
-    let memory_terms = terms(
-        &state.memory,
-        policy,
-        observation.capacity.memory,
-        policy.memory_margin_percent,
-        young.memory,
-    );
+    let newcomers = state.pasts.newcomers(observation, measured, policy, now);
+    let peaks = [Tier::Prod, Tier::Mid].map(|tier| peak(state, policy, observation, &newcomers, tier));
+    let firm = |of: fn(&Signals) -> Option<i64>| {
+        let [prod, mid] = &peaks;
+        of(prod).zip(of(mid)).map(|(a, b)| a.saturating_add(b))
+    };
+    let q = policy.quantile_percent;
+    let cpu_terms = Terms {
+        capacity: observation.capacity.cpu,
+        margin: percent(observation.capacity.cpu, policy.cpu_margin_percent),
+        system: state.cpu.system.peak(q),
+        firm: firm(|peak| peak.cpu),
+        young: newcomers.unused.cpu,
+    };
+    let memory_terms = Terms {
+        capacity: observation.capacity.memory,
+        margin: percent(observation.capacity.memory, policy.memory_margin_percent),
+        system: state.memory.system.peak(q),
+        firm: firm(|peak| peak.memory),
+        young: newcomers.unused.memory,
+    };
     let [prod, mid, batch] = measured.tiers;
     let closed = state.eviction.closed(now);
     let offer = |offer: &mut crate::offer::Offer, forecasts: &Forecasts, terms: &Terms, bound, age: Option<Millis>| {
@@ -213,7 +240,6 @@ pub fn decide(
         bound: bound.get(tier as usize).copied().unwrap_or_default(),
         reclaimable,
     };
-    let q = policy.quantile_percent;
     let (actions, intended) = match policy.mode {
         Mode::Act => (intended, Vec::new()),
         Mode::Observe => (Vec::new(), intended),
@@ -224,22 +250,8 @@ pub fn decide(
         usage: measured.node,
         system: measured.system,
         tiers: vec![
-            tier_view(
-                Tier::Prod,
-                Signals {
-                    cpu: state.cpu.prod.peak(q),
-                    memory: state.memory.prod.peak(q),
-                },
-                Resources::default(),
-            ),
-            tier_view(
-                Tier::Mid,
-                Signals {
-                    cpu: state.cpu.mid.peak(q),
-                    memory: state.memory.mid.peak(q),
-                },
-                Resources::default(),
-            ),
+            tier_view(Tier::Prod, peaks[0], Resources::default()),
+            tier_view(Tier::Mid, peaks[1], Resources::default()),
             tier_view(
                 Tier::Batch,
                 Signals::default(),
@@ -319,37 +331,19 @@ fn guard_views(state: &State) -> Vec<GuardView> {
     ]
 }
 
-/// What prod and mid pods that are new here asked for and do not use yet: their past is no witness for them.
-fn young_requests(
-    policy: &Policy,
-    observation: &Observation,
-    measured: &Measured,
-    state: &mut State,
-    now: Millis,
-) -> Resources {
-    let mut young = Resources::default();
-    for group in &observation.groups {
-        let since = match state.first_seen.get(&group.path) {
-            Some(&since) => since,
-            None => {
-                state.first_seen.insert(group.path.clone(), now);
-                now
-            }
-        };
-        if group.tier == Tier::Batch || now.saturating_sub(since) >= policy.warm_up {
-            continue;
-        }
-        let used = measured.group_cpu.get(&group.path).copied().unwrap_or(0);
-        young.cpu = young.cpu.saturating_add((group.requests.cpu - used).max(0));
-        young.memory = young
-            .memory
-            .saturating_add((group.requests.memory - group.memory.unwrap_or(0)).max(0));
+/// The peak that is expected of a tier: of its members, and the most that those who came lately used. `pasts` says why so.
+fn peak(state: &mut State, policy: &Policy, observation: &Observation, newcomers: &Newcomers, tier: Tier) -> Signals {
+    let [cpu_most, memory_most] = state.pasts.most(observation, tier);
+    let apart = newcomers.used.get(tier as usize).copied().unwrap_or_default();
+    let of = |forecast: &Forecast, most: Option<i64>, apart: i64| {
+        let peak = forecast.peak(policy.quantile_percent)?;
+        let bounded = most.map_or(peak, |most| peak.min(most.max(forecast.last())));
+        Some(bounded.saturating_add(apart))
+    };
+    Signals {
+        cpu: of(state.cpu.of(tier), cpu_most, apart.cpu),
+        memory: of(state.memory.of(tier), memory_most, apart.memory),
     }
-    // All groups are in it by now: it is as long as they are, unless some are gone.
-    if observation.complete && state.first_seen.len() > observation.groups.len() {
-        state.first_seen.retain(|path, _| observation.group(path).is_some());
-    }
-    young
 }
 
 /// Requests by tier. Batch is what the API says or what the cgroups say, whichever is more.
@@ -365,20 +359,4 @@ fn bound(observation: &Observation) -> [Resources; 3] {
     batch.cpu = batch.cpu.max(observation.bound_batch.cpu);
     batch.memory = batch.memory.max(observation.bound_batch.memory);
     bound
-}
-
-fn terms(forecasts: &Forecasts, policy: &Policy, capacity: i64, margin_percent: u32, young: i64) -> Terms {
-    let q = policy.quantile_percent;
-    let firm = forecasts
-        .prod
-        .peak(q)
-        .zip(forecasts.mid.peak(q))
-        .map(|(a, b)| a.saturating_add(b));
-    Terms {
-        capacity,
-        margin: percent(capacity, margin_percent),
-        system: forecasts.system.peak(q),
-        firm,
-        young,
-    }
 }

@@ -10,7 +10,7 @@ const ERROR_SHARE: i128 = 64;
 /// Quantile of a decaying histogram, plus the spread of the errors that this quantile made on the low side.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forecast {
-    histogram: Histogram,
+    histogram: Histogram<5>,
     /// Running mean of the squared excess over the quantile.
     variance: i128,
     last: i64,
@@ -31,6 +31,16 @@ impl Forecast {
     /// Samples taken in.
     pub const fn samples(&self) -> u64 {
         self.histogram.samples()
+    }
+
+    /// Takes all of the past for so much more, or less if negative: who makes up the use changed.
+    pub fn shift(&mut self, by: i64) {
+        self.histogram.shift(by);
+    }
+
+    /// The last sample.
+    pub const fn last(&self) -> i64 {
+        self.last
     }
 
     /// Quantile plus one sigma of the error, and never less than the last sample. `None` without samples.

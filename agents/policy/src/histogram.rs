@@ -4,9 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::observation::Millis;
 
-/// Each power of two is split in this many buckets, so that a value is known to 1/32 = 3 %.
-const STEPS: u64 = 1 << STEP_BITS;
-const STEP_BITS: u32 = 5;
 /// Weight of a fresh sample. Large, so that a sample ten half-lives old still counts 2^10.
 const FRESH: u64 = 1 << 20;
 /// Ageing happens in sixteenths of a half-life: each multiplies by 2^(-1/16) = 62757 / 65536.
@@ -14,24 +11,22 @@ const AGEINGS_PER_HALF_LIFE: u64 = 16;
 const AGEING: u64 = 62_757;
 
 /// A decaying histogram. A value is answered as the upper edge of its bucket, so never too low.
+///
+/// Each power of two is split in 2^`BITS` buckets: with 5, a value is known to 1/32 = 3 %; with 3, to 1/8, in a quarter of the
+/// memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Histogram {
+pub struct Histogram<const BITS: u32 = 5> {
+    #[serde(with = "sparse")]
     buckets: Vec<u64>,
     aged: Millis,
     samples: u64,
 }
 
-impl Histogram {
+impl<const BITS: u32> Histogram<BITS> {
     /// Takes in a sample; negative counts as 0. `now` that goes back counts as no time passed.
     pub fn add(&mut self, value: i64, now: Millis, half_life: Millis) {
         self.age(now, half_life);
-        let bucket = bucket_of(value.max(0).unsigned_abs());
-        if self.buckets.len() <= bucket {
-            self.buckets.resize(bucket + 1, 0);
-        }
-        if let Some(weight) = self.buckets.get_mut(bucket) {
-            *weight = weight.saturating_add(FRESH);
-        }
+        self.weigh(value, FRESH);
         self.samples = self.samples.saturating_add(1);
     }
 
@@ -42,6 +37,42 @@ impl Histogram {
 
     /// The value that `percent` of the weight is not above; `None` if there is none.
     pub fn quantile(&self, percent: u32) -> Option<i64> {
+        self.bucket_at(percent).map(|bucket| top(upper_edge::<BITS>(bucket)))
+    }
+
+    /// As [`Self::quantile`], answered as the lower edge of the bucket, so never too high.
+    pub fn quantile_at_least(&self, percent: u32) -> Option<i64> {
+        let bucket = self.bucket_at(percent)?;
+        Some(match bucket {
+            0 => 0,
+            above => top(upper_edge::<BITS>(above - 1).saturating_add(1)),
+        })
+    }
+
+    /// Takes every value for so much more, or less if negative, as if it had been so all along.
+    pub fn shift(&mut self, by: i64) {
+        if by == 0 || self.buckets.is_empty() {
+            return;
+        }
+        let before = std::mem::take(&mut self.buckets);
+        for (bucket, weight) in before.into_iter().enumerate().filter(|(_, weight)| *weight > 0) {
+            let value = top(upper_edge::<BITS>(bucket)).saturating_add(by);
+            self.weigh(value, weight);
+        }
+    }
+
+    fn weigh(&mut self, value: i64, weight: u64) {
+        let bucket = bucket_of::<BITS>(value.max(0).unsigned_abs());
+        if self.buckets.len() <= bucket {
+            self.buckets.resize(bucket + 1, 0);
+        }
+        if let Some(known) = self.buckets.get_mut(bucket) {
+            *known = known.saturating_add(weight);
+        }
+    }
+
+    /// The first bucket up to which `percent` of the weight lies.
+    fn bucket_at(&self, percent: u32) -> Option<usize> {
         let total: u128 = self.buckets.iter().map(|&w| u128::from(w)).sum();
         if total == 0 {
             return None;
@@ -51,7 +82,7 @@ impl Histogram {
         for (bucket, &weight) in self.buckets.iter().enumerate() {
             seen += u128::from(weight);
             if weight > 0 && seen >= wanted {
-                return Some(i64::try_from(upper_edge(bucket)).unwrap_or(i64::MAX));
+                return Some(bucket);
             }
         }
         None
@@ -81,24 +112,58 @@ impl Histogram {
     }
 }
 
-/// Exact below `STEPS`, then `STEPS` buckets for each power of two.
-fn bucket_of(value: u64) -> usize {
-    if value < STEPS {
+/// Exact below 2^`BITS`, then 2^`BITS` buckets for each power of two.
+fn bucket_of<const BITS: u32>(value: u64) -> usize {
+    let steps = 1 << BITS;
+    if value < steps {
         return value as usize;
     }
-    let power = value.ilog2() - STEP_BITS;
-    let step = (value >> power) - STEPS;
-    (STEPS + u64::from(power) * STEPS + step) as usize
+    let power = value.ilog2() - BITS;
+    let step = (value >> power) - steps;
+    (steps + u64::from(power) * steps + step) as usize
 }
 
-fn upper_edge(bucket: usize) -> u64 {
-    let bucket = bucket as u64;
-    if bucket < STEPS {
+fn upper_edge<const BITS: u32>(bucket: usize) -> u64 {
+    let (bucket, steps) = (bucket as u64, 1 << BITS);
+    if bucket < steps {
         return bucket;
     }
-    let (power, step) = ((bucket - STEPS) / STEPS, (bucket - STEPS) % STEPS);
-    let edge = u128::from(STEPS + step + 1) << power;
+    let (power, step) = ((bucket - steps) / steps, (bucket - steps) % steps);
+    let edge = u128::from(steps + step + 1) << power;
     u64::try_from(edge - 1).unwrap_or(u64::MAX)
+}
+
+fn top(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Most buckets are empty: written are those that are not, by number.
+mod sparse {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// Buckets that 64 bits need, of 32 for each power of two.
+    const MOST: usize = 64 * 32;
+
+    pub(super) fn serialize<S: Serializer>(buckets: &[u64], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(buckets.iter().enumerate().filter(|(_, weight)| **weight > 0))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> {
+        let filled = Vec::<(usize, u64)>::deserialize(from)?;
+        let mut buckets = Vec::new();
+        for (bucket, weight) in filled {
+            if bucket >= MOST {
+                return Err(D::Error::custom(format!("bucket {bucket} is beyond {MOST}")));
+            }
+            if buckets.len() <= bucket {
+                buckets.resize(bucket + 1, 0);
+            }
+            if let Some(known) = buckets.get_mut(bucket) {
+                *known = weight;
+            }
+        }
+        Ok(buckets)
+    }
 }
 
 #[cfg(test)]
@@ -117,12 +182,12 @@ mod tests {
 
     #[test]
     fn an_empty_histogram_has_no_quantile() {
-        assert_eq!(Histogram::default().quantile(98), None);
+        assert_eq!(Histogram::<5>::default().quantile(98), None);
     }
 
     #[test]
     fn what_is_a_half_life_old_counts_half() {
-        let mut h = Histogram::default();
+        let mut h = Histogram::<5>::default();
         for _ in 0..100 {
             h.add(1000, 0, HOUR);
         }
@@ -136,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_back_changes_nothing() {
-        let mut h = Histogram::default();
+        let mut h = Histogram::<5>::default();
         h.add(5, HOUR, HOUR);
         h.add(5, 0, HOUR);
         assert_eq!(h.quantile(100), Some(5));
@@ -145,18 +210,48 @@ mod tests {
 
     #[test]
     fn it_survives_being_written_and_read() {
-        let mut h = Histogram::default();
+        let mut h = Histogram::<5>::default();
         for i in 0..1000 {
             h.add(i * 17, i as u64 * 1000, HOUR);
         }
         let text = serde_json::to_string(&h).unwrap();
-        assert_eq!(serde_json::from_str::<Histogram>(&text).unwrap(), h);
+        assert_eq!(serde_json::from_str::<Histogram<5>>(&text).unwrap(), h);
+    }
+
+    #[test]
+    fn a_bucket_that_no_value_has_is_refused() {
+        let text = r#"{"buckets":[[99999,1]],"aged":0,"samples":1}"#;
+        let error = serde_json::from_str::<Histogram<3>>(text).unwrap_err();
+        assert!(error.to_string().contains("bucket 99999 is beyond"), "{error}");
     }
 
     proptest! {
         #[test]
+        fn the_two_edges_of_a_value_enclose_it_however_coarse_the_buckets(value in 0i64..1 << 40) {
+            let mut h = Histogram::<3>::default();
+            h.add(value, 0, HOUR);
+            let (low, high) = (h.quantile_at_least(50).unwrap(), h.quantile(50).unwrap());
+            prop_assert!(low <= value && value <= high);
+            prop_assert!(high - low <= value / 8 + 1);
+        }
+
+        #[test]
+        fn what_is_shifted_keeps_its_weight_and_is_never_too_low(
+            values in prop::collection::vec(0i64..1 << 30, 1..50), by in -(1i64 << 30)..1 << 30, p in 1u32..=100
+        ) {
+            let mut h = Histogram::<5>::default();
+            for v in values {
+                h.add(v, 0, HOUR);
+            }
+            let before = h.quantile(p).unwrap();
+            h.shift(by);
+            let (wanted, after) = ((before + by).max(0), h.quantile(p).unwrap());
+            prop_assert!(after >= wanted && after <= wanted + wanted / 32 + 1, "{wanted} {after}");
+        }
+
+        #[test]
         fn a_value_is_answered_no_lower_and_at_most_a_thirty_second_higher(value in 0i64..i64::MAX) {
-            let mut h = Histogram::default();
+            let mut h = Histogram::<5>::default();
             h.add(value, 0, HOUR);
             let answer = h.quantile(50).unwrap();
             prop_assert!(answer >= value);
@@ -165,7 +260,7 @@ mod tests {
 
         #[test]
         fn a_higher_quantile_is_no_lower(values in prop::collection::vec(0i64..1 << 40, 1..200), p in 1u32..100) {
-            let mut h = Histogram::default();
+            let mut h = Histogram::<5>::default();
             for v in values {
                 h.add(v, 0, HOUR);
             }

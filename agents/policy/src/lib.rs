@@ -29,6 +29,7 @@ pub mod lost_work;
 pub mod memory;
 pub mod observation;
 pub mod offer;
+mod pasts;
 pub mod policy;
 pub mod rates;
 pub mod state;

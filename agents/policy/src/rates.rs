@@ -83,7 +83,8 @@ impl Counters {
                 None => self.groups.entry(group.path.clone()).or_default().take(group),
             }
         }
-        if self.groups.len() > seen.groups.len() {
+        // Who cannot be listed has not gone, and does not begin at zero when it is seen again.
+        if seen.complete && self.groups.len() > seen.groups.len() {
             self.groups.retain(|path, _| seen.group(path).is_some());
         }
         &self.measured

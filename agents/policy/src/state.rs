@@ -1,7 +1,5 @@
 //! What a node remembers between two looks.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -13,8 +11,9 @@ use crate::{
     latency::LatencyGuard,
     llc::LlcGuard,
     memory::MemoryGuard,
-    observation::Millis,
+    observation::{Millis, Tier},
     offer::Offer,
+    pasts::Pasts,
     rates::Counters,
 };
 
@@ -29,8 +28,8 @@ pub struct State {
     pub(crate) cpu_offer: Offer,
     /// Memory offered.
     pub(crate) memory_offer: Offer,
-    /// When each group was seen first.
-    pub(crate) first_seen: BTreeMap<String, Millis>,
+    /// The past of each pod of prod and mid.
+    pub(crate) pasts: Pasts,
     /// When the last sample was taken. After a restart the first look only sets the counters.
     #[serde(skip)]
     pub(crate) sampled: Option<Millis>,
@@ -77,6 +76,14 @@ pub(crate) struct Forecasts {
 }
 
 impl Forecasts {
+    /// The forecast of a tier that has one; what is not mid counts as prod.
+    pub(crate) fn of(&mut self, tier: Tier) -> &mut Forecast {
+        match tier {
+            Tier::Mid => &mut self.mid,
+            Tier::Prod | Tier::Batch => &mut self.prod,
+        }
+    }
+
     /// Takes in a sample of all three; nothing if one is missing, since the sum would be wrong.
     pub(crate) fn add(&mut self, sample: [Option<i64>; 3], now: Millis, half_life: Millis, quantile: u32) {
         let [Some(prod), Some(mid), Some(system)] = sample else {

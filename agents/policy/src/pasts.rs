@@ -1,0 +1,215 @@
+//! The past of each pod, so that a forecast is of the pods that are there.
+//!
+//! The peak of a tier is a quantile of what its pods used together: pods do not peak at the same time, and the sum of their
+//! quantiles would leave much idle that nobody ever needs. But what was used together was used by the pods of then. So the
+//! tier's histogram is kept as that of its *members*, whose common past it is:
+//!
+//! - A pod that *left* is taken out of all samples with what it used at least, with the certainty that the policy's quantile
+//!   asks for (P2 where that is P98): whatever the rest did while it was there, it was not more than the sum less that. (Its
+//!   peak may have been at another time than the tier's, so that to take that out could be too much.)
+//! - A pod that *came* is no member until it has a past of its own, [`Policy::warm_up`] long. Until then it counts beside the
+//!   members, with its request, or with the most that it used where that is more. Then it joins: its own quantile is added to
+//!   all samples that were taken without it, as if both peaked together; as these fade, the common past takes over.
+//! - Together the members never used more than the sum of the most that each of them used. So that is an upper bound, too, and
+//!   the smaller of both holds. (The sum of their *quantiles* is none: of many pods that seldom work, one always does.)
+//!
+//! Pods that are there when nothing is known yet are members at once: their past begins together.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    histogram::Histogram,
+    observation::{Group, Millis, Observation, Resources, Tier},
+    policy::Policy,
+    rates::Measured,
+    state::Forecasts,
+};
+
+/// Pods with a past of their own; more than a kubelet runs. Others count as if they had just come.
+const MOST: usize = 512;
+/// Memory is counted in these steps, bytes: 1 MiB.
+const MEMORY_STEP: i64 = 1 << 20;
+
+/// The past of each pod of prod and mid, by the path of its cgroup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pasts(BTreeMap<String, Box<Past>>);
+
+/// The past of one pod: about a kilobyte.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Past {
+    tier: Tier,
+    since: Millis,
+    /// Whether the tier's samples are with it.
+    member: bool,
+    cpu: Histogram<3>,
+    memory: Histogram<3>,
+}
+
+/// What pods count with beside the members of their tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Newcomers {
+    /// The most that those who came used, by tier.
+    pub(crate) used: [Resources; 2],
+    /// What young pods, members or not, asked for beyond that.
+    pub(crate) unused: Resources,
+}
+
+/// A part of the two tiers that are forecast.
+fn firm<T>(parts: &mut [T; 2], tier: Tier) -> Option<&mut T> {
+    parts.get_mut(tier as usize)
+}
+
+impl Pasts {
+    /// Takes note of who came, left, and is no newcomer any longer, and has the forecasts follow.
+    pub(crate) fn follow(
+        &mut self,
+        seen: &Observation,
+        policy: &Policy,
+        cpu: &mut Forecasts,
+        memory: &mut Forecasts,
+        now: Millis,
+    ) {
+        let q = policy.quantile_percent;
+        // Who cannot be listed has not left. In the steady state all are known, and nobody is looked for.
+        let firm = |group: &&Group| group.tier != Tier::Batch;
+        if seen.complete {
+            self.0.retain(|path, past| {
+                let stays = seen.group(path).is_some_and(|group| group.tier == past.tier);
+                if !stays && past.member {
+                    let low = |h: &Histogram<3>| h.quantile_at_least(100_u32.saturating_sub(q)).unwrap_or(0);
+                    cpu.of(past.tier).shift(-low(&past.cpu));
+                    memory.of(past.tier).shift(-low(&past.memory) * MEMORY_STEP);
+                }
+                stays
+            });
+        }
+        let least = u64::from(policy.min_samples);
+        for group in seen.groups.iter().filter(firm) {
+            let Some(past) = self.0.get_mut(&group.path) else {
+                if self.0.len() < MOST {
+                    let member = cpu.of(group.tier).samples() < least && memory.of(group.tier).samples() < least;
+                    self.0
+                        .insert(group.path.clone(), Box::new(Past::new(group.tier, member, now)));
+                }
+                continue;
+            };
+            let grown = !past.young(policy, now) && past.cpu.samples().min(past.memory.samples()) >= least;
+            if grown && !past.member && past.tier == group.tier {
+                past.member = true;
+                cpu.of(past.tier).shift(past.cpu.quantile(q).unwrap_or(0));
+                memory
+                    .of(past.tier)
+                    .shift(past.memory.quantile(q).unwrap_or(0).saturating_mul(MEMORY_STEP));
+            }
+        }
+    }
+
+    /// Takes in a sample of each pod, and answers what those who are no members used, by tier.
+    pub(crate) fn sample(
+        &mut self,
+        seen: &Observation,
+        rates: &Measured,
+        half_life: Millis,
+        now: Millis,
+    ) -> [Resources; 2] {
+        let mut apart = [Resources::default(); 2];
+        for group in &seen.groups {
+            let Some(apart) = firm(&mut apart, group.tier) else {
+                continue;
+            };
+            let (cpu, memory) = (rates.group_cpu.get(&group.path).copied(), group.memory);
+            let past = self.0.get_mut(&group.path);
+            let member = past.as_ref().is_some_and(|past| past.member);
+            if let Some(past) = past {
+                if let Some(cpu) = cpu {
+                    past.cpu.add(cpu, now, half_life);
+                }
+                if let Some(memory) = memory {
+                    // Whatever is begun counts whole.
+                    past.memory.add(
+                        memory.max(0).saturating_add(MEMORY_STEP - 1) / MEMORY_STEP,
+                        now,
+                        half_life,
+                    );
+                }
+            }
+            if !member {
+                apart.cpu = apart.cpu.saturating_add(cpu.unwrap_or(0));
+                apart.memory = apart.memory.saturating_add(memory.unwrap_or(0));
+            }
+        }
+        apart
+    }
+
+    /// The most that the members of a tier used, each for itself, CPU and memory; nothing where one has no past.
+    pub(crate) fn most(&self, seen: &Observation, tier: Tier) -> [Option<i64>; 2] {
+        let mut sum = [Some(0), Some(0)];
+        for group in seen.groups.iter().filter(|group| group.tier == tier) {
+            let Some(past) = self.0.get(&group.path) else { continue };
+            if past.member {
+                let [cpu, memory] = &mut sum;
+                *cpu = plus(*cpu, past.cpu.quantile(100));
+                *memory = plus(
+                    *memory,
+                    past.memory.quantile(100).map(|m| m.saturating_mul(MEMORY_STEP)),
+                );
+            }
+        }
+        sum
+    }
+
+    /// What pods count with beside the members.
+    pub(crate) fn newcomers(&self, seen: &Observation, measured: &Measured, policy: &Policy, now: Millis) -> Newcomers {
+        let mut all = Newcomers::default();
+        for group in &seen.groups {
+            let Some(used) = firm(&mut all.used, group.tier) else {
+                continue;
+            };
+            let past = self.0.get(&group.path);
+            let member = past.is_some_and(|past| past.member);
+            if member && past.is_some_and(|past| !past.young(policy, now)) {
+                continue;
+            }
+            let mut most = Resources {
+                cpu: measured.group_cpu.get(&group.path).copied().unwrap_or(0),
+                memory: group.memory.unwrap_or(0),
+            };
+            if !member {
+                let known = |h: Option<i64>| h.unwrap_or(0);
+                most.cpu = most.cpu.max(known(past.and_then(|p| p.cpu.quantile(100))));
+                let memory = known(past.and_then(|p| p.memory.quantile(100)));
+                most.memory = most.memory.max(memory.saturating_mul(MEMORY_STEP));
+                used.cpu = used.cpu.saturating_add(most.cpu);
+                used.memory = used.memory.saturating_add(most.memory);
+            }
+            let unused = &mut all.unused;
+            unused.cpu = unused.cpu.saturating_add((group.requests.cpu - most.cpu).max(0));
+            unused.memory = unused
+                .memory
+                .saturating_add((group.requests.memory - most.memory).max(0));
+        }
+        all
+    }
+}
+
+impl Past {
+    fn new(tier: Tier, member: bool, now: Millis) -> Self {
+        Self {
+            tier,
+            since: now,
+            member,
+            cpu: Histogram::default(),
+            memory: Histogram::default(),
+        }
+    }
+
+    fn young(&self, policy: &Policy, now: Millis) -> bool {
+        now.saturating_sub(self.since) < policy.warm_up
+    }
+}
+
+fn plus(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    Some(a?.saturating_add(b?))
+}
