@@ -85,6 +85,8 @@ pub(crate) struct Model {
     pub(crate) marks: marks::Marks,
     /// Claims that more pods may let in. Noted as they wait, and left out of comparisons.
     pub(crate) hopes: hopes::Hopes,
+    /// Claims that were tried in vain since [`Model::park_tried`].
+    pub(crate) tried: Vec<ClaimOrd>,
     /// The parts that nodes are divided into.
     pub(crate) topology: topology::Topology,
     /// Sum of what the present nodes have, by tier, in the names that quotas use.
@@ -206,6 +208,7 @@ impl Default for Model {
             taints: Fresh::default(),
             images: images::Images::default(),
             marks: marks::Marks::default(),
+            tried: Vec::new(),
             hopes: hopes::Hopes::default(),
             topology: topology::Topology::default(),
             capacity: Default::default(),

@@ -58,6 +58,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, budget: Budget) -> Vec<Decision> 
     s4_reserve::review(&mut round);
     for _ in 0..PASSES {
         let freed = round.model.freed;
+        round.model.park_tried();
         let mut order = s2_order::Order::of(round.model);
         while let Some(claim) = order.next(&round) {
             s3_place::place(&mut round, claim);
@@ -76,6 +77,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, budget: Budget) -> Vec<Decision> 
     s5_reclaim::reclaim(&mut round);
     s3_grow::grow(&mut round);
     s5_reclaim::release_broken(&mut round);
+    round.model.park_tried();
     s4_reserve::review(&mut round);
     s4_search::note_cut(&mut round);
     let mut decisions = s6_commit::commit(&mut round);

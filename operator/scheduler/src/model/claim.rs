@@ -63,6 +63,8 @@ pub(crate) struct ClaimSlot {
     pub(crate) strays: BTreeSet<PodOrd>,
     /// It is in its queue's list of those that wait.
     pub(crate) listed_pending: bool,
+    /// How often something had been freed when it was tried in vain in this cycle.
+    pub(crate) tried_at: Option<u64>,
     /// It is in its queue's list of those that hold something.
     pub(crate) listed_running: bool,
     /// The time at which it is in the list of those that are expected to end.
@@ -220,6 +222,7 @@ impl Model {
             groups: Vec::new(),
             strays: BTreeSet::new(),
             listed_pending: false,
+            tried_at: None,
             listed_running: false,
             listed_end: None,
             started: None,

@@ -1,6 +1,6 @@
 //! The lists of a queue: claims that wait, those among them that were tried in vain, and claims that hold something.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::{
     model::{Age, Group, Model, queue::VictimKey, tier_index},
@@ -24,28 +24,70 @@ impl Model {
         ((Reverse(claim.priority), claim.namespace.clone()), age)
     }
 
-    /// A claim was tried in vain: it is not tried again until something is freed, or it changes.
+    /// A claim was tried in vain: it is not tried again until something is freed, or it changes. It is taken off those who
+    /// wait for a turn when all have had theirs: mostly all of a queue go at once then, whatever their number.
     pub(crate) fn park(&mut self, ord: ClaimOrd) {
-        let (group, age) = self.pending_key(ord);
         let queue = self.claims[ord].queue;
         self.unpark_all(queue);
         let freed = self.freed;
-        let queue = &mut self.queues[queue];
-        if queue.pending.remove(&group, &age) {
-            queue.parked.insert(group, age);
-            queue.parked_at = freed;
-            self.hope(ord);
+        let parked = &self.queues[queue].parked;
+        let is_parked = parked.len() > 0 && {
+            let (group, age) = self.pending_key(ord);
+            parked.contains(&group, &age)
+        };
+        let claim = &mut self.claims[ord];
+        if is_parked || !claim.listed_pending {
+            return;
         }
+        if claim.tried_at.replace(freed).is_none() {
+            self.tried.push(ord);
+        }
+        self.hope(ord);
     }
 
     /// A claim is to be tried again.
     pub(crate) fn unpark(&mut self, ord: ClaimOrd) {
         self.hopes.forget(ord);
+        let claim = &mut self.claims[ord];
+        let queue = claim.queue;
+        if claim.tried_at.take().is_some() || self.queues[queue].parked.len() == 0 {
+            return;
+        }
         let (group, age) = self.pending_key(ord);
-        let queue = self.claims[ord].queue;
         let queue = &mut self.queues[queue];
         if queue.parked.remove(&group, &age) {
             queue.pending.insert(group, age);
+        }
+    }
+
+    /// Takes those who were tried in vain off the lists of those who wait for a turn.
+    pub(crate) fn park_tried(&mut self) {
+        let mut by_queue: BTreeMap<QueueOrd, Vec<ClaimOrd>> = BTreeMap::new();
+        for ord in std::mem::take(&mut self.tried) {
+            if self.claims.find(ord).is_none() {
+                continue;
+            }
+            let claim = &mut self.claims[ord];
+            // What was freed since may be what it needs.
+            if claim.tried_at.take() == Some(self.freed) {
+                by_queue.entry(claim.queue).or_default().push(ord);
+            }
+        }
+        for (at, claims) in by_queue {
+            self.unpark_all(at);
+            let queue = &mut self.queues[at];
+            queue.parked_at = self.freed;
+            if claims.len() == queue.pending.len() {
+                queue.parked.append(&mut queue.pending);
+                continue;
+            }
+            for ord in claims {
+                let (group, age) = self.pending_key(ord);
+                let queue = &mut self.queues[at];
+                if queue.pending.remove(&group, &age) {
+                    queue.parked.insert(group, age);
+                }
+            }
         }
     }
 
@@ -67,6 +109,7 @@ impl Model {
         if !pending {
             self.hopes.forget(ord);
             self.searched.remove(&ord);
+            self.claims[ord].tried_at = None;
         }
         let claim = &self.claims[ord];
         let (group, age) = self.pending_key(ord);

@@ -54,6 +54,11 @@ impl Waiting {
         removed
     }
 
+    /// True if a claim is in the list.
+    pub(crate) fn contains(&self, group: &Group, age: &Age) -> bool {
+        self.groups.get(group).is_some_and(|ages| ages.contains(age))
+    }
+
     /// Takes in all of another list, which is empty then.
     pub(crate) fn append(&mut self, other: &mut Waiting) {
         if other.len == 0 {

@@ -355,7 +355,9 @@ mod tests {
             super::super::s1_heads::look_again(&mut round);
             let mut order = Order::of(round.model);
             loop {
-                let fresh = Order::of(&mut round.model.clone()).next(&round);
+                let mut model = round.model.clone();
+                model.park_tried();
+                let fresh = Order::of(&mut model).next(&round);
                 let next = order.next(&round);
                 prop_assert_eq!(next, fresh);
                 let Some(claim) = next else { break };
