@@ -61,6 +61,8 @@ fn a_node_is_shown_with_the_terms_of_its_offer_its_guards_and_their_reasons() {
     };
     assert_eq!(row("prod"), ["prod", "6500m", "9", "10", "8192Mi", "9216Mi", "16384Mi"]);
     assert_eq!(row("system"), ["system", "300m", "-", "-", "1024Mi", "-", "-"]);
+    let work = ["batch", "2048Mi", "1500Mi", "900Mi", "40Mi", "8 s", "70", "2", "1"];
+    assert!(cells.iter().any(|row| *row == work), "{text}");
     // capacity - margin - system peak - prod peak - young pods = target; the offer is still on its way up to it.
     assert_eq!(
         row("cpu"),

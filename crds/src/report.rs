@@ -180,6 +180,39 @@ pub struct TierReport {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub reclaimable: BTreeMap<String, Quantity>,
+    /// What the tier's pods did and suffered.
+    #[serde(default)]
+    pub work: TierWork,
+}
+
+/// What the pods of a tier did and suffered on the node since its agent's start, those that are gone included; and what their
+/// memory is now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TierWork {
+    /// Memory that is no copy of a file, in bytes; absent while that is not known of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anonymous: Option<Quantity>,
+    /// Page cache, tmpfs included, in bytes; absent while that is not known of all. It counts to the use as far as it was used
+    /// lately.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page_cache: Option<Quantity>,
+    /// Bytes read from devices, in MiB.
+    pub read_mebibytes: u64,
+    /// Bytes written to devices, in MiB.
+    pub written_mebibytes: u64,
+    /// Reads from devices.
+    pub reads: u64,
+    /// Writes to devices.
+    pub writes: u64,
+    /// Periods in which their own CPU limits stopped them, which nobody else can help.
+    pub throttled_periods: u64,
+    /// Time for which that was so, summed over CPUs, in seconds.
+    pub throttled_seconds: u64,
+    /// Times that they ran out of memory.
+    pub ooms: u64,
+    /// Processes that were killed for that.
+    pub oom_kills: u64,
 }
 
 /// Stall, in thousandths of wall time over the last 10 seconds.

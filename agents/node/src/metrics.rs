@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 
 use duosuan_policy::{
     Answer, CacheUse, Capabilities, GuardState, Outcome, Report, Tier,
-    action::Terms,
+    action::{Terms, TierWork},
     eviction::{Cause, Eviction},
 };
 use prometheus_client::{
@@ -33,6 +33,13 @@ struct TierLabels {
     node: String,
     tier: &'static str,
     resource: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WorkLabels {
+    node: String,
+    tier: &'static str,
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -96,6 +103,11 @@ pub struct Metrics {
     peak: Family<TierLabels, Float>,
     bound: Family<TierLabels, Float>,
     reclaimable: Family<TierLabels, Float>,
+    memory: Family<WorkLabels, Gauge>,
+    io: Family<WorkLabels, Counter>,
+    operations: Family<WorkLabels, Counter>,
+    events: Family<WorkLabels, Counter>,
+    throttled: Family<WorkLabels, Counter<f64, AtomicU64>>,
     terms: Family<TermLabels, Float>,
     pressure: Family<ScopeLabels, Float>,
     limit: Family<GuardLabels, Float>,
@@ -132,6 +144,11 @@ impl Metrics {
             peak: Family::default(),
             bound: Family::default(),
             reclaimable: Family::default(),
+            memory: Family::default(),
+            io: Family::default(),
+            operations: Family::default(),
+            events: Family::default(),
+            throttled: Family::default(),
             terms: Family::default(),
             pressure: Family::default(),
             limit: Family::default(),
@@ -165,6 +182,34 @@ impl Metrics {
         );
         r.register("node_bound", "Asked for by the pods of a tier", metrics.bound.clone());
         r.register("node_reclaimable", "Offered to a tier", metrics.reclaimable.clone());
+        r.register_with_unit(
+            "node_memory",
+            "Memory of a tier, by kind: anonymous, page_cache",
+            Unit::Bytes,
+            metrics.memory.clone(),
+        );
+        r.register_with_unit(
+            "node_io",
+            "Moved from and to devices by a tier, by kind: read, written",
+            Unit::Bytes,
+            metrics.io.clone(),
+        );
+        r.register(
+            "node_io_operations",
+            "Reads and writes of devices by a tier, by kind: read, written",
+            metrics.operations.clone(),
+        );
+        r.register(
+            "node_tier_events",
+            "What a tier suffered, by kind: oom and oom_kill of memory, throttled for periods of CPU in which its own limits stopped it",
+            metrics.events.clone(),
+        );
+        r.register_with_unit(
+            "node_cpu_throttled",
+            "Time for which a tier's own limits stopped it, by kind of limit, summed over CPUs",
+            Unit::Seconds,
+            metrics.throttled.clone(),
+        );
         r.register(
             "node_offer_terms",
             "Terms of the offer to batch: target = capacity - margin - system - prod - young, where all are known",
@@ -286,6 +331,7 @@ impl Metrics {
         };
         for view in &report.tiers {
             let name = view.tier.as_str();
+            self.work(node, name, &view.work);
             set(&self.usage, name, view.usage.cpu, view.usage.memory);
             set(&self.bound, name, Some(view.bound.cpu), Some(view.bound.memory));
             if view.tier == Tier::Batch {
@@ -365,6 +411,37 @@ impl Metrics {
         self.intended.get_or_create(&labels).set(intended);
         self.reclaimed.get_or_create(&labels).inc_by(acted.reclaimed);
         self.failures(node, &acted.failed);
+    }
+
+    fn work(&self, node: &str, tier: &'static str, work: &TierWork) {
+        // One set of labels for all.
+        let mut labels = WorkLabels {
+            node: node.to_owned(),
+            tier,
+            kind: "",
+        };
+        for (kind, bytes) in [("anonymous", work.anonymous), ("page_cache", work.page_cache)] {
+            labels.kind = kind;
+            match bytes {
+                Some(bytes) => drop(self.memory.get_or_create(&labels).set(bytes)),
+                None => drop(self.memory.remove(&labels)),
+            }
+        }
+        let mut count = |family: &Family<WorkLabels, Counter>, kind, value: u64| {
+            labels.kind = kind;
+            let counter = family.get_or_create(&labels);
+            counter.inc_by(value.saturating_sub(counter.get()));
+        };
+        count(&self.io, "read", work.io.read_bytes);
+        count(&self.io, "written", work.io.written_bytes);
+        count(&self.operations, "read", work.io.reads);
+        count(&self.operations, "written", work.io.writes);
+        count(&self.events, "oom", work.ooms);
+        count(&self.events, "oom_kill", work.oom_kills);
+        count(&self.events, "throttled", work.throttled_periods);
+        labels.kind = "cpu.max";
+        let throttled = self.throttled.get_or_create(&labels);
+        throttled.inc_by((work.throttled as f64 / 1e6 - throttled.get()).max(0.0));
     }
 
     fn terms(&self, node: &str, resource: &'static str, terms: &Terms, amount: impl Fn(i64) -> f64) {

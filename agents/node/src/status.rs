@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use duosuan_crds::{
     NodeReportStatus, Tier as ApiTier,
-    report::{ActionReport, EvictionReport, GpuReport, GuardReport, NumaReport, OfferReport, Pressure, TierReport},
+    report::{
+        ActionReport, EvictionReport, GpuReport, GuardReport, NumaReport, OfferReport, Pressure, TierReport, TierWork,
+    },
 };
 use duosuan_policy::{
     Capabilities, Report, Resources, Signals, Tier,
@@ -160,6 +162,7 @@ pub fn status(
                 } else {
                     BTreeMap::new()
                 },
+                work: work(&view.work),
             })
             .collect(),
         usage: known(report.usage),
@@ -211,6 +214,21 @@ fn at(moment: duosuan_policy::Millis, report: &Report, now: Timestamp) -> Timest
     let age = i64::try_from(report.at.saturating_sub(moment)).unwrap_or(i64::MAX);
     let millis = now.as_millisecond().saturating_sub(age);
     Timestamp::from_millisecond(millis).unwrap_or(now)
+}
+
+fn work(of: &duosuan_policy::action::TierWork) -> TierWork {
+    TierWork {
+        anonymous: of.anonymous.map(quantity::mebibytes),
+        page_cache: of.page_cache.map(quantity::mebibytes),
+        read_mebibytes: of.io.read_bytes >> 20,
+        written_mebibytes: of.io.written_bytes >> 20,
+        reads: of.io.reads,
+        writes: of.io.writes,
+        throttled_periods: of.throttled_periods,
+        throttled_seconds: of.throttled / 1_000_000,
+        ooms: of.ooms,
+        oom_kills: of.oom_kills,
+    }
 }
 
 fn offers(report: &Report) -> Vec<OfferReport> {

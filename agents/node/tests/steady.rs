@@ -85,12 +85,14 @@ impl Steady {
 }
 
 #[test]
-fn a_cycle_opens_nothing_and_reads_eight_files_of_a_pod_at_most() {
+fn a_cycle_opens_nothing_and_reads_eight_files_of_a_pod_and_of_few_a_ninth() {
     let pods = 110;
     let mut steady = Steady::of(pods);
     let files = steady.files();
     assert_eq!(files.opened, 0);
-    assert!((7 * pods as u64..=8 * pods as u64).contains(&files.read), "{files:?}");
+    // One in five of prod's has its IO read, of batch's its events.
+    let most = 8 * pods as u64 + pods as u64 / 4;
+    assert!((7 * pods as u64..=most).contains(&files.read), "{files:?}");
 }
 
 #[test]

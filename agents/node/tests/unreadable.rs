@@ -11,7 +11,7 @@
 mod folder;
 
 use duosuan_node::machine::Machine;
-use duosuan_policy::Observation;
+use duosuan_policy::{Group, Observation, Work};
 use folder::Folder;
 
 /// All that is known of a pod was thrown away when one of its files could not be read.
@@ -54,10 +54,19 @@ fn a_file_of_a_pod_that_cannot_be_read_is_one_signal_less() {
             // That of its container is still known.
             group.cpu_throttled = None;
         }
-        assert_eq!(seen.groups, expected, "{file}");
+        assert_eq!(bare(&seen.groups), bare(&expected), "{file}");
         let failed: Vec<String> = kernel.act(&[]).failed.into_iter().map(|f| f.file).collect();
         assert_eq!(failed, [file]);
         kernel.observe(&pods, 0, &mut seen);
-        assert_eq!(seen.groups, whole, "{file} can be read again");
+        assert_eq!(bare(&seen.groups), bare(&whole), "{file} can be read again");
     }
+}
+
+/// Groups without what is only counted for people, which has a test of its own.
+fn bare(groups: &[Group]) -> Vec<Group> {
+    let mut groups = groups.to_vec();
+    for group in &mut groups {
+        group.work = Work::default();
+    }
+    groups
 }

@@ -8,7 +8,7 @@ use crate::{
     eviction::EvictionView,
     guard::GuardState,
     history::Deed,
-    observation::{CacheUse, Millis, Resources, Signals, Tier},
+    observation::{CacheUse, Io, Millis, Resources, Signals, Tier},
 };
 
 /// A setting that should hold. Whatever the caller set before and is not asked for any more goes back to what it was.
@@ -57,6 +57,27 @@ pub struct TierView {
     pub bound: Resources,
     /// Offered; zero for tiers that nothing is reclaimed for.
     pub reclaimable: Resources,
+    /// What its groups did and suffered.
+    pub work: TierWork,
+}
+
+/// What the groups of a tier did and suffered since the first look, those that are gone included; and what their memory is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierWork {
+    /// Periods in which a `cpu.max` stopped somebody.
+    pub throttled_periods: u64,
+    /// Time for which that was so, summed over CPUs, microseconds.
+    pub throttled: u64,
+    /// Times that somebody ran out of memory.
+    pub ooms: u64,
+    /// Processes that were killed for that.
+    pub oom_kills: u64,
+    /// IO.
+    pub io: Io,
+    /// Memory in use now that is no copy of a file, bytes; unknown where one group's is.
+    pub anonymous: Option<i64>,
+    /// Page cache now, bytes; unknown where one group's is.
+    pub page_cache: Option<i64>,
 }
 
 /// The terms of the offer, in the order of the formula: capacity - margin - system - firm - young = target.

@@ -239,6 +239,7 @@ pub fn decide(
         peak: peaks,
         bound: bound.get(tier as usize).copied().unwrap_or_default(),
         reclaimable,
+        work: measured.work.get(tier as usize).copied().unwrap_or_default(),
     };
     let (actions, intended) = match policy.mode {
         Mode::Act => (intended, Vec::new()),

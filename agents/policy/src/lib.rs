@@ -42,7 +42,7 @@ pub use guard::GuardState;
 pub use lost_work::LostWork;
 pub use observation::{
     Bucket, CacheUse, Capabilities, Control, Gang, Group, Histogram, Io, Millis, Observation, Pod, Range, Resources,
-    Service, Signals, Stall, Tier, Unread,
+    Service, Signals, Stall, Tier, Unread, Work,
 };
 pub use policy::{Guard, Mode, Policy, Problem};
 pub use state::State;

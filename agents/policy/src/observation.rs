@@ -105,8 +105,27 @@ pub struct Group {
     pub stall: Stall,
     /// Of which stalls nobody knows now, though the kernel tells of them.
     pub unread: Unread,
+    /// What else is counted of it.
+    pub work: Work,
     /// Its pod, as far as it is looked at: batch's alone, since nobody else is evicted.
     pub pod: Option<Pod>,
+}
+
+/// What is counted of a group for people to look at; nothing is decided by it. Not all of it is read at each look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Periods in which its own `cpu.max` stopped it, or that of a cgroup in it stopped that one.
+    pub throttled_periods: Option<u64>,
+    /// Times that it ran out of memory.
+    pub ooms: Option<u64>,
+    /// Processes that were killed for that.
+    pub oom_kills: Option<u64>,
+    /// IO, of all devices together.
+    pub io: Option<Io>,
+    /// Memory that is no copy of a file, bytes.
+    pub anonymous: Option<i64>,
+    /// Page cache, bytes, tmpfs included.
+    pub page_cache: Option<i64>,
 }
 
 /// A pod of tier batch, as an eviction looks at it.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    action::StallView,
-    observation::{Group, Io, Millis, Observation, Signals, Tier, Unread},
+    action::{StallView, TierWork},
+    observation::{Group, Io, Millis, Observation, Signals, Tier, Unread, Work},
 };
 
 /// Spans shorter than this give no rate worth having: the last rates stand.
@@ -26,6 +26,7 @@ pub struct Counters {
 struct Totals {
     /// CPU time, CPU stall, throttled time, memory stall, IO stall, hits of its own memory limits.
     counters: [Option<u64>; 6],
+    work: Work,
     io: BTreeMap<String, Io>,
     /// CPU and memory as they were known last, and when.
     known: [Option<(i64, Millis)>; 2],
@@ -58,6 +59,8 @@ pub struct Measured {
     pub batch_stall: Option<i64>,
     /// IO a second of groups of batch, by path and device.
     pub batch_io: BTreeMap<String, BTreeMap<String, Io>>,
+    /// What prod, mid, batch did and suffered since the first look, those that are gone included.
+    pub work: [TierWork; 3],
 }
 
 impl Counters {
@@ -99,8 +102,14 @@ impl Counters {
         let (mut firm_stall, mut batch_stall) = (StallView::default(), None);
         let mut unread = Unread::default();
         let Measured {
-            group_cpu, batch_io, ..
+            group_cpu,
+            batch_io,
+            work,
+            ..
         } = &mut self.measured;
+        for tier in &mut *work {
+            (tier.anonymous, tier.page_cache) = (Some(0), Some(0));
+        }
         let mut batch_groups = 0;
         let mut age = [0; 2];
         for group in &seen.groups {
@@ -110,6 +119,9 @@ impl Counters {
                 totals.stand_in([cpu, group.memory], hold, now, &mut age)
             });
             let before = totals.as_deref();
+            if let Some(work) = work.get_mut(group.tier as usize) {
+                worked(work, before, group);
+            }
             let rate = |index: usize, after: Option<u64>| rate_of(before, index, after, span);
             let Some(tier) = tiers.get_mut(group.tier as usize) else {
                 continue;
@@ -221,6 +233,7 @@ impl Totals {
             group.stall.io,
             group.memory_hits,
         ];
+        self.work = group.work;
         assign(&mut self.io, &group.io, |_, io| *io);
     }
 
@@ -246,6 +259,36 @@ impl Totals {
         }
         stand_in
     }
+}
+
+/// Adds what a group did since the last look. A counter that went back (a container of it is gone) adds nothing rather than
+/// what was counted already.
+fn worked(sum: &mut TierWork, before: Option<&Totals>, group: &Group) {
+    let was = before.map_or(
+        Work {
+            throttled_periods: Some(0),
+            ooms: Some(0),
+            oom_kills: Some(0),
+            io: Some(Io::default()),
+            ..Work::default()
+        },
+        |before| before.work,
+    );
+    let now = &group.work;
+    let more = |was: Option<u64>, now: Option<u64>| was.zip(now).map_or(0, |(was, now)| now.saturating_sub(was));
+    // Both or neither: they are of the same files.
+    if was.throttled_periods.is_some() && now.throttled_periods.is_some() {
+        let throttled = before.map_or(Some(0), |b| b.counters[2]);
+        sum.throttled = sum.throttled.saturating_add(more(throttled, group.cpu_throttled));
+        sum.throttled_periods += more(was.throttled_periods, now.throttled_periods);
+    }
+    sum.ooms += more(was.ooms, now.ooms);
+    sum.oom_kills += more(was.oom_kills, now.oom_kills);
+    if let (Some(was), Some(now)) = (was.io, now.io) {
+        sum.io = sum.io.with(now.with(was, u64::saturating_sub), u64::saturating_add);
+    }
+    sum.anonymous = plus(sum.anonymous, now.anonymous);
+    sum.page_cache = plus(sum.page_cache, now.page_cache);
 }
 
 /// A group that was not there before began at zero; one that could not be read has an unknown past.

@@ -8,8 +8,8 @@
 )]
 
 use duosuan_policy::{
-    Action, Capabilities, Group, GuardState, Millis, Mode, Observation, Policy, Resources, Stall, State, Tier,
-    action::Basis, decide,
+    Action, Capabilities, Group, GuardState, Io, Millis, Mode, Observation, Policy, Resources, Stall, State, Tier,
+    Work, action::Basis, decide,
 };
 use proptest::prelude::*;
 
@@ -331,6 +331,55 @@ proptest! {
             prop_assert!(offer.memory >= GIB && offer.memory <= 36 * GIB);
         }
     }
+}
+
+#[test]
+fn what_a_tier_did_and_suffered_is_counted_on_when_its_pods_are_gone_and_never_twice() {
+    let io = |bytes| Io {
+        read_bytes: bytes,
+        reads: 1,
+        ..Io::default()
+    };
+    let work = |oom_kills, bytes| Work {
+        throttled_periods: Some(oom_kills * 10),
+        oom_kills: Some(oom_kills),
+        io: Some(io(bytes)),
+        anonymous: Some(3 * GIB),
+        page_cache: Some(GIB),
+        ..Work::default()
+    };
+    let mut node = Node::new();
+    // What was before the first look is nobody's to count.
+    node.seen.groups[1].work = work(5, 1_000);
+    assert_eq!(node.second(0).1.tiers[0].work.oom_kills, 0);
+    node.seen.groups[1].work = work(6, 1_500);
+    node.seen.groups[0].work.io = Some(io(70));
+    let tiers = node.second(0).1.tiers;
+    let of = |view: &duosuan_policy::TierView| {
+        (
+            view.work.oom_kills,
+            view.work.throttled_periods,
+            view.work.io.read_bytes,
+        )
+    };
+    assert_eq!((of(&tiers[0]), of(&tiers[2])), ((1, 10, 500), (0, 0, 0)));
+    assert_eq!(
+        (tiers[0].work.anonymous, tiers[0].work.page_cache),
+        (Some(3 * GIB), Some(GIB))
+    );
+    assert_eq!(tiers[2].work.anonymous, None, "nobody knows batch's");
+    // A container of it is gone, and its counters with it; then a pod comes, which began at nothing.
+    node.seen.groups[1].work = work(2, 1_500);
+    node.seen.groups.push(Group {
+        path: "kubepods/podz".to_owned(),
+        work: work(1, 30),
+        ..Group::default()
+    });
+    assert_eq!(of(&node.second(0).1.tiers[0]), (2, 20, 530));
+    node.seen.groups.truncate(1);
+    let tiers = node.second(0).1.tiers;
+    assert_eq!(of(&tiers[0]), (2, 20, 530));
+    assert_eq!(tiers[0].work.anonymous, Some(0));
 }
 
 /// One file of one pod that could not be read made the use of its whole tier unknown.

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use duosuan_cgroup::{Cgroup, Error, IoStat, topology};
-use duosuan_policy::{Capabilities, Group, Io, Observation, Pod, Resources, Stall, Tier, Unread};
+use duosuan_cgroup::{Cgroup, Error, IoStat, MemoryEvents, topology};
+use duosuan_policy::{Capabilities, Group, Io, Observation, Pod, Resources, Stall, Tier, Unread, Work};
 
 use super::Kernel;
 use crate::pods::{PodInfo, bound_batch};
@@ -15,6 +15,8 @@ use crate::pods::{PodInfo, bound_batch};
 const RELIST_CONTAINERS: u64 = 5;
 /// Limits that stopped somebody are read again after this many looks.
 const REREAD_QUOTAS: u64 = 15;
+/// What is only counted for people is read at one look of so many, each cgroup at its turn.
+const COUNT: u64 = 5;
 
 /// A cgroup that is looked at again and again.
 #[derive(Debug, Default)]
@@ -26,6 +28,10 @@ pub(super) struct Held {
     links: u64,
     /// The look at which it was looked at last.
     looked: u64,
+    /// The looks of [`COUNT`] at which it is counted.
+    turn: u64,
+    /// Whether it is to be counted whosever turn it is: it never was, or could not be.
+    uncounted: bool,
 }
 
 /// A cgroup to look at.
@@ -282,8 +288,12 @@ impl Held {
             None | Some(Err(_)) => {
                 *self = Self {
                     looked: self.looked,
+                    turn: group.path.bytes().map(u64::from).sum::<u64>() % COUNT,
+                    uncounted: true,
                     ..Self::default()
                 };
+                // Another cgroup, other counters.
+                group.work = Work::default();
                 signal(self.group.insert(root.child(&group.path)?).cpu_stat(), failed)?
             }
         };
@@ -302,9 +312,14 @@ impl Held {
             }
             let reread = (self.looked % REREAD_QUOTAS == 1).then_some(&mut group.quotas);
             let quotas = reread.map(|quotas| (group.path.as_str(), quotas));
-            throttled(own, cgroup, &self.containers, &mut self.links, quotas, failed)?
+            let stopped = [own, stat.flatten().and_then(|s| s.throttled_periods)];
+            let [time, periods] = throttled(stopped, cgroup, &self.containers, &mut self.links, quotas, failed)?;
+            // Those of the containers alone would be a counter that falls and rises again.
+            group.work.throttled_periods = periods.filter(|_| stat.is_some());
+            time
         };
         if batch {
+            group.work.throttled_periods = stat.flatten().and_then(|s| s.throttled_periods);
             group.quotas.clear();
         }
         let current = signal(cgroup.memory_current(), failed)?.flatten();
@@ -314,16 +329,34 @@ impl Held {
             .zip(memory)
             .map(|(current, stat)| bytes(current.saturating_sub(stat.map_or(0, |m| m.inactive_file))));
         group.memory_charged = current.map(bytes);
+        group.work.anonymous = memory.flatten().map(|m| bytes(m.anon));
+        group.work.page_cache = memory.flatten().map(|m| bytes(m.file));
         group.memory_reclaimable = memory.flatten().map(|m| bytes(m.reclaimable()));
-        // Batch's own limits are ours, and prod's IO is measured by how it stalls.
+        // Batch's own limits are ours, and prod's IO is measured by how it stalls: what is left of both is counted now and then.
+        let counted = self.uncounted || self.looked % COUNT == self.turn;
         let hits = if batch {
+            if counted {
+                let read = signal(cgroup.memory_events(), failed)?;
+                self.uncounted = read.is_none();
+                events(read.flatten(), &mut group.work);
+            }
             if signal(io(cgroup, &mut group.io), failed)?.is_none() {
                 group.io.clear();
             }
+            group.work.io = (!group.io.is_empty()).then(|| sum(group.io.values()));
             Some(None)
         } else {
             group.io.clear();
-            signal(cgroup.memory_events(), failed)?
+            if counted {
+                let mut all = Io::default();
+                let add = |_: &str, stat| all = all.with(totals(stat), u64::saturating_add);
+                let read = signal(cgroup.io_stat(add), failed)?;
+                self.uncounted = read.is_none();
+                group.work.io = read.flatten().map(|()| all);
+            }
+            let events_of = signal(cgroup.memory_events(), failed)?;
+            events(events_of.flatten(), &mut group.work);
+            events_of
         };
         group.memory_hits = hits.flatten().map(|e| e.high.saturating_add(e.max));
         // Where nobody can tell whether its own limit stalled it, its stall is no witness.
@@ -370,19 +403,19 @@ fn list(group: &Cgroup, containers: &mut Vec<Cgroup>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Throttled time of a pod and its containers. One that is gone has them listed again. Where they are asked for, the quotas,
+/// Throttled time of a pod and its containers, and the periods in which that was. One that is gone has them listed again. Where they are asked for, the quotas,
 /// microseconds a period, of those that were stopped by theirs, by path.
 fn throttled(
-    own: Option<u64>,
+    own: [Option<u64>; 2],
     pod: &Cgroup,
     containers: &[Cgroup],
     links: &mut u64,
     mut quotas: Option<(&str, &mut BTreeMap<String, u64>)>,
     failed: &mut Vec<Error>,
-) -> Result<Option<u64>, Error> {
+) -> Result<[Option<u64>; 2], Error> {
     if let Some((path, quotas)) = &mut quotas {
         quotas.clear();
-        if own.is_some_and(|time| time > 0)
+        if own[0].is_some_and(|time| time > 0)
             && let Some(quota) = signal(pod.cpu_max(), failed)?.flatten().and_then(|max| max.quota)
         {
             quotas.insert((*path).to_owned(), quota);
@@ -390,15 +423,17 @@ fn throttled(
     }
     let mut sum = own;
     for container in containers {
-        let time = match container.cpu_stat() {
-            Ok(stat) => stat.and_then(|s| s.throttled),
+        let [time, periods] = match container.cpu_stat() {
+            Ok(stat) => stat.map(|s| [s.throttled, s.throttled_periods]).unwrap_or_default(),
             Err(_) => {
                 *links = 0;
                 continue;
             }
         };
         let Some(time) = time else { continue };
-        sum = Some(sum.unwrap_or(0).saturating_add(time));
+        for (sum, more) in sum.iter_mut().zip([time, periods.unwrap_or(0)]) {
+            *sum = Some(sum.unwrap_or(0).saturating_add(more));
+        }
         if let Some((path, quotas)) = &mut quotas
             && time > 0
             && let Ok(Some(max)) = container.cpu_max()
@@ -409,6 +444,15 @@ fn throttled(
         }
     }
     Ok(sum)
+}
+
+fn events(read: Option<MemoryEvents>, work: &mut Work) {
+    work.ooms = read.map(|events| events.oom);
+    work.oom_kills = read.map(|events| events.oom_kill);
+}
+
+fn sum<'a>(devices: impl Iterator<Item = &'a Io>) -> Io {
+    devices.fold(Io::default(), |all, io| all.with(*io, u64::saturating_add))
 }
 
 /// Reads a cgroup's IO by device, into `devices`.

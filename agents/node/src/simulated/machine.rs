@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use duosuan_policy::{Action, Capabilities, Group, Millis, Observation, Resources, Stall, Tier};
+use duosuan_policy::{Action, Capabilities, Group, Millis, Observation, Resources, Stall, Tier, Work};
 
 use crate::{
     machine::{Acted, Machine},
@@ -154,6 +154,11 @@ impl Machine for SimulatedMachine {
                     memory: Some(pod.requests.memory / 1000 * share),
                     memory_charged: Some(pod.requests.memory / 1000 * share),
                     memory_reclaimable: Some(0),
+                    work: Work {
+                        anonymous: Some(pod.requests.memory / 1000 * share),
+                        page_cache: Some(0),
+                        ..Work::default()
+                    },
                     pod: pod.batch.clone(),
                     stall: Stall {
                         cpu: Some(counters.stall),

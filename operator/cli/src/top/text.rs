@@ -85,6 +85,10 @@ pub(super) fn node(report: &NodeReport) -> String {
     }
     text += "\n";
     text += &usage(&status);
+    if !status.tiers.is_empty() {
+        text += "\n";
+        text += &work(&status.tiers);
+    }
     if !status.offers.is_empty() {
         text += "\n";
         text += &offers(&status.offers);
@@ -140,6 +144,37 @@ fn usage(status: &NodeReportStatus) -> String {
     rows.push(row("system", [&status.system, &none, &none]));
     rows.push(row("whole node", [&status.usage, &none, &status.capacity]));
     table(&header, rows.into_iter())
+}
+
+/// What each tier did and suffered since the agent's start.
+fn work(tiers: &[TierReport]) -> String {
+    let header = [
+        "SINCE THE START",
+        "ANONYMOUS",
+        "PAGE CACHE",
+        "READ",
+        "WRITTEN",
+        "THROTTLED",
+        "PERIODS",
+        "OOM",
+        "KILLED",
+    ];
+    let perhaps = |amount: &Option<Quantity>| amount.as_ref().map_or(NOTHING.to_owned(), |a| a.0.clone());
+    let rows = tiers.iter().map(|tier| {
+        let w = &tier.work;
+        vec![
+            tier.tier.as_str().to_owned(),
+            perhaps(&w.anonymous),
+            perhaps(&w.page_cache),
+            format!("{}Mi", w.read_mebibytes),
+            format!("{}Mi", w.written_mebibytes),
+            format!("{} s", w.throttled_seconds),
+            w.throttled_periods.to_string(),
+            w.ooms.to_string(),
+            w.oom_kills.to_string(),
+        ]
+    });
+    table(&header, rows)
 }
 
 /// The formula, a column for each term.
