@@ -334,7 +334,7 @@ fn guard_views(state: &State) -> Vec<GuardView> {
 
 /// The peak that is expected of a tier: of its members, and the most that those who came lately used. `pasts` says why so.
 fn peak(state: &mut State, policy: &Policy, observation: &Observation, newcomers: &Newcomers, tier: Tier) -> Signals {
-    let [cpu_most, memory_most] = state.pasts.most(observation, tier);
+    let [cpu_most, memory_most] = state.pasts.most(observation, tier, policy.min_samples);
     let apart = newcomers.used.get(tier as usize).copied().unwrap_or_default();
     let of = |forecast: &Forecast, most: Option<i64>, apart: i64| {
         let peak = forecast.peak(policy.quantile_percent)?;

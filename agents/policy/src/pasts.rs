@@ -34,7 +34,13 @@ const MEMORY_STEP: i64 = 1 << 20;
 
 /// The past of each pod of prod and mid, by the path of its cgroup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Pasts(BTreeMap<String, Box<Past>>);
+#[serde(transparent)]
+pub(crate) struct Pasts {
+    of: BTreeMap<String, Box<Past>>,
+    /// Whether the forecasts are of a time when no pod had a past: they are with whoever is there.
+    #[serde(skip)]
+    unwritten: bool,
+}
 
 /// The past of one pod: about a kilobyte.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +68,14 @@ fn firm<T>(parts: &mut [T; 2], tier: Tier) -> Option<&mut T> {
 }
 
 impl Pasts {
+    /// Those of a state that was stored when pods had none.
+    pub(crate) fn unwritten() -> Self {
+        Self {
+            unwritten: true,
+            ..Self::default()
+        }
+    }
+
     /// Takes note of who came, left, and is no newcomer any longer, and has the forecasts follow.
     pub(crate) fn follow(
         &mut self,
@@ -75,7 +89,7 @@ impl Pasts {
         // Who cannot be listed has not left. In the steady state all are known, and nobody is looked for.
         let firm = |group: &&Group| group.tier != Tier::Batch;
         if seen.complete {
-            self.0.retain(|path, past| {
+            self.of.retain(|path, past| {
                 let stays = seen.group(path).is_some_and(|group| group.tier == past.tier);
                 if !stays && past.member {
                     let low = |h: &Histogram<3>| h.quantile_at_least(100_u32.saturating_sub(q)).unwrap_or(0);
@@ -87,10 +101,11 @@ impl Pasts {
         }
         let least = u64::from(policy.min_samples);
         for group in seen.groups.iter().filter(firm) {
-            let Some(past) = self.0.get_mut(&group.path) else {
-                if self.0.len() < MOST {
-                    let member = cpu.of(group.tier).samples() < least && memory.of(group.tier).samples() < least;
-                    self.0
+            let Some(past) = self.of.get_mut(&group.path) else {
+                if self.of.len() < MOST {
+                    let cold = cpu.of(group.tier).samples() < least && memory.of(group.tier).samples() < least;
+                    let member = cold || self.unwritten;
+                    self.of
                         .insert(group.path.clone(), Box::new(Past::new(group.tier, member, now)));
                 }
                 continue;
@@ -104,6 +119,7 @@ impl Pasts {
                     .shift(past.memory.quantile(q).unwrap_or(0).saturating_mul(MEMORY_STEP));
             }
         }
+        self.unwritten &= !seen.complete;
     }
 
     /// Takes in a sample of each pod, and answers what those who are no members used, by tier.
@@ -120,7 +136,7 @@ impl Pasts {
                 continue;
             };
             let (cpu, memory) = (rates.group_cpu.get(&group.path).copied(), group.memory);
-            let past = self.0.get_mut(&group.path);
+            let past = self.of.get_mut(&group.path);
             let member = past.as_ref().is_some_and(|past| past.member);
             if let Some(past) = past {
                 if let Some(cpu) = cpu {
@@ -143,18 +159,17 @@ impl Pasts {
         apart
     }
 
-    /// The most that the members of a tier used, each for itself, CPU and memory; nothing where one has no past.
-    pub(crate) fn most(&self, seen: &Observation, tier: Tier) -> [Option<i64>; 2] {
+    /// The most that the members of a tier used, each for itself, CPU and memory; nothing where one has no past, or one of less
+    /// than `least` samples.
+    pub(crate) fn most(&self, seen: &Observation, tier: Tier, least: u32) -> [Option<i64>; 2] {
+        let of = |h: &Histogram<3>| h.quantile(100).filter(|_| h.samples() >= u64::from(least));
         let mut sum = [Some(0), Some(0)];
         for group in seen.groups.iter().filter(|group| group.tier == tier) {
-            let Some(past) = self.0.get(&group.path) else { continue };
+            let Some(past) = self.of.get(&group.path) else { continue };
             if past.member {
                 let [cpu, memory] = &mut sum;
-                *cpu = plus(*cpu, past.cpu.quantile(100));
-                *memory = plus(
-                    *memory,
-                    past.memory.quantile(100).map(|m| m.saturating_mul(MEMORY_STEP)),
-                );
+                *cpu = plus(*cpu, of(&past.cpu));
+                *memory = plus(*memory, of(&past.memory).map(|m| m.saturating_mul(MEMORY_STEP)));
             }
         }
         sum
@@ -167,7 +182,7 @@ impl Pasts {
             let Some(used) = firm(&mut all.used, group.tier) else {
                 continue;
             };
-            let past = self.0.get(&group.path);
+            let past = self.of.get(&group.path);
             let member = past.is_some_and(|past| past.member);
             if member && past.is_some_and(|past| !past.young(policy, now)) {
                 continue;

@@ -29,6 +29,7 @@ pub struct State {
     /// Memory offered.
     pub(crate) memory_offer: Offer,
     /// The past of each pod of prod and mid.
+    #[serde(default = "Pasts::unwritten")]
     pub(crate) pasts: Pasts,
     /// When the last sample was taken. After a restart the first look only sets the counters.
     #[serde(skip)]

@@ -223,6 +223,24 @@ fn a_restart_keeps_the_past_of_each_pod_and_forgets_those_that_left_meanwhile() 
     assert!(!serde_json::to_string(&node.state).unwrap().contains("pod-that-left"));
 }
 
+/// It was thrown away whole, and with it until when the node was closed.
+#[test]
+fn a_state_stored_before_pods_had_pasts_keeps_its_forecasts_and_counts_nobody_twice() {
+    let mut node = Node::of(&["a", "b"]);
+    let before = kept(&node.seconds(1_200, |_| 2_000));
+    let mut stored = serde_json::to_value(&node.state).unwrap();
+    stored.as_object_mut().unwrap().remove("pasts").unwrap();
+    node.state = serde_json::from_value(stored).unwrap();
+    node.second(|_| 2_000);
+    for used in [2_000, 1_000] {
+        let report = node.seconds(100, |_| used);
+        assert_eq!(report.cpu_basis, Basis::Fresh);
+        // What the two did before is still known: neither is their short past the most that they ever used.
+        assert_eq!(kept(&report), before, "using {used}");
+    }
+    about(4_000, kept(&node.seconds(400, |_| 2_000)));
+}
+
 #[test]
 fn what_is_stored_of_the_pods_of_a_full_node_is_bounded() {
     let names: Vec<String> = (0..600).map(|n| format!("kubepods/burstable/pod{n:036}")).collect();
