@@ -235,6 +235,19 @@ fn what_is_changed_back_is_set_again_and_counted_until_it_is_a_fight() {
     }
     assert!(yielded.is_some_and(|round| round < 30), "{yielded:?}");
     assert_eq!(node.get("batch/cpu.max"), MAX);
+
+    // He writes no more. That showed to nobody who did not write either: the setting was left to him for ever.
+    let mut seen = Observation::default();
+    agent.observe(&[], 29_999, &mut seen);
+    assert_eq!(agent.act(&[set("cpu.max", "45000 100000")]).written, 0);
+    agent.observe(&[], 30_000, &mut seen);
+    assert_eq!(agent.act(&[set("cpu.max", "45000 100000")]).written, 1);
+    // If he does again, it is his again at once.
+    for now in [31_000, 32_000] {
+        node.put("batch/cpu.max", MAX);
+        agent.observe(&[], now, &mut seen);
+        assert_eq!(agent.act(&[set("cpu.max", "45000 100000")]).written, 0, "{now}");
+    }
 }
 
 #[test]

@@ -16,8 +16,8 @@ use crate::{
     machine::Acted,
 };
 
-/// A setting that somebody changed back in this many looks more than he left it alone is left to him until he has
-/// left it alone as often.
+/// A setting that somebody changed back in this many looks more than he left it alone is left to him. After [`RETRY_AFTER`] it
+/// is tried once: whether he goes on shows only then.
 const YIELD_AT: u32 = 20;
 /// Settings that are patient are read back after this many looks.
 const VERIFY_AFTER: u64 = 15;
@@ -240,7 +240,7 @@ impl Kernel {
         let units = self.units.as_ref();
         let fight = self.fights.entry(key.clone()).or_default();
         if current == value {
-            *fight = fight.saturating_sub(1);
+            fight.changes = fight.changes.saturating_sub(1);
             if let Some(ours) = ours.filter(|_| units.is_some_and(|units| units.is_due(key, self.now))) {
                 self.tell(&ours, key);
             }
@@ -251,13 +251,15 @@ impl Kernel {
         let reasserted = ours.as_ref().is_some_and(|e| e.new != current)
             && !units.is_some_and(|units| units.is_at(&key.0, Instant::now()));
         if reasserted {
-            *fight += 1;
-            if *fight > YIELD_AT {
-                *fight -= 1;
+            fight.changes += u32::from(self.now >= fight.yields_until);
+            if fight.changes > YIELD_AT {
+                (fight.changes, fight.yields_until) = (YIELD_AT - 1, self.now + RETRY_AFTER);
+            }
+            if self.now < fight.yields_until {
                 return Err(format!(
-                    "{}: somebody else keeps writing {current:?} where {:?} was set: left to him",
+                    "{}: somebody else keeps writing {current:?} where {value:?} was set: left to him, and tried again after {} s",
                     group.path().join(&action.file).display(),
-                    value
+                    RETRY_AFTER / 1000
                 ));
             }
         }
@@ -372,6 +374,15 @@ pub(super) struct Setting {
     to: String,
     /// Whether somebody else had changed it.
     reasserted: bool,
+}
+
+/// Who writes a setting beside us.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fight {
+    /// Times that he changed it back, less those that he left it alone.
+    changes: u32,
+    /// Until then it is left to him.
+    yields_until: Millis,
 }
 
 /// A write under way: of a setting, or an order to reclaim.

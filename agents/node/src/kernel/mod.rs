@@ -93,7 +93,7 @@ pub struct Kernel {
     now: Millis,
     journal: Journal,
     /// How often each setting was changed back lately: who fights is yielded to.
-    fights: BTreeMap<Key, u32>,
+    fights: BTreeMap<Key, actor::Fight>,
     refusals: refusals::Refusals,
     /// Lists of CPUs that cannot be emptied yet, and when that was tried.
     opened: BTreeMap<Key, Millis>,
