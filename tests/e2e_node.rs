@@ -31,6 +31,9 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+#[path = "e2e_node/kubelet.rs"]
+mod kubelet;
+
 const NODE: &str = "vm";
 /// Namespace of the components, and of the user.
 const SYSTEM: &str = "duosuan-system";
@@ -103,21 +106,6 @@ spec:
     resources: {requests: {duosuan.io/batch-cpu: "300"}, limits: {duosuan.io/batch-cpu: "300"}}
 "#;
 
-/// Nobody's claim: the default queue takes it. Guaranteed, so that no weight changes that other pods share.
-const AFTERWARDS: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: afterwards, namespace: default}
-spec:
-  schedulerName: duosuan
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: pause
-    image: duosuan.test/pause:1
-    imagePullPolicy: Never
-    resources: {limits: {cpu: 100m, memory: 32Mi}}
-"#;
-
 /// A cluster of one node. Fields end in this order.
 struct World {
     operator: CancellationToken,
@@ -185,7 +173,6 @@ impl World {
         // Online stalls: batch gets less, by a wide margin. The start of its container may have stalled prod before.
         self.eventually("batch has what online leaves", || Ok(self.shares()?.1 > 0.6))?;
         let (_, batch_alone) = self.shares()?;
-        let limited = format!("{BESTEFFORT}/cpu.max {}", self.vm.run(&limit)?);
         let guarded = self.vm.settings("kubepods")?;
         ensure!(
             guarded
@@ -195,7 +182,8 @@ impl World {
         );
         // What the kubelet leaves at the kernel's defaults, the agent has to leave so, too.
         let untouched_line = |line: &str| match line.split_once(' ') {
-            _ if line == limited => Some(format!("{BESTEFFORT}/cpu.max {untouched}")),
+            // It may be limited already, and the limit moves.
+            Some((file, _)) if file.strip_prefix(BESTEFFORT) == Some("/cpu.max") => Some(format!("{file} {untouched}")),
             Some((file, _)) if file.ends_with("/memory.low") => Some(format!("{file} 0")),
             Some((file, _)) if file.ends_with("/io.weight") => Some(format!("{file} default 100")),
             Some((file, _)) if file.ends_with("/io.max") => None,
@@ -214,8 +202,8 @@ impl World {
             },
         )?;
 
-        // A kubelet that starts anew admits all its pods again.
-        self.restart_kubelet(apply)?;
+        self.the_kubelet_and_the_agent_do_not_fight(apply)?;
+        self.a_kubelet_that_starts_anew_fails_no_batch_while_the_offer_shrinks()?;
 
         // The agent ends while batch is limited, and leaves nothing of that behind.
         let agent = self.get::<Pod>(self.pods(SYSTEM), AGENT)?.metadata.uid;
@@ -324,33 +312,6 @@ impl World {
         self.eventually("the agent ends", || {
             Ok(self.find::<Pod>(self.pods(SYSTEM), AGENT)?.is_none())
         })
-    }
-
-    fn restart_kubelet(&self, apply: &dyn Fn(&str) -> Result<()>) -> Result<()> {
-        let containers = "ctr -n k8s.io tasks ls | awk '{print $1, $2, $3}' | sort";
-        let running = self.vm.run(containers)?;
-        self.vm.run(&format!("start-kubelet {NODE}"))?;
-        // Pods are admitted in the order of their age: when a new one runs, the old ones have been looked at.
-        apply(AFTERWARDS)?;
-        self.pod_runs(USER, "afterwards")?;
-        for name in ["online", "batch"] {
-            let status = self
-                .get::<Pod>(self.pods(USER), name)?
-                .status
-                .context("a pod without status")?;
-            ensure!(
-                status.phase.as_deref() == Some("Running"),
-                "{name} is {:?}: {:?}",
-                status.phase,
-                status.message
-            );
-        }
-        let now = self.vm.run(containers)?;
-        ensure!(
-            running.lines().all(|task| now.contains(task)),
-            "containers ended:\n{running}\nnow\n{now}"
-        );
-        Ok(())
     }
 
     /// The claim runs for the operator, its pod runs on the node for the kubelet.
