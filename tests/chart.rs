@@ -116,6 +116,7 @@ fn values_that_the_chart_does_not_know_are_refused() {
         ("agent.ports.metrics=80", "metrics"),
         ("agent.stateDir=var", "stateDir"),
         ("operator.holdAfter=soon", "holdAfter"),
+        ("operator.gpuDriverMemory=much", "gpuDriverMemory"),
         ("monitoring.podMonitors.interval=often", "interval"),
     ] {
         let output = helm(&["template", "duosuan", "charts/duosuan", "--set", value]);

@@ -256,6 +256,10 @@ pub struct GpuReport {
     pub model: String,
     /// Memory, in bytes.
     pub memory: Quantity,
+    /// What of it the driver keeps for itself, in bytes: shares of the device get what is left. Absent if not known, and then
+    /// the operator assumes an amount (`--gpu-driver-memory`). Example: `600Mi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_memory: Option<Quantity>,
     /// Number of the NUMA node that the device is attached to, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numa: Option<u16>,

@@ -53,6 +53,7 @@ impl NodeInfo {
                 index,
                 model: model.clone(),
                 memory: quantity::mebibytes(memory),
+                driver_memory: None,
                 numa: None,
                 nvlink: None,
                 mig: Vec::new(),

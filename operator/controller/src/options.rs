@@ -6,7 +6,13 @@ use clap::{Parser, ValueEnum};
 use duosuan_crds::{LABEL_BLOCK, LABEL_NVLINK, LABEL_RACK, LABEL_ZONE, SCHEDULER_NAME};
 use duosuan_scheduler::Settings;
 
-use crate::{record::Recording, translate::node::LocationLabels};
+use crate::{
+    record::Recording,
+    translate::{
+        node::{DRIVER_MEMORY, LocationLabels},
+        quantity,
+    },
+};
 
 /// Namespace of the components.
 pub const NAMESPACE: &str = "duosuan-system";
@@ -22,6 +28,8 @@ pub struct Options {
     pub scheduler_name: String,
     /// Labels that say where nodes stand.
     pub location_labels: LocationLabels,
+    /// Bytes that the driver keeps of a GPU's memory, where a node's report does not say it.
+    pub driver_memory: i64,
     /// Where `/metrics` is served.
     pub metrics_addr: Option<SocketAddr>,
     /// Where `/healthz` and `/readyz` are served.
@@ -43,6 +51,7 @@ impl Default for Options {
             config: None,
             scheduler_name: SCHEDULER_NAME.to_owned(),
             location_labels: LocationLabels::default(),
+            driver_memory: DRIVER_MEMORY,
             metrics_addr: None,
             health_addr: None,
             lease_namespace: NAMESPACE.to_owned(),
@@ -76,6 +85,10 @@ pub struct Arguments {
     /// Key of the node label that names a node's NVLink domain, the servers of a rack whose GPUs are linked with each other
     #[arg(long, value_name = "KEY", default_value = LABEL_NVLINK)]
     pub nvlink_label: String,
+    /// What the driver keeps of a GPU's memory, where the node's report does not say it: shares of the device get what is
+    /// left of it, as whole devices do not
+    #[arg(long, value_name = "QUANTITY", default_value = "1Gi")]
+    pub gpu_driver_memory: DriverMemory,
     /// Address on which /metrics is served, such as 0.0.0.0:9090
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_addr: Option<SocketAddr>,
@@ -124,6 +137,19 @@ impl FromStr for HoldAfter {
     }
 }
 
+/// What the driver keeps of a GPU's memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DriverMemory(pub i64);
+
+impl FromStr for DriverMemory {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes = quantity::amount("memory", text).map_err(|e| format!("{e}; write it as 600Mi or 1Gi, or 0"))?;
+        Ok(Self(bytes))
+    }
+}
+
 /// Format of the log.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum LogFormat {
@@ -145,6 +171,7 @@ impl From<Arguments> for Options {
                 rack: arguments.rack_label,
                 nvlink: arguments.nvlink_label,
             },
+            driver_memory: arguments.gpu_driver_memory.0,
             metrics_addr: arguments.metrics_addr,
             health_addr: arguments.health_addr,
             lease_namespace: arguments.lease_namespace,
@@ -184,5 +211,22 @@ mod tests {
             error.contains("\"0s\" is zero") && error.contains("or never"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_a_driver_keeps_of_a_gpu_is_a_quantity_or_nothing() {
+        let driver_memory = |arguments: &[&str]| {
+            let arguments = Arguments::try_parse_from([&["duosuan-operator"], arguments].concat());
+            arguments.map(|arguments| Options::from(arguments).driver_memory)
+        };
+        assert_eq!(driver_memory(&[]).unwrap(), DRIVER_MEMORY);
+        assert_eq!(driver_memory(&["--gpu-driver-memory", "600Mi"]).unwrap(), 600 << 20);
+        assert_eq!(driver_memory(&["--gpu-driver-memory", "0"]).unwrap(), 0);
+        for wrong in ["much", "-1Gi"] {
+            let error = driver_memory(&[&format!("--gpu-driver-memory={wrong}")])
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("600Mi"), "{error}");
+        }
     }
 }

@@ -156,6 +156,7 @@ async fn session(
         client: client.clone(),
         scheduler_name: options.scheduler_name.clone(),
         location_labels: options.location_labels.clone(),
+        driver_memory: options.driver_memory,
         facts,
         metrics: metrics.clone(),
     };

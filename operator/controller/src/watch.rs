@@ -186,6 +186,8 @@ pub struct Watcher {
     pub scheduler_name: String,
     /// Labels that say where nodes stand.
     pub location_labels: LocationLabels,
+    /// Bytes that the driver keeps of a GPU's memory, where a report does not say it.
+    pub driver_memory: i64,
     /// Where the facts go.
     pub facts: mpsc::Sender<Fact>,
     /// Counts what fails.
@@ -258,8 +260,10 @@ impl Watcher {
         let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
         match K::fact(object, &self.scheduler_name) {
             Ok(mut fact) => {
-                if let Fact::Node(node) = &mut fact {
-                    node.location = self.location_labels.read(&node.labels);
+                match &mut fact {
+                    Fact::Node(node) => node.location = self.location_labels.read(&node.labels),
+                    Fact::Report(_, report) => report.assume_driver_memory(self.driver_memory),
+                    _ => {}
                 }
                 self.send(fact).await
             }

@@ -257,7 +257,7 @@ impl Model {
                         .filter(kept)
                         .any(|&p| self.pods[p].place.seat().is_some_and(|s| s.devices.contains(&d)));
                     let used = node.used_of(index);
-                    let memory = node.devices.get(index).map_or(Amount::ZERO, |m| m.memory);
+                    let memory = node.devices.get(index).map_or(Amount::ZERO, |d| d.memory_for(need));
                     !kept && (used.milli > 1000 || (!memory.is_zero() && used.memory > memory))
                 });
                 let held = usize::from(need.count) == seat.devices.len();

@@ -189,6 +189,9 @@ pub struct Gpu {
     pub model: String,
     /// Memory in bytes; 0 if unknown, and then memory is not accounted.
     pub memory: i64,
+    /// Bytes of it that the driver keeps for itself: no share has them. `None` if nobody knows, and then it is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_memory: Option<i64>,
     /// NUMA node, if known.
     pub numa: Option<u16>,
     /// NVLink group: cards of one group reach each other without the host; `None` if there is none.

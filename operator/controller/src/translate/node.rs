@@ -120,6 +120,20 @@ pub struct Report {
     pub numa: Vec<NumaNode>,
 }
 
+/// Bytes that the driver is taken to keep of a GPU's memory where the report does not say it, unless the operator is told
+/// otherwise: 1 GiB. NVIDIA's drivers keep some hundred MiB of a card of a data center, and memory that shares were
+/// promised and that is not there ends one of them.
+pub const DRIVER_MEMORY: i64 = 1 << 30;
+
+impl Report {
+    /// Has the driver keep so many bytes of each GPU of which it does not say how many these are.
+    pub fn assume_driver_memory(&mut self, bytes: i64) {
+        for gpu in &mut self.gpus {
+            gpu.driver_memory.get_or_insert(bytes);
+        }
+    }
+}
+
 /// Load of a node: what is used, or what is to be expected over the next minutes if that is more, in thousandths of the
 /// node's capacity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -181,10 +195,15 @@ pub fn report(object: Object<lean::Report>) -> Result<Report, FieldError> {
         }
         let memory = quantity::amount("memory", &gpu.memory.0)
             .map_err(|e| FieldError::new(format!("status.gpus[{index}].memory"), e))?;
+        let driver_memory = gpu.driver_memory.map(|text| quantity::amount("memory", &text.0));
+        let driver_memory = driver_memory
+            .transpose()
+            .map_err(|e| FieldError::new(format!("status.gpus[{index}].driverMemory"), e))?;
         if let Some(slot) = gpus.get_mut(index) {
             *slot = Gpu {
                 model: gpu.model,
                 memory,
+                driver_memory,
                 numa: gpu.numa,
                 nvlink: gpu.nvlink,
                 divided: !gpu.mig.is_empty(),
@@ -299,26 +318,35 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_the_report_leaves_out_cannot_be_used() {
+    fn a_device_that_the_report_leaves_out_cannot_be_used_and_of_what_it_does_not_say_the_driver_keeps_what_is_assumed() {
         let object = serde_json::from_value(json!({
             "metadata": {"name": "n"},
-            "status": {"time": "2026-01-01T00:00:00Z", "policy": "p", "gpus": [{"index": 1, "model": "A100", "memory": "80Gi", "numa": 1}]},
+            "status": {"time": "2026-01-01T00:00:00Z", "policy": "p", "gpus": [{"index": 1, "model": "A100", "memory": "80Gi", "driverMemory": "600Mi", "numa": 1}, {"index": 2, "memory": "16Gi", "model": "T4"}]},
         }))
         .unwrap();
-        let report = report(object).unwrap();
+        let mut report = report(object).unwrap();
+        report.assume_driver_memory(DRIVER_MEMORY);
         let missing = Gpu {
             unhealthy: true,
+            driver_memory: Some(DRIVER_MEMORY),
+            ..Gpu::default()
+        };
+        let silent = Gpu {
+            model: "T4".into(),
+            memory: 16 << 30,
+            driver_memory: Some(DRIVER_MEMORY),
             ..Gpu::default()
         };
         let there = Gpu {
             model: "A100".into(),
             memory: 80 << 30,
+            driver_memory: Some(600 << 20),
             numa: Some(1),
             nvlink: None,
             divided: false,
             unhealthy: false,
         };
-        assert_eq!(report.gpus, vec![missing, there]);
+        assert_eq!(report.gpus, vec![missing, there, silent]);
         assert_eq!(
             (report.policy.as_deref(), report.time.unwrap().to_string().as_str()),
             (Some("p"), "2026-01-01T00:00:00Z")

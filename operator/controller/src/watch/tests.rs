@@ -30,6 +30,7 @@ async fn facts_of<K: Watched>(script: &Script) -> (Vec<String>, Metrics) {
         client: script.client(),
         scheduler_name: "duosuan".into(),
         location_labels: crate::translate::node::LocationLabels::default(),
+        driver_memory: crate::translate::node::DRIVER_MEMORY,
         facts,
         metrics: metrics.clone(),
     };

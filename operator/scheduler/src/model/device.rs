@@ -13,6 +13,9 @@ pub(crate) struct Device {
     pub(crate) model: ModelOrd,
     /// Zero if unknown; then memory is not accounted.
     pub(crate) memory: Amount,
+    /// What of it the driver keeps for itself, never more than there is. Whoever has the whole device sees it go and has
+    /// nobody to take it from; shares together get what is left.
+    pub(crate) driver: Amount,
     pub(crate) numa: Option<u16>,
     pub(crate) nvlink: Option<u16>,
     /// It is divided into instances that are resources of their own.
@@ -24,6 +27,27 @@ impl Device {
     /// True if it may be given to new pods.
     fn is_open(&self) -> bool {
         !self.unhealthy && !self.divided
+    }
+
+    /// Bytes of its memory that pods with a need have together at most.
+    pub(crate) fn memory_for(&self, need: &GpuNeed) -> Amount {
+        if need.whole() {
+            self.memory
+        } else {
+            self.memory - self.driver
+        }
+    }
+
+    /// Bytes of its memory that a pod with a need holds.
+    pub(crate) fn memory_held(&self, need: &GpuNeed) -> Amount {
+        if self.memory.is_zero() {
+            Amount::ZERO
+        } else if !need.memory.is_zero() {
+            need.memory
+        } else {
+            // The same fraction as of compute, rounded up. 2^53 * 1000 < 2^63.
+            Amount::taken_in((self.memory_for(need).get() * need.milli).div_ceil_positive(1000))
+        }
     }
 }
 
@@ -51,20 +75,6 @@ impl DeviceUse {
     /// True if nobody holds anything.
     pub(crate) fn is_free(self) -> bool {
         self == DeviceUse::default()
-    }
-}
-
-/// Bytes of a device's memory that a pod with this need holds.
-pub(crate) fn memory_on(need: &GpuNeed, device_memory: Amount) -> Amount {
-    if device_memory.is_zero() {
-        Amount::ZERO
-    } else if need.whole() && need.memory.is_zero() {
-        device_memory
-    } else if need.memory.is_zero() {
-        // The same fraction as of compute, rounded up. 2^53 * 1000 < 2^63.
-        Amount::taken_in((device_memory.get() * need.milli).div_ceil_positive(1000))
-    } else {
-        need.memory
     }
 }
 
@@ -121,7 +131,7 @@ impl NodeSlot {
         device.is_open()
             && self.allows(need, index)
             && used.milli + need.milli <= 1000
-            && (device.memory.is_zero() || used.memory + memory_on(need, device.memory) <= device.memory)
+            && (device.memory.is_zero() || used.memory + device.memory_held(need) <= device.memory_for(need))
     }
 
     /// How many pods with a need can be given devices here, or in one cell, one after the other.
@@ -142,7 +152,7 @@ impl NodeSlot {
         let shares = |i: usize| {
             let used = self.used_of(i);
             let by_milli = (1000 - used.milli) / need.milli.max(1);
-            match self.devices.get(i).map(|d| (d.memory, memory_on(need, d.memory))) {
+            match self.devices.get(i).map(|d| (d.memory_for(need), d.memory_held(need))) {
                 Some((all, each)) if !all.is_zero() && !each.is_zero() => {
                     by_milli.min((all - used.memory).get() / each.get())
                 }
@@ -305,6 +315,7 @@ mod tests {
         let device = Device {
             model: ModelOrd::new(0),
             memory: Amount::taken_in(1000),
+            driver: Amount::ZERO,
             numa: None,
             nvlink: None,
             divided: false,
@@ -362,6 +373,29 @@ mod tests {
         };
         assert_eq!(node(&[700, 500]).choose_devices(&need, None), Some(vec![1]));
         assert_eq!(node(&[700]).choose_devices(&need, None), None);
+    }
+
+    #[test]
+    fn what_the_driver_keeps_is_had_by_no_share_and_by_a_whole_device_as_ever() {
+        let mut node = node(&[0]);
+        node.devices[0].driver = Amount::taken_in(100);
+        let of = |milli, memory| GpuNeed {
+            memory: Amount::taken_in(memory),
+            ..share(milli)
+        };
+        let fits = |node: &NodeSlot, need: &GpuNeed| node.choose_devices(need, None).is_some();
+        assert!(fits(&node, &of(100, 900)) && !fits(&node, &of(100, 901)));
+        assert_eq!(node.room_for(&of(100, 300), None), 3);
+        assert_eq!(
+            node.room_for(&share(500), None),
+            2,
+            "half of what there is to be had, twice"
+        );
+        assert_eq!(node.devices[0].memory_held(&share(500)), Amount::taken_in(450));
+        assert!(fits(&node, &whole(1)) && fits(&node, &of(1000, 1000)) && !fits(&node, &of(1000, 1001)));
+        assert_eq!(node.devices[0].memory_held(&whole(1)), Amount::taken_in(1000));
+        node.devices[0].driver = node.devices[0].memory;
+        assert!(!fits(&node, &of(1, 1)) && fits(&node, &whole(1)));
     }
 
     #[test]

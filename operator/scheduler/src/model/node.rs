@@ -13,7 +13,7 @@ use crate::{
         DeviceUse, Model, Seat, Shape,
         areas::InAreas,
         cell::{Numa, Part},
-        device::{Device, memory_on},
+        device::Device,
         ports::HostPort,
     },
     slab::{DomainOrd, ImageOrd, KeyOrd, MarkOrd, NodeOrd, PodOrd, TaintOrd},
@@ -100,7 +100,7 @@ impl NodeSlot {
             if index >= self.device_use.len() {
                 self.device_use.resize(index + 1, DeviceUse::default());
             }
-            let memory = memory_on(need, self.devices.get(index).map_or(Amount::ZERO, |d| d.memory));
+            let memory = self.devices.get(index).map_or(Amount::ZERO, |d| d.memory_held(need));
             if let Some(used) = self.device_use.get_mut(index) {
                 if hold {
                     used.milli += need.milli;
@@ -216,6 +216,7 @@ impl Model {
             .map(|gpu| Device {
                 model: self.models.intern(gpu.model.as_str()),
                 memory: Amount::taken_in(gpu.memory),
+                driver: Amount::taken_in(gpu.driver_memory.unwrap_or(0).min(gpu.memory)),
                 numa: gpu.numa,
                 nvlink: gpu.nvlink,
                 divided: gpu.divided,

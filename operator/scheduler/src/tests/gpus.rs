@@ -145,3 +145,27 @@ fn shares_of_all_sizes_fill_the_devices_to_the_last() {
     }
     assert!(placed > 283, "{placed} of 288");
 }
+
+#[test]
+fn shares_get_together_what_the_driver_leaves_of_a_device() {
+    let kept = |bytes| {
+        let mut node = gpu_node("a", 1, "A100");
+        node.gpus[0].driver_memory = Some(bytes);
+        node
+    };
+    let half = |uid| {
+        let memory = 40 * GI;
+        gpu_pod(uid, GpuRequest { memory, ..share(100) })
+    };
+    let mut world = World::with([kept(GI).into(), half("p").into(), half("q").into()]);
+    assert_eq!(devices(&world.run()), [("p", "a", vec![0])]);
+    // The report says now that it is less; what is found of the device is found anew.
+    world.tell(kept(0));
+    assert_eq!(devices(&world.run()), [("q", "a", vec![0])]);
+    let mut world = World::with([kept(GI).into(), gpu_pod("all", whole(1)).into()]);
+    assert_eq!(
+        devices(&world.run()),
+        [("all", "a", vec![0])],
+        "a whole one is as it is"
+    );
+}
