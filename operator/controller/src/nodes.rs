@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use duosuan_crds::{RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY, policy::selects};
 use duosuan_scheduler::{
     Event, Time,
-    event::{self, Gpu, NumaNode},
+    event::{self, Gpu, LOAD_STEPS, NumaNode},
 };
 
 use crate::{
@@ -45,6 +45,7 @@ struct Entry {
     report: Option<(Report, Time)>,
     stale: bool,
     hot: bool,
+    load: Option<u8>,
     closed: bool,
 }
 
@@ -165,7 +166,8 @@ impl Nodes {
             || entry.due(now)
             || entry.closed != entry.closed_by_report()
             || entry.stale != self.stale(entry, now)
-            || entry.hot != self.hot(entry, now);
+            || entry.hot != self.hot(entry, now)
+            || entry.load != self.load(entry, now);
         if news { self.event(&name, now) } else { None }
     }
 
@@ -190,7 +192,11 @@ impl Nodes {
             .entries
             .iter()
             .filter(|(_, e)| {
-                e.node.is_some() && (self.stale(e, now) != e.stale || self.hot(e, now) != e.hot || e.due(now))
+                e.node.is_some()
+                    && (self.stale(e, now) != e.stale
+                        || self.hot(e, now) != e.hot
+                        || self.load(e, now) != e.load
+                        || e.due(now))
             })
             .map(|(name, _)| name.clone())
             .collect();
@@ -304,22 +310,45 @@ impl Nodes {
         };
         let (_, lines) = self.says(report);
         let margin = if entry.hot { COOLED } else { 0 };
-        let over = |load: i64, line: Option<u32>| line.is_some_and(|line| load > i64::from(line) * 10 - margin);
+        let over = |load: Option<i64>, line: Option<u32>| {
+            load.zip(line)
+                .is_some_and(|(load, line)| load > i64::from(line) * 10 - margin)
+        };
         self.believed(report, *seen, now)
             && (over(report.load.cpu, lines.cpu) || over(report.load.memory, lines.memory))
     }
 
+    /// How near a node's load is to the line of its policy, of the resource that is nearest to its own, in steps; `None`
+    /// without a line, and for what is too old or not known. It takes half a step beyond a step to leave it.
+    fn load(&self, entry: &Entry, now: Time) -> Option<u8> {
+        let (report, seen) = entry.report.as_ref()?;
+        if !self.believed(report, *seen, now) {
+            return None;
+        }
+        let (_, lines) = self.says(report);
+        let mut halves: Option<i64> = None;
+        for (load, line) in [(report.load.cpu, lines.cpu), (report.load.memory, lines.memory)] {
+            let Some(line) = line.filter(|line| *line > 0) else {
+                continue;
+            };
+            // A line of so many percent is ten times as many thousandths.
+            let part = load?.saturating_mul(2 * i64::from(LOAD_STEPS)) / (i64::from(line) * 10);
+            halves = halves.max(Some(part));
+        }
+        let halves = halves?.clamp(0, 2 * i64::from(LOAD_STEPS) - 1);
+        let stands = |step: &u8| (-1..=2).contains(&(halves - 2 * i64::from(*step)));
+        entry.load.filter(stands).or(u8::try_from(halves / 2).ok())
+    }
+
     /// The node as the core shall see it.
     fn event(&mut self, name: &str, now: Time) -> Option<Event> {
-        let (stale, hot) = (
-            self.stale(self.entries.get(name)?, now),
-            self.hot(self.entries.get(name)?, now),
-        );
+        let entry = self.entries.get(name)?;
+        let (stale, hot, load) = (self.stale(entry, now), self.hot(entry, now), self.load(entry, now));
         let entry = self.entries.get_mut(name)?;
-        (entry.stale, entry.hot) = (stale, hot);
+        (entry.stale, entry.hot, entry.load) = (stale, hot, load);
         entry.closed = entry.closed_by_report();
         let mut node = entry.node.clone()?;
-        (node.stale, node.hot) = (stale, hot);
+        (node.stale, node.hot, node.load) = (stale, hot, load);
         for (resource, lent) in &mut entry.lent {
             let counts = lent.advance(now);
             if let Some(amount) = node.allocatable.get_mut(*resource) {

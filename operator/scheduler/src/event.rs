@@ -127,6 +127,10 @@ pub struct Node {
     pub stale: bool,
     /// The node's load, measured or forecast, is over the line of its policy: it gets no new pod.
     pub hot: bool,
+    /// How near its load, measured or forecast, is to the line of its policy, in steps of one [`LOAD_STEPS`]th of the line,
+    /// from 0; `None` if nobody knows, and then it counts as half-way: never as cold. Mid and batch prefer what is cold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load: Option<u8>,
     /// Where it stands.
     pub location: Location,
 }
@@ -135,6 +139,9 @@ pub struct Node {
 /// fetch and to unpack. kube-scheduler counts images from 23 MB on, and up to 1000 MB by size; but most of what is that
 /// small is soon there, or on every node.
 pub const BIG_IMAGE: i64 = 1 << 30;
+
+/// Steps of load that are told apart below a policy's line: so few that a change of one is rare and means something.
+pub const LOAD_STEPS: u8 = 8;
 
 /// Where a node stands. What is not known, or empty, puts it in no such area: nothing that has to share one goes there.
 /// A rack is that of its block and zone, and an NVLink domain that of its rack: equal names in two zones are two racks.

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    event::{BIG_IMAGE, Tier},
+    event::{self, BIG_IMAGE, Tier},
     fit::Constraint,
     model::{GpuNeed, Model, NodeSlot, Seat, Shape, cell::Cell, device::Closeness},
     packing,
@@ -18,8 +18,8 @@ use crate::{
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// What production uses. GPU pods: the place after which what is idle is worth most to pods like those that came
-    /// so far; while too few came, the place that leaves least of the node. Prod without GPUs spreads, batch packs, and
-    /// both go where they cost GPU pods least.
+    /// so far; while too few came, the place that leaves least of the node. Prod without GPUs spreads, batch packs
+    /// onto what is cold, and both go where they cost GPU pods least.
     #[default]
     Standard,
     /// Everything goes to the first node, in node order, that it fits on.
@@ -53,6 +53,11 @@ const FREE_GPUS: i64 = 1 << 15;
 const LOST: i64 = 1000;
 /// A step of worth weighs more than all tenths of a device.
 const LEFT: i64 = 16;
+/// What a step of load weighs, where a step of use weighs one: a load at the line weighs nearly as much as a full node
+/// does. So batch packs, among nodes of about the same load, and leaves what is warm for what is cold. Use and load together
+/// stay below a thousandth of a device.
+const LOAD: i64 = STEPS / event::LOAD_STEPS as i64;
+const _: () = assert!(STEPS + LOAD * (event::LOAD_STEPS as i64 - 1) < FREE_GPUS / 1000);
 /// Bits of a cost for what is left of a node. A node with 1,024 free GPUs has use for all of them.
 const PLACE: u32 = 26;
 /// What images are worth at most that a node holds already: for each GiB a step of use, up to a quarter of a node; or, to
@@ -193,7 +198,7 @@ fn free_milli(node: &NodeSlot) -> i64 {
 }
 
 /// Pods without GPUs: to where GPU pods lose least by it; then prod to where most is left, batch and mid to where least
-/// is.
+/// is and the load is low.
 fn plain(model: &Model, worths: &mut Worths, shape: &Shape, node: &NodeSlot) -> i64 {
     let free_milli = free_milli(node);
     let by_gpus = match free_milli {
@@ -219,7 +224,8 @@ fn plain(model: &Model, worths: &mut Worths, shape: &Shape, node: &NodeSlot) -> 
     let by_use = if shape.tier == Tier::Prod {
         fullest
     } else {
-        STEPS - fullest
+        let load = node.load.unwrap_or(event::LOAD_STEPS / 2);
+        STEPS - fullest + i64::from(load) * LOAD
     };
     by_gpus + by_use
 }

@@ -23,6 +23,7 @@ mod gpus;
 mod holds;
 mod images;
 mod lending;
+mod load;
 mod lost_work;
 mod making_room;
 mod optimum;

@@ -192,12 +192,19 @@ fn a_node_over_the_line_of_its_policy_is_hot_until_it_is_well_below_or_not_known
     let mut report = |nodes: &mut Nodes, cpu, memory| {
         now += 1000;
         let report = Report {
-            load: Load { cpu, memory },
+            load: Load {
+                cpu: Some(cpu),
+                memory: Some(memory),
+            },
             ..report(now)
         };
         hot(nodes.report("n".into(), Some(report), Time(now)))
     };
-    assert_eq!(report(&mut nodes, 800, 1000), None, "at the line, and memory has none");
+    assert_eq!(
+        report(&mut nodes, 800, 1000),
+        Some(false),
+        "at the line, and memory has none; its load is told"
+    );
     assert_eq!(report(&mut nodes, 801, 0), Some(true));
     assert_eq!(report(&mut nodes, 751, 0), None, "it does not swing");
     assert_eq!(report(&mut nodes, 750, 0), Some(false));
@@ -207,4 +214,50 @@ fn a_node_over_the_line_of_its_policy_is_hot_until_it_is_well_below_or_not_known
     assert_eq!(report(&mut nodes, 900, 0), Some(true));
     nodes.policy("p".into(), None);
     assert_eq!(hot(nodes.aged(Time(6_000)).pop()), Some(false), "nobody draws a line");
+}
+
+#[test]
+fn the_load_of_a_node_is_told_in_eighths_of_the_line_that_is_nearest_and_only_when_it_is_another() {
+    let mut nodes = Nodes {
+        reports_served: true,
+        ..Nodes::default()
+    };
+    let rules = |cpu, memory| Rules {
+        expire: Some(60_000),
+        lines: Lines { cpu, memory },
+        ..Rules::default()
+    };
+    nodes.policy("p".into(), Some(rules(Some(80), Some(50))));
+    nodes.node(node(0), Time(0));
+    let load = |event: Option<Event>| match event {
+        Some(Event::Node(node)) => Some(node.load),
+        _ => None,
+    };
+    let mut now = 0;
+    let mut report = |nodes: &mut Nodes, cpu, memory| {
+        now += 1000;
+        let report = Report {
+            load: Load { cpu, memory },
+            ..report(now)
+        };
+        load(nodes.report("n".into(), Some(report), Time(now)))
+    };
+    // An eighth of the line is 100 of CPU and 62.5 of memory.
+    assert_eq!(report(&mut nodes, Some(250), Some(0)), Some(Some(2)));
+    for still in [299, 349, 200, 150] {
+        assert_eq!(report(&mut nodes, Some(still), Some(0)), None, "half a step is none");
+    }
+    assert_eq!(report(&mut nodes, Some(350), Some(0)), Some(Some(3)));
+    assert_eq!(report(&mut nodes, Some(249), Some(0)), Some(Some(2)));
+    assert_eq!(
+        report(&mut nodes, Some(250), Some(480)),
+        Some(Some(7)),
+        "memory is nearer"
+    );
+    assert_eq!(report(&mut nodes, Some(250), None), Some(None), "that may be as near");
+    assert_eq!(report(&mut nodes, Some(2), Some(2)), Some(Some(0)));
+    assert_eq!(load(nodes.aged(Time(71_000)).pop()), Some(None), "too old to be known");
+    assert_eq!(report(&mut nodes, Some(2), Some(2)), Some(Some(0)));
+    nodes.policy("p".into(), Some(rules(None, None)));
+    assert_eq!(load(nodes.aged(Time(12_000)).pop()), Some(None), "nobody draws a line");
 }

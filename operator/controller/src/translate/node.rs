@@ -95,6 +95,7 @@ pub fn read(object: &Object<lean::Node>) -> (event::Node, Vec<FieldError>) {
         numa: Vec::new(),
         stale: false,
         hot: false,
+        load: None,
         location: LocationLabels::default().read(&labels),
         labels,
     };
@@ -108,7 +109,7 @@ pub struct Report {
     pub time: Option<Timestamp>,
     /// Policy that the node follows.
     pub policy: Option<String>,
-    /// Load of the node; zero where it is not known.
+    /// Load of the node.
     pub load: Load,
     /// What the agent makes of that policy.
     pub answer: Answer,
@@ -135,13 +136,13 @@ impl Report {
 }
 
 /// Load of a node: what is used, or what is to be expected over the next minutes if that is more, in thousandths of the
-/// node's capacity.
+/// node's capacity; `None` where it is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// Of its CPU.
-    pub cpu: i64,
+    pub cpu: Option<i64>,
     /// Of its memory.
-    pub memory: i64,
+    pub memory: Option<i64>,
 }
 
 /// What an agent makes of the policy that its node follows.
@@ -239,26 +240,26 @@ fn numa(reported: Unread) -> Result<Vec<NumaNode>, FieldError> {
 }
 
 /// Load by what a report says of use and of tiers. What is used by no tier (the system, and pods that nobody has
-/// classified) is expected to stay as it is.
+/// classified) is expected to stay as it is. Without a use or a capacity, nothing is known.
 fn load(usage: &Texts, capacity: &Texts, tiers: &[lean::ReportedTier]) -> Result<Load, FieldError> {
-    let of = |resource: &str| -> Result<i64, FieldError> {
+    let of = |resource: &str| -> Result<Option<i64>, FieldError> {
         let read = |amounts: &Texts, field: &str| {
-            amounts.get(resource).map_or(Ok(0), |text| {
-                quantity::amount(resource, text).map_err(|e| FieldError::new(format!("{field}[{resource}]"), e))
-            })
+            let read = amounts.get(resource).map(|text| quantity::amount(resource, text));
+            read.transpose()
+                .map_err(|e| FieldError::new(format!("{field}[{resource}]"), e))
         };
-        let mut peak = i128::from(read(usage, "status.usage")?);
+        let used = read(usage, "status.usage")?;
+        let mut more = 0;
         for (i, tier) in tiers.iter().enumerate() {
             let used = read(&tier.usage, &format!("status.tiers[{i}].usage"))?;
             let expected = read(&tier.forecast_peak, &format!("status.tiers[{i}].forecastPeak"))?;
-            peak += i128::from(expected.saturating_sub(used).max(0));
+            let (used, expected) = (used.unwrap_or_default(), expected.unwrap_or_default());
+            more += i128::from(expected.saturating_sub(used).max(0));
         }
-        let all = i128::from(read(capacity, "status.capacity")?);
-        Ok(if all == 0 {
-            0
-        } else {
-            i64::try_from(peak * 1000 / all).unwrap_or(i64::MAX)
-        })
+        let all = read(capacity, "status.capacity")?.filter(|all| *all > 0);
+        Ok(used
+            .zip(all)
+            .map(|(used, all)| i64::try_from((i128::from(used) + more) * 1000 / i128::from(all)).unwrap_or(i64::MAX)))
     };
     Ok(Load {
         cpu: of("cpu")?,
@@ -308,6 +309,7 @@ mod tests {
             numa: vec![],
             stale: false,
             hot: false,
+            load: None,
             location: Location::default(),
         };
         assert_eq!(node, expected);
@@ -318,7 +320,8 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_the_report_leaves_out_cannot_be_used_and_of_what_it_does_not_say_the_driver_keeps_what_is_assumed() {
+    fn a_device_that_the_report_leaves_out_cannot_be_used_and_of_what_it_does_not_say_the_driver_keeps_what_is_assumed()
+    {
         let object = serde_json::from_value(json!({
             "metadata": {"name": "n"},
             "status": {"time": "2026-01-01T00:00:00Z", "policy": "p", "gpus": [{"index": 1, "model": "A100", "memory": "80Gi", "driverMemory": "600Mi", "numa": 1}, {"index": 2, "memory": "16Gi", "model": "T4"}]},
@@ -420,7 +423,13 @@ mod tests {
                 {"tier": "batch", "usage": {"cpu": "1"}, "forecastPeak": {"cpu": "500m"}},
             ],
         });
-        assert_eq!(load(status.clone()), Load { cpu: 750, memory: 250 });
+        assert_eq!(
+            load(status.clone()),
+            Load {
+                cpu: Some(750),
+                memory: Some(250)
+            }
+        );
         status["capacity"] = json!({});
         assert_eq!(load(status), Load::default(), "what is not known is not over any line");
         let object = json!({"status": {"usage": {"cpu": "lots"}}});

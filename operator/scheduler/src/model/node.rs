@@ -37,6 +37,8 @@ pub(crate) struct NodeSlot {
     pub(crate) unschedulable: bool,
     pub(crate) stale: bool,
     pub(crate) hot: bool,
+    /// Below [`event::LOAD_STEPS`].
+    pub(crate) load: Option<u8>,
     pub(crate) allocatable: Totals,
     pub(crate) used: Totals,
     pub(crate) devices: Vec<Device>,
@@ -237,8 +239,15 @@ impl Model {
             && node.stale == event.stale
             && node.hot == event.hot
             && node.location == event.location;
+        let load = event.load.map(|step| step.min(event::LOAD_STEPS - 1));
+        let other_load = node.load != load;
+        self.nodes[ord].load = load;
         if same {
-            return other_images;
+            if other_load {
+                // Who fits stays the same: those who wait in vain need not be tried for it.
+                self.changes.touch(ord);
+            }
+            return other_images || other_load;
         }
         self.count_capacity(ord, false);
         self.epochs += 1;

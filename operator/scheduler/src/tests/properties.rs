@@ -31,6 +31,7 @@ fn any_node() -> impl Strategy<Value = Event> {
         node.allocatable.insert("duosuan.io/batch-cpu".into(), cores * 500);
         node.allocatable.insert("duosuan.io/mid-cpu".into(), cores * 200);
         (node.unschedulable, node.stale) = (off && sick, stale);
+        node.load = (!stale).then_some([0, 3, 7][gpus.min(2)]);
         if let Some(gpu) = node.gpus.first_mut() {
             gpu.unhealthy = sick;
         }
