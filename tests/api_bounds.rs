@@ -51,6 +51,7 @@ fairnessHalfLife: 1h
         "ColocationPolicy",
         "
 nodeSelector: {a: b}
+groups: [{path: a, tier: prod}]
 placement: {cpuPercent: 80, memoryPercent: 90}
 reclaim: {quantilePercent: 98, cpuMarginPercent: 10, memoryMarginPercent: 10, growthPercent: 10, hold: 60s, expire: 5m}
 guards:
@@ -128,7 +129,11 @@ fn bounds(pointer: &str, schema: &JSONSchemaProps, found: &mut Vec<Bound>) {
     }
     if let Some(JSONSchemaPropsOrArray::Schema(item)) = &schema.items {
         let element = |n: i64| match pointer.rsplit('/').next().unwrap() {
-            "groups" => json!({"name": format!("g{n}"), "count": 1}),
+            // Of a claim, and of a policy: what the one does not know it does not look at.
+            "groups" => {
+                let name = format!("g{n}");
+                json!({"name": name, "count": 1, "path": name, "tier": "prod"})
+            }
             "tolerations" => json!({"key": format!("k{n}"), "operator": "Exists"}),
             "quotas" => {
                 let tier = ["prod", "mid", "batch", "prod"][usize::try_from(n).unwrap()];

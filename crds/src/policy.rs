@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Duration,
+    Duration, Tier,
     guards::{Eviction, Guards},
 };
 
@@ -31,6 +31,8 @@ use crate::{
     printcolumn = r#"{"name": "Nodes", "type": "integer", "jsonPath": ".status.nodes", "description": "Nodes that follow it"}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
+#[x_kube(validation = Rule::new("!has(self.groups) || self.groups.all(a, self.groups.all(b, a.path == b.path || !b.path.startsWith(a.path + '/')))")
+    .message("a cgroup of a group must not lie in that of another: what runs there would be counted twice").field_path(".groups"))]
 #[serde(rename_all = "camelCase")]
 pub struct ColocationPolicySpec {
     /// Labels that a node must carry, all of them, to follow this policy. Absent: all nodes. Of several policies that select a
@@ -56,6 +58,13 @@ pub struct ColocationPolicySpec {
     /// How prod is protected from them.
     #[serde(default)]
     pub guards: Guards,
+    /// Cgroups outside pods that the selected nodes count to a tier and guard with it, by path: a YARN NodeManager's, a
+    /// Spark worker's, a daemon's. One that a node does not have is none there. Absent: what is in no pod is the node's system,
+    /// kept firm as prod's is, and never limited.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    pub groups: Vec<NamedGroup>,
     /// When batch pods have to leave a node that cannot be relieved otherwise. Absent: on, with its defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eviction: Option<Eviction>,
@@ -81,6 +90,23 @@ impl ColocationPolicySpec {
 #[must_use]
 pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// A cgroup outside pods, and the tier of what runs in it.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("self.path.split('/').all(part, part != '' && part != '.' && part != '..')")
+    .message("path must lead below the cgroup root, without a slash at its ends, without . and ..").field_path(".path"))]
+#[x_kube(validation = Rule::new("!self.path.matches('^((kubelet|kubelet[.]slice)/)?(kubepods|kubepods[.]slice|kubelet-kubepods[.]slice)(/|$)')")
+    .message("pods are in a tier by their own labels and requests: name a cgroup outside kubepods").field_path(".path"))]
+#[x_kube(validation = Rule::new("!(self.path in ['init.scope', 'kubelet', 'kubelet.slice', 'system.slice'])")
+    .message("the node's own daemons run there, the kubelet among them: name the cgroup of one below it").field_path(".path"))]
+#[serde(rename_all = "camelCase")]
+pub struct NamedGroup {
+    /// Path below the cgroup root. Example: `yarn.slice`.
+    #[schemars(length(min = 1, max = 512))]
+    pub path: String,
+    /// Tier of what runs in it. Batch is guarded as batch pods are, but never evicted through the API.
+    pub tier: Tier,
 }
 
 /// Load over which a node gets no new pod, of any tier: what the node uses, or what its forecast expects over the next

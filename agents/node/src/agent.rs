@@ -63,6 +63,10 @@ impl<M: Machine> Agent<M> {
 
     /// The policy that holds from the next look on.
     pub fn follow(&mut self, choice: Choice) {
+        match &choice {
+            Choice::Policy { policy, .. } => self.machine.name(&policy.groups),
+            Choice::None | Choice::Refused { .. } => self.machine.name(&[]),
+        }
         self.choice = choice;
     }
 

@@ -1,6 +1,6 @@
 //! What the agent needs of a node, be it a kernel or a simulation.
 
-use duosuan_policy::{Action, Capabilities, Millis, Observation};
+use duosuan_policy::{Action, Capabilities, Millis, NamedGroup, Observation};
 
 use crate::pods::PodInfo;
 
@@ -8,6 +8,9 @@ use crate::pods::PodInfo;
 pub trait Machine {
     /// What it can do. Probed once.
     fn capabilities(&self) -> &Capabilities;
+
+    /// Counts these cgroups outside pods to their tiers from the next look on, and no others that an earlier call named.
+    fn name(&mut self, _groups: &[NamedGroup]) {}
 
     /// Looks at it, into `seen`, which holds what the look before saw, or nothing. What cannot be read is absent in it, never
     /// an error: the rest goes on.

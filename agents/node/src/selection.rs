@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use duosuan_crds::{
-    ColocationPolicySpec,
+    ColocationPolicySpec, Tier as ApiTier,
     policy::{Mode as ApiMode, selects},
 };
 use duosuan_policy::{
-    Guard, Mode, Policy, Resources,
+    Guard, Mode, NamedGroup, Policy, Resources, Tier,
     policy::{Eviction, IoGuard, LatencyGuard, LlcGuard, MemoryGuard},
 };
 
@@ -157,6 +157,7 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
             kill_percent: eviction.kill_percent.unwrap_or(base.eviction.kill_percent),
             suppressed_for,
         },
+        groups: spec.groups.iter().map(named).collect(),
         ..base
     };
     let size = if capacity.cpu > 0 {
@@ -169,6 +170,17 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
     };
     problems.extend(policy.problems(size).iter().map(ToString::to_string));
     if problems.is_empty() { Ok(policy) } else { Err(problems) }
+}
+
+fn named(group: &duosuan_crds::policy::NamedGroup) -> NamedGroup {
+    NamedGroup {
+        path: group.path.clone(),
+        tier: match group.tier {
+            ApiTier::Prod => Tier::Prod,
+            ApiTier::Mid => Tier::Mid,
+            ApiTier::Batch => Tier::Batch,
+        },
+    }
 }
 
 #[cfg(test)]

@@ -44,5 +44,5 @@ pub use observation::{
     Bucket, CacheUse, Capabilities, Control, Gang, Group, Histogram, Io, Millis, Observation, Pod, Range, Resources,
     Service, Signals, Stall, Tier, Unread, Work,
 };
-pub use policy::{Guard, Mode, Policy, Problem};
+pub use policy::{Guard, Mode, NamedGroup, Policy, Problem};
 pub use state::State;

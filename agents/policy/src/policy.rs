@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::observation::{Millis, Resources};
+use crate::observation::{Millis, Resources, Tier};
 
 /// Whether settings are made or only named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,33 @@ pub struct Policy {
     pub llc: LlcGuard,
     /// Eviction of batch where the guards do not suffice.
     pub eviction: Eviction,
+    /// Cgroups outside pods, and their tiers.
+    pub groups: Vec<NamedGroup>,
+}
+
+/// A cgroup outside pods, and the tier of what runs in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedGroup {
+    /// Path below the cgroup root.
+    pub path: String,
+    /// Its tier.
+    pub tier: Tier,
+}
+
+impl NamedGroup {
+    /// Whether the path leads somewhere below the root.
+    fn is_below(&self) -> bool {
+        self.path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+    }
+
+    /// Whether another is the same cgroup, or lies in it.
+    fn holds(&self, other: &Self) -> bool {
+        other
+            .path
+            .strip_prefix(&self.path)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 /// Eviction: who has to leave where the guards do not suffice.
@@ -211,6 +238,7 @@ impl Default for Policy {
             latency: LatencyGuard::default(),
             llc: LlcGuard::default(),
             eviction: Eviction::default(),
+            groups: Vec::new(),
         }
     }
 }
@@ -239,6 +267,23 @@ impl Policy {
                 found.push(Problem { field, value, wanted });
             }
         };
+        for (at, group) in self.groups.iter().enumerate() {
+            check(
+                group.is_below(),
+                "groups.path",
+                format!("{:?}", group.path),
+                "give a path below the cgroup root, without a slash at its ends, without . and ..",
+            );
+            let others = self.groups.iter().enumerate().filter(|(other, _)| *other != at);
+            for (_, other) in others.filter(|(_, other)| other.holds(group)) {
+                check(
+                    false,
+                    "groups.path",
+                    format!("{:?} and {:?}", other.path, group.path),
+                    "give cgroups of which none lies in another: what runs there would be counted twice",
+                );
+            }
+        }
         check(
             (50..=100).contains(&self.quantile_percent),
             "reclaim.quantilePercent",

@@ -22,7 +22,7 @@ use duosuan_cgroup::{
     resctrl::{Folders, Resctrl},
 };
 use duosuan_crds::LatencyObjective;
-use duosuan_policy::{Action, Capabilities, Millis, Observation, Resources, Tier};
+use duosuan_policy::{Action, Capabilities, Millis, NamedGroup, Observation, Resources, Tier};
 use serde::Deserialize;
 
 use crate::{
@@ -63,7 +63,10 @@ pub struct Roots {
 pub struct Kernel {
     root: Cgroup,
     proc: Proc,
+    /// Cgroups outside pods by the options, and by the policy after them.
     rules: Vec<GroupRule>,
+    /// How many of these are by the options.
+    fixed: usize,
     /// systemd, where it runs the machine.
     units: Option<units::Units>,
     /// What the kernel has.
@@ -142,6 +145,7 @@ impl Kernel {
             units: units::Units::of(&root),
             root,
             proc,
+            fixed: rules.len(),
             rules,
             probed: Capabilities::default(),
             capabilities: Capabilities::default(),
@@ -256,6 +260,25 @@ impl Kernel {
 impl Machine for Kernel {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn name(&mut self, groups: &[NamedGroup]) {
+        let named = self.rules.get(self.fixed..).unwrap_or_default();
+        if named
+            .iter()
+            .map(|r| (r.path.as_str(), r.tier))
+            .eq(groups.iter().map(|g| (g.path.as_str(), g.tier)))
+        {
+            return;
+        }
+        self.rules.truncate(self.fixed);
+        self.rules.extend(groups.iter().map(|group| GroupRule {
+            path: group.path.clone(),
+            tier: group.tier,
+            latency: None,
+        }));
+        // What there is to look at is found out anew.
+        self.missing = true;
     }
 
     fn observe(&mut self, pods: &[PodInfo], now: Millis, seen: &mut Observation) {
