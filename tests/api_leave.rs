@@ -205,7 +205,7 @@ async fn the_agents_end_and_then_nothing_that_they_published_is_left_and_all_els
         left,
         Left {
             nodes: vec!["leaving".to_owned()],
-            behind: Vec::new()
+            ..Left::default()
         }
     );
     assert_eq!(release.sizes().await, untouched());
@@ -233,7 +233,8 @@ async fn an_agent_that_does_not_end_is_named_and_what_it_published_goes_all_the_
         left,
         Left {
             nodes: down.clone(),
-            behind: down
+            behind: down,
+            ..Left::default()
         }
     );
     assert_eq!(release.sizes().await, untouched());

@@ -77,7 +77,8 @@ impl Model {
             self.unpark_all(at);
             let queue = &mut self.queues[at];
             queue.parked_at = self.freed;
-            if claims.len() == queue.pending.len() {
+            // Joining two lists costs the length of both.
+            if claims.len() == queue.pending.len() && claims.len() >= queue.parked.len() {
                 queue.parked.append(&mut queue.pending);
                 continue;
             }
