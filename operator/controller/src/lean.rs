@@ -5,7 +5,7 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt::Debug};
 
 use duosuan_crds::GROUP;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference, Time};
 use kube::api::ObjectMeta;
 use serde::{
     Deserialize, Deserializer,
@@ -72,6 +72,15 @@ struct Metadata {
     labels: Option<Texts>,
     annotations: Option<Texts>,
     managed_fields: NominatedByUs,
+    owner_references: Option<Vec<Owner>>,
+}
+
+/// Who an object belongs to: of that only who controls it is kept.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Owner {
+    uid: String,
+    controller: Option<bool>,
 }
 
 pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
@@ -92,8 +101,20 @@ pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Obj
                 ..ManagedFieldsEntry::default()
             }]
         }),
+        owner_references: lean.owner_references.and_then(controlled_by).map(|uid| {
+            vec![OwnerReference {
+                uid,
+                controller: Some(true),
+                ..OwnerReference::default()
+            }]
+        }),
         ..ObjectMeta::default()
     })
+}
+
+fn controlled_by(owners: Vec<Owner>) -> Option<String> {
+    let mut controller = owners.into_iter().filter(|owner| owner.controller == Some(true));
+    controller.next().map(|owner| owner.uid)
 }
 
 /// Whether the `nominatedNodeName` of a pod is the word of an operator of ours, this one or one before it.

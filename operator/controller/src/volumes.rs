@@ -1,21 +1,26 @@
 //! Persistent volumes: where a pod's volumes let it stand, how many more a node can attach, and what has to be asked for
 //! once the pod has a place. The core sees node affinity and amounts only; everything of storage is here. Pure.
 //!
-//! A volume that several pods of one node share counts once for each of them, so that a node may count as full a
-//! little early; kube-scheduler counts it once.
+//! A volume that several pods use counts once on each node, as kube-scheduler counts it: the core is told which it is. What
+//! one pod alone uses is told as a mere number, so that pods which differ in the names of their volumes alone stay alike.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use duosuan_scheduler::{event, matches_node};
+use duosuan_scheduler::event;
 
 use crate::{
     index::Namespaced,
-    translate::volume::{Attachable, Class, Volume, VolumeClaim},
+    translate::{
+        placement::ClaimUse,
+        volume::{Attachable, Class, Volume, VolumeClaim},
+    },
 };
 
 mod places;
+mod sharing;
 
 use places::all_of;
+use sharing::Handles;
 
 /// Prefix of the resource that counts the volumes of a CSI driver on a node.
 pub(crate) const ATTACHED: &str = "attachable-volumes-csi-";
@@ -65,6 +70,9 @@ pub struct Volumes {
     volumes: BTreeMap<String, Volume>,
     classes: BTreeMap<String, Class>,
     limits: BTreeMap<String, Attachable>,
+    /// Drivers of which some node has a limit.
+    limited: BTreeSet<String>,
+    handles: Handles,
     /// Pods with claims, as they were read, by UID.
     pods: HashMap<String, User>,
     users: BTreeMap<Namespaced, BTreeSet<String>>,
@@ -79,14 +87,22 @@ pub struct Volumes {
 #[derive(Debug)]
 struct User {
     pod: event::Pod,
-    claims: Vec<Namespaced>,
+    claims: Vec<Use>,
     /// What the core was told last.
     told: event::Pod,
 }
 
+/// A claim that a pod uses.
+#[derive(Clone, Debug)]
+struct Use {
+    claim: Namespaced,
+    /// It has to be the pod's own.
+    own: bool,
+}
+
 impl Volumes {
     /// Takes in a pod with the claims that it names; gives the pod as the core shall see it.
-    pub fn pod(&mut self, pod: event::Pod, claims: &[String]) -> event::Pod {
+    pub fn pod(&mut self, pod: event::Pod, claims: &[ClaimUse]) -> event::Pod {
         let placed = self.placed.contains(&pod.uid) && pod.node.is_none();
         self.pod_gone(&pod.uid);
         if claims.is_empty() {
@@ -95,11 +111,18 @@ impl Volumes {
         if placed {
             self.placed.insert(pod.uid.clone());
         }
-        let claims: Vec<Namespaced> = claims.iter().map(|c| (pod.namespace.clone(), c.clone())).collect();
-        let told = self.seen(&pod, &claims);
-        for claim in &claims {
-            self.users.entry(claim.clone()).or_default().insert(pod.uid.clone());
+        let of = |c: &ClaimUse| Use {
+            claim: (pod.namespace.clone(), c.name.clone()),
+            own: c.own,
+        };
+        let claims: Vec<Use> = claims.iter().map(of).collect();
+        for used in &claims {
+            self.users
+                .entry(used.claim.clone())
+                .or_default()
+                .insert(pod.uid.clone());
         }
+        let told = self.seen(&pod, &claims);
         let user = User {
             claims,
             told: told.clone(),
@@ -111,21 +134,26 @@ impl Volumes {
 
     /// A pod is gone, or needs its volumes no more; gives the pods that the core shall see anew.
     pub fn left(&mut self, uid: &str) -> Vec<event::Pod> {
-        let claims = self.pods.get(uid).map(|user| user.claims.clone());
+        let claims = self.claims_of(uid);
         self.pod_gone(uid);
-        let uids = self.users_of(&claims.unwrap_or_default());
+        let uids = self.sharers(&claims);
         self.anew(uids)
     }
 
-    fn users_of(&self, claims: &[Namespaced]) -> BTreeSet<String> {
-        let users = claims.iter().filter_map(|claim| self.users.get(claim));
+    fn claims_of(&self, uid: &str) -> Vec<Namespaced> {
+        let claims = self.pods.get(uid).into_iter().flat_map(|user| &user.claims);
+        claims.map(|used| used.claim.clone()).collect()
+    }
+
+    fn users_of<'a>(&self, claims: impl IntoIterator<Item = &'a Namespaced>) -> BTreeSet<String> {
+        let users = claims.into_iter().filter_map(|claim| self.users.get(claim));
         users.flatten().cloned().collect()
     }
 
     fn pod_gone(&mut self, uid: &str) {
         self.placed.remove(uid);
         let Some(user) = self.pods.remove(uid) else { return };
-        for claim in user.claims {
+        for Use { claim, .. } in user.claims {
             if let Some(users) = self.users.get_mut(&claim) {
                 users.remove(uid);
                 if users.is_empty() {
@@ -135,27 +163,29 @@ impl Volumes {
         }
     }
 
-    /// Pods that share a claim with a pod, itself left out, as the core shall see them now.
-    pub fn others(&mut self, claims: &[String], namespace: &str, uid: &str) -> Vec<event::Pod> {
-        let claims: Vec<Namespaced> = claims.iter().map(|c| (namespace.to_owned(), c.clone())).collect();
-        let mut uids = self.users_of(&claims);
+    /// Pods that share a claim or a volume with a pod, itself left out, as the core shall see them now.
+    pub fn others(&mut self, claims: &[ClaimUse], namespace: &str, uid: &str) -> Vec<event::Pod> {
+        let claims = claims.iter().map(|c| (namespace.to_owned(), c.name.clone()));
+        let mut uids = self.sharers(&claims.collect::<Vec<_>>());
         uids.remove(uid);
         self.anew(uids)
     }
 
     /// A claim is there, or gone; gives the pods that the core shall see anew.
     pub fn claim(&mut self, name: Namespaced, claim: Option<VolumeClaim>) -> Vec<event::Pod> {
-        match claim {
-            Some(claim) => drop(self.claims.insert(name.clone(), claim)),
-            None => drop(self.claims.remove(&name)),
-        }
+        let before = match claim {
+            Some(claim) => self.claims.insert(name.clone(), claim),
+            None => self.claims.remove(&name),
+        };
+        let mut touched = self.names(&name, before.and_then(|claim| claim.named));
         self.given
             .retain(|_, to| *to != name || self.claims.get(to).is_some_and(|c| c.volume.is_none()));
         let said = |c: &VolumeClaim| c.volume.is_some() || c.selected_node.is_some();
         if self.claims.get(&name).is_none_or(said) {
             self.selected.remove(&name);
         }
-        let users = self.users.get(&name).cloned().unwrap_or_default();
+        touched.insert(name);
+        let users = self.users_of(&touched);
         self.anew(users)
     }
 
@@ -169,7 +199,11 @@ impl Volumes {
             Some(volume) => drop(self.volumes.insert(name.clone(), volume)),
             None => drop(self.volumes.remove(&name)),
         }
-        self.anew_where(|claim| claim.volume.as_ref().is_none_or(|bound| *bound == name))
+        let naming = self.handles.naming(&name);
+        let touched = self.found_anew(naming);
+        self.anew_where(touched, |claim| {
+            claim.volume.as_ref().is_none_or(|bound| *bound == name)
+        })
     }
 
     /// A class is there, or gone; gives the pods that the core shall see anew.
@@ -178,43 +212,42 @@ impl Volumes {
             Some(class) => drop(self.classes.insert(name.clone(), class)),
             None => drop(self.classes.remove(&name)),
         }
-        self.anew_where(|claim| claim.volume.is_none() && claim.class == name)
+        let of_class = self.claims.iter().filter(|(_, claim)| claim.class == name);
+        let of_class = of_class.map(|(name, _)| name.clone()).collect();
+        let touched = self.found_anew(of_class);
+        self.anew_where(touched, |claim| claim.volume.is_none() && claim.class == name)
     }
 
     /// What a node can attach is known, or is not any more; gives the pods that the core shall see anew, and whether
     /// every node is to be seen anew and not only this one.
     pub fn attachable(&mut self, node: &str, attachable: Option<Attachable>) -> (Vec<event::Pod>, bool) {
-        let before = self.limited();
         match attachable {
             Some(attachable) => drop(self.limits.insert(node.to_owned(), attachable)),
             None => drop(self.limits.remove(node)),
         }
-        if self.limited() == before {
+        let limited = self.limits.values().flat_map(|a| a.most.keys().cloned()).collect();
+        if std::mem::replace(&mut self.limited, limited) == self.limited {
             return (Vec::new(), false);
         }
-        (self.anew_where(|claim| claim.volume.is_some()), true)
-    }
-
-    /// Drivers of which some node has a limit.
-    fn limited(&self) -> BTreeSet<String> {
-        self.limits.values().flat_map(|a| a.most.keys().cloned()).collect()
+        (self.anew_where(BTreeSet::new(), |_| true), true)
     }
 
     /// What a node can attach, by resource.
     pub fn limits(&self, node: &str) -> Vec<(String, i64)> {
         let own = self.limits.get(node);
         let most = |driver: &String| own.and_then(|a| a.most.get(driver)).copied().unwrap_or(UNLIMITED);
-        self.limited()
+        self.limited
             .iter()
             .map(|driver| (format!("{ATTACHED}{driver}"), most(driver).max(0)))
             .collect()
     }
 
-    fn anew_where(&mut self, touches: impl Fn(&VolumeClaim) -> bool) -> Vec<event::Pod> {
+    /// Of the pods with one of some claims, or with one that it touches, those that the core shall see otherwise.
+    fn anew_where(&mut self, claims: BTreeSet<Namespaced>, touches: impl Fn(&VolumeClaim) -> bool) -> Vec<event::Pod> {
         let touched = self
             .users
             .iter()
-            .filter(|(name, _)| self.claims.get(*name).is_some_and(&touches));
+            .filter(|(name, _)| claims.contains(*name) || self.claims.get(*name).is_some_and(&touches));
         let uids = touched.flat_map(|(_, users)| users.iter().cloned()).collect();
         self.anew(uids)
     }
@@ -234,26 +267,22 @@ impl Volumes {
     }
 
     /// A pod as the core shall see it.
-    fn seen(&self, pod: &event::Pod, claims: &[Namespaced]) -> event::Pod {
+    fn seen(&self, pod: &event::Pod, claims: &[Use]) -> event::Pod {
         let mut seen = pod.clone();
-        let add = |seen: &mut event::Pod, attached: BTreeMap<String, i64>| {
-            for (resource, amount) in attached {
-                let sum = seen.requests.entry(resource).or_default();
-                *sum = sum.saturating_add(amount);
-            }
-        };
+        let (alone, shared) = self.attached(claims);
+        for (resource, amount) in alone {
+            let sum = seen.requests.entry(resource).or_default();
+            *sum = sum.saturating_add(amount);
+        }
+        seen.shared_volumes = shared;
         if pod.node.is_some() {
-            add(&mut seen, self.attached(claims));
             return seen;
         }
         match self
-            .needs(&pod.uid, claims)
-            .and_then(|needs| Ok((all_of(&pod.node_terms, &needs.places)?, needs)))
+            .places(&pod.uid, claims)
+            .and_then(|places| all_of(&pod.node_terms, &places))
         {
-            Ok((terms, needs)) => {
-                seen.node_terms = terms;
-                add(&mut seen, needs.attached);
-            }
+            Ok(terms) => seen.node_terms = terms,
             Err(why) => {
                 seen.refused.get_or_insert(why);
             }
@@ -266,59 +295,28 @@ impl Volumes {
         let Some(user) = self.pods.get(uid) else {
             return Stand::Ready;
         };
+        let mut used = Vec::new();
+        for one in &user.claims {
+            match self.usable(one, uid) {
+                Ok(claim) => used.push(claim),
+                Err(why) => return Stand::Impossible(why),
+            }
+        }
+        // Whoever asks for least takes the smallest first, as in kube-scheduler.
+        used.sort_by_key(|claim| claim.wish.storage);
         let mut wanting = Vec::new();
         let mut waiting = false;
         let mut taken = BTreeSet::new();
-        for name in &user.claims {
-            let claim = match self.usable(name, uid) {
-                Ok(claim) => claim,
+        for claim in used {
+            let there = match &claim.volume {
+                Some(bound) => self.stands_bound(claim, bound, node),
+                None => self.stands_unbound(claim, node, &mut taken),
+            };
+            match there {
+                Ok(None) => {}
+                Ok(Some(Stand::Wanting(more))) => wanting.extend(more),
+                Ok(Some(_)) => waiting = true,
                 Err(why) => return Stand::Impossible(why),
-            };
-            let fits = |volume: &Volume| {
-                volume
-                    .places
-                    .iter()
-                    .all(|terms| matches_node(terms, &node.name, &node.labels))
-            };
-            if let Some(bound) = &claim.volume {
-                match self.volumes.get(bound) {
-                    Some(volume) if fits(volume) => {}
-                    _ => {
-                        return Stand::Impossible(format!(
-                            "persistentvolume {bound:?} of persistentvolumeclaim {:?} cannot be used on node {}",
-                            name.1, node.name
-                        ));
-                    }
-                }
-            } else if self.classes.get(&claim.class).is_some_and(|class| class.made_by_hand) {
-                let mut candidates = self.candidates(claim).into_iter();
-                let Some(volume) = candidates.find(|v| fits(v) && taken.insert(v.name.clone())) else {
-                    return Stand::Impossible(format!(
-                        "no free persistentvolume for persistentvolumeclaim {:?} can be used on node {}",
-                        name.1, node.name
-                    ));
-                };
-                waiting = true;
-                if volume.claimed_by.as_ref().is_none_or(|(.., uid)| *uid != claim.uid) {
-                    wanting.push(Preparation::Give {
-                        claim: name.clone(),
-                        uid: claim.uid.clone(),
-                        volume: volume.name.clone(),
-                        version: volume.version.clone(),
-                    });
-                }
-            } else if claim.selected_node.as_deref() == Some(&node.name) {
-                waiting = true;
-            } else if let Some(other) = self.selected.get(name).filter(|other| **other != node.name) {
-                return Stand::Impossible(format!(
-                    "the volume of persistentvolumeclaim {:?} is being made for node {other}",
-                    name.1
-                ));
-            } else {
-                wanting.push(Preparation::Select {
-                    claim: name.clone(),
-                    node: node.name.clone(),
-                });
             }
         }
         match (wanting.is_empty(), waiting) {
@@ -350,16 +348,17 @@ impl Volumes {
         let Some(user) = self.pods.get(uid) else {
             return Ok(Vec::new());
         };
-        let (claims, mut pod) = (user.claims.clone(), user.pod.clone());
+        let (used, mut pod) = (user.claims.clone(), user.pod.clone());
+        let claims = self.claims_of(uid);
         pod.node = Some(node.name.clone());
         pod.devices = devices.to_vec();
         pod.numa = numa;
         // Whoever binds it tells the core of it.
-        let told = self.seen(&pod, &claims);
+        let told = self.seen(&pod, &used);
         if let Some(user) = self.pods.get_mut(uid) {
             (user.pod, user.told) = (pod, told);
         }
-        let mut uids = self.users_of(&claims);
+        let mut uids = self.sharers(&claims);
         if !given.is_empty() {
             // What was free for several is so no more.
             let open = |name: &Namespaced| self.claims.get(name).is_some_and(|claim| claim.volume.is_none());

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Cluster,
     amount::{Amount, Totals},
-    model::{ClaimKey, Model, NodeSlot, Place, Users, tier_index},
-    slab::{ClaimOrd, PodOrd, QueueOrd},
+    model::{ClaimKey, Model, NodeSlot, Place, Shape, Users, tier_index, volumes::Volume},
+    slab::{ClaimOrd, PodOrd, QueueOrd, ResourceOrd},
 };
 
 /// An invariant that does not hold, in words.
@@ -88,7 +88,8 @@ impl Model {
                 && again.floating == node.floating
                 && again.numa == node.numa
                 && again.marks == node.marks
-                && again.ports == node.ports;
+                && again.ports == node.ports
+                && again.volumes == node.volumes;
             if !same {
                 say(format!(
                     "what is held on node {} is not the sum over its pods",
@@ -224,6 +225,34 @@ impl Model {
         }
     }
 
+    /// What is used of a node without some of its pods.
+    fn used_without<'a>(&self, node: &NodeSlot, mut pods: impl Iterator<Item = &'a PodOrd>) -> Totals {
+        let Some(first) = pods.next() else {
+            return node.used.clone();
+        };
+        let mut rest = node.clone();
+        for pod in std::iter::once(first).chain(pods) {
+            let slot = &self.pods[*pod];
+            if let Some(seat) = slot.place.seat() {
+                rest.count(*pod, self.shapes.value(slot.shape), seat, false);
+            }
+        }
+        rest.used
+    }
+
+    /// The resources of which those take any who were just placed on a node. Who shares a volume that somebody has there
+    /// already takes nothing by it.
+    fn newly_taken(&self, shape: &Shape, node: &NodeSlot) -> BTreeSet<ResourceOrd> {
+        let new = |volume: &&Volume| {
+            let uses = |p: &&PodOrd| self.shapes.value(self.pods[**p].shape).volumes.contains(volume);
+            let mut users = node.pods.iter().filter(uses);
+            users.all(|user| self.just_placed.contains(user))
+        };
+        let requested = shape.requests.iter().map(|(resource, _)| *resource);
+        let attached = shape.volumes.iter().filter(new).map(|volume| volume.resource);
+        requested.chain(attached).collect()
+    }
+
     fn what_was_just_placed_fits(&self, violations: &mut Vec<Violation>) {
         let kept_of_queues = self.kept_seats();
         for pod in self.just_placed.iter().map(|&p| &self.pods[p]) {
@@ -234,12 +263,9 @@ impl Model {
             };
             let node = &self.nodes[seat.node];
             // Seats that are kept are counted beside those who still sit there.
-            let mut used = node.used.clone();
             let kept = |p: &&PodOrd| matches!(self.pods[**p].place, Place::Nominated(_));
-            for kept in node.pods.iter().filter(kept) {
-                used.sub(&self.shapes.value(self.pods[*kept].shape).requests);
-            }
-            for &(resource, _) in &shape.requests {
+            let used = self.used_without(node, node.pods.iter().filter(kept));
+            for resource in self.newly_taken(shape, node) {
                 if used.of(resource) > node.allocatable.of(resource) {
                     let resource = self.resources.name(resource);
                     violations.push(Violation(format!(

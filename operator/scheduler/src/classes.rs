@@ -116,8 +116,8 @@ impl Cluster {
 impl Model {
     /// The class of one node, but for what it says.
     fn class_of(&self, shape: &Shape, node: &NodeSlot) -> NodeClass {
-        let size = shape.requests.iter();
-        let size = size.map(|&(r, _)| (self.resources.name(r).to_owned(), node.allocatable.of(r).get()));
+        let size = shape.resources();
+        let size = size.map(|r| (self.resources.name(r).to_owned(), node.allocatable.of(r).get()));
         let mut gpus = BTreeMap::new();
         if shape.gpus.is_some() {
             for device in &node.devices {
@@ -149,7 +149,8 @@ impl Model {
     fn lack(&self, shape: &Shape, node: &NodeSlot, constraint: Constraint) -> Option<Lack> {
         match constraint {
             Constraint::Resource(resource) => {
-                let (_, asked) = shape.requests.iter().find(|(r, _)| *r == resource)?;
+                let takes = node.takes(shape);
+                let (_, asked) = takes.iter().find(|(r, _)| *r == resource)?;
                 Some(Lack {
                     resource: self.resources.name(resource).to_owned(),
                     asked: asked.get(),

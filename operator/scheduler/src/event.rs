@@ -3,11 +3,13 @@
 //! ordinals; nothing else of the core knows a name.
 
 mod rules;
+mod volume;
 
 use std::collections::BTreeMap;
 
 pub use rules::{Namespace, PodRules, PodTerm, Preference, SPREADS_AT_MOST, Spread};
 use serde::{Deserialize, Serialize};
+pub use volume::SharedVolume;
 
 /// Milliseconds since the Unix epoch. The core has no clock: every time is given to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -346,6 +348,10 @@ pub struct Pod {
     /// Images of its containers, init containers included, by the names that [`Node::images`] has them by.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
+    /// Volumes that other pods use, too: a node gives one of the resource for all pods there that use it. What this pod
+    /// alone uses is part of its requests.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shared_volumes: Vec<SharedVolume>,
     /// Host ports, as `PROTOCOL/IP/PORT` with `0.0.0.0` for every address.
     pub host_ports: Vec<String>,
     /// Pod affinity and anti-affinity, topology spread.

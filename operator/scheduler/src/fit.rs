@@ -115,7 +115,7 @@ impl Model {
         if !shape.ports.is_empty() && node.port_conflict(&shape.ports) {
             return Err(Constraint::HostPort);
         }
-        for &(resource, amount) in &shape.requests {
+        for &(resource, amount) in node.takes(shape).iter() {
             if node.used.of(resource) + amount > node.allocatable.of(resource) {
                 return Err(Constraint::Resource(resource));
             }

@@ -31,6 +31,7 @@ pub(crate) mod tiers;
 pub(crate) mod topology;
 pub(crate) mod tree;
 pub(crate) mod trouble;
+pub(crate) mod volumes;
 pub(crate) mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -34,6 +34,7 @@ mod properties;
 mod queues;
 mod relations;
 mod resuming;
+mod shared_volumes;
 mod single_pods;
 mod tiers;
 mod topology;

@@ -19,6 +19,7 @@ pub struct VolumeClaimSpec {
     pub access_modes: Vec<String>,
     pub resources: Resources,
     pub selector: Option<LabelSelector>,
+    pub volume_attributes_class_name: Option<String>,
 }
 
 /// Phase of a volume or of a claim to one.
@@ -42,6 +43,7 @@ pub struct VolumeSpec {
     pub claim_ref: Option<ClaimRef>,
     pub csi: Option<Csi>,
     pub node_affinity: Option<VolumeAffinity>,
+    pub volume_attributes_class_name: Option<String>,
 }
 
 /// The claim that a volume is for.

@@ -153,18 +153,34 @@ pub fn undecided(spec: &lean::PodSpec) -> Option<FieldError> {
     (!spec.resource_claims.is_empty()).then(|| FieldError::new("spec.resourceClaims", problem))
 }
 
-/// Names of the claims to persistent volumes that a pod of this name uses, once each. An ephemeral volume has a claim that
-/// is named after the pod.
-pub fn volume_claims(spec: &lean::PodSpec, pod: &str) -> Vec<String> {
-    let named = |volume: &lean::PodVolume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(source), _) => Some(source.claim_name.clone()),
-        (None, Some(_)) => Some(format!("{pod}-{}", volume.name)),
-        (None, None) => None,
+/// A claim to a persistent volume that a pod uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClaimUse {
+    /// Its name.
+    pub name: String,
+    /// It is that of an ephemeral volume, made for this pod: one that was made for anything else is not it.
+    pub own: bool,
+}
+
+/// The claims to persistent volumes that a pod of this name uses, once each. An ephemeral volume has a claim that is named
+/// after the pod.
+pub fn volume_claims(spec: &lean::PodSpec, pod: &str) -> Vec<ClaimUse> {
+    let used = |volume: &lean::PodVolume| {
+        let (name, own) = match (&volume.persistent_volume_claim, &volume.ephemeral) {
+            (Some(source), _) => (source.claim_name.clone(), false),
+            (None, Some(_)) => (format!("{pod}-{}", volume.name), true),
+            (None, None) => return None,
+        };
+        Some(ClaimUse { name, own })
     };
-    let mut names: Vec<String> = spec.volumes.iter().filter_map(named).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+    let mut used: Vec<ClaimUse> = spec.volumes.iter().filter_map(used).collect();
+    used.sort_unstable();
+    used.dedup_by(|later, kept| {
+        let same = later.name == kept.name;
+        kept.own |= same && later.own;
+        same
+    });
+    used
 }
 
 /// Host ports of all containers that run together, as `PROTOCOL/IP/PORT`, in order and once each.
@@ -302,7 +318,8 @@ mod tests {
             {"name": "w", "emptyDir": {}}, {"name": "x", "projected": {"sources": []}},
         ]}))
         .unwrap();
-        assert_eq!(volume_claims(&spec, "p"), ["data", "p-scratch"]);
+        let used: Vec<(String, bool)> = volume_claims(&spec, "p").into_iter().map(|c| (c.name, c.own)).collect();
+        assert_eq!(used, [("data".to_owned(), false), ("p-scratch".to_owned(), true)]);
     }
 
     #[test]

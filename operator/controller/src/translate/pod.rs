@@ -11,8 +11,8 @@ use crate::lean::{self, Object, Texts};
 pub struct Pod {
     /// For the core.
     pub pod: event::Pod,
-    /// Names of the claims to persistent volumes that it uses.
-    pub volume_claims: Vec<String>,
+    /// The claims to persistent volumes that it uses.
+    pub volume_claims: Vec<placement::ClaimUse>,
     /// Message of its condition `PodScheduled`, if that is false with reason `Unschedulable`.
     pub unschedulable: Option<String>,
     /// Its `status.nominatedNodeName`, if it names a node.
@@ -133,6 +133,8 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             tolerations: spec.tolerations.iter().map(placement::toleration).collect(),
             // Of others it does not matter: they are never placed here.
             images: if ours { image::of_pod(spec) } else { Vec::new() },
+            // Which they are, claims and volumes say.
+            shared_volumes: Vec::new(),
             host_ports: placement::host_ports(spec),
             rules,
             node,
@@ -337,6 +339,7 @@ mod tests {
                 effect: "NoSchedule".into(),
             }],
             images: vec!["docker.io/library/spark:latest".into()],
+            shared_volumes: vec![],
             host_ports: vec![],
             rules: None,
             node: Some("n1".into()),

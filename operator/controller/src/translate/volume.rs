@@ -18,6 +18,12 @@ pub struct VolumeClaim {
     pub class: String,
     /// The volume that it has; `None` while it has none.
     pub volume: Option<String>,
+    /// The volume that it names, whether it has it or not.
+    pub named: Option<String>,
+    /// The volume that it had is gone.
+    pub lost: bool,
+    /// UID of the object that it was made for, if there is one.
+    pub owner: Option<String>,
     /// The node for which its volume is being made.
     pub selected_node: Option<String>,
     /// It is being deleted.
@@ -39,6 +45,8 @@ pub struct Disk {
     pub modes: Vec<String>,
     /// A block device and not a file system.
     pub block: bool,
+    /// Class of its attributes; empty for none.
+    pub attributes: String,
 }
 
 /// A persistent volume.
@@ -56,8 +64,10 @@ pub struct Volume {
     pub handle: Option<(String, String)>,
     /// The claim that it is for, by namespace, name and UID, which is empty if it is not said. `None`: for any.
     pub claimed_by: Option<(String, String, String)>,
-    /// It can still be bound to a claim.
+    /// It is free for any claim.
     pub available: bool,
+    /// It is being deleted.
+    pub deleting: bool,
     /// What it has.
     pub has: Disk,
     /// Its labels.
@@ -123,7 +133,10 @@ pub fn claim(object: Object<lean::VolumeClaim>) -> VolumeClaim {
 fn read_claim(object: Object<lean::VolumeClaim>) -> Result<VolumeClaim, FieldError> {
     let (meta, spec) = (object.metadata, object.spec);
     let annotations = meta.annotations.unwrap_or_default();
-    let bound = annotations.contains_key(BOUND) || object.status.phase.as_deref() == Some("Bound");
+    let phase = object.status.phase.as_deref();
+    let bound = annotations.contains_key(BOUND) || phase == Some("Bound");
+    let named = spec.volume_name.filter(|name| !name.is_empty());
+    let owners = meta.owner_references.unwrap_or_default();
     Ok(VolumeClaim {
         name: (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default()),
         uid: meta.uid.unwrap_or_default(),
@@ -132,7 +145,10 @@ fn read_claim(object: Object<lean::VolumeClaim>) -> Result<VolumeClaim, FieldErr
             .cloned()
             .or(spec.storage_class_name)
             .unwrap_or_default(),
-        volume: spec.volume_name.filter(|name| bound && !name.is_empty()),
+        volume: named.clone().filter(|_| bound),
+        named,
+        lost: phase == Some("Lost"),
+        owner: owners.into_iter().find(|o| o.controller == Some(true)).map(|o| o.uid),
         selected_node: annotations.get(SELECTED_NODE).cloned(),
         deleting: meta.deletion_timestamp.is_some(),
         broken: None,
@@ -141,6 +157,7 @@ fn read_claim(object: Object<lean::VolumeClaim>) -> Result<VolumeClaim, FieldErr
             storage: storage(spec.resources.requests.as_ref(), "spec.resources.requests.storage")?,
             modes: spec.access_modes,
             block: spec.volume_mode.as_deref() == Some("Block"),
+            attributes: spec.volume_attributes_class_name.unwrap_or_default(),
         },
     })
 }
@@ -175,12 +192,13 @@ fn read_volume(object: Object<lean::Volume>) -> Result<Volume, FieldError> {
         places,
         handle: spec.csi.map(|csi| (csi.driver, csi.volume_handle)),
         claimed_by: spec.claim_ref.map(|r| (r.namespace, r.name, r.uid.unwrap_or_default())),
-        available: matches!(object.status.phase.as_deref(), None | Some("Available" | "Pending"))
-            && meta.deletion_timestamp.is_none(),
+        available: matches!(object.status.phase.as_deref(), None | Some("Available")),
+        deleting: meta.deletion_timestamp.is_some(),
         has: Disk {
             storage: storage(spec.capacity.as_ref(), "spec.capacity.storage")?,
             modes: spec.access_modes,
             block: spec.volume_mode.as_deref() == Some("Block"),
+            attributes: spec.volume_attributes_class_name.unwrap_or_default(),
         },
         labels,
         broken: None,
@@ -195,24 +213,36 @@ fn storage(amounts: Option<&Texts>, field: &str) -> Result<i64, FieldError> {
 }
 
 /// What the labels of a volume say of where it is, as kube-scheduler reads them: a node has to be in one of the zones,
-/// unless it is in none at all.
+/// unless it is in none at all. An old label is looked for on the node by its old name first.
 fn zones(labels: &Texts) -> Option<Vec<Term>> {
-    let within: Term = ZONES
-        .iter()
-        .filter_map(|(there, on_node)| {
-            Some(Requirement {
-                key: (*on_node).to_owned(),
-                operator: Operator::In,
-                values: labels.get(*there)?.split("__").map(str::to_owned).collect(),
-            })
-        })
-        .collect();
-    let nowhere = ZONES.iter().map(|(key, _)| Requirement {
-        key: (*key).to_owned(),
-        operator: Operator::DoesNotExist,
-        values: Vec::new(),
-    });
-    (!within.is_empty()).then(|| vec![within, nowhere.collect()])
+    let requirement = |key: &str, operator, values| Requirement {
+        key: key.to_owned(),
+        operator,
+        values,
+    };
+    let mut within: Vec<Term> = vec![Term::new()];
+    for (there, on_node) in ZONES {
+        let Some(values) = labels.get(there).and_then(|value| listed(value)) else {
+            continue;
+        };
+        let mut ways = vec![vec![requirement(there, Operator::In, values.clone())]];
+        if there != on_node {
+            let without = requirement(there, Operator::DoesNotExist, Vec::new());
+            ways.push(vec![without, requirement(on_node, Operator::In, values)]);
+        }
+        let both = |a: &Term| ways.iter().map(|b| [a.as_slice(), b].concat()).collect::<Vec<Term>>();
+        within = within.iter().flat_map(both).collect();
+    }
+    let nowhere = ZONES.map(|(key, _)| requirement(key, Operator::DoesNotExist, Vec::new()));
+    let any = within.iter().any(|term| !term.is_empty());
+    any.then(|| within.into_iter().chain([nowhere.to_vec()]).collect())
+}
+
+/// The zones of a label; `None` if one of them has no name, and then the label says nothing.
+fn listed(value: &str) -> Option<Vec<String>> {
+    let zones = value.split("__").map(|zone| zone.trim().to_owned());
+    let zones: Vec<String> = zones.collect();
+    zones.iter().all(|zone| !zone.is_empty()).then_some(zones)
 }
 
 /// Reads a storage class.
@@ -298,18 +328,28 @@ mod tests {
             unreachable!("{:?}", read.places)
         };
         assert_eq!(affinity, &[vec![is("host", &["n"])]]);
-        assert_eq!(
-            zone.first(),
-            Some(&vec![is("topology.kubernetes.io/zone", &["a", "b"])])
-        );
-        assert_eq!(
-            zone.get(1).map(Vec::len),
-            Some(4),
-            "a node without any zone is anywhere"
-        );
+        let old = "failure-domain.beta.kubernetes.io/zone";
+        let without = Requirement {
+            operator: Operator::DoesNotExist,
+            ..is(old, &[])
+        };
+        let [by_old_name, by_new_name, nowhere] = zone.as_slice() else {
+            unreachable!("{zone:?}")
+        };
+        assert_eq!(by_old_name, &[is(old, &["a", "b"])]);
+        assert_eq!(by_new_name, &[without, is("topology.kubernetes.io/zone", &["a", "b"])]);
+        assert_eq!(nowhere.len(), 4, "a node without any zone is anywhere");
         assert_eq!(read.handle, Some(("d".to_owned(), "h".to_owned())));
         assert_eq!(read.claimed_by, Some(("ns".to_owned(), "c".to_owned(), String::new())));
-        assert!(read.available);
+        assert!(read.available && !read.deleting);
+    }
+
+    #[test]
+    fn zones_without_a_name_say_nothing() {
+        let read = |value: &str| zones(&[("topology.kubernetes.io/zone".to_owned(), value.to_owned())].into());
+        assert_eq!((read(""), read("a__")), (None, None));
+        let first = read("a__ b").and_then(|terms| terms.into_iter().flatten().next());
+        assert_eq!(first.unwrap().values, ["a", "b"]);
     }
 
     #[test]

@@ -1,70 +1,33 @@
 //! Where the volumes of a pod let it stand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use duosuan_scheduler::{
-    event::{NODE_NAME, Operator, Requirement, Term},
+    event::{self, NODE_NAME, Operator, Requirement, Term},
     matches_node,
 };
 
-use super::{ATTACHED, Volumes};
-use crate::{
-    index::Namespaced,
-    translate::volume::{Volume, VolumeClaim},
-};
+use super::{Preparation, Stand, Use, Volumes};
+use crate::translate::volume::{Class, SELECTED_NODE, Volume, VolumeClaim};
 
 /// Access mode of a volume that one pod alone may use.
 pub(super) const ONE_POD: &str = "ReadWriteOncePod";
 /// Alternatives of places at most; volumes whose places multiply to more are not written by people.
 const ALTERNATIVES: usize = 1024;
 
-/// What the volumes of a pod need.
-#[derive(Debug, Default)]
-pub(super) struct Needs {
-    pub(super) places: Vec<Vec<Term>>,
-    pub(super) attached: BTreeMap<String, i64>,
-}
-
 impl Volumes {
-    /// Volumes of limited drivers, counted by the resource of their driver.
-    pub(super) fn attached(&self, claims: &[Namespaced]) -> BTreeMap<String, i64> {
-        let limited = self.limited();
-        // A volume that is to be made will be one of its class's driver, and is known by its claim until then.
-        let volume = |name: &Namespaced| {
-            let claim = self.claims.get(name)?;
-            match &claim.volume {
-                Some(volume) => self.volumes.get(volume)?.handle.clone(),
-                None => {
-                    let class = self.classes.get(&claim.class).filter(|c| c.waits && !c.made_by_hand)?;
-                    Some((class.provisioner.clone(), format!("{}/{}", name.0, name.1)))
-                }
-            }
-        };
-        let handles: BTreeSet<(String, String)> = claims.iter().filter_map(volume).collect();
-        let mut attached = BTreeMap::new();
-        for (driver, _) in handles {
-            if limited.contains(&driver) {
-                let count: &mut i64 = attached.entry(format!("{ATTACHED}{driver}")).or_default();
-                *count = count.saturating_add(1);
-            }
-        }
-        attached
-    }
-
-    /// What the volumes of a pod without a node need, or why it has to wait.
-    pub(super) fn needs(&self, uid: &str, claims: &[Namespaced]) -> Result<Needs, String> {
-        let mut needs = Needs {
-            attached: self.attached(claims),
-            places: Vec::new(),
-        };
-        for name in claims {
-            let claim = self.usable(name, uid)?;
+    /// Where the volumes of a pod without a node let it stand: alternatives of each, of which one has to hold; or why it has
+    /// to wait.
+    pub(super) fn places(&self, uid: &str, claims: &[Use]) -> Result<Vec<Vec<Term>>, String> {
+        let mut places = Vec::new();
+        for used in claims {
+            let claim = self.usable(used, uid)?;
             match &claim.volume {
                 Some(volume) => {
                     let volume = self.volumes.get(volume).ok_or_else(|| {
                         format!(
                             "persistentvolume {volume:?} of persistentvolumeclaim {:?} is not found",
-                            name.1
+                            claim.name.1
                         )
                     })?;
                     if let Some(broken) = &volume.broken {
@@ -73,26 +36,45 @@ impl Volumes {
                             volume.name
                         ));
                     }
-                    needs.places.extend(volume.places.iter().cloned());
+                    places.extend(volume.places.iter().cloned());
                 }
-                None => needs.places.extend(self.places_to_be(claim)?),
+                None => places.extend(self.places_to_be(claim)?),
             }
         }
-        Ok(needs)
+        Ok(places)
     }
 
     /// A claim that a pod may use, in the words in which kube-scheduler says why it may not.
-    pub(super) fn usable(&self, name: &Namespaced, uid: &str) -> Result<&VolumeClaim, String> {
-        let claim = self.claims.get(name);
-        let claim = claim.ok_or_else(|| format!("persistentvolumeclaim {:?} not found", name.1))?;
+    pub(super) fn usable(&self, used: &Use, uid: &str) -> Result<&VolumeClaim, String> {
+        let name = &used.claim;
+        let claim = self.claims.get(name).ok_or_else(|| match used.own {
+            true => format!(
+                "the persistentvolumeclaim {:?} of an ephemeral volume is not made yet",
+                name.1
+            ),
+            false => format!("persistentvolumeclaim {:?} not found", name.1),
+        })?;
         if let Some(broken) = &claim.broken {
             return Err(format!(
                 "persistentvolumeclaim {:?} cannot be understood: {broken}",
                 name.1
             ));
         }
+        if claim.lost {
+            return Err(format!(
+                "persistentvolumeclaim {:?} bound to non-existent persistentvolume {:?}",
+                name.1,
+                claim.named.as_deref().unwrap_or_default()
+            ));
+        }
         if claim.deleting {
             return Err(format!("persistentvolumeclaim {:?} is being deleted", name.1));
+        }
+        if used.own && claim.owner.as_deref() != Some(uid) {
+            return Err(format!(
+                "persistentvolumeclaim {:?} was not created for this pod, whose ephemeral volume needs that name",
+                name.1
+            ));
         }
         if claim.wish.modes.iter().any(|m| m == ONE_POD) {
             let users = self.users.get(name).into_iter().flatten();
@@ -111,27 +93,44 @@ impl Volumes {
         Ok(claim)
     }
 
-    /// Where a claim without a volume can get one.
-    fn places_to_be(&self, claim: &VolumeClaim) -> Result<Option<Vec<Term>>, String> {
-        let class = self.classes.get(&claim.class).filter(|class| class.waits).ok_or_else(|| {
+    /// The class of a claim without a volume, if the claim gets one as soon as its first pod has a node.
+    fn waiting_class(&self, claim: &VolumeClaim) -> Result<&Class, String> {
+        if let Some(named) = &claim.named {
+            return Err(format!(
+                "persistentvolumeclaim {:?} names persistentvolume {named:?} and is not bound to it; see the claim's events",
+                claim.name.1
+            ));
+        }
+        self.classes.get(&claim.class).filter(|class| class.waits).ok_or_else(|| {
             format!(
                 "persistentvolumeclaim {:?} is not bound; its storage class {:?} does not wait for a pod, see the claim's events",
                 claim.name.1, claim.class
             )
-        })?;
+        })
+    }
+
+    /// Where a claim without a volume can get one; `None` for anywhere.
+    fn places_to_be(&self, claim: &VolumeClaim) -> Result<Option<Vec<Term>>, String> {
+        let class = self.waiting_class(claim)?;
         if let Some(node) = claim.selected_node.as_ref().or_else(|| self.selected.get(&claim.name)) {
+            if class.made_by_hand {
+                return Err(made_by_nobody(claim, node));
+            }
             let there = Requirement {
                 key: NODE_NAME.to_owned(),
                 operator: Operator::In,
                 values: vec![node.clone()],
             };
-            return Ok(Some(vec![vec![there]]));
-        }
-        if !class.made_by_hand {
-            return Ok((!class.places.is_empty()).then(|| class.places.clone()));
+            return all_of(&[vec![there]], std::slice::from_ref(&class.places)).map(Some);
         }
         let mut places = Vec::new();
-        let mut found = false;
+        if !class.made_by_hand {
+            if class.places.is_empty() {
+                return Ok(None);
+            }
+            places.clone_from(&class.places);
+        }
+        let mut found = !class.made_by_hand;
         for volume in self.candidates(claim) {
             found = true;
             match all_of(&[], &volume.places)? {
@@ -150,32 +149,112 @@ impl Volumes {
         Ok(Some(places))
     }
 
-    /// Volumes that a claim could get, the smallest first.
-    pub(super) fn candidates(&self, claim: &VolumeClaim) -> Vec<&Volume> {
-        let free = |volume: &&Volume| match (&volume.claimed_by, self.given.get(&volume.name)) {
+    /// Volumes that lie ready for a claim, the smallest first. One that is meant for it is all that it gets.
+    fn candidates(&self, claim: &VolumeClaim) -> Vec<&Volume> {
+        let of_class = self.volumes.values().filter(|v| v.class == claim.class && !v.deleting);
+        let mut large: Vec<&Volume> = of_class.filter(|v| is_large_enough(v, claim)).collect();
+        let meant = |v: &Volume| match (&v.claimed_by, self.given.get(&v.name)) {
             (Some((namespace, name, uid)), _) => {
                 (namespace, name) == (&claim.name.0, &claim.name.1) && (uid.is_empty() || *uid == claim.uid)
             }
-            (None, Some(to)) => *to == claim.name,
-            (None, None) => true,
+            (None, to) => to == Some(&claim.name),
         };
-        let mut found: Vec<&Volume> = self
-            .volumes
-            .values()
-            .filter(|v| v.available && v.class == claim.class && suits(v, claim))
-            .filter(free)
-            .collect();
-        found.sort_by_key(|v| (v.claimed_by.is_none(), v.has.storage, v.name.clone()));
-        found
+        if let Some(meant) = large.iter().copied().find(|v| meant(v)) {
+            return vec![meant];
+        }
+        let free = |v: &Volume| v.available && v.claimed_by.is_none() && !self.given.contains_key(&v.name);
+        large.retain(|v| free(v) && suits(v, claim));
+        large.sort_by_key(|v| (v.has.storage, v.name.clone()));
+        large
     }
+
+    /// Whether the volume that a claim has can be used on a node.
+    pub(super) fn stands_bound(
+        &self,
+        claim: &VolumeClaim,
+        bound: &str,
+        node: &event::Node,
+    ) -> Result<Option<Stand>, String> {
+        match self.volumes.get(bound) {
+            Some(volume) if reaches(volume, node) => Ok(None),
+            _ => Err(format!(
+                "persistentvolume {bound:?} of persistentvolumeclaim {:?} cannot be used on node {}",
+                claim.name.1, node.name
+            )),
+        }
+    }
+
+    /// How a claim without a volume gets one on a node, which is none of those that others of its pod take.
+    pub(super) fn stands_unbound<'a>(
+        &'a self,
+        claim: &VolumeClaim,
+        node: &event::Node,
+        taken: &mut BTreeSet<&'a str>,
+    ) -> Result<Option<Stand>, String> {
+        let class = self.waiting_class(claim)?;
+        let asked_for = claim.selected_node.as_ref().or_else(|| self.selected.get(&claim.name));
+        if let Some(other) = asked_for.filter(|other| **other != node.name) {
+            return Err(format!(
+                "the volume of persistentvolumeclaim {:?} is being made for node {other}",
+                claim.name.1
+            ));
+        }
+        if let Some(node) = asked_for.filter(|_| class.made_by_hand) {
+            return Err(made_by_nobody(claim, node));
+        }
+        if claim.selected_node.is_some() {
+            return Ok(Some(Stand::Waiting));
+        }
+        let mut ready = self.candidates(claim).into_iter();
+        if let Some(volume) = ready.find(|v| reaches(v, node) && !taken.contains(v.name.as_str())) {
+            taken.insert(&volume.name);
+            if volume.claimed_by.as_ref().is_some_and(|(.., uid)| *uid == claim.uid) {
+                return Ok(Some(Stand::Waiting));
+            }
+            return Ok(Some(Stand::Wanting(vec![Preparation::Give {
+                claim: claim.name.clone(),
+                uid: claim.uid.clone(),
+                volume: volume.name.clone(),
+                version: volume.version.clone(),
+            }])));
+        }
+        if class.made_by_hand || !matches_node(&class.places, &node.name, &node.labels) {
+            return Err(format!(
+                "no free persistentvolume for persistentvolumeclaim {:?} can be used on node {}",
+                claim.name.1, node.name
+            ));
+        }
+        Ok(Some(Stand::Wanting(vec![Preparation::Select {
+            claim: claim.name.clone(),
+            node: node.name.clone(),
+        }])))
+    }
+}
+
+fn made_by_nobody(claim: &VolumeClaim, node: &str) -> String {
+    format!(
+        "the volume of persistentvolumeclaim {:?} is to be made for node {node}, and its storage class {:?} makes none: remove \
+         the claim's annotation {SELECTED_NODE}",
+        claim.name.1, claim.class
+    )
+}
+
+/// Whether a volume can be used on a node.
+fn reaches(volume: &Volume, node: &event::Node) -> bool {
+    let here = |terms: &Vec<Term>| matches_node(terms, &node.name, &node.labels);
+    volume.places.iter().all(here)
+}
+
+/// Whether a volume is of the kind that a claim asks for, and large enough.
+fn is_large_enough(volume: &Volume, claim: &VolumeClaim) -> bool {
+    let (has, wish) = (&volume.has, &claim.wish);
+    has.storage >= wish.storage && has.block == wish.block && has.attributes == wish.attributes
 }
 
 /// Whether a volume has what a claim asks for.
 fn suits(volume: &Volume, claim: &VolumeClaim) -> bool {
     let (has, wish) = (&volume.has, &claim.wish);
-    has.storage >= wish.storage
-        && has.block == wish.block
-        && wish.modes.iter().all(|mode| has.modes.contains(mode))
+    wish.modes.iter().all(|mode| has.modes.contains(mode))
         && (claim.selector.is_empty()
             || matches_node(std::slice::from_ref(&claim.selector), &volume.name, &volume.labels))
 }

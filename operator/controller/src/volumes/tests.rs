@@ -34,6 +34,7 @@ fn claim(name: &str, class: &str, volume: Option<&str>) -> VolumeClaim {
         uid: format!("uid-{name}"),
         class: class.to_owned(),
         volume: volume.map(str::to_owned),
+        named: volume.map(str::to_owned),
         wish: Disk {
             storage: 10,
             modes: vec!["ReadWriteOnce".to_owned()],
@@ -61,6 +62,7 @@ fn volume(name: &str, class: &str, zone: &str, storage: i64) -> Volume {
         handle: Some(("disk".to_owned(), name.to_owned())),
         claimed_by: None,
         available: true,
+        deleting: false,
         labels: [("kind".to_owned(), "ssd".to_owned())].into(),
         broken: None,
         has: Disk {
@@ -89,8 +91,12 @@ fn node(name: &str, zone: &str) -> event::Node {
     }
 }
 
-fn names(claims: &[&str]) -> Vec<String> {
-    claims.iter().map(|c| (*c).to_owned()).collect()
+fn names(claims: &[&str]) -> Vec<ClaimUse> {
+    let used = |claim: &&str| ClaimUse {
+        name: (*claim).to_owned(),
+        own: false,
+    };
+    claims.iter().map(used).collect()
 }
 
 fn refused(volumes: &mut Volumes, claims: &[&str]) -> String {
@@ -219,9 +225,9 @@ fn volumes_of_a_driver_count_where_the_driver_has_a_limit() {
     let (seen, all) = volumes.attachable("n", Some(most(5)));
     assert!(all, "a node without a number is not one that can attach nothing");
     let resource = "attachable-volumes-csi-disk".to_owned();
-    let counted: Vec<_> = seen.iter().map(|p| p.requests.clone()).collect();
+    let requests: Vec<_> = seen.iter().map(|p| p.requests.clone()).collect();
     assert_eq!(
-        counted,
+        requests,
         [BTreeMap::from([(resource.clone(), 2)])],
         "a volume counts once"
     );
@@ -233,7 +239,113 @@ fn volumes_of_a_driver_count_where_the_driver_has_a_limit() {
     volumes.class("fast".into(), Some(class("fast", false)));
     volumes.claim(named("f"), Some(claim("f", "fast", None)));
     let seen = volumes.pod(pod("w"), &names(&["f", "c"]));
-    assert_eq!(seen.requests.get("attachable-volumes-csi-disk"), Some(&2));
+    assert_eq!(counted(&[seen]), [("w", 1, vec!["disk/v"])]);
+}
+
+/// Of each pod how many volumes it is told to use alone, and which it shares.
+fn counted(pods: &[event::Pod]) -> Vec<(&str, i64, Vec<&str>)> {
+    let of = |pod: &'_ event::Pod| pod.requests.values().sum();
+    let shared = pods
+        .iter()
+        .map(|pod| pod.shared_volumes.iter().map(|v| v.name.as_str()).collect());
+    let pods = pods.iter().zip(shared);
+    pods.map(|(pod, shared)| (pod.name.as_str(), of(pod), shared)).collect()
+}
+
+#[test]
+fn a_volume_is_told_by_name_as_long_as_several_pods_use_it() {
+    let mut volumes = Volumes::default();
+    let most = Attachable {
+        node: "n".into(),
+        most: [("disk".to_owned(), 1)].into(),
+    };
+    volumes.attachable("n", Some(most));
+    for (c, v) in [("c", "v"), ("d", "w")] {
+        volumes.volume(v.into(), Some(volume(v, "", "a", 10)));
+        volumes.claim(named(c), Some(claim(c, "", Some(v))));
+    }
+    let first = volumes.pod(bound_to("p", "n"), &names(&["c"]));
+    assert_eq!(counted(&[first]), [("p", 1, vec![])]);
+    let second = volumes.pod(pod("q"), &names(&["c", "d"]));
+    assert_eq!(counted(&[second]), [("q", 1, vec!["disk/v"])]);
+    let others = volumes.others(&names(&["c", "d"]), "ns", "q");
+    assert_eq!(counted(&others), [("p", 0, vec!["disk/v"])]);
+    // Another claim, to a volume that the driver knows by the same handle.
+    let mut same = volume("x", "", "a", 10);
+    same.handle = Some(("disk".to_owned(), "w".to_owned()));
+    volumes.claim(named("e"), Some(claim("e", "", Some("x"))));
+    volumes.pod(pod("r"), &names(&["e"]));
+    let told = volumes.volume("x".into(), Some(same));
+    assert_eq!(
+        counted(&told),
+        [("q", 0, vec!["disk/v", "disk/w"]), ("r", 0, vec!["disk/w"])]
+    );
+    assert_eq!(counted(&volumes.left("r")), [("q", 1, vec!["disk/v"])]);
+    assert_eq!(counted(&volumes.left("q")), [("p", 1, vec![])]);
+}
+
+#[test]
+fn an_ephemeral_volume_is_that_of_its_own_pod() {
+    let mut volumes = Volumes::default();
+    let used = [ClaimUse {
+        name: "c".into(),
+        own: true,
+    }];
+    let why = volumes.pod(pod("p"), &used).refused.unwrap();
+    assert!(why.contains("is not made yet"), "{why}");
+    volumes.volume("v".into(), Some(volume("v", "", "a", 10)));
+    let mut of_other = claim("c", "", Some("v"));
+    of_other.owner = Some("q".into());
+    let told = volumes.claim(named("c"), Some(of_other.clone()));
+    let why = told.first().and_then(|p| p.refused.as_deref()).unwrap();
+    assert!(why.contains("was not created for this pod"), "{why}");
+    of_other.owner = Some("p".into());
+    let told = volumes.claim(named("c"), Some(of_other));
+    assert_eq!(told.first().map(|p| p.refused.as_deref()), Some(None));
+}
+
+#[test]
+fn a_volume_that_lies_ready_is_taken_before_one_is_made() {
+    let mut volumes = Volumes::default();
+    let mut zoned = class("fast", false);
+    zoned.places = within("zone", "a");
+    volumes.class("fast".into(), Some(zoned));
+    volumes.volume("v".into(), Some(volume("v", "fast", "b", 10)));
+    volumes.claim(named("c"), Some(claim("c", "fast", None)));
+    let seen = volumes.pod(pod("p"), &names(&["c"]));
+    assert_eq!(seen.node_terms, [within("zone", "a"), within("zone", "b")].concat());
+    let wants = |volumes: &Volumes, zone: &str| match volumes.stand("p", &node("n", zone)) {
+        Stand::Wanting(wanting) => wanting.into_iter().next(),
+        _ => None,
+    };
+    assert!(matches!(wants(&volumes, "a"), Some(Preparation::Select { .. })));
+    assert!(matches!(wants(&volumes, "b"), Some(Preparation::Give { .. })));
+    assert_eq!(wants(&volumes, "c"), None);
+    // One that is meant for the claim is all that it gets.
+    let mut meant = volume("w", "fast", "c", 10);
+    meant.claimed_by = Some(("ns".into(), "c".into(), String::new()));
+    meant.available = false;
+    volumes.volume("w".into(), Some(meant));
+    assert!(matches!(wants(&volumes, "c"), Some(Preparation::Give { .. })));
+    assert_eq!(wants(&volumes, "b"), None);
+}
+
+#[test]
+fn a_claim_that_names_a_volume_which_it_does_not_have_waits_and_so_does_one_that_lost_it() {
+    let mut volumes = Volumes::default();
+    volumes.class("fast".into(), Some(class("fast", false)));
+    let mut asks = claim("c", "fast", None);
+    asks.named = Some("v".into());
+    volumes.claim(named("c"), Some(asks.clone()));
+    let why = refused(&mut volumes, &["c"]);
+    assert!(
+        why.contains(r#"names persistentvolume "v" and is not bound to it"#),
+        "{why}"
+    );
+    (asks.volume, asks.lost) = (Some("v".into()), true);
+    volumes.claim(named("c"), Some(asks));
+    let why = refused(&mut volumes, &["c"]);
+    assert!(why.contains(r#"bound to non-existent persistentvolume "v""#), "{why}");
 }
 
 #[test]

@@ -166,8 +166,11 @@ impl Model {
     /// other and nothing but what they request counts.
     pub(crate) fn room(&self, shape: &Shape, node: &NodeSlot) -> u32 {
         let mut room = if shape.ports.is_empty() { i64::from(u32::MAX) } else { 1 };
+        // The first of them attaches what they share.
+        let once = node.attaches(shape);
         for &(resource, amount) in shape.requests.iter().filter(|(_, a)| a.get() > 0) {
-            room = room.min((node.allocatable.of(resource) - node.used.of(resource)).get() / amount.get());
+            let left = node.allocatable.of(resource) - node.used.of(resource) - once.of(resource);
+            room = room.min(left.get() / amount.get());
         }
         if let Some(need) = &shape.gpus {
             room = room.min(node.room_for(need, None));

@@ -1,4 +1,4 @@
-//! Plain shapes: prod pods that ask for no device, no host port and nothing of other pods. All of them that the same nodes
+//! Plain shapes: prod pods that ask for no device, no host port, no volume of others and nothing of other pods. All of them that the same nodes
 //! admit share one [tree](super::headroom), so that a thousand shapes cost no more than one. What a tree cannot tell
 //! quickly is left to a list.
 
@@ -57,7 +57,11 @@ pub(super) struct Plain {
 impl Plain {
     /// True for shapes that trees know of, if no other pod speaks of them.
     pub(super) fn includes(shape: &Shape) -> bool {
-        shape.tier == Tier::Prod && shape.gpus.is_none() && shape.ports.is_empty() && shape.rules.is_none()
+        shape.tier == Tier::Prod
+            && shape.gpus.is_none()
+            && shape.ports.is_empty()
+            && shape.volumes.is_empty()
+            && shape.rules.is_none()
     }
 
     /// The best node for a plain shape that is none of some.

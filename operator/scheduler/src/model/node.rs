@@ -15,6 +15,7 @@ use crate::{
         cell::{Numa, Part},
         device::Device,
         ports::HostPort,
+        volumes::Volume,
     },
     slab::{DomainOrd, ImageOrd, KeyOrd, MarkOrd, NodeOrd, PodOrd, TaintOrd},
 };
@@ -48,6 +49,8 @@ pub(crate) struct NodeSlot {
     pub(crate) floating: i64,
     /// Host ports that are held, with how many pods hold each.
     pub(crate) ports: BTreeMap<HostPort, u32>,
+    /// Volumes that several pods may use, with how many pods here use each.
+    pub(crate) volumes: BTreeMap<Volume, u32>,
     /// Pods whose seat is here and counts.
     pub(crate) pods: BTreeSet<PodOrd>,
     /// How many of them each mark counts.
@@ -83,6 +86,7 @@ impl NodeSlot {
                 self.ports.remove(port);
             }
         }
+        self.count_volumes(&shape.volumes, hold);
         if let Some(id) = seat.numa
             && let Some(numa) = self.numa.iter_mut().find(|numa| numa.id == id)
         {
@@ -138,6 +142,7 @@ impl NodeSlot {
         self.device_use.clear();
         self.floating = 0;
         self.ports.clear();
+        self.volumes.clear();
         for numa in &mut self.numa {
             numa.used = Totals::default();
         }

@@ -6,7 +6,7 @@ use crate::{
     amount::{Amount, Amounts},
     decision::Reason,
     event::{self, GpuRequest, PreferredNodes, Term, Tier, Toleration},
-    model::{Model, ports::HostPort, rules::Rules},
+    model::{Model, ports::HostPort, rules::Rules, volumes::Volume},
     slab::{ModelOrd, PodOrd, ResourceOrd, ShapeOrd, TemplateOrd},
 };
 
@@ -23,6 +23,8 @@ pub(crate) struct Template {
     pub(crate) preferred: Vec<PreferredNodes>,
     pub(crate) tolerations: Vec<Toleration>,
     pub(crate) ports: Vec<HostPort>,
+    /// Those that others use as well, in the order of their names.
+    pub(crate) volumes: Vec<Volume>,
     /// What it asks of other pods' places.
     pub(crate) rules: Option<Arc<Rules>>,
     /// Names of its images. What is held of them somewhere is part of a look, and not of a shape.
@@ -45,6 +47,8 @@ pub(crate) struct Shape {
     pub(crate) preferred: Vec<PreferredNodes>,
     pub(crate) tolerations: Vec<Toleration>,
     pub(crate) ports: Vec<HostPort>,
+    /// Those that others use as well, in the order of their names.
+    pub(crate) volumes: Vec<Volume>,
     /// What it asks of other pods' places.
     pub(crate) rules: Option<Arc<Rules>>,
 }
@@ -97,6 +101,7 @@ impl Model {
             preferred: in_order(pod.preferred_nodes.clone()),
             tolerations,
             ports,
+            volumes: self.volumes_of(pod),
             rules: rules.map(|rules| Arc::new(Rules::of(rules, &pod.namespace))),
             images: pod.images.clone(),
         }
@@ -184,6 +189,7 @@ impl Model {
             preferred,
             tolerations,
             ports: template.ports.clone(),
+            volumes: template.volumes.clone(),
             rules: template.rules.clone(),
         }
     }

@@ -188,7 +188,7 @@ pub(super) fn weigh(model: &mut Model, r: &Reservation, node: NodeOrd, others: &
     let slot = &model.nodes[node];
     for (pod, _) in r.seats_on(node) {
         let Some(pod) = model.pods.find(*pod) else { continue };
-        for &(resource, _) in &model.shapes.value(pod.shape).requests {
+        for resource in model.shapes.value(pod.shape).resources() {
             left.at_most(resource, slot.allocatable.of(resource) - slot.used.of(resource));
         }
     }

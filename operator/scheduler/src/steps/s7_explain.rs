@@ -172,7 +172,8 @@ fn find_nearest(round: &mut Round<'_>, look: Look) -> Option<String> {
         if refused {
             continue;
         }
-        let mut lacking = shape.requests.iter().filter_map(|&(resource, amount)| {
+        let takes = node.takes(shape);
+        let mut lacking = takes.iter().filter_map(|&(resource, amount)| {
             let lack = node.used.of(resource) + amount - node.allocatable.of(resource);
             (lack.get() > 0).then_some((resource, lack.get(), node.allocatable.of(resource).get()))
         });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     Budget, Cluster, Decision, Event, EvictCause, Reason, Tier, Time, cycle,
-    event::{Claim, Gpu, GpuRequest, Group, Node, NumaNode, Pod, Queue, Quota},
+    event::{Claim, Gpu, GpuRequest, Group, Node, NumaNode, Pod, Queue, Quota, SharedVolume},
     model::Place,
 };
 
@@ -55,6 +55,15 @@ pub(crate) fn pod(uid: &str, milli: i64) -> Pod {
         ours: true,
         ..Default::default()
     }
+}
+
+/// Volumes of these names, of which a node attaches as many as it has `disks`.
+pub(crate) fn volumes(names: &[&str]) -> Vec<SharedVolume> {
+    let volume = |name: &&str| SharedVolume {
+        name: (*name).into(),
+        resource: "disks".into(),
+    };
+    names.iter().map(volume).collect()
 }
 
 pub(crate) fn share(milli: u16) -> GpuRequest {

@@ -28,6 +28,7 @@ fn any_node() -> impl Strategy<Value = Event> {
             rack: (!sick).then(|| format!("r{}", (i + usize::from(off)) % 2)),
             nvlink: None,
         };
+        node.allocatable.insert("disks".into(), cores % 3);
         node.allocatable.insert("duosuan.io/batch-cpu".into(), cores * 500);
         node.allocatable.insert("duosuan.io/mid-cpu".into(), cores * 200);
         (node.unschedulable, node.stale) = (off && sick, stale);
@@ -80,6 +81,12 @@ fn any_pod() -> impl Strategy<Value = Event> {
                 1 => amounts(&[("duosuan.io/mid-cpu", cpu * 200)]),
                 _ => amounts(&[("duosuan.io/batch-cpu", cpu * 300)]),
             };
+            if other > 6 {
+                pod.requests.insert("disks".into(), 1);
+            }
+            if other % 3 == 0 {
+                pod.shared_volumes = volumes(&["v", "w"][..=i % 2]);
+            }
             pod.gpus = match gpu {
                 0 | 1 => Some(share(250 + gpu * 500)),
                 2 => Some(whole(2)),
