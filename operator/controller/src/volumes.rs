@@ -278,11 +278,8 @@ impl Volumes {
         if pod.node.is_some() {
             return seen;
         }
-        match self
-            .places(&pod.uid, claims)
-            .and_then(|places| all_of(&pod.node_terms, &places))
-        {
-            Ok(terms) => seen.node_terms = terms,
+        match self.places(&pod.uid, claims).and_then(|places| all_of(&[], &places)) {
+            Ok(terms) => seen.volume_terms = terms,
             Err(why) => {
                 seen.refused.get_or_insert(why);
             }

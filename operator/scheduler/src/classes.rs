@@ -125,7 +125,12 @@ impl Model {
                 *gpus.entry(model).or_insert(0) += 1;
             }
         }
-        let keys = shape.terms.iter().flatten().map(|requirement| requirement.key.as_str());
+        let keys = shape
+            .terms
+            .iter()
+            .chain(&shape.volume_terms)
+            .flatten()
+            .map(|requirement| requirement.key.as_str());
         let labels = keys.filter(|key| *key != NODE_NAME).filter_map(|key| {
             let value = node.labels.get(key)?;
             Some((key.to_owned(), value.clone()))

@@ -348,6 +348,10 @@ pub struct Pod {
     /// Images of its containers, init containers included, by the names that [`Node::images`] has them by.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
+    /// Where its volumes can be used, as alternatives; empty means any node. Unlike its own terms, they do not say over which
+    /// nodes it is spread.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volume_terms: Vec<Term>,
     /// Volumes that other pods use, too: a node gives one of the resource for all pods there that use it. What this pod
     /// alone uses is part of its requests.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -18,7 +18,7 @@ pub(crate) enum Constraint {
     Unschedulable,
     /// A taint that is not tolerated.
     Taint(TaintOrd),
-    /// Node selector or node affinity.
+    /// Node selector or node affinity, its own or that of its volumes.
     Affinity,
     /// No device of an allowed model.
     GpuModel,
@@ -96,7 +96,7 @@ impl Model {
                 }
             }
         }
-        if !selector::matches(&shape.terms, node) {
+        if !selector::matches(&shape.terms, node) || !selector::matches(&shape.volume_terms, node) {
             return Err(Constraint::Affinity);
         }
         if let Some(need) = &shape.gpus {

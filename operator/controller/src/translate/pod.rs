@@ -133,7 +133,8 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             tolerations: spec.tolerations.iter().map(placement::toleration).collect(),
             // Of others it does not matter: they are never placed here.
             images: if ours { image::of_pod(spec) } else { Vec::new() },
-            // Which they are, claims and volumes say.
+            // Claims and volumes say that.
+            volume_terms: Vec::new(),
             shared_volumes: Vec::new(),
             host_ports: placement::host_ports(spec),
             rules,
@@ -339,6 +340,7 @@ mod tests {
                 effect: "NoSchedule".into(),
             }],
             images: vec!["docker.io/library/spark:latest".into()],
+            volume_terms: vec![],
             shared_volumes: vec![],
             host_ports: vec![],
             rules: None,

@@ -26,6 +26,7 @@ const PAUSE: u32 = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Filter {
     terms: Vec<Term>,
+    volume_terms: Vec<Term>,
     preferred: Vec<PreferredNodes>,
     tolerations: Vec<Toleration>,
 }
@@ -84,6 +85,7 @@ impl Plain {
         let known = slot.get_or_insert_with(|| Known {
             filter: filters.acquire(Filter {
                 terms: shape.terms.clone(),
+                volume_terms: shape.volume_terms.clone(),
                 preferred: shape.preferred.clone(),
                 tolerations: shape.tolerations.clone(),
             }),

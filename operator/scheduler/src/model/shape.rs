@@ -23,6 +23,8 @@ pub(crate) struct Template {
     pub(crate) preferred: Vec<PreferredNodes>,
     pub(crate) tolerations: Vec<Toleration>,
     pub(crate) ports: Vec<HostPort>,
+    /// Where its volumes can be used.
+    pub(crate) volume_terms: Vec<Term>,
     /// Those that others use as well, in the order of their names.
     pub(crate) volumes: Vec<Volume>,
     /// What it asks of other pods' places.
@@ -47,6 +49,8 @@ pub(crate) struct Shape {
     pub(crate) preferred: Vec<PreferredNodes>,
     pub(crate) tolerations: Vec<Toleration>,
     pub(crate) ports: Vec<HostPort>,
+    /// Where its volumes can be used.
+    pub(crate) volume_terms: Vec<Term>,
     /// Those that others use as well, in the order of their names.
     pub(crate) volumes: Vec<Volume>,
     /// What it asks of other pods' places.
@@ -101,6 +105,7 @@ impl Model {
             preferred: in_order(pod.preferred_nodes.clone()),
             tolerations,
             ports,
+            volume_terms: pod.volume_terms.clone(),
             volumes: self.volumes_of(pod),
             rules: rules.map(|rules| Arc::new(Rules::of(rules, &pod.namespace))),
             images: pod.images.clone(),
@@ -189,6 +194,7 @@ impl Model {
             preferred,
             tolerations,
             ports: template.ports.clone(),
+            volume_terms: template.volume_terms.clone(),
             volumes: template.volumes.clone(),
             rules: template.rules.clone(),
         }

@@ -1,9 +1,9 @@
-//! Volumes that several pods use count once on a node, as kube-scheduler counts them.
+//! What volumes do to placement: those that several pods use count once on a node, as kube-scheduler counts them.
 
 use super::fixtures::*;
 use crate::{
     Decision, Reason,
-    event::{Node, Pod},
+    event::{Node, Operator, Pod, PodRules, Requirement, Spread},
 };
 
 /// A node that attaches so many volumes.
@@ -99,4 +99,57 @@ fn a_volume_that_becomes_shared_counts_once_from_then_on() {
         ..bound
     });
     assert_eq!(binds(&world.run()), [("b", "n")]);
+}
+
+/// With those nodes left out, the zone of its volume would seem to be the emptiest there is.
+#[test]
+fn where_volumes_can_be_used_does_not_say_over_which_nodes_pods_are_spread() {
+    let zoned = |name: &str| {
+        let mut node = node(name, 64);
+        node.labels = [("zone".to_owned(), name.to_owned())].into();
+        node
+    };
+    let within = |key: &str, value: &str| {
+        vec![Requirement {
+            key: key.into(),
+            operator: Operator::In,
+            values: vec![value.into()],
+        }]
+    };
+    let mut world = World::with([zoned("a").into(), zoned("b").into()]);
+    let labels = [("app".to_owned(), "x".to_owned())];
+    world.tell(Pod {
+        node: Some("a".into()),
+        labels: labels.clone().into(),
+        ..pod("there", 100)
+    });
+    let spread = Spread {
+        topology_key: "zone".into(),
+        max_skew: 1,
+        required: true,
+        selector: Some(within("app", "x")),
+        min_domains: 1,
+        honor_affinity: true,
+        honor_taints: false,
+    };
+    let rules = PodRules {
+        spread: vec![spread],
+        ..PodRules::default()
+    };
+    let spread = Pod {
+        labels: labels.into(),
+        rules: Some(Box::new(rules)),
+        ..pod("spread", 100)
+    };
+    world.tell(Pod {
+        volume_terms: vec![within("zone", "a")],
+        ..spread.clone()
+    });
+    let decisions = world.run();
+    assert!(lacks(&world, &decisions, "spread"), "{decisions:?}");
+    world.tell(Pod {
+        node_terms: vec![within("zone", "a")],
+        ..spread
+    });
+    assert_eq!(binds(&world.run()), [("spread", "a")]);
 }
