@@ -94,7 +94,9 @@ impl Pasts {
                 if !stays && past.member {
                     let low = |h: &Histogram<3>| h.quantile_at_least(100_u32.saturating_sub(q)).unwrap_or(0);
                     cpu.of(past.tier).shift(-low(&past.cpu));
-                    memory.of(past.tier).shift(-low(&past.memory) * MEMORY_STEP);
+                    memory
+                        .of(past.tier)
+                        .shift(low(&past.memory).saturating_mul(-MEMORY_STEP));
                 }
                 stays
             });
