@@ -138,3 +138,33 @@ fn a_file_that_is_broken_is_told_of_and_the_rest_is_counted_and_one_that_is_not_
             .contains("duosuan_node_memory_bytes{node=\"n\",tier=\"prod\"")
     );
 }
+
+/// All that it was ever throttled was counted once more.
+#[test]
+fn a_container_that_cannot_be_read_at_one_look_is_not_counted_twice() {
+    let mut scene = Scene::new();
+    let container = format!("{PROD}/container");
+    let stat = |periods: u64| {
+        format!(
+            "usage_usec 1\nuser_usec 1\nsystem_usec 0\nnr_periods 90\nnr_throttled {periods}\nthrottled_usec {}\n",
+            periods * 500_000
+        )
+    };
+    let counted = |report: &Report| {
+        let work = report.tiers[0].work;
+        (work.throttled_periods, work.throttled)
+    };
+    scene.put(&container, "cpu.stat", &stat(4));
+    assert_eq!(counted(&scene.looks().0), (4, 2_000_000));
+    scene.put(&container, "cpu.stat", "garbled");
+    let (report, failed) = scene.looks();
+    assert_eq!(
+        (counted(&report), failed),
+        ((4, 2_000_000), vec!["cpu.stat".to_owned()])
+    );
+    scene.put(&container, "cpu.stat", &stat(5));
+    scene.looks();
+    scene.put(&container, "cpu.stat", &stat(6));
+    // What it did while it was not read is nobody's; what it does from then on counts again.
+    assert_eq!(counted(&scene.looks().0), (5, 2_500_000));
+}

@@ -403,8 +403,9 @@ fn list(group: &Cgroup, containers: &mut Vec<Cgroup>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Throttled time of a pod and its containers, and the periods in which that was. One that is gone has them listed again. Where they are asked for, the quotas,
-/// microseconds a period, of those that were stopped by theirs, by path.
+/// Throttled time of a pod and its containers, and the periods in which that was, unknown where a container cannot be read.
+/// One that is gone has them listed again. Where they are asked for, the quotas, microseconds a period, of those that were
+/// stopped by theirs, by path.
 fn throttled(
     own: [Option<u64>; 2],
     pod: &Cgroup,
@@ -421,12 +422,17 @@ fn throttled(
             quotas.insert((*path).to_owned(), quota);
         }
     }
-    let mut sum = own;
+    let (mut sum, mut unread) = (own, false);
     for container in containers {
         let [time, periods] = match container.cpu_stat() {
             Ok(stat) => stat.map(|s| [s.throttled, s.throttled_periods]).unwrap_or_default(),
-            Err(_) => {
+            Err(error) => {
                 *links = 0;
+                if !error.is_gone() {
+                    // Without it the sum would fall and rise again by all that it ever was.
+                    unread = true;
+                    failed.push(error);
+                }
                 continue;
             }
         };
@@ -443,7 +449,8 @@ fn throttled(
             quotas.insert(format!("{path}/{name}"), quota);
         }
     }
-    Ok(sum)
+    let [time, periods] = sum;
+    Ok([time, periods.filter(|_| !unread)])
 }
 
 fn events(read: Option<MemoryEvents>, work: &mut Work) {
