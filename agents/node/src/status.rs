@@ -9,7 +9,7 @@ use duosuan_crds::{
     },
 };
 use duosuan_policy::{
-    Capabilities, Report, Resources, Signals, Tier,
+    Capabilities, Report, Resources, Signals, Tier, Unread,
     action::{Basis, Terms},
     eviction::Eviction,
 };
@@ -100,6 +100,33 @@ pub fn judge(conditions: &mut Conditions, choice: &Choice, observing: bool, repo
         basis_reason(report.cpu_basis, report.memory_basis)
     };
     conditions.set("ForecastReady", fresh, reason, message, now);
+    if let Some(message) = unwitnessed(&report.unwitnessed) {
+        conditions.set("StallsRead", false, "FilesUnreadable", message, now);
+    }
+}
+
+/// Whose stall cannot be read, the first few of them; nothing where all can.
+fn unwitnessed(groups: &BTreeMap<String, Unread>) -> Option<String> {
+    const SHOWN: usize = 5;
+    let what = |lost: &Unread| {
+        let names = [(lost.cpu, "CPU"), (lost.memory, "memory"), (lost.io, "IO")];
+        names.into_iter().filter_map(|(lost, name)| lost.then_some(name))
+    };
+    let mut shown = groups
+        .iter()
+        .take(SHOWN)
+        .map(|(path, lost)| format!("{path} ({})", what(lost).collect::<Vec<_>>().join(", ")))
+        .collect::<Vec<_>>();
+    if groups.len() > SHOWN {
+        shown.push(format!("{} more", groups.len() - SHOWN));
+    }
+    (!shown.is_empty()).then(|| {
+        format!(
+            "the guards go on without the stall of {}, which could not be read for longer than reclaim.expire: see the \
+             agent's log for the files that fail",
+            shown.join(", ")
+        )
+    })
 }
 
 fn basis(basis: Basis) -> &'static str {

@@ -1,6 +1,6 @@
 //! What [`crate::decide`] answers: data, for the edge to carry out and to publish.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::{
     eviction::EvictionView,
     guard::GuardState,
     history::Deed,
-    observation::{CacheUse, Io, Millis, Resources, Signals, Tier},
+    observation::{CacheUse, Io, Millis, Resources, Signals, Tier, Unread},
 };
 
 /// A setting that should hold. Whatever the caller set before and is not asked for any more goes back to what it was.
@@ -157,6 +157,8 @@ pub struct Report {
     pub node_stall: StallView,
     /// Largest stall of a prod or mid pod that its own limit does not explain.
     pub prod_stall: StallView,
+    /// Groups of prod and mid whose stall could not be read for longer than the policy's `expire`: the guards go on without.
+    pub unwitnessed: BTreeMap<String, Unread>,
     /// Largest CPU stall of a batch pod.
     pub batch_stall: Option<i64>,
     /// Terms of the CPU offer, milli-cores.

@@ -36,14 +36,14 @@ pub fn decide(
 ) -> (Vec<Action>, Report) {
     // 1. rates
     let mut counters = std::mem::take(&mut state.counters);
-    let measured = counters.update(observation, policy.hold, now);
+    let measured = counters.update(observation, policy, now);
     state
         .pasts
         .follow(observation, policy, &mut state.cpu, &mut state.memory, now);
 
     // 2. samples
     if state.sampled.is_none_or(|at| now.saturating_sub(at) >= SAMPLE_SPAN) {
-        let rates = state.sampled_counters.update(observation, policy.hold, now);
+        let rates = state.sampled_counters.update(observation, policy, now);
         let ([prod, mid, _], system) = (rates.tiers, rates.system);
         let (half_life, quantile) = (policy.half_life, policy.quantile_percent);
         state.sampled = Some(now);
@@ -265,6 +265,7 @@ pub fn decide(
         node_stall: measured.node_stall,
         prod_stall: measured.firm_stall,
         batch_stall: measured.batch_stall,
+        unwitnessed: measured.unwitnessed.clone(),
         cpu_terms,
         memory_terms,
         cpu_basis,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     action::{StallView, TierWork},
     observation::{Group, Io, Millis, Observation, Signals, Tier, Unread, Work},
+    policy::Policy,
 };
 
 /// Spans shorter than this give no rate worth having: the last rates stand.
@@ -30,6 +31,8 @@ struct Totals {
     io: BTreeMap<String, Io>,
     /// CPU and memory as they were known last, and when.
     known: [Option<(i64, Millis)>; 2],
+    /// Since when its stall for CPU, memory and IO could not be read.
+    unread: [Option<Millis>; 3],
 }
 
 /// Rates since the last look.
@@ -55,6 +58,8 @@ pub struct Measured {
     pub firm_stall: StallView,
     /// Whether there is a group of prod or mid that may stall more than that, since nobody knows how much it does.
     pub firm_unread: Unread,
+    /// Groups of prod and mid whose stall could not be read for so long that the guards go on as if they had none to tell.
+    pub unwitnessed: BTreeMap<String, Unread>,
     /// Largest CPU stall of a group of batch that its own limit does not explain, thousandths.
     pub batch_stall: Option<i64>,
     /// IO a second of groups of batch, by path and device.
@@ -65,15 +70,15 @@ pub struct Measured {
 
 impl Counters {
     /// Takes in an observation and answers the rates since the one before. A group's use that is missing stands as it was for
-    /// `hold`.
-    pub fn update(&mut self, seen: &Observation, hold: Millis, now: Millis) -> &Measured {
+    /// the policy's `hold`, and who cannot be read is waited for until its `expire`.
+    pub fn update(&mut self, seen: &Observation, policy: &Policy, now: Millis) -> &Measured {
         let span = self.at.map(|at| now.saturating_sub(at));
         if span.is_some_and(|s| s < SHORTEST_SPAN) {
             self.measured.fresh = false;
             return &self.measured;
         }
         match span {
-            Some(span) => self.measure(seen, span, hold, now),
+            Some(span) => self.measure(seen, span, policy, now),
             None => self.measured = Measured::default(),
         }
         self.at = Some(now);
@@ -93,7 +98,7 @@ impl Counters {
         &self.measured
     }
 
-    fn measure(&mut self, seen: &Observation, span: Millis, hold: Millis, now: Millis) {
+    fn measure(&mut self, seen: &Observation, span: Millis, policy: &Policy, now: Millis) {
         let cap = |rate: i64| rate.min(seen.capacity.cpu.max(0));
         let mut tiers = [Signals {
             cpu: Some(0),
@@ -105,8 +110,10 @@ impl Counters {
             group_cpu,
             batch_io,
             work,
+            unwitnessed,
             ..
         } = &mut self.measured;
+        unwitnessed.clear();
         for tier in &mut *work {
             (tier.anonymous, tier.page_cache) = (Some(0), Some(0));
         }
@@ -116,7 +123,7 @@ impl Counters {
             let mut totals = self.groups.get_mut(&group.path);
             let cpu = rate_of(totals.as_deref(), 0, group.cpu_usage, span).map(cap);
             let uses = totals.as_deref_mut().map_or([cpu, group.memory], |totals| {
-                totals.stand_in([cpu, group.memory], hold, now, &mut age)
+                totals.stand_in([cpu, group.memory], policy.hold, now, &mut age)
             });
             let before = totals.as_deref();
             if let Some(work) = work.get_mut(group.tier as usize) {
@@ -164,9 +171,25 @@ impl Counters {
             firm_stall.io = firm_stall.io.max(io);
             // A counter without one before it says as little as none that could be read.
             let missing = |counter: Option<u64>, rate: Option<i64>| counter.is_some() && rate.is_none();
-            unread.cpu |= group.unread.cpu || missing(group.stall.cpu, stall);
-            unread.memory |= group.unread.memory || missing(group.stall.memory, memory);
-            unread.io |= group.unread.io || missing(group.stall.io, io);
+            let lacks = Unread {
+                cpu: group.unread.cpu || missing(group.stall.cpu, stall),
+                memory: group.unread.memory || missing(group.stall.memory, memory),
+                io: group.unread.io || missing(group.stall.io, io),
+            };
+            let lost = totals
+                .map(|totals| totals.lost(lacks, policy.expire, now))
+                .unwrap_or_default();
+            unread.cpu |= lacks.cpu && !lost.cpu;
+            unread.memory |= lacks.memory && !lost.memory;
+            unread.io |= lacks.io && !lost.io;
+            if lost != Unread::default() {
+                // Nobody is no witness for ever: batch would starve, and be evicted, for a file that is broken.
+                let calm = |stall: &mut Option<i64>, lost: bool| *stall = (*stall).max(lost.then_some(0));
+                calm(&mut firm_stall.cpu, lost.cpu);
+                calm(&mut firm_stall.memory, lost.memory);
+                calm(&mut firm_stall.io, lost.io);
+                unwitnessed.insert(group.path.clone(), lost);
+            }
         }
         if group_cpu.len() > seen.groups.len() {
             group_cpu.retain(|path, _| seen.group(path).is_some());
@@ -235,6 +258,20 @@ impl Totals {
         ];
         self.work = group.work;
         assign(&mut self.io, &group.io, |_, io| *io);
+    }
+
+    /// What of the stall could not be read for longer than `expire`.
+    fn lost(&mut self, lacks: Unread, expire: Millis, now: Millis) -> Unread {
+        let [cpu, memory, io] = &mut self.unread;
+        let lost = |since: &mut Option<Millis>, lacks: bool| {
+            *since = lacks.then(|| since.unwrap_or(now));
+            since.is_some_and(|since| now.saturating_sub(since) > expire)
+        };
+        Unread {
+            cpu: lost(cpu, lacks.cpu),
+            memory: lost(memory, lacks.memory),
+            io: lost(io, lacks.io),
+        }
     }
 
     /// CPU and memory, where one is missing as it was known last, unless that is older than `hold`: then it stays unknown,

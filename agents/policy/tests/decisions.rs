@@ -9,7 +9,7 @@
 
 use duosuan_policy::{
     Action, Capabilities, Group, GuardState, Io, Millis, Mode, Observation, Policy, Resources, Stall, State, Tier,
-    Work, action::Basis, decide,
+    Unread, Work, action::Basis, decide,
 };
 use proptest::prelude::*;
 
@@ -187,6 +187,39 @@ fn a_prod_pod_whose_stall_cannot_be_read_is_not_calm_beside_one_that_is() {
     node.second(300);
     node.seen.groups[1].stall.cpu = None;
     assert_eq!(node.seconds(300).0, []);
+}
+
+/// Batch starved without end, and was evicted for that in the end.
+#[test]
+fn a_prod_pod_that_can_never_be_read_is_waited_for_until_the_policys_expiry_and_then_told_of() {
+    for alone in [true, false] {
+        let mut node = Node::new();
+        if !alone {
+            let mut calm = node.seen.groups[1].clone();
+            calm.path = "kubepods/podc".to_owned();
+            node.seen.groups.push(calm);
+        }
+        node.seconds(3);
+        let cut = node.second(300).0;
+        node.seen.groups[1].stall.cpu = None;
+        node.seen.groups[1].unread.cpu = true;
+        let (settled, report) = node.seconds(300);
+        assert_eq!(settings(&settled), settings(&cut));
+        assert!(report.unwitnessed.is_empty());
+        let (settled, report) = node.seconds(120);
+        assert_eq!(settled, [], "alone {alone}");
+        let told: Vec<_> = report.unwitnessed.iter().collect();
+        let cpu = Unread {
+            cpu: true,
+            ..Unread::default()
+        };
+        assert_eq!(told, [(&"kubepods/poda".to_owned(), &cpu)]);
+        // It is a witness again as soon as it can be read.
+        node.seen.groups[1].stall.cpu = Some(0);
+        node.seen.groups[1].unread.cpu = false;
+        assert!(node.seconds(2).1.unwitnessed.is_empty());
+        assert_ne!(node.second(300).0, []);
+    }
 }
 
 #[test]
