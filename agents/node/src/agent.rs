@@ -24,6 +24,7 @@ pub struct Agent<M> {
     services: Vec<Service>,
     gangs: BTreeMap<String, Gang>,
     observe_only: bool,
+    unlisted: bool,
 }
 
 /// What came of one look.
@@ -47,12 +48,19 @@ impl<M: Machine> Agent<M> {
             services: Vec::new(),
             gangs: BTreeMap::new(),
             observe_only: false,
+            unlisted: false,
         }
     }
 
     /// Does everything but act, whatever the policy says.
     pub fn observe_only(&mut self, yes: bool) {
         self.observe_only = yes;
+    }
+
+    /// Whether it learns nothing from the next look on, since the list of pods or the policy is yet to come. It protects all
+    /// the same.
+    pub fn unlisted(&mut self, yes: bool) {
+        self.unlisted = yes;
     }
 
     /// Whether it does everything but act, by its own flag or by the policy.
@@ -109,6 +117,7 @@ impl<M: Machine> Agent<M> {
     /// Observes, decides, acts.
     pub fn look(&mut self, now: Millis) -> Look {
         self.machine.observe(&self.pods, now, &mut self.seen);
+        self.seen.unlisted = self.unlisted;
         if self.seen.services != self.services {
             self.seen.services.clone_from(&self.services);
         }

@@ -52,6 +52,9 @@ const QUICK: (u32, Duration) = (5, Duration::from_millis(100));
 const REPORT: (Millis, Millis) = (15_000, 1_000);
 /// Time between two writes of the forecast.
 const STORE: Millis = 300_000;
+/// The forecast waits this long for the first list of pods and policies: without an API server it then learns of all pods as
+/// of prod's.
+const UNLISTED: Millis = 600_000;
 /// How long the last words to the API server may take.
 const FAREWELL: Duration = Duration::from_millis(700);
 
@@ -131,6 +134,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         failures: 0,
         in_flight: None,
         last: None,
+        learns_from: clock.now() + client.as_ref().map_or(0, |_| UNLISTED),
         features: Capabilities::default(),
     };
     node.run(client, &wake, shutdown).await
@@ -214,6 +218,8 @@ struct LiveNode {
     failures: u32,
     in_flight: Option<JoinHandle<(Publisher, Result<(), PublishError>)>>,
     last: Option<Report>,
+    /// When it begins to learn, at the latest: as soon as the pods and the policies were listed once.
+    learns_from: Millis,
     /// What the kernel can do, as the metrics have it.
     features: Capabilities,
 }
@@ -267,6 +273,14 @@ impl LiveNode {
 
     fn look(&mut self) {
         let now = self.clock.now();
+        if self.learns_from > now {
+            let policy =
+                self.source.is_some() || (self.policies.ready() && self.info.objects().contains_key(&self.name));
+            if self.pods.ready() && policy {
+                self.learns_from = now;
+            }
+        }
+        self.agent.unlisted(self.learns_from > now);
         let look = self.agent.look(now);
         self.metrics.record(&self.name, &look.report, &look.acted);
         let capabilities = self.agent.machine.capabilities();

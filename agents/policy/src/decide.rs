@@ -42,7 +42,7 @@ pub fn decide(
         .follow(observation, policy, &mut state.cpu, &mut state.memory, now);
 
     // 2. samples
-    if state.sampled.is_none_or(|at| now.saturating_sub(at) >= SAMPLE_SPAN) {
+    if !observation.unlisted && state.sampled.is_none_or(|at| now.saturating_sub(at) >= SAMPLE_SPAN) {
         let rates = state.sampled_counters.update(observation, policy, now);
         let ([prod, mid, _], system) = (rates.tiers, rates.system);
         let (half_life, quantile) = (policy.half_life, policy.quantile_percent);
@@ -104,7 +104,7 @@ pub fn decide(
             offer.withdraw(bound);
             return Basis::Cold;
         }
-        let target = age.and_then(|_| terms.target());
+        let target = age.filter(|_| !observation.unlisted).and_then(|_| terms.target());
         // What was too much for the node a moment ago would be so again: nothing beyond what is bound.
         let target = target.map(|target| if closed { target.min(bound) } else { target });
         offer.step(

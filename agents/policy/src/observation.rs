@@ -389,6 +389,8 @@ pub struct Observation {
     pub groups: Vec<Group>,
     /// Whether `groups` is all there is. If they could not be listed, nobody's use is known.
     pub complete: bool,
+    /// Whether nobody has said yet which pods are of mid and of batch, and by which policy: nothing is learnt of them.
+    pub unlisted: bool,
     /// The cgroup that holds batch pods as the kubelet lays them out (its besteffort cgroup), if there is one.
     pub envelope: Option<String>,
     /// Services that state an objective.

@@ -85,6 +85,9 @@ impl Pasts {
         memory: &mut Forecasts,
         now: Millis,
     ) {
+        if seen.unlisted {
+            return;
+        }
         let q = policy.quantile_percent;
         // Who cannot be listed has not left. In the steady state all are known, and nobody is looked for.
         let firm = |group: &&Group| group.tier != Tier::Batch;

@@ -208,6 +208,27 @@ fn a_pod_that_turns_out_to_be_batch_leaves_prod() {
     about(2_000, kept(&node.second(|_| 2_000)));
 }
 
+/// Until the pod list is there, all are taken for prod: the past of each pod of mid was forgotten at every restart.
+#[test]
+fn a_restart_forgets_nobody_before_it_is_known_who_is_of_which_tier() {
+    let mut node = Node::of(&["a", "b"]);
+    node.seen.groups[1].tier = Tier::Mid;
+    let before = kept(&node.seconds(1_200, |_| 2_000));
+    let text = serde_json::to_string(&node.state).unwrap();
+    node.state = serde_json::from_str(&text).unwrap();
+    (node.seen.groups[1].tier, node.seen.unlisted) = (Tier::Prod, true);
+    let report = node.seconds(100, |_| 9_000);
+    assert_ne!(report.cpu_basis, Basis::Fresh);
+    assert_eq!(
+        serde_json::to_value(&node.state).unwrap()["pasts"],
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["pasts"]
+    );
+    (node.seen.groups[1].tier, node.seen.unlisted) = (Tier::Mid, false);
+    node.second(|_| 2_000);
+    let report = node.second(|_| 2_000);
+    assert_eq!((kept(&report), report.cpu_basis), (before, Basis::Fresh));
+}
+
 #[test]
 fn a_restart_keeps_the_past_of_each_pod_and_forgets_those_that_left_meanwhile() {
     let mut node = Node::of(&["a", "pod-that-left"]);
