@@ -91,7 +91,7 @@ pub struct Terms {
     pub system: Option<i64>,
     /// Expected peak of prod and mid.
     pub firm: Option<i64>,
-    /// What young prod pods asked for and do not use yet.
+    /// What pods of prod and mid that are young, or of whatever age without a past, asked for and do not use yet.
     pub young: i64,
 }
 

@@ -73,7 +73,7 @@ pub fn decide(
     // 3. offers
     let bound = bound(observation);
     let newcomers = state.pasts.newcomers(observation, measured, policy, now);
-    let peaks = [Tier::Prod, Tier::Mid].map(|tier| peak(state, policy, observation, &newcomers, tier));
+    let peaks = [Tier::Prod, Tier::Mid].map(|tier| peak(state, policy, &newcomers, tier));
     let firm = |of: fn(&Signals) -> Option<i64>| {
         let [prod, mid] = &peaks;
         of(prod).zip(of(mid)).map(|(a, b)| a.saturating_add(b))
@@ -334,8 +334,8 @@ fn guard_views(state: &State) -> Vec<GuardView> {
 }
 
 /// The peak that is expected of a tier: of its members, and the most that those who came lately used. `pasts` says why so.
-fn peak(state: &mut State, policy: &Policy, observation: &Observation, newcomers: &Newcomers, tier: Tier) -> Signals {
-    let [cpu_most, memory_most] = state.pasts.most(observation, tier, policy.min_samples);
+fn peak(state: &mut State, policy: &Policy, newcomers: &Newcomers, tier: Tier) -> Signals {
+    let [cpu_most, memory_most] = state.pasts.most(tier, policy.min_samples);
     let apart = newcomers.used.get(tier as usize).copied().unwrap_or_default();
     let of = |forecast: &Forecast, most: Option<i64>, apart: i64| {
         let peak = forecast.peak(policy.quantile_percent)?;

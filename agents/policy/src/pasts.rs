@@ -40,6 +40,9 @@ pub(crate) struct Pasts {
     /// Whether the forecasts are of a time when no pod had a past: they are with whoever is there.
     #[serde(skip)]
     unwritten: bool,
+    /// Whether the most of each is known, which is not stored.
+    #[serde(skip)]
+    recalled: bool,
 }
 
 /// The past of one pod: about a kilobyte.
@@ -51,6 +54,9 @@ struct Past {
     member: bool,
     cpu: Histogram<3>,
     memory: Histogram<3>,
+    /// The most of both at the last sample: looks are more than samples.
+    #[serde(skip)]
+    most: [Option<i64>; 2],
 }
 
 /// What pods count with beside the members of their tier.
@@ -89,34 +95,49 @@ impl Pasts {
             return;
         }
         let q = policy.quantile_percent;
-        // Who cannot be listed has not left. In the steady state all are known, and nobody is looked for.
+        if !self.recalled {
+            self.of.values_mut().for_each(|past| past.recall());
+            self.recalled = true;
+        }
         let firm = |group: &&Group| group.tier != Tier::Batch;
-        if seen.complete {
+        let there = seen.groups.iter().filter(firm);
+        let before = self.of.iter().map(|(path, past)| (path.as_str(), past.tier));
+        // Both are in the order of the paths: where nobody came or went, nobody is looked up.
+        let changed = !before.eq(there.map(|group| (group.path.as_str(), group.tier)));
+        // Who cannot be listed has not left.
+        if changed && seen.complete {
             self.of.retain(|path, past| {
-                let stays = seen.group(path).is_some_and(|group| group.tier == past.tier);
-                if !stays && past.member {
+                let tier = seen.group(path).map(|group| group.tier);
+                if tier != Some(past.tier) && past.member {
+                    past.member = false;
                     let low = |h: &Histogram<3>| h.quantile_at_least(100_u32.saturating_sub(q)).unwrap_or(0);
                     cpu.of(past.tier).shift(-low(&past.cpu));
                     memory
                         .of(past.tier)
                         .shift(low(&past.memory).saturating_mul(-MEMORY_STEP));
                 }
-                stays
+                match tier {
+                    // What is known of it is known in its new tier, too, which it then joins.
+                    Some(tier @ (Tier::Prod | Tier::Mid)) => {
+                        past.tier = tier;
+                        true
+                    }
+                    Some(Tier::Batch) | None => false,
+                }
             });
         }
         let least = u64::from(policy.min_samples);
-        for group in seen.groups.iter().filter(firm) {
-            let Some(past) = self.of.get_mut(&group.path) else {
-                if self.of.len() < MOST {
+        if changed {
+            for group in seen.groups.iter().filter(firm) {
+                if self.of.len() < MOST && !self.of.contains_key(&group.path) {
                     let cold = cpu.of(group.tier).samples() < least && memory.of(group.tier).samples() < least;
-                    let member = cold || self.unwritten;
-                    self.of
-                        .insert(group.path.clone(), Box::new(Past::new(group.tier, member, now)));
+                    let past = Past::new(group.tier, cold || self.unwritten, now);
+                    self.of.insert(group.path.clone(), Box::new(past));
                 }
-                continue;
-            };
-            let grown = !past.young(policy, now) && past.cpu.samples().min(past.memory.samples()) >= least;
-            if grown && !past.member && past.tier == group.tier {
+            }
+        }
+        for past in self.of.values_mut().filter(|past| !past.member) {
+            if !past.young(policy, now) && past.cpu.samples().min(past.memory.samples()) >= least {
                 past.member = true;
                 cpu.of(past.tier).shift(past.cpu.quantile(q).unwrap_or(0));
                 memory
@@ -155,6 +176,7 @@ impl Pasts {
                         half_life,
                     );
                 }
+                past.recall();
             }
             if !member {
                 apart.cpu = apart.cpu.saturating_add(cpu.unwrap_or(0));
@@ -166,15 +188,12 @@ impl Pasts {
 
     /// The most that the members of a tier used, each for itself, CPU and memory; nothing where one has no past, or one of less
     /// than `least` samples.
-    pub(crate) fn most(&self, seen: &Observation, tier: Tier, least: u32) -> [Option<i64>; 2] {
-        let of = |h: &Histogram<3>| h.quantile(100).filter(|_| h.samples() >= u64::from(least));
+    pub(crate) fn most(&self, tier: Tier, least: u32) -> [Option<i64>; 2] {
         let mut sum = [Some(0), Some(0)];
-        for group in seen.groups.iter().filter(|group| group.tier == tier) {
-            let Some(past) = self.of.get(&group.path) else { continue };
-            if past.member {
-                let [cpu, memory] = &mut sum;
-                *cpu = plus(*cpu, of(&past.cpu));
-                *memory = plus(*memory, of(&past.memory).map(|m| m.saturating_mul(MEMORY_STEP)));
+        for past in self.of.values().filter(|past| past.member && past.tier == tier) {
+            let samples = [past.cpu.samples(), past.memory.samples()];
+            for ((sum, most), samples) in sum.iter_mut().zip(past.most).zip(samples) {
+                *sum = plus(*sum, most.filter(|_| samples >= u64::from(least)));
             }
         }
         sum
@@ -222,7 +241,13 @@ impl Past {
             member,
             cpu: Histogram::default(),
             memory: Histogram::default(),
+            most: [None; 2],
         }
+    }
+
+    fn recall(&mut self) {
+        let memory = self.memory.quantile(100).map(|m| m.saturating_mul(MEMORY_STEP));
+        self.most = [self.cpu.quantile(100), memory];
     }
 
     fn young(&self, policy: &Policy, now: Millis) -> bool {

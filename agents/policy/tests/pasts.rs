@@ -201,6 +201,20 @@ fn who_cannot_be_listed_has_not_left() {
 }
 
 #[test]
+fn a_pod_that_turns_out_to_be_mid_keeps_its_past_there_and_back() {
+    let mut node = Node::of(&["a", "b"]);
+    let used = |name: &str| if name == "b" { 3_000 } else { 2_000 };
+    about(5_000, kept(&node.seconds(1_200, used)));
+    for tier in [Tier::Mid, Tier::Prod] {
+        node.seen.groups[1].tier = tier;
+        let report = node.second(used);
+        about(5_000, kept(&report));
+        let peak = report.tiers[tier as usize].peak.cpu.unwrap();
+        about(if tier == Tier::Mid { 3_000 } else { 5_000 }, peak);
+    }
+}
+
+#[test]
 fn a_pod_that_turns_out_to_be_batch_leaves_prod() {
     let mut node = Node::of(&["a", "b"]);
     node.seconds(1_200, |_| 2_000);
