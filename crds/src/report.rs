@@ -343,7 +343,8 @@ pub struct OfferReport {
     /// Expected peak of prod and mid; absent while nothing is known of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prod_peak: Option<Quantity>,
-    /// What young prod and mid pods asked for and do not use yet: their past is no witness for them.
+    /// What pods of prod and mid that are young, or of whatever age without a past, asked for and do not use yet: no past is a
+    /// witness for them.
     pub young_requests: Quantity,
     /// What the terms amount to, 0 where that is less; absent while one is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
