@@ -2,7 +2,7 @@
 
 use crate::{
     event::{Taint, Tier},
-    model::{Model, NodeSlot, Seat, Shape, cell::Cell},
+    model::{Model, NodeSlot, Seat, Shape, cell::Cell, device::Comer},
     score::Welcome,
     selector,
     slab::{NodeOrd, ResourceOrd, TaintOrd},
@@ -153,12 +153,12 @@ impl Model {
     /// True if a pod fits on exactly this seat.
     pub(crate) fn fits_seat(&self, shape: &Shape, seat: &Seat) -> bool {
         let node = self.nodes.find(seat.node);
-        self.has_room_for(shape, seat) && node.is_some_and(|node| self.fits_ever(shape, node).is_ok())
+        self.has_room_for(shape, seat, Comer::New) && node.is_some_and(|node| self.fits_ever(shape, node).is_ok())
     }
 
     /// True if there is room on exactly this seat: enough for a pod that was there, which stays on a node that new pods
     /// do not get any more.
-    pub(crate) fn has_room_for(&self, shape: &Shape, seat: &Seat) -> bool {
+    pub(crate) fn has_room_for(&self, shape: &Shape, seat: &Seat, comer: Comer) -> bool {
         let Some(node) = self.nodes.find(seat.node).filter(|n| n.present) else {
             return false;
         };
@@ -167,7 +167,7 @@ impl Model {
             && shape
                 .gpus
                 .as_ref()
-                .is_none_or(|need| node.devices_fit(need, &seat.devices))
+                .is_none_or(|need| node.devices_fit(need, &seat.devices, comer))
     }
 
     /// True if a node takes no new pod of a shape for now, whatever room it has: its load is over the line, or its report

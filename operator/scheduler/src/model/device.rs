@@ -62,6 +62,15 @@ pub(crate) enum Closeness {
     Apart,
 }
 
+/// Who is to have devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Comer {
+    /// A pod that was not there, or that has somebody beside it who was not.
+    New,
+    /// A pod that was there, among those who were.
+    Back,
+}
+
 /// What is held of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DeviceUse {
@@ -122,8 +131,14 @@ impl NodeSlot {
                 .is_some_and(|d| need.models.binary_search(&d.model).is_ok())
     }
 
-    /// True if a share fits on a device, whoever else may wait for a whole one.
+    /// True if a new share fits on a device, whoever else may wait for a whole one.
     fn share_fits(&self, need: &GpuNeed, index: usize) -> bool {
+        let all = self.devices.get(index).map_or(Amount::ZERO, |d| d.memory_for(need));
+        self.share_fits_in(need, index, all)
+    }
+
+    /// True if a share fits on a device of which pods have so many bytes together at most.
+    fn share_fits_in(&self, need: &GpuNeed, index: usize, all: Amount) -> bool {
         let Some(device) = self.devices.get(index) else {
             return false;
         };
@@ -131,7 +146,8 @@ impl NodeSlot {
         device.is_open()
             && self.allows(need, index)
             && used.milli + need.milli <= 1000
-            && (device.memory.is_zero() || used.memory + device.memory_held(need) <= device.memory_for(need))
+            // Of nothing every share is nothing, and would fit.
+            && (device.memory.is_zero() || (!all.is_zero() && used.memory + device.memory_held(need) <= all))
     }
 
     /// How many pods with a need can be given devices here, or in one cell, one after the other.
@@ -240,15 +256,21 @@ impl NodeSlot {
         }
     }
 
-    /// True if exactly these devices have room for a need.
-    pub(crate) fn devices_fit(&self, need: &GpuNeed, devices: &[u16]) -> bool {
+    /// True if exactly these devices have room for a need: of a new pod, or of one that was there, with nobody new beside it.
+    /// To such a one only what the device has counts: if the driver keeps more of it than was known, it has lost nothing by
+    /// that yet, and would gain nothing by going.
+    pub(crate) fn devices_fit(&self, need: &GpuNeed, devices: &[u16], comer: Comer) -> bool {
         if devices.is_empty() {
             return self.whole_devices() >= i64::from(need.count);
         }
         let fresh = devices.iter().filter(|&&d| self.is_whole(usize::from(d))).count();
+        let fits = |index: usize| match (comer, self.devices.get(index)) {
+            (Comer::Back, Some(device)) => self.share_fits_in(need, index, device.memory),
+            _ => self.share_fits(need, index),
+        };
         devices
             .iter()
-            .all(|&d| self.share_fits(need, usize::from(d)) && (!need.whole() || self.is_whole(usize::from(d))))
+            .all(|&d| fits(usize::from(d)) && (!need.whole() || self.is_whole(usize::from(d))))
             && self.whole_devices() >= i64::try_from(fresh).unwrap_or(i64::MAX)
     }
 }
@@ -396,6 +418,7 @@ mod tests {
         assert_eq!(node.devices[0].memory_held(&whole(1)), Amount::taken_in(1000));
         node.devices[0].driver = node.devices[0].memory;
         assert!(!fits(&node, &of(1, 1)) && fits(&node, &whole(1)));
+        assert!(!fits(&node, &share(500)) && node.room_for(&share(500), None) == 0);
     }
 
     #[test]

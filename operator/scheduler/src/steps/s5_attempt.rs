@@ -13,7 +13,7 @@ use super::{
 use crate::{
     amount::Amounts,
     lost::LostWork,
-    model::{Model, Place},
+    model::{Model, Place, device::Comer},
     slab::{AreaOrd, ClaimOrd, NodeOrd, PodOrd},
     transaction::Transaction,
 };
@@ -231,7 +231,7 @@ fn stays(
         && victim
             .seats
             .iter()
-            .all(|(pod, place)| sits_again(round, transaction, *pod, place))
+            .all(|(pod, place)| sits_again(round, transaction, asker, *pod, place))
         && keeps_promises(round, victim)
         && asker.pods.iter().all(|&pod| keeps_seat(round, transaction, pod))
         // With those of its own queue back, its side may no longer be within the guarantee by which others go.
@@ -247,10 +247,28 @@ fn is_larger_quantum(model: &Model, one: &Victim, other: &Victim) -> bool {
 }
 
 /// Gives a pod its seat back, if it has room: what keeps new pods off the node has not driven it away.
-fn sits_again(round: &mut Round<'_>, transaction: &mut Transaction, pod: PodOrd, place: &Place) -> bool {
+fn sits_again(
+    round: &mut Round<'_>,
+    transaction: &mut Transaction,
+    asker: Asker<'_>,
+    pod: PodOrd,
+    place: &Place,
+) -> bool {
     let Some(seat) = place.seat() else { return true };
     let look = round.model.look(pod);
-    let fits = round.model.has_room_for(round.model.shapes.value(look.shape), seat)
+    // Beside somebody new on its device there is no more of it than new pods get.
+    let beside = |other: &PodOrd| {
+        let other = round.model.pods[*other].place.seat();
+        other.is_some_and(|o| o.node == seat.node && o.devices.iter().any(|d| seat.devices.contains(d)))
+    };
+    let comer = if asker.pods.iter().any(beside) {
+        Comer::New
+    } else {
+        Comer::Back
+    };
+    let fits = round
+        .model
+        .has_room_for(round.model.shapes.value(look.shape), seat, comer)
         && round.index.related(round.model, round.policy, look, seat.node).is_ok();
     if fits {
         transaction.seat(round.model, pod, place.clone());

@@ -169,3 +169,67 @@ fn shares_get_together_what_the_driver_leaves_of_a_device() {
         "a whole one is as it is"
     );
 }
+
+#[test]
+fn nobody_goes_for_memory_that_the_driver_turned_out_to_keep_where_nobody_new_comes() {
+    let keeping = |name: &str, bytes| {
+        let mut node = gpu_node(name, 1, "A100");
+        node.gpus[0].driver_memory = Some(bytes);
+        node
+    };
+    let of = |uid, node: Option<&str>, priority, gpus| Pod {
+        priority,
+        node: node.map(Into::into),
+        devices: node.iter().map(|_| 0).collect(),
+        ..gpu_pod(uid, gpus)
+    };
+    let part = |gib: i64| GpuRequest {
+        memory: gib * GI,
+        ..share(100)
+    };
+    // The report says it when they have the device already.
+    let mut world = World::with([
+        keeping("a", 0).into(),
+        of("bystander", Some("a"), 0, part(40)).into(),
+        of("important", Some("a"), 9, part(40)).into(),
+        keeping("b", 0).into(),
+        of("in the way", Some("b"), 1, whole(1)).into(),
+        keeping("c", 0).into(),
+        of("in the way too", Some("c"), 1, whole(1)).into(),
+    ]);
+    world.run();
+    world.tell(keeping("a", GI));
+    assert!(world.run().is_empty());
+    let mut gang = claim("gang", "", &[("w", 2, 2, 1)]);
+    gang.priority = 5;
+    gang.groups[0].gpus = Some(whole(1));
+    world.tell(gang);
+    for uid in ["g0", "g1"] {
+        world.tell(member(uid, "gang", "w", 1000));
+    }
+    let decisions = world.cycle();
+    let mut gone = evictions(&decisions);
+    gone.sort_unstable();
+    assert_eq!(gone, ["in the way", "in the way too"]);
+
+    // Beside somebody new there is no more than the driver leaves.
+    let mut world = World::with([
+        keeping("a", GI).into(),
+        of("small", Some("a"), 0, part(1)).into(),
+        of("important", Some("a"), 9, part(40)).into(),
+    ]);
+    world.run();
+    world.tell(of("p", None, 5, part(39)));
+    assert_eq!(evictions(&world.cycle()), ["small"]);
+}
+
+#[test]
+fn a_device_that_the_driver_has_wholly_takes_no_share_even_one_that_states_no_memory() {
+    let mut all = gpu_node("a", 1, "A100");
+    all.gpus[0].memory = GI;
+    all.gpus[0].driver_memory = Some(GI);
+    let mut world = World::with([all.into(), gpu_pod("part", share(500)).into()]);
+    assert!(devices(&world.run()).is_empty());
+    world.tell(gpu_pod("all", whole(1)));
+    assert_eq!(devices(&world.run()), [("all", "a", vec![0])]);
+}
