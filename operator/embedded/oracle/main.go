@@ -3,10 +3,12 @@
 //
 // A snapshot is one line of JSON on standard input:
 //
-//	{"nodes": [Node...], "pods": [Pod...], "namespaces": [Namespace...], "pod": Pod}
+//	{"nodes": [Node...], "pods": [Pod...], "namespaces": [Namespace...], "pod": Pod,
+//	 "persistentVolumes": [...], "persistentVolumeClaims": [...], "storageClasses": [...], "csiNodes": [...]}
 //
-// with objects of the core/v1 API. "pods" are those that are bound; those that have ended are left out, as the
-// scheduler's own watch does. "namespaces" are there for the namespace selectors of pod affinity. The answer is one line:
+// with objects of the core/v1 and storage.k8s.io/v1 APIs; what is not there is an empty list. "pods" are those that are
+// bound; those that have ended are left out, as the scheduler's own watch does. "namespaces" are there for the namespace
+// selectors of pod affinity. The answer is one line:
 //
 //	{"verdicts": {"node-a": null, "node-b": {"plugin": "NodeAffinity", "reasons": ["..."]}}}
 //
@@ -18,6 +20,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -25,6 +28,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	storage "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -37,6 +41,7 @@ import (
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/nodevolumelimits"
 	"k8s.io/kubernetes/pkg/scheduler/framework/runtime"
 	"k8s.io/kubernetes/pkg/scheduler/metrics"
 )
@@ -46,6 +51,7 @@ var asked = sets.New(
 	names.PrioritySort, names.DefaultBinder,
 	names.NodeUnschedulable, names.NodeName, names.TaintToleration, names.NodeAffinity, names.NodePorts,
 	names.NodeResourcesFit, names.PodTopologySpread, names.InterPodAffinity,
+	names.VolumeRestrictions, names.NodeVolumeLimits, names.VolumeBinding, names.VolumeZone,
 )
 
 type snapshot struct {
@@ -53,6 +59,11 @@ type snapshot struct {
 	Pods       []*v1.Pod       `json:"pods"`
 	Namespaces []*v1.Namespace `json:"namespaces"`
 	Pod        *v1.Pod         `json:"pod"`
+
+	Volumes []*v1.PersistentVolume      `json:"persistentVolumes"`
+	Claims  []*v1.PersistentVolumeClaim `json:"persistentVolumeClaims"`
+	Classes []*storage.StorageClass     `json:"storageClasses"`
+	Drivers []*storage.CSINode          `json:"csiNodes"`
 }
 
 type refusal struct {
@@ -63,10 +74,13 @@ type refusal struct {
 // lister is what the plugins hold on to; each snapshot in turn is put into it.
 type lister struct{ *schedulercache.Snapshot }
 
+// stores are those of the informers that the plugins list from.
+type stores struct{ namespaces, volumes, claims, classes, drivers cache.Indexer }
+
 type oracle struct {
-	framework  framework.Framework
-	lister     *lister
-	namespaces cache.Indexer
+	framework framework.Framework
+	lister    *lister
+	stores    stores
 }
 
 func newOracle(ctx context.Context) (*oracle, error) {
@@ -88,13 +102,30 @@ func newOracle(ctx context.Context) (*oracle, error) {
 		return nil, fmt.Errorf("of %v, the default profile has only %v", sets.List(asked), profile.Plugins.MultiPoint.Enabled)
 	}
 	profile.PluginConfig = slices.DeleteFunc(profile.PluginConfig, func(c config.PluginConfig) bool { return !asked.Has(c.Name) })
+	core, volumes := factory.Core().V1(), factory.Storage().V1()
 	o := &oracle{
-		lister:     &lister{schedulercache.NewEmptySnapshot()},
-		namespaces: factory.Core().V1().Namespaces().Informer().GetIndexer(),
+		lister: &lister{schedulercache.NewEmptySnapshot()},
+		stores: stores{
+			namespaces: core.Namespaces().Informer().GetIndexer(),
+			volumes:    core.PersistentVolumes().Informer().GetIndexer(),
+			claims:     core.PersistentVolumeClaims().Informer().GetIndexer(),
+			classes:    volumes.StorageClasses().Informer().GetIndexer(),
+			drivers:    volumes.CSINodes().Informer().GetIndexer(),
+		},
 	}
 	o.framework, err = runtime.NewFramework(ctx, plugins.NewInTreeRegistry(), &profile,
-		runtime.WithSnapshotSharedLister(o.lister), runtime.WithInformerFactory(factory), runtime.WithClientSet(client))
+		runtime.WithSnapshotSharedLister(o.lister), runtime.WithInformerFactory(factory), runtime.WithClientSet(client),
+		runtime.WithSharedCSIManager(nodevolumelimits.NewCSIManager(volumes.CSINodes().Lister())))
 	return o, err
+}
+
+// fill puts objects into a store, instead of all that was there.
+func fill[T any](store cache.Indexer, objects []T) error {
+	all := make([]any, len(objects))
+	for i, object := range objects {
+		all[i] = object
+	}
+	return store.Replace(all, "")
 }
 
 func (o *oracle) judge(ctx context.Context, s *snapshot) (map[string]*refusal, error) {
@@ -112,11 +143,10 @@ func (o *oracle) judge(ctx context.Context, s *snapshot) (map[string]*refusal, e
 		return pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed || !known.Has(pod.Spec.NodeName)
 	}
 	o.lister.Snapshot = schedulercache.NewSnapshot(slices.DeleteFunc(s.Pods, gone), s.Nodes)
-	namespaces := make([]any, len(s.Namespaces))
-	for i, namespace := range s.Namespaces {
-		namespaces[i] = namespace
-	}
-	if err := o.namespaces.Replace(namespaces, ""); err != nil {
+	if err := errors.Join(
+		fill(o.stores.namespaces, s.Namespaces), fill(o.stores.volumes, s.Volumes), fill(o.stores.claims, s.Claims),
+		fill(o.stores.classes, s.Classes), fill(o.stores.drivers, s.Drivers),
+	); err != nil {
 		return nil, err
 	}
 
