@@ -106,8 +106,9 @@ fn compare_all(
 ) {
     let mut next = seeds.start;
     while next < seeds.end {
-        let batch: Vec<u64> = (next..seeds.end.min(next + BATCH)).collect();
-        next += BATCH;
+        let end = seeds.end.min(next.saturating_add(BATCH));
+        let batch: Vec<u64> = (next..end).collect();
+        next = end;
         let snapshots: Vec<Value> = batch.iter().map(|seed| snapshot(*seed)).collect();
         let theirs = oracle.ask(&snapshots);
         for ((seed, mut snapshot), theirs) in batch.into_iter().zip(snapshots).zip(theirs) {

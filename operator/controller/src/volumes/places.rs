@@ -259,10 +259,16 @@ fn suits(volume: &Volume, claim: &VolumeClaim) -> bool {
             || matches_node(std::slice::from_ref(&claim.selector), &volume.name, &volume.labels))
 }
 
-/// Alternatives that hold where one of the first and one of each of the others do. None at all is anywhere.
+/// Alternatives that hold where one of the first and one of each of the others do. None at all is anywhere. What is said
+/// twice, as by volumes of one zone, holds where it holds once.
 pub(super) fn all_of(first: &[Term], others: &[Vec<Term>]) -> Result<Vec<Term>, String> {
     let mut all = first.to_vec();
+    let mut said: Vec<&[Term]> = vec![first];
     for terms in others.iter().filter(|terms| !terms.is_empty()) {
+        if said.contains(&terms.as_slice()) {
+            continue;
+        }
+        said.push(terms);
         if all.is_empty() {
             all.clone_from(terms);
             continue;
@@ -281,4 +287,27 @@ pub(super) fn all_of(first: &[Term], others: &[Vec<Term>]) -> Result<Vec<Term>, 
         all = if joined.is_empty() { vec![Term::new()] } else { joined };
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zone(name: &str) -> Term {
+        vec![duosuan_scheduler::event::Requirement {
+            key: "zone".to_owned(),
+            operator: duosuan_scheduler::event::Operator::In,
+            values: vec![name.to_owned()],
+        }]
+    }
+
+    #[test]
+    fn many_volumes_of_the_same_places_have_the_alternatives_of_one() {
+        let places: Vec<Term> = ["a", "b", "c", "d", "e"].map(zone).into();
+        assert_eq!(all_of(&[], &vec![places.clone(); 20]), Ok(places.clone()));
+        assert_eq!(all_of(&places, &vec![places.clone(); 20]), Ok(places.clone()));
+        let others: Vec<Term> = ["f", "g"].map(zone).into();
+        let both = all_of(&[], &[places.clone(), others, places]);
+        assert_eq!(both.map(|terms| terms.len()), Ok(10));
+    }
 }
