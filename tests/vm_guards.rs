@@ -181,7 +181,7 @@ fn prod_that_its_own_limit_stops_bursts_where_the_policy_lets_it_and_as_before_w
     let share = (used()? - start) as f64 / 1e6 / span;
     // Work and pause alternate: of each second so much is work.
     let work = 0.46 * share / (1.0 - share).max(0.1);
-    let quota = ((work * 1e6 * 2.0 / 3.0) as u64).clamp(2_000, 90_000);
+    let mut quota = ((work * 1e6 * 2.0 / 3.0) as u64).clamp(2_000, 90_000);
     scene.put(MAX, &format!("{quota} 100000"))?;
     // Of the periods in which prod ran, how many in a hundred stopped it.
     let stopped = || -> Result<f64> {
@@ -196,7 +196,13 @@ fn prod_that_its_own_limit_stops_bursts_where_the_policy_lets_it_and_as_before_w
         let after = counts()?;
         Ok((after[1] - before[1]) as f64 * 100.0 / (after[0] - before[0]).max(1) as f64)
     };
-    let alone = stopped()?;
+    let mut alone = stopped()?;
+    // A host that others use is not as fast now as it was then.
+    while alone <= 5.0 && quota > 2_000 {
+        quota = (quota / 2).max(2_000);
+        scene.put(MAX, &format!("{quota} 100000"))?;
+        alone = stopped()?;
+    }
     ensure!(
         alone > 5.0,
         "the limit of {quota} us stops prod in {alone:.0} % of its periods"
