@@ -70,8 +70,8 @@ pub struct Volumes {
     volumes: BTreeMap<String, Volume>,
     classes: BTreeMap<String, Class>,
     limits: BTreeMap<String, Attachable>,
-    /// Drivers of which some node has a limit.
-    limited: BTreeSet<String>,
+    /// Drivers of which some nodes have a limit, with how many.
+    limited: BTreeMap<String, u32>,
     handles: Handles,
     /// Pods with claims, as they were read, by UID.
     pods: HashMap<String, User>,
@@ -136,7 +136,7 @@ impl Volumes {
     pub fn left(&mut self, uid: &str) -> Vec<event::Pod> {
         let claims = self.claims_of(uid);
         self.pod_gone(uid);
-        let uids = self.sharers(&claims);
+        let uids = self.touched(&claims);
         self.anew(uids)
     }
 
@@ -163,10 +163,10 @@ impl Volumes {
         }
     }
 
-    /// Pods that share a claim or a volume with a pod, itself left out, as the core shall see them now.
+    /// The others that the core shall see anew since a pod with some claims was taken in.
     pub fn others(&mut self, claims: &[ClaimUse], namespace: &str, uid: &str) -> Vec<event::Pod> {
         let claims = claims.iter().map(|c| (namespace.to_owned(), c.name.clone()));
-        let mut uids = self.sharers(&claims.collect::<Vec<_>>());
+        let mut uids = self.touched(&claims.collect::<Vec<_>>());
         uids.remove(uid);
         self.anew(uids)
     }
@@ -221,12 +221,27 @@ impl Volumes {
     /// What a node can attach is known, or is not any more; gives the pods that the core shall see anew, and whether
     /// every node is to be seen anew and not only this one.
     pub fn attachable(&mut self, node: &str, attachable: Option<Attachable>) -> (Vec<event::Pod>, bool) {
-        match attachable {
-            Some(attachable) => drop(self.limits.insert(node.to_owned(), attachable)),
-            None => drop(self.limits.remove(node)),
+        let mut others = false;
+        for driver in attachable.iter().flat_map(|a| a.most.keys()) {
+            let nodes = self.limited.entry(driver.clone()).or_insert(0);
+            *nodes += 1;
+            others |= *nodes == 1;
         }
-        let limited = self.limits.values().flat_map(|a| a.most.keys().cloned()).collect();
-        if std::mem::replace(&mut self.limited, limited) == self.limited {
+        let before = match attachable {
+            Some(attachable) => self.limits.insert(node.to_owned(), attachable),
+            None => self.limits.remove(node),
+        };
+        for driver in before.iter().flat_map(|a| a.most.keys()) {
+            let Some(nodes) = self.limited.get_mut(driver) else {
+                continue;
+            };
+            *nodes -= 1;
+            if *nodes == 0 {
+                self.limited.remove(driver);
+                others = true;
+            }
+        }
+        if !others {
             return (Vec::new(), false);
         }
         (self.anew_where(BTreeSet::new(), |_| true), true)
@@ -237,7 +252,7 @@ impl Volumes {
         let own = self.limits.get(node);
         let most = |driver: &String| own.and_then(|a| a.most.get(driver)).copied().unwrap_or(UNLIMITED);
         self.limited
-            .iter()
+            .keys()
             .map(|driver| (format!("{ATTACHED}{driver}"), most(driver).max(0)))
             .collect()
     }
@@ -355,7 +370,7 @@ impl Volumes {
         if let Some(user) = self.pods.get_mut(uid) {
             (user.pod, user.told) = (pod, told);
         }
-        let mut uids = self.sharers(&claims);
+        let mut uids = self.touched(&claims);
         if !given.is_empty() {
             // What was free for several is so no more.
             let open = |name: &Namespaced| self.claims.get(name).is_some_and(|claim| claim.volume.is_none());

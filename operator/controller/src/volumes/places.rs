@@ -76,7 +76,7 @@ impl Volumes {
                 name.1
             ));
         }
-        if claim.wish.modes.iter().any(|m| m == ONE_POD) {
+        if is_for_one_pod(claim) {
             let users = self.users.get(name).into_iter().flatten();
             let holder = users
                 .filter(|other| *other != uid)
@@ -229,6 +229,11 @@ impl Volumes {
             node: node.name.clone(),
         }])))
     }
+}
+
+/// True if one pod alone may use what a claim stands for.
+pub(super) fn is_for_one_pod(claim: &VolumeClaim) -> bool {
+    claim.wish.modes.iter().any(|mode| mode == ONE_POD)
 }
 
 fn made_by_nobody(claim: &VolumeClaim, node: &str) -> String {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use duosuan_scheduler::event::SharedVolume;
 
-use super::{ATTACHED, Use, Volumes};
+use super::{ATTACHED, Use, Volumes, places::is_for_one_pod};
 use crate::index::Namespaced;
 
 /// A driver and its name of a volume.
@@ -90,17 +90,28 @@ impl Volumes {
         touched
     }
 
-    /// Pods, by UID, that use one of some claims, or what one of them stands for.
-    pub(super) fn sharers(&self, claims: &[Namespaced]) -> BTreeSet<String> {
-        let same = claims.iter().flat_map(|claim| self.handles.same(claim));
-        self.users_of(claims.iter().chain(same))
+    /// Pods, by UID, that the core may have to see otherwise since one with some claims came, left or got a node: those that want
+    /// a claim for themselves, and those that were alone with what a claim stands for, or are now. Whatever more pods share
+    /// stays shared.
+    pub(super) fn touched(&self, claims: &[Namespaced]) -> BTreeSet<String> {
+        let for_one = |claim: &&Namespaced| self.claims.get(*claim).is_some_and(is_for_one_pod);
+        let mut uids = self.users_of(claims.iter().filter(for_one));
+        for handle in claims.iter().filter_map(|claim| self.handles.of.get(claim)) {
+            let users = self.some_users(handle, 3);
+            if users.len() <= 2 {
+                uids.extend(users.into_iter().cloned());
+            }
+        }
+        uids
     }
 
     /// Volumes of limited drivers: how many the pod alone uses, by the resource of their driver, and those that others use,
     /// too.
     pub(super) fn attached(&self, claims: &[Use]) -> (BTreeMap<String, i64>, Vec<SharedVolume>) {
         let handles = claims.iter().filter_map(|used| self.handles.of.get(&used.claim));
-        let handles: BTreeSet<&Handle> = handles.filter(|(driver, _)| self.limited.contains(driver)).collect();
+        let handles: BTreeSet<&Handle> = handles
+            .filter(|(driver, _)| self.limited.contains_key(driver))
+            .collect();
         let (mut alone, mut shared) = (BTreeMap::new(), Vec::new());
         for handle in handles {
             let (driver, name) = handle;
@@ -117,9 +128,19 @@ impl Volumes {
 
     /// True if more than one pod uses it.
     fn is_shared(&self, handle: &Handle) -> bool {
+        self.some_users(handle, 2).len() == 2
+    }
+
+    /// Pods that use it, up to so many.
+    fn some_users(&self, handle: &Handle, most: usize) -> BTreeSet<&String> {
         let claims = self.handles.claims.get(handle).into_iter().flatten();
-        let mut users = claims.filter_map(|claim| self.users.get(claim)).flatten();
-        let first = users.next();
-        users.any(|user| Some(user) != first)
+        let mut users = BTreeSet::new();
+        for user in claims.filter_map(|claim| self.users.get(claim)).flatten() {
+            users.insert(user);
+            if users.len() == most {
+                break;
+            }
+        }
+        users
     }
 }

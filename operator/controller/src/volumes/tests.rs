@@ -501,3 +501,39 @@ fn two_claims_of_a_pod_do_not_get_the_same_volume() {
     };
     assert_eq!(wanting.len(), 2);
 }
+
+#[test]
+fn who_comes_to_many_that_share_a_volume_or_leaves_them_touches_none_of_them() {
+    let mut volumes = Volumes::default();
+    volumes.volume("v".into(), Some(volume("v", "", "a", 10)));
+    volumes.claim(named("c"), Some(claim("c", "", Some("v"))));
+    let touched = |volumes: &Volumes| volumes.touched(&[named("c")]).into_iter().collect::<Vec<_>>();
+    volumes.pod(pod("p"), &names(&["c"]));
+    assert_eq!(touched(&volumes), ["p"]);
+    volumes.pod(pod("q"), &names(&["c"]));
+    assert_eq!(touched(&volumes), ["p", "q"], "the first was alone until now");
+    for uid in ["r", "s"] {
+        volumes.pod(pod(uid), &names(&["c"]));
+        assert_eq!(touched(&volumes), Vec::<String>::new());
+    }
+    assert_eq!(volumes.left("s"), []);
+    assert_eq!(volumes.left("r"), []);
+    volumes.left("q");
+    assert_eq!(touched(&volumes), ["p"], "the last is alone again");
+}
+
+#[test]
+fn a_driver_is_limited_as_long_as_some_node_has_a_limit_of_it() {
+    let mut volumes = Volumes::default();
+    let limit = |most: i64| {
+        Some(Attachable {
+            node: "n".to_owned(),
+            most: [("disk".to_owned(), most)].into(),
+        })
+    };
+    assert!(volumes.attachable("n", limit(3)).1 && !volumes.attachable("m", limit(4)).1);
+    assert!(!volumes.attachable("n", limit(5)).1 && !volumes.attachable("n", None).1);
+    assert_eq!(volumes.limits("m"), [(format!("{ATTACHED}disk"), 4)]);
+    assert!(volumes.attachable("m", None).1 && !volumes.attachable("m", None).1);
+    assert_eq!(volumes.limits("m"), []);
+}
