@@ -194,7 +194,7 @@ impl Model {
                 // One that is being deleted is no longer counted where pods are spread.
                 let counted = |model: &Model| !model.marks.counting(old.identity).is_empty();
                 if old.held_seat() != new.held_seat()
-                    || old.shape != new.shape
+                    || !self.hold_alike(old, new)
                     || old.identity != new.identity
                     || (old.terminating != new.terminating && counted(self))
                 {
@@ -218,6 +218,19 @@ impl Model {
         if self.pods[ord].finished {
             self.no_longer_awaited(ord);
         }
+    }
+
+    /// True if two states of a pod take the same of a node and keep the same others from it. Where it wants to be does not
+    /// count once it has a seat: a pod is told with its volumes' places as long as it has none.
+    fn hold_alike(&self, old: &PodSlot, new: &PodSlot) -> bool {
+        if old.shape == new.shape {
+            return true;
+        }
+        let (a, b) = (self.shapes.value(old.shape), self.shapes.value(new.shape));
+        new.held_seat().is_some()
+            && (&a.requests, &a.ask, &a.gpus, &a.ports, &a.volumes, &a.rules)
+                == (&b.requests, &b.ask, &b.gpus, &b.ports, &b.volumes, &b.rules)
+            && a.tier == b.tier
     }
 
     /// The common cases of the watch telling what is known, and of it confirming what we decided: no count changes, and

@@ -2,8 +2,8 @@
 
 use super::fixtures::*;
 use crate::{
-    Decision, Reason,
-    event::{Node, Operator, Pod, PodRules, Requirement, Spread},
+    Budget, Cluster, Decision, Reason, Time, cycle,
+    event::{NODE_NAME, Node, Operator, Pod, PodRules, Requirement, Spread},
 };
 
 /// A node that attaches so many volumes.
@@ -152,4 +152,35 @@ fn where_volumes_can_be_used_does_not_say_over_which_nodes_pods_are_spread() {
         ..spread
     });
     assert_eq!(binds(&world.run()), [("spread", "a")]);
+}
+
+#[test]
+fn a_pod_that_is_bound_and_told_without_its_volumes_places_frees_nothing() {
+    let mut cluster = Cluster::default();
+    cluster.apply(node("n", 4).into());
+    let on_it = || Requirement {
+        key: NODE_NAME.into(),
+        operator: Operator::In,
+        values: vec!["n".into()],
+    };
+    let waiting = Pod {
+        volume_terms: vec![vec![on_it()]],
+        ..pod("p", 1000)
+    };
+    cluster.apply(waiting.clone().into());
+    cycle(&mut cluster, Time(0), Budget::default());
+    let freed = cluster.model.freed;
+    let bound = Pod {
+        volume_terms: Vec::new(),
+        node: Some("n".into()),
+        ..waiting
+    };
+    cluster.apply(bound.clone().into());
+    assert_eq!(cluster.model.freed, freed);
+    let smaller = Pod {
+        requests: amounts(&[("cpu", 500)]),
+        ..bound
+    };
+    cluster.apply(smaller.into());
+    assert!(cluster.model.freed > freed, "what it gives back is");
 }
