@@ -86,6 +86,9 @@ pub(crate) struct Model {
     pub(crate) marks: marks::Marks,
     /// Claims that more pods may let in. Noted as they wait, and left out of comparisons.
     pub(crate) hopes: hopes::Hopes,
+    /// Nodes whose load changed and nothing else: a log of their own, so that nobody values them anew for whom load does not
+    /// count.
+    pub(crate) loads: ChangeLog,
     /// Claims that were tried in vain since [`Model::park_tried`].
     pub(crate) tried: Vec<ClaimOrd>,
     /// The parts that nodes are divided into.
@@ -209,6 +212,7 @@ impl Default for Model {
             taints: Fresh::default(),
             images: images::Images::default(),
             marks: marks::Marks::default(),
+            loads: ChangeLog::default(),
             tried: Vec::new(),
             hopes: hopes::Hopes::default(),
             topology: topology::Topology::default(),

@@ -197,6 +197,11 @@ fn free_milli(node: &NodeSlot) -> i64 {
     (0..node.devices.len()).map(|i| node.free_milli(i)).sum()
 }
 
+/// True if the load of a node counts for a shape.
+pub(crate) fn values_load(policy: Policy, shape: &Shape) -> bool {
+    policy == Policy::Standard && shape.tier != Tier::Prod && shape.gpus.is_none()
+}
+
 /// Pods without GPUs: to where GPU pods lose least by it; then prod to where most is left, batch and mid to where least
 /// is and the load is low.
 fn plain(model: &Model, worths: &mut Worths, shape: &Shape, node: &NodeSlot) -> i64 {

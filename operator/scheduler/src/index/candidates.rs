@@ -36,6 +36,8 @@ pub(super) struct Candidates {
     wanted: Box<[ImageOrd]>,
     /// Position in the log of nodes whose images changed.
     images_cursor: u64,
+    /// Position in the log of nodes whose load changed.
+    loads_cursor: u64,
 }
 
 /// Nodes that belong to the same parts.
@@ -84,8 +86,13 @@ impl Candidates {
         let cursor = std::mem::replace(&mut self.cursor, model.changes.clock());
         let outlook = std::mem::replace(&mut self.outlook, model.mix.outlook.version());
         let images = std::mem::replace(&mut self.images_cursor, model.images.changes.clock());
-        let other_images = self.values_images(policy) && images != self.images_cursor;
-        if cursor == model.changes.clock() && outlook == self.outlook && !other_images {
+        let loads = std::mem::replace(&mut self.loads_cursor, model.loads.clock());
+        let by_images = self.values_images(policy).then_some((&model.images.changes, images));
+        let by_load = score::values_load(policy, shape).then_some((&model.loads, loads));
+        // Logs of what only some value a node by.
+        let own = [by_images, by_load].into_iter().flatten();
+        let own = own.filter(|(log, cursor)| log.clock() != *cursor);
+        if cursor == model.changes.clock() && outlook == self.outlook && own.clone().next().is_none() {
             return 0;
         }
         if self.entries.len() < model.nodes.bound() {
@@ -110,8 +117,10 @@ impl Candidates {
                 self.revalue(model, policy, worths, shape, node);
             }
         }
-        if other_images && cursor > 0 {
-            for node in model.images.changes.since(images) {
+        if cursor > 0 {
+            let listed = own.flat_map(|(log, cursor)| log.since(cursor));
+            // Whoever changed otherwise, too, is valued already.
+            for node in listed.filter(|node| !model.changes.changed(*node, cursor)) {
                 visited += 1;
                 self.revalue(model, policy, worths, shape, node);
             }

@@ -91,6 +91,11 @@ impl ChangeLog {
         }
     }
 
+    /// True if a node changed after `cursor`.
+    pub(crate) fn changed(&self, node: NodeOrd, cursor: u64) -> bool {
+        self.links.get(node.index()).is_some_and(|link| link.at > cursor)
+    }
+
     /// Nodes that changed after `cursor`, the latest first.
     pub(crate) fn since(&self, cursor: u64) -> impl Iterator<Item = NodeOrd> + '_ {
         let mut at = self.newest;
@@ -126,6 +131,8 @@ mod tests {
         log.touch(NodeOrd::new(2));
         log.touch(NodeOrd::new(0));
         assert_eq!(since(&log, cursor), [0, 2]);
+        let changed = [0, 1, 2, 3].map(|node| log.changed(NodeOrd::new(node), cursor));
+        assert_eq!(changed, [true, false, true, false]);
         assert_eq!(since(&log, 0), [0, 2, 1]);
     }
 }

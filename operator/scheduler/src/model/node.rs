@@ -249,8 +249,8 @@ impl Model {
         self.nodes[ord].load = load;
         if same {
             if other_load {
-                // Who fits stays the same: those who wait in vain need not be tried for it.
-                self.changes.touch(ord);
+                // Who fits stays the same, and only few value a node by it.
+                self.loads.touch(ord);
             }
             return other_images || other_load;
         }

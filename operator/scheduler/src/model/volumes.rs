@@ -57,14 +57,16 @@ impl NodeSlot {
         }
     }
 
+    /// The volumes of a shape that no pod here uses yet.
+    fn new_to<'a>(&'a self, shape: &'a Shape) -> impl Iterator<Item = &'a Volume> {
+        let volumes = shape.volumes.iter();
+        volumes.filter(|volume| !self.volumes.contains_key(*volume))
+    }
+
     /// What the volumes of a shape that no pod here uses yet take.
     pub(crate) fn attaches(&self, shape: &Shape) -> Totals {
         let mut taken = Totals::default();
-        for volume in shape
-            .volumes
-            .iter()
-            .filter(|volume| !self.volumes.contains_key(*volume))
-        {
+        for volume in self.new_to(shape) {
             *taken.of_mut(volume.resource) += Amount::taken_in(1);
         }
         taken
@@ -76,11 +78,7 @@ impl NodeSlot {
             return Cow::Borrowed(&shape.requests);
         }
         let mut all = shape.requests.clone();
-        for volume in shape
-            .volumes
-            .iter()
-            .filter(|volume| !self.volumes.contains_key(*volume))
-        {
+        for volume in self.new_to(shape) {
             let one = Amount::taken_in(1);
             match all.iter_mut().find(|(resource, _)| *resource == volume.resource) {
                 Some((_, amount)) => *amount += one,

@@ -35,22 +35,9 @@ struct Branch {
     own: Option<Turn>,
     /// Its turn, as it stands among those beside it.
     turn: Option<Turn>,
-    /// Its share, and that of its own line, which move only with what is placed.
-    shares: Kept<(Share, Share)>,
-}
-
-/// Something that holds until a node changes: while nothing is placed or taken back, it is found once.
-#[derive(Clone, Copy, Default)]
-struct Kept<T>(Option<(u64, T)>);
-
-impl<T: Copy> Kept<T> {
-    fn get(&mut self, model: &Model, find: impl FnOnce() -> T) -> T {
-        let clock = model.changes.clock();
-        match self.0 {
-            Some((found_at, value)) if found_at == clock => value,
-            _ => self.0.insert((clock, find())).1,
-        }
-    }
+    /// Its share, and that of its own line, with the number of the latest change of a node by then: they move only with what
+    /// is placed.
+    shares: Option<(u64, Share, Share)>,
 }
 
 /// The own claims of a queue that wait: the first of each namespace of the highest priority. Or those that grow.
@@ -236,15 +223,18 @@ fn replace(turns: &mut BTreeSet<Turn>, was: &mut Option<Turn>, is: Option<Turn>)
 impl Branch {
     /// The share of a queue, and that of what it holds itself beside those below it.
     fn shares_of(&mut self, model: &Model, queue: QueueOrd) -> (Share, Share) {
-        self.shares.get(model, || {
-            let alone = model.queues[queue].children.is_empty();
-            let own = if alone {
-                Share::default()
-            } else {
-                model.share_of_own(queue)
-            };
-            (model.dominant_share(queue), own)
-        })
+        let clock = model.changes.clock();
+        if let Some((_, share, own)) = self.shares.filter(|(found_at, ..)| *found_at == clock) {
+            return (share, own);
+        }
+        let share = model.dominant_share(queue);
+        let own = if model.queues[queue].children.is_empty() {
+            Share::default()
+        } else {
+            model.share_of_own(queue)
+        };
+        self.shares = Some((clock, share, own));
+        (share, own)
     }
 }
 

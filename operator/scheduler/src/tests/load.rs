@@ -97,3 +97,13 @@ fn a_load_beyond_all_steps_is_the_last_of_them() {
     world.tell(loaded("c", Some(LOAD_STEPS)));
     assert_eq!(goes(&mut world, batch("q", 16_000)), "a");
 }
+
+#[test]
+fn nobody_values_a_node_anew_for_its_load_for_whom_load_does_not_count() {
+    let mut all = world(&[("a", Some(2)), ("b", Some(2))]);
+    goes(&mut all, pod("p", 1000));
+    let clock = all.cluster.model.changes.clock();
+    all.tell(loaded("a", Some(6)));
+    assert_eq!(all.cluster.model.changes.clock(), clock);
+    assert_eq!(goes(&mut all, batch("b", 1000)), "b", "it counts for batch");
+}
