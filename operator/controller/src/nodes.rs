@@ -43,10 +43,19 @@ struct Entry {
     node: Option<event::Node>,
     lent: BTreeMap<&'static str, Settling>,
     report: Option<(Report, Time)>,
-    stale: bool,
-    hot: bool,
-    load: Option<u8>,
+    judged: Judged,
     closed: bool,
+}
+
+/// What the core is told of a node by its report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Judged {
+    /// It lends by a report that is too old, or missing.
+    stale: bool,
+    /// Its load is over the line of its policy.
+    hot: bool,
+    /// How near its load is to the line of its policy, in steps.
+    load: Option<u8>,
 }
 
 impl Entry {
@@ -56,6 +65,40 @@ impl Entry {
 
     fn closed_by_report(&self) -> bool {
         self.report.as_ref().is_some_and(|(report, _)| report.closed)
+    }
+
+    /// Whether its node has anything of what a report vouches for.
+    fn lends(&self) -> bool {
+        let of = |node: &event::Node, resource: &str| node.allocatable.get(resource).is_some_and(|amount| *amount > 0);
+        let node = self.node.as_ref();
+        node.is_some_and(|node| LENT.iter().any(|resource| of(node, resource)))
+    }
+
+    /// Whether the load of a report is over the lines of a policy.
+    fn hot(&self, report: &Report, lines: Lines) -> bool {
+        let margin = if self.judged.hot { COOLED } else { 0 };
+        let over = |load: Option<i64>, line: Option<u32>| {
+            load.zip(line)
+                .is_some_and(|(load, line)| load > i64::from(line) * 10 - margin)
+        };
+        over(report.load.cpu, lines.cpu) || over(report.load.memory, lines.memory)
+    }
+
+    /// How near the load of a report is to the lines of a policy, of the resource that is nearest to its own, in steps; `None`
+    /// without a line, and for what is not known. It takes half a step beyond a step to leave it.
+    fn load(&self, report: &Report, lines: Lines) -> Option<u8> {
+        let mut halves: Option<i64> = None;
+        for (load, line) in [(report.load.cpu, lines.cpu), (report.load.memory, lines.memory)] {
+            let Some(line) = line.filter(|line| *line > 0) else {
+                continue;
+            };
+            // A line of so many percent is ten times as many thousandths.
+            let part = load?.saturating_mul(2 * i64::from(LOAD_STEPS)) / (i64::from(line) * 10);
+            halves = halves.max(Some(part));
+        }
+        let halves = halves?.clamp(0, 2 * i64::from(LOAD_STEPS) - 1);
+        let stands = |step: &u8| (-1..=2).contains(&(halves - 2 * i64::from(*step)));
+        self.judged.load.filter(stands).or(u8::try_from(halves / 2).ok())
     }
 }
 
@@ -165,9 +208,7 @@ impl Nodes {
         let news = !same_parts
             || entry.due(now)
             || entry.closed != entry.closed_by_report()
-            || entry.stale != self.stale(entry, now)
-            || entry.hot != self.hot(entry, now)
-            || entry.load != self.load(entry, now);
+            || entry.judged != self.judged(entry, now);
         if news { self.event(&name, now) } else { None }
     }
 
@@ -191,13 +232,7 @@ impl Nodes {
         let mut names: Vec<String> = self
             .entries
             .iter()
-            .filter(|(_, e)| {
-                e.node.is_some()
-                    && (self.stale(e, now) != e.stale
-                        || self.hot(e, now) != e.hot
-                        || self.load(e, now) != e.load
-                        || e.due(now))
-            })
+            .filter(|(_, e)| e.node.is_some() && (e.judged != self.judged(e, now) || e.due(now)))
             .map(|(name, _)| name.clone())
             .collect();
         names.sort_unstable();
@@ -227,10 +262,10 @@ impl Nodes {
             .filter_map(|(name, entry)| {
                 let node = entry.node.as_ref()?;
                 let report = entry.report.as_ref();
-                let follows = report.filter(|(report, _)| report.policy.as_deref() == Some(policy));
+                let follows = report.is_some_and(|(report, _)| report.policy.as_deref() == Some(policy));
                 let is_for = || self.policy_for(&node.labels).is_some_and(|name| name == policy);
-                let believed = follows.filter(|(report, seen)| self.believed(report, *seen, now));
-                (follows.is_some() || is_for()).then_some((name.as_str(), believed.map(|(report, _)| &report.answer)))
+                let believed = self.believed(entry, now).filter(|_| follows);
+                (follows || is_for()).then_some((name.as_str(), believed.map(|(report, _)| &report.answer)))
             })
             .collect();
         found.sort_unstable_by_key(|(name, _)| *name);
@@ -275,80 +310,33 @@ impl Nodes {
         self.len() == 0
     }
 
-    fn stale(&self, entry: &Entry, now: Time) -> bool {
-        let Some(node) = &entry.node else { return false };
-        if !self.reports_served
-            || !LENT
-                .iter()
-                .any(|r| node.allocatable.get(*r).is_some_and(|amount| *amount > 0))
-        {
-            return false;
-        }
-        match &entry.report {
-            // Missing is never fresh.
-            None => true,
-            Some((report, seen)) => !self.believed(report, *seen, now),
-        }
-    }
-
-    /// Whether a report is young enough to be believed.
-    fn believed(&self, report: &Report, seen: Time, now: Time) -> bool {
-        report.time.is_some() && now.0.saturating_sub(seen.0) <= self.says(report).0
-    }
-
-    /// After how many milliseconds a report expires, and the lines of its policy.
-    fn says(&self, report: &Report) -> (i64, Lines) {
+    /// The report of a node, if it is young enough to be believed, and the lines of its policy.
+    fn believed<'a>(&self, entry: &'a Entry, now: Time) -> Option<(&'a Report, Lines)> {
+        let (report, seen) = entry.report.as_ref()?;
         let rules = report.policy.as_ref().and_then(|name| self.policies.get(name));
         let expire = rules.and_then(|rules| rules.expire).unwrap_or(EXPIRE);
-        (expire, rules.map_or_else(Lines::default, |rules| rules.lines))
+        let young = report.time.is_some() && now.0.saturating_sub(seen.0) <= expire;
+        young.then(|| (report, rules.map_or_else(Lines::default, |rules| rules.lines)))
     }
 
-    /// Whether a node's load is over the line of its policy. What is too old to be known is over no line.
-    fn hot(&self, entry: &Entry, now: Time) -> bool {
-        let Some((report, seen)) = &entry.report else {
-            return false;
-        };
-        let (_, lines) = self.says(report);
-        let margin = if entry.hot { COOLED } else { 0 };
-        let over = |load: Option<i64>, line: Option<u32>| {
-            load.zip(line)
-                .is_some_and(|(load, line)| load > i64::from(line) * 10 - margin)
-        };
-        self.believed(report, *seen, now)
-            && (over(report.load.cpu, lines.cpu) || over(report.load.memory, lines.memory))
-    }
-
-    /// How near a node's load is to the line of its policy, of the resource that is nearest to its own, in steps; `None`
-    /// without a line, and for what is too old or not known. It takes half a step beyond a step to leave it.
-    fn load(&self, entry: &Entry, now: Time) -> Option<u8> {
-        let (report, seen) = entry.report.as_ref()?;
-        if !self.believed(report, *seen, now) {
-            return None;
+    fn judged(&self, entry: &Entry, now: Time) -> Judged {
+        let believed = self.believed(entry, now);
+        Judged {
+            // Missing is never fresh.
+            stale: self.reports_served && believed.is_none() && entry.lends(),
+            hot: believed.is_some_and(|(report, lines)| entry.hot(report, lines)),
+            load: believed.and_then(|(report, lines)| entry.load(report, lines)),
         }
-        let (_, lines) = self.says(report);
-        let mut halves: Option<i64> = None;
-        for (load, line) in [(report.load.cpu, lines.cpu), (report.load.memory, lines.memory)] {
-            let Some(line) = line.filter(|line| *line > 0) else {
-                continue;
-            };
-            // A line of so many percent is ten times as many thousandths.
-            let part = load?.saturating_mul(2 * i64::from(LOAD_STEPS)) / (i64::from(line) * 10);
-            halves = halves.max(Some(part));
-        }
-        let halves = halves?.clamp(0, 2 * i64::from(LOAD_STEPS) - 1);
-        let stands = |step: &u8| (-1..=2).contains(&(halves - 2 * i64::from(*step)));
-        entry.load.filter(stands).or(u8::try_from(halves / 2).ok())
     }
 
     /// The node as the core shall see it.
     fn event(&mut self, name: &str, now: Time) -> Option<Event> {
-        let entry = self.entries.get(name)?;
-        let (stale, hot, load) = (self.stale(entry, now), self.hot(entry, now), self.load(entry, now));
+        let judged = self.judged(self.entries.get(name)?, now);
         let entry = self.entries.get_mut(name)?;
-        (entry.stale, entry.hot, entry.load) = (stale, hot, load);
+        entry.judged = judged;
         entry.closed = entry.closed_by_report();
         let mut node = entry.node.clone()?;
-        (node.stale, node.hot, node.load) = (stale, hot, load);
+        (node.stale, node.hot, node.load) = (judged.stale, judged.hot, judged.load);
         for (resource, lent) in &mut entry.lent {
             let counts = lent.advance(now);
             if let Some(amount) = node.allocatable.get_mut(*resource) {
