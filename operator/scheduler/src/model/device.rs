@@ -131,16 +131,14 @@ impl NodeSlot {
                 .is_some_and(|d| need.models.binary_search(&d.model).is_ok())
     }
 
-    /// True if a new share fits on a device, whoever else may wait for a whole one.
-    fn share_fits(&self, need: &GpuNeed, index: usize) -> bool {
-        let all = self.devices.get(index).map_or(Amount::ZERO, |d| d.memory_for(need));
-        self.share_fits_in(need, index, all)
-    }
-
-    /// True if a share fits on a device of which pods have so many bytes together at most.
-    fn share_fits_in(&self, need: &GpuNeed, index: usize, all: Amount) -> bool {
+    /// True if a share fits on a device, whoever else may wait for a whole one.
+    fn share_fits(&self, need: &GpuNeed, index: usize, comer: Comer) -> bool {
         let Some(device) = self.devices.get(index) else {
             return false;
+        };
+        let all = match comer {
+            Comer::New => device.memory_for(need),
+            Comer::Back => device.memory,
         };
         let used = self.used_of(index);
         device.is_open()
@@ -152,7 +150,7 @@ impl NodeSlot {
 
     /// How many pods with a need can be given devices here, or in one cell, one after the other.
     pub(crate) fn room_for(&self, need: &GpuNeed, cell: Option<Cell>) -> i64 {
-        let fits = |&i: &usize| self.is_in_cell(i, cell) && self.share_fits(need, i);
+        let fits = |&i: &usize| self.is_in_cell(i, cell) && self.share_fits(need, i, Comer::New);
         let whole = (0..self.devices.len())
             .filter(|i| self.is_whole(*i))
             .filter(fits)
@@ -194,7 +192,8 @@ impl NodeSlot {
     pub(crate) fn choices_of_a_share(&self, need: &GpuNeed) -> Vec<u16> {
         let spare_whole = self.whole_devices() > 0;
         let mut choices: Vec<u16> = Vec::new();
-        for index in (0..self.devices.len()).filter(|&i| self.share_fits(need, i) && (spare_whole || !self.is_whole(i)))
+        for index in (0..self.devices.len())
+            .filter(|&i| self.share_fits(need, i, Comer::New) && (spare_whole || !self.is_whole(i)))
         {
             let free = self.free_milli(index);
             let seen = choices.iter().any(|&c| self.free_milli(usize::from(c)) == free);
@@ -214,7 +213,9 @@ impl NodeSlot {
         let spare_whole = self.whole_devices();
         if !need.whole() {
             let fits = |&i: &usize| {
-                self.is_in_cell(i, cell) && self.share_fits(need, i) && (!self.is_whole(i) || spare_whole > 0)
+                self.is_in_cell(i, cell)
+                    && self.share_fits(need, i, Comer::New)
+                    && (!self.is_whole(i) || spare_whole > 0)
             };
             let best = (0..self.devices.len())
                 .filter(fits)
@@ -225,7 +226,8 @@ impl NodeSlot {
         if spare_whole < i64::from(need.count) {
             return None;
         }
-        let usable = |i: &usize| self.is_in_cell(*i, cell) && self.is_whole(*i) && self.share_fits(need, *i);
+        let usable =
+            |i: &usize| self.is_in_cell(*i, cell) && self.is_whole(*i) && self.share_fits(need, *i, Comer::New);
         let mut chosen: Vec<usize> = (0..self.devices.len()).filter(usable).collect();
         if chosen.len() < count {
             return None;
@@ -264,13 +266,9 @@ impl NodeSlot {
             return self.whole_devices() >= i64::from(need.count);
         }
         let fresh = devices.iter().filter(|&&d| self.is_whole(usize::from(d))).count();
-        let fits = |index: usize| match (comer, self.devices.get(index)) {
-            (Comer::Back, Some(device)) => self.share_fits_in(need, index, device.memory),
-            _ => self.share_fits(need, index),
-        };
         devices
             .iter()
-            .all(|&d| fits(usize::from(d)) && (!need.whole() || self.is_whole(usize::from(d))))
+            .all(|&d| self.share_fits(need, usize::from(d), comer) && (!need.whole() || self.is_whole(usize::from(d))))
             && self.whole_devices() >= i64::try_from(fresh).unwrap_or(i64::MAX)
     }
 }

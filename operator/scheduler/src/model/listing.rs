@@ -64,10 +64,9 @@ impl Model {
     pub(crate) fn park_tried(&mut self) {
         let mut by_queue: BTreeMap<QueueOrd, Vec<ClaimOrd>> = BTreeMap::new();
         for ord in std::mem::take(&mut self.tried) {
-            if self.claims.find(ord).is_none() {
+            let Some(claim) = self.claims.find_mut(ord) else {
                 continue;
-            }
-            let claim = &mut self.claims[ord];
+            };
             // What was freed since may be what it needs.
             if claim.tried_at.take() == Some(self.freed) {
                 by_queue.entry(claim.queue).or_default().push(ord);

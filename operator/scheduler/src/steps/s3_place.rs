@@ -6,7 +6,7 @@ use super::{Round, s1_heads, s3_grow, s3_topology::seat_gang, s4_backfill, s4_re
 use crate::{
     decision::Reason,
     index::{Index, Look},
-    model::{Model, Place, Seat, Standing, Tally},
+    model::{Model, Place, Seat, Tally},
     score::{self, Policy},
     slab::{AreaOrd, ClaimOrd, PodOrd},
     transaction::Transaction,
@@ -106,14 +106,6 @@ pub(super) fn settle(round: &mut Round<'_>, claim: ClaimOrd) {
 pub(super) fn minimum(model: &Model, ord: ClaimOrd) -> Result<Vec<PodOrd>, Reason> {
     let mut pods = Vec::new();
     for group in &model.claims[ord].groups {
-        // A pod without a claim, as most are: nothing to be counted.
-        if let [pod] = *group.members.as_slice()
-            && group.min().saturating_sub(group.done_and_gone) == 1
-            && model.standing(pod) == Standing::Waits
-        {
-            pods.push(pod);
-            continue;
-        }
         let tally = model.tally(group);
         let have = tally.live + tally.done + tally.nominated;
         let need = group.min().saturating_sub(have);
@@ -121,7 +113,13 @@ pub(super) fn minimum(model: &Model, ord: ClaimOrd) -> Result<Vec<PodOrd>, Reaso
         if waiting < need {
             return Err(incomplete(model, &group.spec.name, &tally, waiting, need, group.min()));
         }
-        pods.extend(tally.waiting.into_iter().take(need as usize));
+        let mut waiting = tally.waiting;
+        waiting.truncate(need as usize);
+        if pods.is_empty() {
+            pods = waiting;
+        } else {
+            pods.append(&mut waiting);
+        }
     }
     if model.claims[ord].groups.len() > 1 {
         model.largest_first(&mut pods);

@@ -261,14 +261,14 @@ fn sits_again(
         let other = round.model.pods[*other].place.seat();
         other.is_some_and(|o| o.node == seat.node && o.devices.iter().any(|d| seat.devices.contains(d)))
     };
-    let comer = if asker.pods.iter().any(beside) {
+    let shape = round.model.shapes.value(look.shape);
+    let shares = shape.gpus.as_ref().is_some_and(|need| !need.whole());
+    let comer = if shares && asker.pods.iter().any(beside) {
         Comer::New
     } else {
         Comer::Back
     };
-    let fits = round
-        .model
-        .has_room_for(round.model.shapes.value(look.shape), seat, comer)
+    let fits = round.model.has_room_for(shape, seat, comer)
         && round.index.related(round.model, round.policy, look, seat.node).is_ok();
     if fits {
         transaction.seat(round.model, pod, place.clone());
