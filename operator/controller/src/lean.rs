@@ -113,8 +113,13 @@ pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Obj
 }
 
 fn controlled_by(owners: Vec<Owner>) -> Option<String> {
-    let mut controller = owners.into_iter().filter(|owner| owner.controller == Some(true));
-    controller.next().map(|owner| owner.uid)
+    let controller = owners.into_iter().find(|owner| owner.controller == Some(true));
+    controller.map(|owner| owner.uid)
+}
+
+/// UID of the object that controls this one: no other owner is kept.
+pub fn controller(meta: &ObjectMeta) -> Option<&str> {
+    meta.owner_references.as_ref()?.first().map(|owner| owner.uid.as_str())
 }
 
 /// Whether the `nominatedNodeName` of a pod is the word of an operator of ours, this one or one before it.

@@ -68,6 +68,8 @@ pub enum Stand {
 pub struct Volumes {
     claims: BTreeMap<Namespaced, VolumeClaim>,
     volumes: BTreeMap<String, Volume>,
+    /// Names of volumes by their class.
+    of_class: BTreeMap<String, BTreeSet<String>>,
     classes: BTreeMap<String, Class>,
     limits: BTreeMap<String, Attachable>,
     /// Drivers of which some nodes have a limit, with how many.
@@ -195,14 +197,26 @@ impl Volumes {
         if claimed {
             self.given.remove(&name);
         }
-        match volume {
-            Some(volume) => drop(self.volumes.insert(name.clone(), volume)),
-            None => drop(self.volumes.remove(&name)),
+        let class = volume.as_ref().map(|volume| volume.class.clone());
+        let before = match volume {
+            Some(volume) => self.volumes.insert(name.clone(), volume),
+            None => self.volumes.remove(&name),
+        };
+        let before = before.map(|volume| volume.class);
+        if before != class {
+            if let Some(of_class) = before.as_ref().and_then(|class| self.of_class.get_mut(class)) {
+                of_class.remove(&name);
+            }
+            if let Some(class) = class.clone() {
+                self.of_class.entry(class).or_default().insert(name.clone());
+            }
         }
         let naming = self.handles.naming(&name);
-        let touched = self.found_anew(naming);
+        let mut touched = self.found_anew(naming.clone());
+        touched.extend(naming);
+        let classes = [before, class];
         self.anew_where(touched, |claim| {
-            claim.volume.as_ref().is_none_or(|bound| *bound == name)
+            claim.volume.is_none() && classes.iter().flatten().any(|class| *class == claim.class)
         })
     }
 
@@ -244,7 +258,7 @@ impl Volumes {
         if !others {
             return (Vec::new(), false);
         }
-        (self.anew_where(BTreeSet::new(), |_| true), true)
+        (self.anew(self.pods.keys().cloned().collect()), true)
     }
 
     /// What a node can attach, by resource.
@@ -293,7 +307,7 @@ impl Volumes {
         if pod.node.is_some() {
             return seen;
         }
-        match self.places(&pod.uid, claims).and_then(|places| all_of(&[], &places)) {
+        match self.places(&pod.uid, claims).and_then(|places| all_of(&places)) {
             Ok(terms) => seen.volume_terms = terms,
             Err(why) => {
                 seen.refused.get_or_insert(why);
@@ -320,14 +334,14 @@ impl Volumes {
         let mut waiting = false;
         let mut taken = BTreeSet::new();
         for claim in used {
-            let there = match &claim.volume {
-                Some(bound) => self.stands_bound(claim, bound, node),
-                None => self.stands_unbound(claim, node, &mut taken),
+            let wanted = match &claim.volume {
+                Some(bound) => self.stands_bound(claim, bound, node).map(|()| None),
+                None => self.stands_unbound(claim, node, &mut taken).inspect(|wanted| {
+                    waiting |= wanted.is_none();
+                }),
             };
-            match there {
-                Ok(None) => {}
-                Ok(Some(Stand::Wanting(more))) => wanting.extend(more),
-                Ok(Some(_)) => waiting = true,
+            match wanted {
+                Ok(wanted) => wanting.extend(wanted),
                 Err(why) => return Stand::Impossible(why),
             }
         }
@@ -361,7 +375,7 @@ impl Volumes {
             return Ok(Vec::new());
         };
         let (used, mut pod) = (user.claims.clone(), user.pod.clone());
-        let claims = self.claims_of(uid);
+        let claims: Vec<Namespaced> = used.iter().map(|used| used.claim.clone()).collect();
         pod.node = Some(node.name.clone());
         pod.devices = devices.to_vec();
         pod.numa = numa;

@@ -132,11 +132,11 @@ pub fn claim(object: Object<lean::VolumeClaim>) -> VolumeClaim {
 
 fn read_claim(object: Object<lean::VolumeClaim>) -> Result<VolumeClaim, FieldError> {
     let (meta, spec) = (object.metadata, object.spec);
+    let owner = lean::controller(&meta).map(str::to_owned);
     let annotations = meta.annotations.unwrap_or_default();
     let phase = object.status.phase.as_deref();
     let bound = annotations.contains_key(BOUND) || phase == Some("Bound");
     let named = spec.volume_name.filter(|name| !name.is_empty());
-    let owners = meta.owner_references.unwrap_or_default();
     Ok(VolumeClaim {
         name: (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default()),
         uid: meta.uid.unwrap_or_default(),
@@ -148,7 +148,7 @@ fn read_claim(object: Object<lean::VolumeClaim>) -> Result<VolumeClaim, FieldErr
         volume: named.clone().filter(|_| bound),
         named,
         lost: phase == Some("Lost"),
-        owner: owners.into_iter().find(|o| o.controller == Some(true)).map(|o| o.uid),
+        owner,
         selected_node: annotations.get(SELECTED_NODE).cloned(),
         deleting: meta.deletion_timestamp.is_some(),
         broken: None,

@@ -7,7 +7,7 @@ use duosuan_scheduler::{
     matches_node,
 };
 
-use super::{Preparation, Stand, Use, Volumes};
+use super::{Preparation, Use, Volumes};
 use crate::translate::volume::{Class, SELECTED_NODE, Volume, VolumeClaim};
 
 /// Access mode of a volume that one pod alone may use.
@@ -109,19 +109,25 @@ impl Volumes {
         })
     }
 
+    /// The node for which the volume of a claim was asked for, by the API server's word or ours.
+    fn asked_for<'a>(&'a self, claim: &'a VolumeClaim, class: &Class) -> Result<Option<&'a String>, String> {
+        let node = claim.selected_node.as_ref().or_else(|| self.selected.get(&claim.name));
+        match node.filter(|_| class.made_by_hand) {
+            Some(node) => Err(made_by_nobody(claim, node)),
+            None => Ok(node),
+        }
+    }
+
     /// Where a claim without a volume can get one; `None` for anywhere.
     fn places_to_be(&self, claim: &VolumeClaim) -> Result<Option<Vec<Term>>, String> {
         let class = self.waiting_class(claim)?;
-        if let Some(node) = claim.selected_node.as_ref().or_else(|| self.selected.get(&claim.name)) {
-            if class.made_by_hand {
-                return Err(made_by_nobody(claim, node));
-            }
+        if let Some(node) = self.asked_for(claim, class)? {
             let there = Requirement {
                 key: NODE_NAME.to_owned(),
                 operator: Operator::In,
                 values: vec![node.clone()],
             };
-            return all_of(&[vec![there]], std::slice::from_ref(&class.places)).map(Some);
+            return all_of(&[vec![vec![there]], class.places.clone()]).map(Some);
         }
         let mut places = Vec::new();
         if !class.made_by_hand {
@@ -133,7 +139,7 @@ impl Volumes {
         let mut found = !class.made_by_hand;
         for volume in self.candidates(claim) {
             found = true;
-            match all_of(&[], &volume.places)? {
+            match all_of(&volume.places)? {
                 anywhere if anywhere.is_empty() => return Ok(None),
                 some => places.extend(some),
             }
@@ -151,7 +157,10 @@ impl Volumes {
 
     /// Volumes that lie ready for a claim, the smallest first. One that is meant for it is all that it gets.
     fn candidates(&self, claim: &VolumeClaim) -> Vec<&Volume> {
-        let of_class = self.volumes.values().filter(|v| v.class == claim.class && !v.deleting);
+        let of_class = self.of_class.get(&claim.class).into_iter().flatten();
+        let of_class = of_class
+            .filter_map(|name| self.volumes.get(name))
+            .filter(|v| !v.deleting);
         let mut large: Vec<&Volume> = of_class.filter(|v| is_large_enough(v, claim)).collect();
         let meant = |v: &Volume| match (&v.claimed_by, self.given.get(&v.name)) {
             (Some((namespace, name, uid)), _) => {
@@ -164,19 +173,15 @@ impl Volumes {
         }
         let free = |v: &Volume| v.available && v.claimed_by.is_none() && !self.given.contains_key(&v.name);
         large.retain(|v| free(v) && suits(v, claim));
-        large.sort_by_key(|v| (v.has.storage, v.name.clone()));
+        // They are in the order of their names.
+        large.sort_by_key(|v| v.has.storage);
         large
     }
 
     /// Whether the volume that a claim has can be used on a node.
-    pub(super) fn stands_bound(
-        &self,
-        claim: &VolumeClaim,
-        bound: &str,
-        node: &event::Node,
-    ) -> Result<Option<Stand>, String> {
+    pub(super) fn stands_bound(&self, claim: &VolumeClaim, bound: &str, node: &event::Node) -> Result<(), String> {
         match self.volumes.get(bound) {
-            Some(volume) if reaches(volume, node) => Ok(None),
+            Some(volume) if reaches(volume, node) => Ok(()),
             _ => Err(format!(
                 "persistentvolume {bound:?} of persistentvolumeclaim {:?} cannot be used on node {}",
                 claim.name.1, node.name
@@ -184,39 +189,37 @@ impl Volumes {
         }
     }
 
-    /// How a claim without a volume gets one on a node, which is none of those that others of its pod take.
+    /// What a claim without a volume needs to get one on a node, which is none of those that others of its pod take. Nothing,
+    /// if it comes without being asked for again.
     pub(super) fn stands_unbound<'a>(
         &'a self,
         claim: &VolumeClaim,
         node: &event::Node,
         taken: &mut BTreeSet<&'a str>,
-    ) -> Result<Option<Stand>, String> {
+    ) -> Result<Option<Preparation>, String> {
         let class = self.waiting_class(claim)?;
-        let asked_for = claim.selected_node.as_ref().or_else(|| self.selected.get(&claim.name));
+        let asked_for = self.asked_for(claim, class)?;
         if let Some(other) = asked_for.filter(|other| **other != node.name) {
             return Err(format!(
                 "the volume of persistentvolumeclaim {:?} is being made for node {other}",
                 claim.name.1
             ));
         }
-        if let Some(node) = asked_for.filter(|_| class.made_by_hand) {
-            return Err(made_by_nobody(claim, node));
-        }
         if claim.selected_node.is_some() {
-            return Ok(Some(Stand::Waiting));
+            return Ok(None);
         }
         let mut ready = self.candidates(claim).into_iter();
         if let Some(volume) = ready.find(|v| reaches(v, node) && !taken.contains(v.name.as_str())) {
             taken.insert(&volume.name);
             if volume.claimed_by.as_ref().is_some_and(|(.., uid)| *uid == claim.uid) {
-                return Ok(Some(Stand::Waiting));
+                return Ok(None);
             }
-            return Ok(Some(Stand::Wanting(vec![Preparation::Give {
+            return Ok(Some(Preparation::Give {
                 claim: claim.name.clone(),
                 uid: claim.uid.clone(),
                 volume: volume.name.clone(),
                 version: volume.version.clone(),
-            }])));
+            }));
         }
         if class.made_by_hand || !matches_node(&class.places, &node.name, &node.labels) {
             return Err(format!(
@@ -224,10 +227,10 @@ impl Volumes {
                 claim.name.1, node.name
             ));
         }
-        Ok(Some(Stand::Wanting(vec![Preparation::Select {
+        Ok(Some(Preparation::Select {
             claim: claim.name.clone(),
             node: node.name.clone(),
-        }])))
+        }))
     }
 }
 
@@ -264,13 +267,13 @@ fn suits(volume: &Volume, claim: &VolumeClaim) -> bool {
             || matches_node(std::slice::from_ref(&claim.selector), &volume.name, &volume.labels))
 }
 
-/// Alternatives that hold where one of the first and one of each of the others do. None at all is anywhere. What is said
-/// twice, as by volumes of one zone, holds where it holds once.
-pub(super) fn all_of(first: &[Term], others: &[Vec<Term>]) -> Result<Vec<Term>, String> {
-    let mut all = first.to_vec();
-    let mut said: Vec<&[Term]> = vec![first];
-    for terms in others.iter().filter(|terms| !terms.is_empty()) {
-        if said.contains(&terms.as_slice()) {
+/// Alternatives that hold where one of each of the lists does. None at all is anywhere. What is said twice, as by volumes of
+/// one zone, holds where it holds once.
+pub(super) fn all_of(lists: &[Vec<Term>]) -> Result<Vec<Term>, String> {
+    let mut all: Vec<Term> = Vec::new();
+    let mut said: Vec<&Vec<Term>> = Vec::new();
+    for terms in lists.iter().filter(|terms| !terms.is_empty()) {
+        if said.contains(&terms) {
             continue;
         }
         said.push(terms);
@@ -299,9 +302,9 @@ mod tests {
     use super::*;
 
     fn zone(name: &str) -> Term {
-        vec![duosuan_scheduler::event::Requirement {
+        vec![Requirement {
             key: "zone".to_owned(),
-            operator: duosuan_scheduler::event::Operator::In,
+            operator: Operator::In,
             values: vec![name.to_owned()],
         }]
     }
@@ -309,10 +312,9 @@ mod tests {
     #[test]
     fn many_volumes_of_the_same_places_have_the_alternatives_of_one() {
         let places: Vec<Term> = ["a", "b", "c", "d", "e"].map(zone).into();
-        assert_eq!(all_of(&[], &vec![places.clone(); 20]), Ok(places.clone()));
-        assert_eq!(all_of(&places, &vec![places.clone(); 20]), Ok(places.clone()));
+        assert_eq!(all_of(&vec![places.clone(); 20]), Ok(places.clone()));
         let others: Vec<Term> = ["f", "g"].map(zone).into();
-        let both = all_of(&[], &[places.clone(), others, places]);
+        let both = all_of(&[places.clone(), others, places]);
         assert_eq!(both.map(|terms| terms.len()), Ok(10));
     }
 }
