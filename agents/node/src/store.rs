@@ -83,4 +83,26 @@ mod tests {
         std::fs::write(&path, "{").unwrap();
         assert_eq!(load(&path, 20_000), fresh);
     }
+
+    /// Written before pods had pasts and buckets were stored sparsely: a use of 2 in each of 500 samples, and an eviction.
+    #[test]
+    fn a_forecast_that_an_agent_before_pods_had_pasts_stored_keeps_its_samples_and_the_node_closed() {
+        let forecast = r#"{"histogram":{"buckets":[0,0,524288000],"aged":9000,"samples":500},"variance":0,"last":2}"#;
+        let forecasts = format!(r#"{{"prod":{forecast},"mid":{forecast},"system":{forecast}}}"#);
+        let text = format!(
+            r#"{{"at":10000,"state":{{"cpu":{forecasts},"memory":{forecasts},
+            "cpu_offer":{{"value":700,"base":[600,8000],"good":[700,9000]}},"memory_offer":{{"value":0,"base":null,"good":null}},
+            "first_seen":{{"kubepods/pod1":1000}},"eviction":{{"closed_until":600000,"last":[]}}}}}}"#
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let path = beside(&dir.path().join("journal"));
+        std::fs::write(&path, text).unwrap();
+        let read = serde_json::to_value(load(&path, 20_000)).unwrap();
+        for of in ["/cpu/prod", "/cpu/mid", "/cpu/system", "/memory/prod"] {
+            let histogram = serde_json::json!({"buckets": [[2, 524_288_000]], "aged": 9000, "samples": 500});
+            assert_eq!(read.pointer(&format!("{of}/histogram")), Some(&histogram), "{of}");
+        }
+        assert_eq!(read.pointer("/cpu_offer/value"), Some(&700.into()));
+        assert_eq!(read.pointer("/eviction/closed_until"), Some(&600_000.into()));
+    }
 }

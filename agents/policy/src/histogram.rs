@@ -150,6 +150,14 @@ fn top(value: u64) -> i64 {
 mod sparse {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "buckets are numbers with weights, or weights")]
+    enum Stored {
+        Sparse(Vec<(usize, u64)>),
+        /// As they were stored at first: the weight of each, empty ones too. (An empty list is both, and says the same.)
+        Dense(Vec<u64>),
+    }
+
     pub(super) fn serialize<S: Serializer>(buckets: &[u64], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(buckets.iter().enumerate().filter(|(_, weight)| **weight > 0))
     }
@@ -157,11 +165,16 @@ mod sparse {
     pub(super) fn deserialize<'de, const BITS: u32, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> {
         // What a value of 63 bits needs: all that are exact, then as many for each power of two above.
         let most = (64 - BITS as usize) << BITS;
-        let filled = Vec::<(usize, u64)>::deserialize(from)?;
+        let beyond = |bucket| D::Error::custom(format!("bucket {bucket} is beyond {most}"));
+        let filled = match Stored::deserialize(from)? {
+            Stored::Sparse(filled) => filled,
+            Stored::Dense(buckets) if buckets.len() > most => return Err(beyond(buckets.len() - 1)),
+            Stored::Dense(buckets) => return Ok(buckets),
+        };
         let mut buckets = Vec::new();
         for (bucket, weight) in filled {
             if bucket >= most {
-                return Err(D::Error::custom(format!("bucket {bucket} is beyond {most}")));
+                return Err(beyond(bucket));
             }
             if buckets.len() <= bucket {
                 buckets.resize(bucket + 1, 0);
@@ -241,6 +254,19 @@ mod tests {
         most.add(i64::MAX, 0, HOUR);
         assert!(serde_json::from_str::<Histogram<3>>(&serde_json::to_string(&most).unwrap()).is_ok());
         serde_json::from_str::<Histogram<5>>(&read(600)).unwrap();
+    }
+
+    #[test]
+    fn buckets_that_were_stored_with_the_empty_ones_are_read_as_well() {
+        let read = |buckets: &str| {
+            serde_json::from_str::<Histogram<3>>(&format!(r#"{{"buckets":{buckets},"aged":7,"samples":1}}"#))
+        };
+        assert_eq!(read("[0,0,1048576]").unwrap(), read("[[2,1048576]]").unwrap());
+        assert_eq!(read("[0,0,1048576]").unwrap().quantile(98), Some(2));
+        assert_eq!(read("[]").unwrap().quantile(98), None);
+        read(&format!("{:?}", [1; 488])).unwrap();
+        let error = read(&format!("{:?}", [1; 489])).unwrap_err();
+        assert!(error.to_string().contains("bucket 488 is beyond 488"), "{error}");
     }
 
     proptest! {
