@@ -8,12 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use duosuan_crds::ColocationPolicySpec;
-use duosuan_policy::Resources;
+use duosuan_crds::{ColocationPolicySpec, LatencyObjective, Tier, policy::NamedGroup};
+use duosuan_policy::{Policy, Resources};
 use serde::Deserialize;
 
 use crate::{
-    kernel::GroupRule,
     selection::{Choice, translate},
     services::Target,
 };
@@ -36,6 +35,27 @@ pub struct PolicyFile {
     _metadata: Option<serde_json::Value>,
     #[serde(default, rename = "status")]
     _status: Option<serde_json::Value>,
+}
+
+/// A cgroup outside the pods that the file puts in a tier.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupRule {
+    /// Path below the cgroup root.
+    pub path: String,
+    /// Its tier.
+    pub tier: Tier,
+    /// The latency that the service in it promises; its metrics are read from the loopback address. An objective that is
+    /// changed later holds only after a restart.
+    #[serde(default)]
+    pub latency: Option<LatencyObjective>,
+}
+
+impl GroupRule {
+    /// The path as cgroups are known by: a slash at an end says nothing.
+    fn group(&self) -> String {
+        self.path.trim_matches('/').to_owned()
+    }
 }
 
 /// A policy file that is read anew when it changes.
@@ -82,18 +102,28 @@ impl PolicySource {
     /// The policy as the agent follows it.
     pub fn choice(&self, file: &PolicyFile) -> Choice {
         let name = self.path.display().to_string();
-        match translate(&file.spec, self.capacity) {
+        match policy(file, self.capacity) {
             Ok(policy) => Choice::Policy { name, policy },
             Err(problems) => Choice::Refused { name, problems },
         }
     }
 }
 
+/// The policy with the groups of the file and those of its `spec`, which are checked as one list.
+fn policy(file: &PolicyFile, capacity: Resources) -> Result<Policy, Vec<String>> {
+    let mut spec = file.spec.clone();
+    spec.groups.extend(file.groups.iter().map(|rule| NamedGroup {
+        path: rule.group(),
+        tier: rule.tier,
+    }));
+    translate(&spec, capacity)
+}
+
 /// The services in the groups, by the path of their cgroup.
 pub fn services(groups: &[GroupRule]) -> BTreeMap<String, Result<Target, String>> {
     let target = |rule: &GroupRule| {
         let objective = rule.latency.as_ref()?;
-        Some((rule.path.clone(), Target::new(objective, Ipv4Addr::LOCALHOST.into())))
+        Some((rule.group(), Target::new(objective, Ipv4Addr::LOCALHOST.into())))
     };
     groups.iter().filter_map(target).collect()
 }
@@ -106,15 +136,6 @@ fn read(path: &Path, capacity: Resources) -> anyhow::Result<PolicyFile> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading --policy {}", path.display()))?;
     let file: PolicyFile =
         serde_yaml::from_str(&text).with_context(|| format!("--policy {} is no policy", path.display()))?;
-    for rule in &file.groups {
-        if rule.path.trim_matches('/').is_empty() || rule.path.split('/').any(|part| part == "..") {
-            bail!(
-                "--policy {}: groups.path is {:?}: give a path below the cgroup root",
-                path.display(),
-                rule.path
-            );
-        }
-    }
     for (group, target) in services(&file.groups) {
         if let Err(problem) = target {
             bail!("--policy {}: groups.latency of {group}: {problem}", path.display());
@@ -128,7 +149,7 @@ fn read(path: &Path, capacity: Resources) -> anyhow::Result<PolicyFile> {
             ignored.join(", ")
         );
     }
-    if let Err(problems) = translate(&file.spec, capacity) {
+    if let Err(problems) = policy(&file, capacity) {
         bail!(
             "--policy {} cannot be honoured: {}",
             path.display(),
@@ -141,8 +162,6 @@ fn read(path: &Path, capacity: Resources) -> anyhow::Result<PolicyFile> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use duosuan_policy::Tier;
-
     use super::*;
 
     const NODE: Resources = Resources {
@@ -171,6 +190,14 @@ mod tests {
             unreachable!()
         };
         assert_eq!(policy.cpu.stall_milli, 50);
+        let paths = |policy: &Policy| policy.groups.iter().map(|g| g.path.clone()).collect::<Vec<_>>();
+        assert_eq!(paths(&policy), ["online", "b/c"]);
+        let (source, file) =
+            open("spec: {groups: [{path: a, tier: mid}]}\ngroups: [{path: /online/, tier: prod}]").unwrap();
+        let Choice::Policy { policy, .. } = source.choice(&file) else {
+            unreachable!()
+        };
+        assert_eq!(paths(&policy), ["a", "online"]);
     }
 
     #[test]
@@ -185,6 +212,11 @@ mod tests {
                 .contains("guards.cpu.floor is 3000m: give at least 10m and no more")
         );
         assert!(error("groups: [{path: ../x, tier: prod}]").contains("groups.path is \"../x\""));
+        assert!(error("groups: [{path: /, tier: prod}]").contains("groups.path is \"\""));
+        let within = error("spec: {groups: [{path: a, tier: prod}]}\ngroups: [{path: a/b, tier: batch}]");
+        assert!(within.contains("groups.path is \"a\" and \"a/b\""), "{within}");
+        let within = error("groups: [{path: a/b/, tier: prod}, {path: /a, tier: batch}]");
+        assert!(within.contains("groups.path is \"a\" and \"a/b\""), "{within}");
         assert!(error("group: []").contains("unknown field `group`"));
         assert!(error("groups: [{path: a, tier: gold}]").contains("unknown variant `gold`"));
         let late = error("groups: [{path: a, tier: prod, latency: {histogram: x, threshold: 1s, port: 0}}]");
@@ -212,5 +244,10 @@ mod tests {
         assert_eq!(source.poll(), None);
         put("spec: {guards: {cpu: {floor: 2}}}", 5);
         assert!(source.poll().is_some());
+        put("groups: [{path: a, tier: batch}]", 6);
+        let Some(Choice::Policy { policy, .. }) = source.poll() else {
+            unreachable!()
+        };
+        assert_eq!(policy.groups.len(), 1);
     }
 }

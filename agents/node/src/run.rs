@@ -79,8 +79,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         (None, Some(_)) => bail!("--node NAME is missing: give the name of this node, or set NODE_NAME"),
     };
     raise_file_limit();
-    let rules = file.as_ref().map(|(_, file)| file.groups.clone()).unwrap_or_default();
-    let fixed = policy_file::services(&rules);
+    let fixed = file
+        .as_ref()
+        .map(|(_, file)| policy_file::services(&file.groups))
+        .unwrap_or_default();
     let services = Services::new(fixed.into_iter().filter_map(|(n, t)| Some((n, t.ok()?))).collect());
     let roots = Roots {
         cgroup: options.cgroup_root.clone(),
@@ -88,7 +90,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         journal: options.journal.clone(),
         sys: options.sys_root.clone(),
     };
-    let kernel = Kernel::open(&roots, rules)?;
+    let kernel = Kernel::open(&roots)?;
     // They serve placement alone: the node is protected without them.
     let numa = numa::read(&options.sys_root).unwrap_or_else(|error| {
         tracing::warn!("NUMA nodes are not reported: {error}");

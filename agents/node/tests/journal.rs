@@ -13,10 +13,10 @@
 use std::path::{Path, PathBuf};
 
 use duosuan_node::{
-    kernel::{GroupRule, Kernel, Roots},
+    kernel::{Kernel, Roots},
     machine::Machine,
 };
-use duosuan_policy::{Action, Observation, Tier};
+use duosuan_policy::{Action, NamedGroup, Observation, Tier};
 
 const MAX: &str = "max 100000";
 
@@ -74,15 +74,12 @@ impl Node {
             journal: self.journal(),
             sys: self.dir.path().join("sys"),
         };
-        Kernel::open(
-            &roots,
-            vec![GroupRule {
-                path: "batch".to_owned(),
-                tier: Tier::Batch,
-                latency: None,
-            }],
-        )
-        .unwrap()
+        let mut kernel = Kernel::open(&roots).unwrap();
+        kernel.name(&[NamedGroup {
+            path: "batch".to_owned(),
+            tier: Tier::Batch,
+        }]);
+        kernel
     }
 
     fn settings(&self) -> [String; 3] {
@@ -275,7 +272,7 @@ fn a_folder_that_is_no_cgroup_tree_is_refused_with_what_to_give() {
         journal: node.journal(),
         sys: node.dir.path().join("sys"),
     };
-    let error = format!("{:#}", Kernel::open(&roots, vec![]).unwrap_err());
+    let error = format!("{:#}", Kernel::open(&roots).unwrap_err());
     assert!(
         error.contains("is no cgroup v2 tree") && error.contains("--cgroup-root DIR"),
         "{error}"

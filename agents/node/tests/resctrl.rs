@@ -16,11 +16,11 @@ use std::{
 use duosuan_cgroup::resctrl::Folders;
 use duosuan_node::{
     agent::Agent,
-    kernel::{GroupRule, Kernel, Roots},
+    kernel::{Kernel, Roots},
     machine::Machine,
     selection::Choice,
 };
-use duosuan_policy::{GuardState, Policy, State, Tier};
+use duosuan_policy::{GuardState, NamedGroup, Policy, State, Tier};
 
 const WHOLE: &str = "    L3:0=fffff;1=fffff\n    MB:0=100;1=100\n";
 /// A fifth of 20 ways and half of the bandwidth.
@@ -86,20 +86,17 @@ impl Node {
             journal: self.path("journal"),
             sys: self.path("sys"),
         };
-        let rule = |path: &str, tier| GroupRule {
-            path: path.to_owned(),
-            tier,
-            latency: None,
-        };
-        let rules = vec![rule("online", Tier::Prod), rule("batch", Tier::Batch)];
-        Kernel::open_with(&roots, rules, self.folders).unwrap()
+        Kernel::open_with(&roots, self.folders).unwrap()
     }
 
     fn agent(&self) -> Agent<Kernel> {
         let mut agent = Agent::new(self.kernel(), State::default());
         agent.follow(Choice::Policy {
             name: "p".to_owned(),
-            policy: Policy::default(),
+            policy: Policy {
+                groups: vec![group("online", Tier::Prod), group("batch", Tier::Batch)],
+                ..Policy::default()
+            },
         });
         agent
     }
@@ -107,6 +104,13 @@ impl Node {
     fn group(&self) -> (Option<String>, Option<String>) {
         let group = |file| self.get(&format!("sys/fs/resctrl/duosuan-batch/{file}"));
         (group("schemata"), group("tasks"))
+    }
+}
+
+fn group(path: &str, tier: Tier) -> NamedGroup {
+    NamedGroup {
+        path: path.to_owned(),
+        tier,
     }
 }
 

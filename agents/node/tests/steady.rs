@@ -16,12 +16,8 @@ mod folder;
 #[path = "steady/watch.rs"]
 mod watch;
 
-use duosuan_node::{
-    agent::Agent,
-    kernel::{GroupRule, Kernel},
-    metrics::Metrics,
-};
-use duosuan_policy::Tier;
+use duosuan_node::{agent::Agent, kernel::Kernel, metrics::Metrics};
+use duosuan_policy::{NamedGroup, Tier};
 use folder::Folder;
 use watch::{Files, Watch};
 
@@ -98,10 +94,9 @@ fn a_cycle_opens_nothing_and_reads_eight_files_of_a_pod_and_of_few_a_ninth() {
 #[test]
 fn a_cgroup_that_the_policy_names_and_that_is_not_there_costs_no_list() {
     let folder = Folder::of(10);
-    let named = GroupRule {
+    let named = NamedGroup {
         path: "yarn".to_owned(),
         tier: Tier::Batch,
-        latency: None,
     };
     let agent = folder.agent_with(vec![named]);
     let mut steady = Steady::with(folder, agent);

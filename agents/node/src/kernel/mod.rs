@@ -21,9 +21,7 @@ use duosuan_cgroup::{
     proc::Proc,
     resctrl::{Folders, Resctrl},
 };
-use duosuan_crds::LatencyObjective;
 use duosuan_policy::{Action, Capabilities, Millis, NamedGroup, Observation, Resources, Tier};
-use serde::Deserialize;
 
 use crate::{
     journal::{Journal, Key},
@@ -31,19 +29,6 @@ use crate::{
     machine::{Acted, Failure, Machine},
     pods::PodInfo,
 };
-
-/// A cgroup outside the pods that the policy puts in a tier.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GroupRule {
-    /// Path below the cgroup root.
-    pub path: String,
-    /// Its tier.
-    pub tier: Tier,
-    /// The latency that the service in it promises; its metrics are read from the loopback address.
-    #[serde(default)]
-    pub latency: Option<LatencyObjective>,
-}
 
 /// Where the kernel is found.
 #[derive(Clone, Debug)]
@@ -63,10 +48,8 @@ pub struct Roots {
 pub struct Kernel {
     root: Cgroup,
     proc: Proc,
-    /// Cgroups outside pods by the options, and by the policy after them.
-    rules: Vec<GroupRule>,
-    /// How many of these are by the options.
-    fixed: usize,
+    /// Cgroups outside pods that the policy names.
+    groups: Vec<NamedGroup>,
     /// systemd, where it runs the machine.
     units: Option<units::Units>,
     /// What the kernel has.
@@ -118,8 +101,8 @@ impl Kernel {
     /// # Errors
     ///
     /// If there is no cgroup v2 tree, `/proc` cannot be read, or the journal cannot be written.
-    pub fn open(roots: &Roots, rules: Vec<GroupRule>) -> anyhow::Result<Self> {
-        Self::open_with(roots, rules, Folders::default())
+    pub fn open(roots: &Roots) -> anyhow::Result<Self> {
+        Self::open_with(roots, Folders::default())
     }
 
     /// The same, where folders of resctrl come and go in a way of their own: no emulated processor has it.
@@ -127,7 +110,7 @@ impl Kernel {
     /// # Errors
     ///
     /// As [`Kernel::open`].
-    pub fn open_with(roots: &Roots, rules: Vec<GroupRule>, folders: Folders) -> anyhow::Result<Self> {
+    pub fn open_with(roots: &Roots, folders: Folders) -> anyhow::Result<Self> {
         let root = Cgroup::open(&roots.cgroup)
             .with_context(|| format!("no cgroups at {}: give --cgroup-root DIR", roots.cgroup.display()))?;
         if !root.has("cgroup.controllers") {
@@ -145,8 +128,7 @@ impl Kernel {
             units: units::Units::of(&root),
             root,
             proc,
-            fixed: rules.len(),
-            rules,
+            groups: Vec::new(),
             probed: Capabilities::default(),
             capabilities: Capabilities::default(),
             finder: Finder::default(),
@@ -200,14 +182,11 @@ impl Kernel {
 
     /// Cgroups whose stall is prod's: triggers belong on their pressure files. Batch is in none of them.
     pub fn trigger_places(&self) -> Vec<String> {
-        let rules = self
-            .rules
-            .iter()
-            .filter(|r| r.tier != Tier::Batch)
-            .map(|r| r.path.clone());
+        let firm = self.groups.iter().filter(|group| group.tier != Tier::Batch);
+        let named = firm.map(|group| group.path.clone());
         let layout = self.finder.layout();
         let guaranteed = layout.pods.iter().filter(|p| p.guaranteed).map(|p| p.path.clone());
-        rules.chain(layout.burstable.clone()).chain(guaranteed).collect()
+        named.chain(layout.burstable.clone()).chain(guaranteed).collect()
     }
 
     /// Changes when other cgroups are looked at, and with them perhaps [`Kernel::trigger_places`].
@@ -263,22 +242,11 @@ impl Machine for Kernel {
     }
 
     fn name(&mut self, groups: &[NamedGroup]) {
-        let named = self.rules.get(self.fixed..).unwrap_or_default();
-        if named
-            .iter()
-            .map(|r| (r.path.as_str(), r.tier))
-            .eq(groups.iter().map(|g| (g.path.as_str(), g.tier)))
-        {
-            return;
+        if self.groups != groups {
+            self.groups = groups.to_vec();
+            // What there is to look at is found out anew.
+            self.missing = true;
         }
-        self.rules.truncate(self.fixed);
-        self.rules.extend(groups.iter().map(|group| GroupRule {
-            path: group.path.clone(),
-            tier: group.tier,
-            latency: None,
-        }));
-        // What there is to look at is found out anew.
-        self.missing = true;
     }
 
     fn observe(&mut self, pods: &[PodInfo], now: Millis, seen: &mut Observation) {

@@ -95,8 +95,8 @@ impl Kernel {
             self.known = pods.to_vec();
             self.missing = false;
             self.generation += 1;
-            let named = self.rules.iter().map(|r| r.path.trim_matches('/').to_owned());
-            self.absent = named.filter(|path| !self.is_there(path)).collect();
+            let named = self.groups.iter().map(|group| &group.path);
+            self.absent = named.filter(|path| !self.is_there(path)).cloned().collect();
             self.hold(self.targets(pods), &mut seen.groups);
         }
         true
@@ -130,12 +130,12 @@ impl Kernel {
     /// Pods in the tiers of the pod list, all others in prod; then the policy's own groups.
     fn targets(&self, pods: &[PodInfo]) -> Vec<Target> {
         let by_uid: BTreeMap<&str, &PodInfo> = pods.iter().map(|p| (p.uid.as_str(), p)).collect();
-        let named = |path: &str| self.rules.iter().find(|r| r.path.trim_matches('/') == path);
+        let named = |path: &str| self.groups.iter().find(|group| group.path == path);
         let pods = self.finder.layout().pods.iter().map(|group| {
             // A static pod's cgroup carries the hash of its file, which is no UID that the API server knows.
             let info = by_uid.get(group.uid.as_str());
             let tier = named(&group.path)
-                .map(|r| r.tier)
+                .map(|group| group.tier)
                 .or(info.map(|i| i.tier))
                 .unwrap_or_default();
             Target {
@@ -145,14 +145,14 @@ impl Kernel {
                 pod: info.and_then(|i| i.batch.clone()).filter(|_| tier == Tier::Batch),
             }
         });
-        let rules = self.rules.iter().map(|r| Target {
-            path: r.path.trim_matches('/').to_owned(),
-            tier: r.tier,
+        let named = self.groups.iter().map(|group| Target {
+            path: group.path.clone(),
+            tier: group.tier,
             requests: Resources::default(),
             pod: None,
         });
-        let rules = rules.filter(|target| !self.absent.contains(&target.path));
-        let mut targets: Vec<Target> = pods.chain(rules).collect();
+        let there = named.filter(|target| !self.absent.contains(&target.path));
+        let mut targets: Vec<Target> = pods.chain(there).collect();
         targets.sort_by(|a, b| a.path.cmp(&b.path));
         targets.dedup_by(|a, b| a.path == b.path);
         targets

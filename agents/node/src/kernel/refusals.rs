@@ -153,7 +153,7 @@ mod tests {
             journal: dir.join("journal"),
             sys: dir.join("sys"),
         };
-        Kernel::open(&roots, Vec::new()).unwrap()
+        Kernel::open(&roots).unwrap()
     }
 
     fn cut() -> Action {

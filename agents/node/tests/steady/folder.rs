@@ -8,11 +8,11 @@ use std::{
 
 use duosuan_node::{
     agent::Agent,
-    kernel::{GroupRule, Kernel, Roots},
+    kernel::{Kernel, Roots},
     pods::PodInfo,
     selection::Choice,
 };
-use duosuan_policy::{Policy, Resources, State, Tier};
+use duosuan_policy::{NamedGroup, Policy, Resources, State, Tier};
 
 /// Of ten pods, so many are guaranteed, and so many batch; the rest are burstable.
 const OF_TEN: (usize, usize) = (1, 3);
@@ -168,18 +168,13 @@ impl Folder {
 
     /// What an agent has of it.
     pub(crate) fn kernel(&self) -> Kernel {
-        self.kernel_with(Vec::new())
-    }
-
-    /// The same, where the policy names cgroups outside the pods.
-    pub(crate) fn kernel_with(&self, rules: Vec<GroupRule>) -> Kernel {
         let roots = Roots {
             cgroup: self.root(),
             proc: self.dir.path().join("proc"),
             journal: self.dir.path().join("journal"),
             sys: self.dir.path().join("sys"),
         };
-        Kernel::open(&roots, rules).unwrap()
+        Kernel::open(&roots).unwrap()
     }
 
     /// An agent that serves it, with a policy that acts.
@@ -187,12 +182,16 @@ impl Folder {
         self.agent_with(Vec::new())
     }
 
-    pub(crate) fn agent_with(&self, rules: Vec<GroupRule>) -> Agent<Kernel> {
-        let mut agent = Agent::new(self.kernel_with(rules), State::default());
+    /// The same, where the policy names cgroups outside the pods.
+    pub(crate) fn agent_with(&self, groups: Vec<NamedGroup>) -> Agent<Kernel> {
+        let mut agent = Agent::new(self.kernel(), State::default());
         agent.set_pods(self.pods.clone());
         agent.follow(Choice::Policy {
             name: "steady".to_owned(),
-            policy: Policy::default(),
+            policy: Policy {
+                groups,
+                ..Policy::default()
+            },
         });
         agent
     }
