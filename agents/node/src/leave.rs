@@ -22,7 +22,7 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 
-use crate::{options::Options, publish::Publisher, run::Retry};
+use crate::{identity, options::Options, publish};
 
 /// Name of the agents' DaemonSet, and of them as a component.
 const AGENT: &str = "duosuan-agent";
@@ -55,9 +55,11 @@ pub struct Left {
 /// If there is no way to the API server, or it refuses something: whatever it does not refuse is done by then, and it may be
 /// run again.
 pub async fn run(options: &Options, namespace: &str) -> anyhow::Result<()> {
-    let Some(client) = crate::run::client(options, Retry::AsKubernetesDoes).await? else {
-        bail!("--leave needs an API server: give --kubeconfig FILE and no --policy");
-    };
+    let mut config = identity::config(options.kubeconfig.as_deref()).await?;
+    // A server that does not answer has Helm say so in time. One that is overloaded is asked again by the client itself.
+    config.connect_timeout = Some(Duration::from_secs(10));
+    config.write_timeout = Some(Duration::from_secs(30));
+    let client = Client::try_from(config).context("the API server's address or credentials cannot be used")?;
     let left = leave(&client, namespace, PATIENCE).await?;
     for node in &left.behind {
         tracing::warn!(
@@ -159,12 +161,13 @@ async fn take_off_all(client: &Client) -> anyhow::Result<(Vec<String>, Vec<Strin
         }
     }
     let mut answers = stream::iter(listed)
-        .map(|node| async move {
-            let name = node.name_any();
-            let taken = Publisher::new(client.clone(), &name)
-                .take_off_of(node.managed_fields())
-                .await;
-            (name, taken)
+        .map(|node| {
+            let nodes = &nodes;
+            async move {
+                let name = node.name_any();
+                let taken = publish::take_off_of(nodes, &name, node.managed_fields()).await;
+                (name, taken)
+            }
         })
         .buffer_unordered(AT_A_TIME);
     let (mut from, mut refused) = (Vec::new(), Vec::new());

@@ -295,46 +295,7 @@ impl Publisher {
             Err(kube::Error::Api(answer)) if answer.code == 404 => return Ok(()),
             Err(error) => return Err(error),
         };
-        self.take_off_of(node.managed_fields()).await.map(drop)
-    }
-
-    /// The same of a node of which it is known who manages what. False if nothing there is ours.
-    pub(crate) async fn take_off_of(&self, managers: &[ManagedFieldsEntry]) -> kube::Result<bool> {
-        let ours = |map: &str, resource: &str| {
-            managers
-                .iter()
-                .filter(|f| f.manager.as_deref() == Some(FIELD_MANAGER))
-                .any(|f| {
-                    let fields = f.fields_v1.as_ref().and_then(|fields| fields.0.get("f:status"));
-                    fields
-                        .and_then(|s| s.get(format!("f:{map}")))
-                        .and_then(|m| m.get(format!("f:{resource}")))
-                        .is_some()
-                })
-        };
-        let mut status = serde_json::Map::new();
-        for map in ["capacity", "allocatable"] {
-            let keys: serde_json::Map<_, _> = [RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY]
-                .into_iter()
-                .filter(|resource| ours(map, resource))
-                .map(|resource| (resource.to_owned(), serde_json::Value::Null))
-                .collect();
-            if !keys.is_empty() {
-                status.insert(map.to_owned(), keys.into());
-            }
-        }
-        if status.is_empty() {
-            return Ok(false);
-        }
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        let params = PatchParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        nodes
-            .patch_status(&self.node, &params, &Patch::Merge(&json!({"status": status})))
-            .await
-            .map(|_| true)
+        take_off_of(&nodes, &self.node, node.managed_fields()).await.map(drop)
     }
 
     fn report_error(&self, source: kube::Error) -> PublishError {
@@ -382,6 +343,44 @@ impl Publisher {
         };
         written.map(Standing::of).map_err(|e| self.report_error(e))
     }
+}
+
+/// Takes off a node the resources that are ours, by who manages what there. False if nothing there is ours.
+pub(crate) async fn take_off_of(nodes: &Api<Node>, node: &str, managers: &[ManagedFieldsEntry]) -> kube::Result<bool> {
+    let ours = |map: &str, resource: &str| {
+        managers
+            .iter()
+            .filter(|f| f.manager.as_deref() == Some(FIELD_MANAGER))
+            .any(|f| {
+                let fields = f.fields_v1.as_ref().and_then(|fields| fields.0.get("f:status"));
+                fields
+                    .and_then(|s| s.get(format!("f:{map}")))
+                    .and_then(|m| m.get(format!("f:{resource}")))
+                    .is_some()
+            })
+    };
+    let mut status = serde_json::Map::new();
+    for map in ["capacity", "allocatable"] {
+        let keys: serde_json::Map<_, _> = [RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY]
+            .into_iter()
+            .filter(|resource| ours(map, resource))
+            .map(|resource| (resource.to_owned(), serde_json::Value::Null))
+            .collect();
+        if !keys.is_empty() {
+            status.insert(map.to_owned(), keys.into());
+        }
+    }
+    if status.is_empty() {
+        return Ok(false);
+    }
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    nodes
+        .patch_status(node, &params, &Patch::Merge(&json!({"status": status})))
+        .await
+        .map(|_| true)
 }
 
 /// Rounded down to the step, but never below what is bound.

@@ -72,7 +72,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         Some(path) => Some(PolicySource::open(path, kernel::capacity(&options.proc_root)?)?),
         None => None,
     };
-    let client = client(&options, Retry::ByUs).await?;
+    let client = client(&options).await?;
     let name = match (&options.node, &client) {
         (Some(name), _) => name.clone(),
         (None, None) => "localhost".to_owned(),
@@ -142,17 +142,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     node.run(client, &wake, shutdown).await
 }
 
-/// Who asks again what an overloaded API server did not answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Retry {
-    /// We do, each by its own measure: a disruption budget says no by the same 429, and then the next pod is asked for.
-    ByUs,
-    /// The client does.
-    AsKubernetesDoes,
-}
-
 /// A way to the API server, unless the agent is to protect the node alone.
-pub(crate) async fn client(options: &Options, retry: Retry) -> anyhow::Result<Option<Client>> {
+async fn client(options: &Options) -> anyhow::Result<Option<Client>> {
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     if options.kubeconfig.is_none() && !in_pod && options.policy.is_some() {
         tracing::info!("no API server: protecting the node alone, by --policy");
@@ -162,7 +153,9 @@ pub(crate) async fn client(options: &Options, retry: Retry) -> anyhow::Result<Op
     // A watch that says nothing for long is not dead; a write that does is.
     config.connect_timeout = Some(Duration::from_secs(10));
     config.write_timeout = Some(Duration::from_secs(30));
-    config.default_retry = matches!(retry, Retry::AsKubernetesDoes);
+    // Each asks again by its own measure: a disruption budget says no by the same 429 as an overloaded server, and then the
+    // next pod is asked for.
+    config.default_retry = false;
     Ok(Some(
         Client::try_from(config).context("the API server's address or credentials cannot be used")?,
     ))
