@@ -91,16 +91,16 @@ impl Pasts {
         memory: &mut Forecasts,
         now: Millis,
     ) {
-        if seen.unlisted {
-            return;
-        }
-        let q = policy.quantile_percent;
         if !self.recalled {
             self.of.values_mut().for_each(|past| past.recall());
             self.recalled = true;
         }
-        let firm = |group: &&Group| group.tier != Tier::Batch;
-        let there = seen.groups.iter().filter(firm);
+        if seen.unlisted {
+            return;
+        }
+        let q = policy.quantile_percent;
+        let is_firm = |group: &&Group| group.tier != Tier::Batch;
+        let there = seen.groups.iter().filter(is_firm);
         let before = self.of.iter().map(|(path, past)| (path.as_str(), past.tier));
         // Both are in the order of the paths: where nobody came or went, nobody is looked up.
         let changed = !before.eq(there.map(|group| (group.path.as_str(), group.tier)));
@@ -128,7 +128,7 @@ impl Pasts {
         }
         let least = u64::from(policy.min_samples);
         if changed {
-            for group in seen.groups.iter().filter(firm) {
+            for group in seen.groups.iter().filter(is_firm) {
                 if self.of.len() < MOST && !self.of.contains_key(&group.path) {
                     let cold = cpu.of(group.tier).samples() < least && memory.of(group.tier).samples() < least;
                     let past = Past::new(group.tier, cold || self.unwritten, now);
@@ -216,10 +216,9 @@ impl Pasts {
                 memory: group.memory.unwrap_or(0),
             };
             if !member {
-                let known = |h: Option<i64>| h.unwrap_or(0);
-                most.cpu = most.cpu.max(known(past.and_then(|p| p.cpu.quantile(100))));
-                let memory = known(past.and_then(|p| p.memory.quantile(100)));
-                most.memory = most.memory.max(memory.saturating_mul(MEMORY_STEP));
+                let [cpu, memory] = past.map(|past| past.most).unwrap_or_default();
+                most.cpu = most.cpu.max(cpu.unwrap_or(0));
+                most.memory = most.memory.max(memory.unwrap_or(0));
                 used.cpu = used.cpu.saturating_add(most.cpu);
                 used.memory = used.memory.saturating_add(most.memory);
             }
