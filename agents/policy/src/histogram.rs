@@ -29,7 +29,7 @@ impl<const BITS: u32> Histogram<BITS> {
     /// Takes in a sample; negative counts as 0. `now` that goes back counts as no time passed.
     pub fn add(&mut self, value: i64, now: Millis, half_life: Millis) {
         self.age(now, half_life);
-        self.weigh(value, FRESH);
+        put(&mut self.buckets, bucket_of::<BITS>(value.max(0).unsigned_abs()), FRESH);
         self.samples = self.samples.saturating_add(1);
     }
 
@@ -63,20 +63,11 @@ impl<const BITS: u32> Histogram<BITS> {
             let value = top(upper_edge::<BITS>(bucket)).saturating_add(by);
             let value = value.max(0).unsigned_abs();
             let bucket = bucket_of::<BITS>(value);
-            let above = upper_edge::<BITS>(bucket);
-            let below = bucket.checked_sub(1).map(upper_edge::<BITS>);
-            let nearest = below.filter(|below| value - below < above - value).unwrap_or(above);
-            self.weigh(top(nearest), weight);
-        }
-    }
-
-    fn weigh(&mut self, value: i64, weight: u64) {
-        let bucket = bucket_of::<BITS>(value.max(0).unsigned_abs());
-        if self.buckets.len() <= bucket {
-            self.buckets.resize(bucket + 1, 0);
-        }
-        if let Some(known) = self.buckets.get_mut(bucket) {
-            *known = known.saturating_add(weight);
+            let above = upper_edge::<BITS>(bucket) - value;
+            let below = bucket
+                .checked_sub(1)
+                .filter(|below| value - upper_edge::<BITS>(*below) < above);
+            put(&mut self.buckets, below.unwrap_or(bucket), weight);
         }
     }
 
@@ -118,6 +109,16 @@ impl<const BITS: u32> Histogram<BITS> {
                 *weight = ((u128::from(*weight) * u128::from(AGEING)) >> 16) as u64;
             }
         }
+    }
+}
+
+/// Adds weight to a bucket.
+fn put(buckets: &mut Vec<u64>, bucket: usize, weight: u64) {
+    if buckets.len() <= bucket {
+        buckets.resize(bucket + 1, 0);
+    }
+    if let Some(known) = buckets.get_mut(bucket) {
+        *known = known.saturating_add(weight);
     }
 }
 
@@ -176,12 +177,7 @@ mod sparse {
             if bucket >= most {
                 return Err(beyond(bucket));
             }
-            if buckets.len() <= bucket {
-                buckets.resize(bucket + 1, 0);
-            }
-            if let Some(known) = buckets.get_mut(bucket) {
-                *known = weight;
-            }
+            super::put(&mut buckets, bucket, weight);
         }
         Ok(buckets)
     }
