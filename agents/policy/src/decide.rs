@@ -2,7 +2,7 @@
 
 use crate::{
     action::{Action, Basis, GuardView, Report, Terms, TierView},
-    amounts::percent,
+    amounts::{percent, plus},
     cpu,
     eviction::{self, Decided},
     forecast::Forecast,
@@ -49,24 +49,12 @@ pub fn decide(
         state.sampled = Some(now);
         // The past of a tier is that of its members; who came lately counts apart.
         let apart = state.pasts.sample(observation, rates, half_life, now);
-        let less = |of: Option<i64>, apart: i64| Some((of? - apart).max(0));
-        let [of_prod, of_mid] = apart;
-        state.cpu.add(
-            [less(prod.cpu, of_prod.cpu), less(mid.cpu, of_mid.cpu), system.cpu],
-            now,
-            half_life,
-            quantile,
-        );
-        state.memory.add(
-            [
-                less(prod.memory, of_prod.memory),
-                less(mid.memory, of_mid.memory),
-                system.memory,
-            ],
-            now,
-            half_life,
-            quantile,
-        );
+        let cpu = [prod.cpu, mid.cpu, system.cpu];
+        state.cpu.add(cpu, apart.map(|of| of.cpu), now, half_life, quantile);
+        let memory = [prod.memory, mid.memory, system.memory];
+        state
+            .memory
+            .add(memory, apart.map(|of| of.memory), now, half_life, quantile);
         state.io_guard.remember(&rates.batch_io);
     }
 
@@ -74,25 +62,19 @@ pub fn decide(
     let bound = bound(observation);
     let newcomers = state.pasts.newcomers(observation, measured, policy, now);
     let peaks = [Tier::Prod, Tier::Mid].map(|tier| peak(state, policy, &newcomers, tier));
-    let firm = |of: fn(&Signals) -> Option<i64>| {
-        let [prod, mid] = &peaks;
-        of(prod).zip(of(mid)).map(|(a, b)| a.saturating_add(b))
+    let [of_prod, of_mid] = &peaks;
+    let terms = |capacity, share, forecasts: &Forecasts, firm, young| Terms {
+        capacity,
+        margin: percent(capacity, share),
+        system: forecasts.system.peak(policy.quantile_percent),
+        firm,
+        young,
     };
-    let q = policy.quantile_percent;
-    let cpu_terms = Terms {
-        capacity: observation.capacity.cpu,
-        margin: percent(observation.capacity.cpu, policy.cpu_margin_percent),
-        system: state.cpu.system.peak(q),
-        firm: firm(|peak| peak.cpu),
-        young: newcomers.unused.cpu,
-    };
-    let memory_terms = Terms {
-        capacity: observation.capacity.memory,
-        margin: percent(observation.capacity.memory, policy.memory_margin_percent),
-        system: state.memory.system.peak(q),
-        firm: firm(|peak| peak.memory),
-        young: newcomers.unused.memory,
-    };
+    let (capacity, unused) = (observation.capacity, newcomers.unused);
+    let firm = plus(of_prod.cpu, of_mid.cpu);
+    let cpu_terms = terms(capacity.cpu, policy.cpu_margin_percent, &state.cpu, firm, unused.cpu);
+    let (share, firm) = (policy.memory_margin_percent, plus(of_prod.memory, of_mid.memory));
+    let memory_terms = terms(capacity.memory, share, &state.memory, firm, unused.memory);
     let [prod, mid, batch] = measured.tiers;
     let closed = state.eviction.closed(now);
     let offer = |offer: &mut crate::offer::Offer, forecasts: &Forecasts, terms: &Terms, bound, age: Option<Millis>| {
@@ -137,7 +119,7 @@ pub fn decide(
     );
 
     // 4. guards of batch's CPU, of which the tighter one holds
-    let firm = prod.cpu.zip(mid.cpu).map(|(a, b)| a + b);
+    let firm = plus(prod.cpu, mid.cpu);
     let reading = Reading {
         unit: "m",
         capacity: observation.capacity.cpu,
@@ -334,7 +316,7 @@ fn guard_views(state: &State) -> Vec<GuardView> {
 }
 
 /// The peak that is expected of a tier: of its members, and the most that those who came lately used. `pasts` says why so.
-fn peak(state: &mut State, policy: &Policy, newcomers: &Newcomers, tier: Tier) -> Signals {
+fn peak(state: &State, policy: &Policy, newcomers: &Newcomers, tier: Tier) -> Signals {
     let [cpu_most, memory_most] = state.pasts.most(tier, policy.min_samples);
     let apart = newcomers.used.get(tier as usize).copied().unwrap_or_default();
     let of = |forecast: &Forecast, most: Option<i64>, apart: i64| {

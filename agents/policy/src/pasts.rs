@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    amounts::plus,
     histogram::Histogram,
     observation::{Group, Millis, Observation, Resources, Tier},
     policy::Policy,
@@ -111,9 +112,9 @@ impl Pasts {
                 if tier != Some(past.tier) && past.member {
                     past.member = false;
                     let low = |h: &Histogram<3>| h.quantile_at_least(100_u32.saturating_sub(q)).unwrap_or(0);
-                    cpu.of(past.tier).shift(-low(&past.cpu));
+                    cpu.of_mut(past.tier).shift(-low(&past.cpu));
                     memory
-                        .of(past.tier)
+                        .of_mut(past.tier)
                         .shift(low(&past.memory).saturating_mul(-MEMORY_STEP));
                 }
                 match tier {
@@ -139,9 +140,9 @@ impl Pasts {
         for past in self.of.values_mut().filter(|past| !past.member) {
             if !past.young(policy, now) && past.cpu.samples().min(past.memory.samples()) >= least {
                 past.member = true;
-                cpu.of(past.tier).shift(past.cpu.quantile(q).unwrap_or(0));
+                cpu.of_mut(past.tier).shift(past.cpu.quantile(q).unwrap_or(0));
                 memory
-                    .of(past.tier)
+                    .of_mut(past.tier)
                     .shift(past.memory.quantile(q).unwrap_or(0).saturating_mul(MEMORY_STEP));
             }
         }
@@ -252,8 +253,4 @@ impl Past {
     fn young(&self, policy: &Policy, now: Millis) -> bool {
         now.saturating_sub(self.since) < policy.warm_up
     }
-}
-
-fn plus(a: Option<i64>, b: Option<i64>) -> Option<i64> {
-    Some(a?.saturating_add(b?))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     action::{StallView, TierWork},
+    amounts::plus,
     observation::{Group, Io, Millis, Observation, Signals, Tier, Unread, Work},
     policy::Policy,
 };
@@ -358,10 +359,6 @@ fn assign(into: &mut BTreeMap<String, Io>, from: &BTreeMap<String, Io>, of: impl
     for (io, (device, after)) in into.values_mut().zip(from) {
         *io = of(device, after);
     }
-}
-
-fn plus(a: Option<i64>, b: Option<i64>) -> Option<i64> {
-    Some(a?.saturating_add(b?))
 }
 
 /// Microseconds per millisecond: thousandths, of a core or of wall time. A counter that went back was born anew.

@@ -78,20 +78,37 @@ pub(crate) struct Forecasts {
 
 impl Forecasts {
     /// The forecast of a tier that has one; what is not mid counts as prod.
-    pub(crate) fn of(&mut self, tier: Tier) -> &mut Forecast {
+    pub(crate) const fn of(&self, tier: Tier) -> &Forecast {
+        match tier {
+            Tier::Mid => &self.mid,
+            Tier::Prod | Tier::Batch => &self.prod,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) const fn of_mut(&mut self, tier: Tier) -> &mut Forecast {
         match tier {
             Tier::Mid => &mut self.mid,
             Tier::Prod | Tier::Batch => &mut self.prod,
         }
     }
 
-    /// Takes in a sample of all three; nothing if one is missing, since the sum would be wrong.
-    pub(crate) fn add(&mut self, sample: [Option<i64>; 3], now: Millis, half_life: Millis, quantile: u32) {
-        let [Some(prod), Some(mid), Some(system)] = sample else {
+    /// Takes in a sample of all three, of prod and mid without what counts apart; nothing if one is missing, since the sum
+    /// would be wrong.
+    pub(crate) fn add(
+        &mut self,
+        sample: [Option<i64>; 3],
+        apart: [i64; 2],
+        now: Millis,
+        half_life: Millis,
+        quantile: u32,
+    ) {
+        let ([Some(prod), Some(mid), Some(system)], [of_prod, of_mid]) = (sample, apart) else {
             return;
         };
-        self.prod.add(prod, now, half_life, quantile);
-        self.mid.add(mid, now, half_life, quantile);
+        // A forecast takes what is negative for none.
+        self.prod.add(prod - of_prod, now, half_life, quantile);
+        self.mid.add(mid - of_mid, now, half_life, quantile);
         self.system.add(system, now, half_life, quantile);
     }
 }
