@@ -10,14 +10,14 @@
     reason = "tests"
 )]
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use duosuan_crds::{NodeReport, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU};
-use duosuan_embedded::{Tool, build};
 use duosuan_node::{
     leave::{Left, leave},
     publish::FIELD_MANAGER,
 };
+use duosuan_tests::chart::render;
 use duosuan_tests::cluster::{admin, apply, cluster_with_controllers, config, eventually, install_crds, objects};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
@@ -53,7 +53,10 @@ impl Release {
         apply(&release.client, &serde_json::from_value(object).unwrap())
             .await
             .unwrap();
-        for object in objects(&chart(namespace)).unwrap() {
+        // The agents and what Helm runs before it uninstalls them.
+        let shown = ["templates/agent.yaml", "templates/leave.yaml"].map(|file| ["--show-only", file]);
+        let rendered = render(namespace, shown.as_flattened()).unwrap();
+        for object in objects(&rendered).unwrap() {
             // Helm's own to run.
             if object.types.as_ref().unwrap().kind != "Job" {
                 apply(&release.client, &object).await.unwrap();
@@ -144,25 +147,6 @@ impl Release {
     fn sets(&self) -> Api<DaemonSet> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
-}
-
-/// The agents and what Helm runs before it uninstalls them.
-fn chart(namespace: &str) -> String {
-    let helm = build(Tool::Helm, &mut |_| {}).unwrap();
-    let mut command = Command::new(helm);
-    command
-        .args(["template", "duosuan", "--namespace", namespace])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/duosuan"))
-        .args(["--kube-version", duosuan_embedded::kubernetes_version()])
-        .args([
-            "--show-only",
-            "templates/agent.yaml",
-            "--show-only",
-            "templates/leave.yaml",
-        ]);
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }
 
 fn untouched() -> [Value; 2] {

@@ -7,16 +7,12 @@
     reason = "tests"
 )]
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use clap::Parser as _;
-use duosuan_embedded::Tool;
 use duosuan_tests::{
     access::rules,
+    chart,
     cluster::{admin, api_of, apply, cluster, eventually, objects},
 };
 use k8s_openapi::{
@@ -35,49 +31,10 @@ use serde_json::{Value, json};
 
 const NAMESPACE: &str = "colocation";
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
-fn helm(arguments: &[&str]) -> Output {
-    let helm = duosuan_embedded::build(Tool::Helm, &mut |_| {}).unwrap();
-    // Without a home of its own Helm would read whatever the user has configured.
-    let home = tempfile::tempdir().unwrap();
-    let homes = ["HELM_CONFIG_HOME", "HELM_CACHE_HOME", "HELM_DATA_HOME"].map(|name| (name, home.path()));
-    Command::new(helm)
-        .args(arguments)
-        .envs(homes)
-        .current_dir(root())
-        .output()
-        .unwrap()
-}
-
-fn run(arguments: &[&str]) -> String {
-    let output = helm(arguments);
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(
-        output.status.success(),
-        "helm {arguments:?}: {text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    text
-}
-
 /// What the chart renders, its definitions included.
 fn render(arguments: &[&str]) -> Vec<DynamicObject> {
-    let mut all = vec![
-        "template",
-        "duosuan",
-        "charts/duosuan",
-        "--include-crds",
-        "--namespace",
-        NAMESPACE,
-    ];
-    // As an API server of the version that the tests run.
-    let version = duosuan_embedded::kubernetes_version();
-    all.extend(["--kube-version", version]);
-    all.extend(arguments);
-    objects(&run(&all)).unwrap()
+    let all = [&["--include-crds"][..], arguments].concat();
+    objects(&chart::render(NAMESPACE, &all).unwrap()).unwrap()
 }
 
 const ALL: &[&str] = &["--values", "tests/chart/all-options.yaml"];
@@ -102,7 +59,7 @@ fn helm_finds_no_fault_whether_options_are_off_or_on() {
     for values in [&[][..], ALL] {
         let mut arguments = vec!["lint", "--strict", "charts/duosuan"];
         arguments.extend(values);
-        let text = run(&arguments);
+        let text = chart::run(&arguments).unwrap();
         assert!(text.contains("1 chart(s) linted, 0 chart(s) failed"), "{text}");
         assert!(!text.contains("[WARNING]") && !text.contains("[ERROR]"), "{text}");
     }
@@ -119,7 +76,7 @@ fn values_that_the_chart_does_not_know_are_refused() {
         ("operator.gpuDriverMemory=much", "gpuDriverMemory"),
         ("monitoring.podMonitors.interval=often", "interval"),
     ] {
-        let output = helm(&["template", "duosuan", "charts/duosuan", "--set", value]);
+        let output = chart::helm(&["template", "duosuan", "charts/duosuan", "--set", value]).unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && text.contains(words), "{value}: {text}");
     }
@@ -219,7 +176,7 @@ fn the_access_rules_are_those_of_up_in_the_release_s_namespace() {
 #[test]
 fn the_dashboard_and_the_rules_of_the_chart_are_those_of_the_repository() {
     let objects = render(ALL);
-    let read = |name: &str| std::fs::read_to_string(root().join("dashboards").join(name)).unwrap();
+    let read = |name: &str| std::fs::read_to_string(chart::root().join("dashboards").join(name)).unwrap();
     let dashboard: Value = serde_json::from_str(&read("colocation.json")).unwrap();
     let shipped = find(&objects, "ConfigMap duosuan-dashboard").data["data"]["colocation.json"]
         .as_str()

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use duosuan_crds::{CapacityClaim, NodeReport, RESOURCE_BATCH_CPU, claim::Phase};
 use duosuan_embedded::{ControlPlane, Options, Tool, build};
 use duosuan_tests::{
-    access, cluster,
+    access, chart, cluster,
     figures::Recorder,
     vm::{Kind, Vm},
 };
@@ -268,7 +268,7 @@ impl World {
 
     /// A pod as the chart's DaemonSet makes it; there is no scheduler of Kubernetes here that would place it.
     fn start_agent(&self) -> Result<()> {
-        let rendered = chart(&["--show-only", "templates/agent.yaml"])?;
+        let rendered = rendered(&["--show-only", "templates/agent.yaml"])?;
         let template = rendered.first().context("the chart renders no agent")?.data["spec"]["template"].clone();
         let mut pod = json!({
             "apiVersion": "v1",
@@ -406,30 +406,10 @@ impl World {
 }
 
 /// What the chart renders with the agent's image of these tests.
-fn chart(arguments: &[&str]) -> Result<Vec<DynamicObject>> {
-    let helm = build(Tool::Helm, &mut |_| {})?;
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/duosuan");
+fn rendered(arguments: &[&str]) -> Result<Vec<DynamicObject>> {
     let image = "agent.image.repository=duosuan.test/duosuan-agent,agent.image.tag=1,agent.image.pullPolicy=Never";
-    let mut command = Command::new(helm);
-    command
-        .args([
-            "template",
-            "duosuan",
-            chart,
-            "--namespace",
-            SYSTEM,
-            "--set-string",
-            image,
-        ])
-        .args(["--kube-version", duosuan_embedded::kubernetes_version()])
-        .args(arguments);
-    let output = command.output()?;
-    ensure!(
-        output.status.success(),
-        "helm template: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    cluster::objects(&String::from_utf8(output.stdout)?)
+    let all = [&["--set-string", image][..], arguments].concat();
+    cluster::objects(&chart::render(SYSTEM, &all)?)
 }
 
 /// `kubectl apply -f -`, as a user does it.

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod binary;
 pub mod cases;
+pub mod chart;
 pub mod cluster;
 pub mod figures;
 pub mod vm;
