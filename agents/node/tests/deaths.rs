@@ -19,7 +19,11 @@ use std::{
 
 use clap::ValueEnum;
 use duosuan_node::fault::Point;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::retry_on_intr,
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+};
 
 /// Some hundred times what it takes.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -171,14 +175,13 @@ impl Agent {
     }
 
     fn ends(mut self) -> ExitStatus {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status;
-            }
-            assert!(start.elapsed() < LIMIT, "the agent goes on");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        let process = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty()).unwrap();
+        let limit = Timespec::try_from(LIMIT).unwrap();
+        // Readable once it has ended.
+        let mut end = [PollFd::new(&process, PollFlags::IN)];
+        let ended = retry_on_intr(|| poll(&mut end, Some(&limit))).unwrap();
+        assert!(ended > 0, "the agent goes on");
+        self.0.wait().unwrap()
     }
 }
 

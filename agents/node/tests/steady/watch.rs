@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init},
+    io::retry_on_intr,
+};
 
 /// Counts of files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,8 +59,10 @@ impl Watch {
                     return;
                 }
             }
-            assert!(start.elapsed() < LIMIT, "nobody opens {name}");
-            std::thread::sleep(Duration::from_millis(1));
+            let left = Timespec::try_from(LIMIT.saturating_sub(start.elapsed())).unwrap();
+            let mut events = [PollFd::new(&self.events, PollFlags::IN)];
+            let some = retry_on_intr(|| poll(&mut events, Some(&left))).unwrap();
+            assert!(some > 0, "nobody opens {name}");
         }
     }
 
