@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST: usize = 1 << 20;
 /// So many are read at the same time.
 const AT_ONCE: usize = 16;
-/// So many services are named in a condition.
+/// So many of those that something is said of are named in a condition.
 const NAMED: usize = 5;
 
 /// Where a service's histogram is, and what it promises.
@@ -236,7 +236,7 @@ impl Services {
             let message = format!("{all} services state a latency objective, and all of them can be read");
             ("Read", message)
         } else {
-            ("NotRead", first(problems.iter()))
+            ("NotRead", first(problems.iter().cloned()))
         };
         conditions.set("LatencyKnown", problems.is_empty(), reason, message, now);
         let faults: Vec<String> = own_misses
@@ -249,7 +249,7 @@ impl Services {
         } else {
             let message = format!(
                 "with batch at its floor, too, and batch answers only for what comes on top: {}",
-                first(faults.iter())
+                first(faults.iter().cloned())
             );
             ("OwnFault", message)
         };
@@ -258,9 +258,9 @@ impl Services {
 }
 
 /// The first of them, and how many more there are.
-fn first<'a>(texts: impl ExactSizeIterator<Item = &'a String>) -> String {
+pub(crate) fn first(texts: impl ExactSizeIterator<Item = String>) -> String {
     let more = texts.len().saturating_sub(NAMED);
-    let mut message = texts.take(NAMED).map(String::as_str).collect::<Vec<_>>().join("; ");
+    let mut message = texts.take(NAMED).collect::<Vec<_>>().join("; ");
     if more > 0 {
         message.push_str(&format!("; and {more} more"));
     }

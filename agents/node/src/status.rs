@@ -19,7 +19,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 
-use crate::{intended::intended, quantity, selection::Choice};
+use crate::{intended::intended, quantity, selection::Choice, services::first};
 
 /// Conditions with the time at which each last changed.
 #[derive(Clone, Debug, Default)]
@@ -107,24 +107,18 @@ pub fn judge(conditions: &mut Conditions, choice: &Choice, observing: bool, repo
 
 /// Whose stall cannot be read, the first few of them; nothing where all can.
 fn unwitnessed(groups: &BTreeMap<String, Unread>) -> Option<String> {
-    const SHOWN: usize = 5;
     let what = |lost: &Unread| {
         let names = [(lost.cpu, "CPU"), (lost.memory, "memory"), (lost.io, "IO")];
         names.into_iter().filter_map(|(lost, name)| lost.then_some(name))
     };
-    let mut shown = groups
+    let shown = groups
         .iter()
-        .take(SHOWN)
-        .map(|(path, lost)| format!("{path} ({})", what(lost).collect::<Vec<_>>().join(", ")))
-        .collect::<Vec<_>>();
-    if groups.len() > SHOWN {
-        shown.push(format!("{} more", groups.len() - SHOWN));
-    }
-    (!shown.is_empty()).then(|| {
+        .map(|(path, lost)| format!("{path} ({})", what(lost).collect::<Vec<_>>().join(", ")));
+    (!groups.is_empty()).then(|| {
         format!(
             "the guards go on without the stall of {}, which could not be read for longer than reclaim.expire: see the \
              agent's log for the files that fail",
-            shown.join(", ")
+            first(shown)
         )
     })
 }
