@@ -213,7 +213,7 @@ struct LiveNode {
     failures: u32,
     in_flight: Option<JoinHandle<(Publisher, Result<(), PublishError>)>>,
     last: Option<Report>,
-    /// When it begins to learn, at the latest: as soon as the pods and the policies were listed once.
+    /// When it begins to learn, at the latest; before, as soon as the pods and the policies were listed once.
     learns_from: Millis,
     /// What the kernel can do, as the metrics have it.
     features: Capabilities,
@@ -268,14 +268,8 @@ impl LiveNode {
 
     fn look(&mut self) {
         let now = self.clock.now();
-        if self.learns_from > now {
-            let policy =
-                self.source.is_some() || (self.policies.ready() && self.info.objects().contains_key(&self.name));
-            if self.pods.ready() && policy {
-                self.learns_from = now;
-            }
-        }
-        self.agent.unlisted(self.learns_from > now);
+        let unlisted = now < self.learns_from && !(self.pods.ready() && self.policy_known());
+        self.agent.unlisted(unlisted);
         let look = self.agent.look(now);
         self.metrics.record(&self.name, &look.report, &look.acted);
         let capabilities = self.agent.machine.capabilities();
@@ -296,6 +290,11 @@ impl LiveNode {
             self.store(true);
         }
         self.last = Some(look.report);
+    }
+
+    /// Whether it is known which policy the node follows, if any.
+    fn policy_known(&self) -> bool {
+        self.source.is_some() || (self.policies.ready() && self.info.objects().contains_key(&self.name))
     }
 
     fn poll_policy(&mut self) {
