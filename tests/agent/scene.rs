@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use duosuan_tests::{
     figures::Recorder,
+    metrics::values,
     vm::{Kind, Vm},
 };
 
@@ -250,7 +251,7 @@ impl Scene {
 
     /// Waits until the agent exports a metric that is not zero.
     pub(crate) fn wait_for_metric(&self, name: &str) -> Result<()> {
-        let seen = |text: &str| values(text, name).any(|value| value > 0.0).then_some(());
+        let seen = |text: &str| values(text, name, "").any(|value| value > 0.0).then_some(());
         self.vm
             .wait(&format!("{name} is not zero"), LIMIT, &scrape(), seen)
             .map_err(|e| self.explain(e))
@@ -258,7 +259,7 @@ impl Scene {
 
     /// What the agent exports under this name, or under one that begins so; empty if nothing.
     pub(crate) fn metric(&self, name: &str) -> Result<Vec<f64>> {
-        Ok(values(&self.vm.run(&scrape())?, name).collect())
+        Ok(values(&self.vm.run(&scrape())?, name, "").collect())
     }
 
     /// Memory of the machine, bytes.
@@ -365,9 +366,4 @@ impl Drop for Scene {
 
 fn scrape() -> String {
     format!("wget -q -O - http://{METRICS}/metrics")
-}
-
-fn values<'a>(metrics: &'a str, name: &'a str) -> impl Iterator<Item = f64> + 'a {
-    let lines = metrics.lines().filter(move |line| line.starts_with(name));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok())
 }

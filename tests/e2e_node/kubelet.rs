@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use duosuan_crds::RESOURCE_BATCH_CPU;
+use duosuan_tests::metrics::values;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, api::PostParams};
 use serde_json::json;
@@ -163,12 +164,6 @@ impl World {
 
     /// The sum of what the agent counts under this name, of lines with these words.
     fn metric(&self, name: &str, words: &str) -> Result<f64> {
-        let text = self.vm.run(METRICS)?;
-        let lines = text
-            .lines()
-            .filter(|line| line.starts_with(name) && line.contains(words));
-        Ok(lines
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum())
+        Ok(values(&self.vm.run(METRICS)?, name, words).sum())
     }
 }

@@ -6,4 +6,5 @@ pub mod cases;
 pub mod chart;
 pub mod cluster;
 pub mod figures;
+pub mod metrics;
 pub mod vm;

@@ -18,8 +18,8 @@ use folder::Folder;
 use jiff::Timestamp;
 
 /// Of ten pods the first is guaranteed and prod, and the second batch.
-const PROD: &str = "kubepods/pod00000000-0000-4000-8000-000000000000";
-const BATCH: &str = "kubepods/besteffort/pod00000001-0000-4000-8000-000000000000";
+const PROD: usize = 0;
+const BATCH: usize = 1;
 
 struct Scene {
     folder: Folder,
@@ -57,12 +57,12 @@ impl Scene {
         (report.unwrap(), failed)
     }
 
-    fn file(&self, group: &str, file: &str) -> PathBuf {
-        self.folder.root().join(group).join(file)
+    fn file(&self, pod: usize, file: &str) -> PathBuf {
+        self.folder.pod_group(pod).join(file)
     }
 
-    fn put(&self, group: &str, file: &str, text: &str) {
-        std::fs::write(self.file(group, file), text).unwrap();
+    fn put(&self, pod: usize, file: &str, text: &str) {
+        std::fs::write(self.file(pod, file), text).unwrap();
     }
 }
 
@@ -76,7 +76,7 @@ fn what_each_tier_reads_writes_and_suffers_is_in_the_report_and_in_the_metrics()
     scene.put(PROD, "memory.events", events);
     scene.put(BATCH, "memory.events", "low 0\nhigh 0\nmax 0\noom 3\noom_kill 3\n");
     let usage = "usage_usec 1\nuser_usec 1\nsystem_usec 0\nnr_periods 9\nnr_throttled 4\nthrottled_usec 2500000\n";
-    scene.put(&format!("{PROD}/container"), "cpu.stat", usage);
+    scene.put(PROD, "container/cpu.stat", usage);
     let (report, failed) = scene.looks();
     assert_eq!(failed, [""; 0]);
     let draft = Draft::of(&report, &scene.agent, &Parts::default(), Timestamp::UNIX_EPOCH);
@@ -123,8 +123,8 @@ fn a_file_that_is_broken_is_told_of_and_the_rest_is_counted_and_one_that_is_not_
     assert!(report.tiers[0].usage.cpu.is_some() && report.tiers[2].usage.memory.is_some());
 
     let mut scene = Scene::new();
-    for (group, file) in [(PROD, "io.stat"), (BATCH, "memory.events"), (PROD, "memory.stat")] {
-        std::fs::remove_file(scene.file(group, file)).unwrap();
+    for (pod, file) in [(PROD, "io.stat"), (BATCH, "memory.events"), (PROD, "memory.stat")] {
+        std::fs::remove_file(scene.file(pod, file)).unwrap();
     }
     // Opened once, a file is read as long as it is open; who opens it anew finds nothing.
     scene.agent = scene.folder.agent();
@@ -143,7 +143,6 @@ fn a_file_that_is_broken_is_told_of_and_the_rest_is_counted_and_one_that_is_not_
 #[test]
 fn a_container_that_cannot_be_read_at_one_look_is_not_counted_twice() {
     let mut scene = Scene::new();
-    let container = format!("{PROD}/container");
     let stat = |periods: u64| {
         format!(
             "usage_usec 1\nuser_usec 1\nsystem_usec 0\nnr_periods 90\nnr_throttled {periods}\nthrottled_usec {}\n",
@@ -154,17 +153,17 @@ fn a_container_that_cannot_be_read_at_one_look_is_not_counted_twice() {
         let work = report.tiers[0].work;
         (work.throttled_periods, work.throttled)
     };
-    scene.put(&container, "cpu.stat", &stat(4));
+    scene.put(PROD, "container/cpu.stat", &stat(4));
     assert_eq!(counted(&scene.looks().0), (4, 2_000_000));
-    scene.put(&container, "cpu.stat", "garbled");
+    scene.put(PROD, "container/cpu.stat", "garbled");
     let (report, failed) = scene.looks();
     assert_eq!(
         (counted(&report), failed),
         ((4, 2_000_000), vec!["cpu.stat".to_owned()])
     );
-    scene.put(&container, "cpu.stat", &stat(5));
+    scene.put(PROD, "container/cpu.stat", &stat(5));
     scene.looks();
-    scene.put(&container, "cpu.stat", &stat(6));
+    scene.put(PROD, "container/cpu.stat", &stat(6));
     // What it did while it was not read is nobody's; what it does from then on counts again.
     assert_eq!(counted(&scene.looks().0), (5, 2_500_000));
 }

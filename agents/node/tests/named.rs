@@ -37,9 +37,8 @@ fn following(tier: Option<Tier>) -> Choice {
 /// A folder with a cgroup outside the pods, which looks as one of prod's does.
 fn scene() -> Folder {
     let folder = Folder::of(10);
-    let pod = folder.root().join("kubepods/pod00000000-0000-4000-8000-000000000000");
     std::fs::create_dir_all(folder.root().join(SPARK)).unwrap();
-    for file in std::fs::read_dir(pod).unwrap().map(Result::unwrap) {
+    for file in std::fs::read_dir(folder.pod_group(0)).unwrap().map(Result::unwrap) {
         if file.file_type().unwrap().is_file() {
             std::fs::copy(file.path(), folder.root().join(SPARK).join(file.file_name())).unwrap();
         }

@@ -58,13 +58,7 @@ impl Folder {
     }
 
     fn pod(&mut self, n: usize) {
-        let uid = format!("{n:08x}-0000-4000-8000-000000000000");
-        let (guaranteed, batch) = OF_TEN;
-        let (class, tier) = match n % 10 {
-            at if at < guaranteed => ("", Tier::Prod),
-            at if at < guaranteed + batch => ("besteffort/", Tier::Batch),
-            _ => ("burstable/", Tier::Prod),
-        };
+        let (uid, (class, tier)) = (uid(n), class(n));
         let path = format!("cgroup/kubepods/{class}pod{uid}");
         self.group(&path, n);
         self.group(&format!("{path}/container"), n);
@@ -131,25 +125,19 @@ impl Folder {
 
     /// Lets every group have used so many milliseconds of CPU since the beginning.
     pub(crate) fn all_used(&self, milliseconds: u64) {
-        for (n, pod) in self.pods.iter().enumerate() {
-            let class = match (pod.burstable, n % 10 < OF_TEN.0) {
-                (_, true) => "",
-                (true, _) => "burstable/",
-                (false, _) => "besteffort/",
-            };
-            let path = self.root().join(format!("kubepods/{class}pod{}", pod.uid));
-            self.pass(&path, milliseconds, n);
+        for n in 0..self.pods.len() {
+            self.pass(&self.pod_group(n), milliseconds, n);
         }
     }
 
+    /// A pod's cgroup.
+    pub(crate) fn pod_group(&self, n: usize) -> PathBuf {
+        let (class, _) = class(n);
+        self.root().join(format!("kubepods/{class}pod{}", uid(n)))
+    }
+
     fn container(&self, n: usize) -> PathBuf {
-        let class = match n % 10 {
-            at if at < OF_TEN.0 => "",
-            at if at < OF_TEN.0 + OF_TEN.1 => "besteffort/",
-            _ => "burstable/",
-        };
-        self.root()
-            .join(format!("kubepods/{class}pod{}/container", self.pods[n].uid))
+        self.pod_group(n).join("container")
     }
 
     /// Gives a pod's container a limit, by which it was stopped for so many microseconds.
@@ -194,6 +182,20 @@ impl Folder {
             },
         });
         agent
+    }
+}
+
+fn uid(n: usize) -> String {
+    format!("{n:08x}-0000-4000-8000-000000000000")
+}
+
+/// The folder of a pod's class, and its tier.
+fn class(n: usize) -> (&'static str, Tier) {
+    let (guaranteed, batch) = OF_TEN;
+    match n % 10 {
+        at if at < guaranteed => ("", Tier::Prod),
+        at if at < guaranteed + batch => ("besteffort/", Tier::Batch),
+        _ => ("burstable/", Tier::Prod),
     }
 }
 
