@@ -27,6 +27,7 @@ pub(crate) mod rules;
 pub(crate) mod shape;
 pub(crate) mod share;
 pub(crate) mod spot;
+pub(crate) mod standing;
 pub(crate) mod tiers;
 pub(crate) mod topology;
 pub(crate) mod tree;
@@ -38,7 +39,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub(crate) use changes::ChangeLog;
-pub(crate) use claim::{ClaimKey, ClaimSlot, Standing, Tally};
+pub(crate) use claim::{ClaimKey, ClaimSlot};
 pub(crate) use device::DeviceUse;
 pub(crate) use labels::Labels;
 pub(crate) use node::NodeSlot;
@@ -48,6 +49,7 @@ pub(crate) use reservation::{Hold, Reservation};
 pub(crate) use resources::Resources;
 pub(crate) use shape::{GpuNeed, Shape, Template};
 pub(crate) use share::{Share, Users};
+pub(crate) use standing::{Standing, Tally};
 pub(crate) use waiting::{Age, Group, Waiting};
 
 use crate::{

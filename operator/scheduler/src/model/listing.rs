@@ -144,3 +144,33 @@ impl Model {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use crate::{Budget, Cluster, Time, cycle, tests::fixtures::pod};
+
+    #[test]
+    fn who_was_tried_before_something_was_freed_is_tried_again() {
+        let mut cluster = Cluster::default();
+        cluster.apply(pod("p", 1000).into());
+        cycle(&mut cluster, Time(0), Budget::default());
+        let model = &mut cluster.model;
+        let (claim, queue) = model
+            .claims
+            .iter()
+            .map(|(ord, claim)| (ord, claim.queue))
+            .next()
+            .unwrap();
+        let lists = |model: &crate::model::Model| (model.queues[queue].pending.len(), model.queues[queue].parked.len());
+        assert_eq!(lists(model), (0, 1));
+        model.unpark(claim);
+        model.park(claim);
+        model.freed += 1;
+        model.park_tried();
+        assert_eq!(lists(model), (1, 0), "what was freed may be what it needs");
+        model.park(claim);
+        model.park_tried();
+        assert_eq!(lists(model), (0, 1));
+    }
+}
