@@ -134,7 +134,7 @@ pub enum Mode {
     Observe,
 }
 
-/// What is offered to mid and batch: capacity - margin - system - forecast peak of prod. A value that is absent is the
+/// What is offered to mid and batch: to batch, capacity - margin - system - forecast peak of prod and mid; to mid, see `mid`. A value that is absent is the
 /// agent's own default, which the field names.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new("duration(has(self.hold) ? self.hold : '60s') < duration(has(self.expire) ? self.expire : '5m')")
@@ -153,7 +153,8 @@ pub struct Reclaim {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 90))]
     pub memory_margin_percent: Option<u32>,
-    /// How much the offer may grow in 30 seconds, in percent of the node's capacity, 1 to 100; it shrinks at once. Default: 10.
+    /// How much the offer to batch may grow in 30 seconds, and that to mid in 5 minutes, in percent of the node's capacity, 1 to
+    /// 100; both shrink at once. Default: 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub growth_percent: Option<u32>,
@@ -163,6 +164,38 @@ pub struct Reclaim {
     /// Age of a measurement at which the offer has shrunk to what is bound, so that nothing new is placed. Default: `5m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expire: Option<Duration>,
+    /// What of that is offered to mid, for longer than batch's. Absent: as `mid: {}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mid: Option<MidReclaim>,
+}
+
+/// What is offered to mid: prod's requests that its past days say stay unused, as far as the node has room for them beside
+/// prod's peak, and no more than a share of the node: min(requests - peak, capacity - margin - system - peak, share). The peak
+/// is of the minutes of days, not of the next minutes; what is offered falls at once and grows ten times slower than
+/// batch's, and nothing that is bound is ever taken out of it. Batch is offered what mid has not asked for or does not use, until
+/// it does.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("!has(self.warmUp) || duration(self.warmUp) >= duration('1m')")
+    .message("warmUp must be a minute or more: the past is one of minutes").field_path(".warmUp"))]
+#[serde(rename_all = "camelCase")]
+pub struct MidReclaim {
+    /// CPU that is offered to mid at most, in percent of the node's capacity, 0 to 100; 0 offers none. Default: 25.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub cpu_percent: Option<u32>,
+    /// Memory that is offered to mid at most, in percent of the node's capacity, 0 to 100; 0 offers none. Default: 25.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub memory_percent: Option<u32>,
+    /// Quantile of the peaks of prod's minutes that is kept for prod, in percent, 50 to 100; a peak counts half after 24 hours.
+    /// Higher offers less and takes back more rarely. Default: 99.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 50, max = 100))]
+    pub quantile_percent: Option<u32>,
+    /// How long the agent must have seen a prod pod before anything that it asked for counts as unused, at least `1m`. Until then
+    /// it counts with all that it asked for, or used if that is more. Default: `24h`, the period of most services' load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<Duration>,
 }
 
 /// Where a policy holds; written by the operator alone.

@@ -29,6 +29,8 @@ use crate::Tier;
     printcolumn = r#"{"name": "Memory", "type": "string", "jsonPath": ".status.usage.memory", "description": "Memory in use"}"#,
     printcolumn = r#"{"name": "Batch-CPU", "type": "string", "jsonPath": ".status.tiers[?(@.tier==\"batch\")].reclaimable.cpu", "description": "CPU offered to batch"}"#,
     printcolumn = r#"{"name": "Batch-Memory", "type": "string", "jsonPath": ".status.tiers[?(@.tier==\"batch\")].reclaimable.memory", "description": "Memory offered to batch"}"#,
+    printcolumn = r#"{"name": "Mid-CPU", "type": "string", "priority": 1, "jsonPath": ".status.tiers[?(@.tier==\"mid\")].reclaimable.cpu", "description": "CPU offered to mid"}"#,
+    printcolumn = r#"{"name": "Mid-Memory", "type": "string", "priority": 1, "jsonPath": ".status.tiers[?(@.tier==\"mid\")].reclaimable.memory", "description": "Memory offered to mid"}"#,
     printcolumn = r#"{"name": "Guard", "type": "string", "jsonPath": ".status.guards[?(@.name==\"cpu\")].state", "description": "State of the CPU guard"}"#,
     printcolumn = r#"{"name": "Reported", "type": "date", "jsonPath": ".status.time", "description": "Time since the report"}"#
 )]
@@ -68,6 +70,11 @@ pub struct NodeReportStatus {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["resource".into()]))]
     pub offers: Vec<OfferReport>,
+    /// How the offer to mid comes about, by resource.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["resource".into()]))]
+    pub mid_offers: Vec<MidOfferReport>,
     /// Stall (PSI `some`) over the last 10 seconds, in thousandths of wall time.
     #[serde(default)]
     pub pressure: Pressure,
@@ -350,6 +357,43 @@ pub struct OfferReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Quantity>,
     /// What batch pods on the node have asked for.
+    pub bound: Quantity,
+    /// What is offered now, what is bound included.
+    pub offered: Quantity,
+}
+
+/// How the offer of one resource to mid comes about: `target` is the least of `prodRequests` less `prodPeak`, of `capacity` less
+/// `margin`, `systemPeak` and `prodPeak`, and of `share`. The offer falls to it at once and rises to it slowly, and is never
+/// below `bound`. `cpu` is in cores, `memory` in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MidOfferReport {
+    /// The resource: `cpu`, `memory`.
+    #[schemars(length(min = 1, max = 63))]
+    pub resource: String,
+    /// What the offer goes by, as in `offers`. `ColdStart`: no day of prod's past is known yet (`reclaim.mid.warmUp`).
+    #[schemars(extend("enum" = ["Fresh", "ColdStart", "Held", "Decaying", "Lost", "Suspended"]))]
+    pub basis: String,
+    /// What prod's pods on the node have asked for.
+    pub prod_requests: Quantity,
+    /// Peak of prod that is to be expected over days: the most of what its pods are expected to need each for itself, of what
+    /// they used together, and of the peak of the next minutes. Pods without a long past count with what they asked for. Absent
+    /// while nothing is known of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prod_peak: Option<Quantity>,
+    /// What the node has.
+    pub capacity: Quantity,
+    /// What the policy never offers.
+    pub margin: Quantity,
+    /// Expected peak of what is in no pod; absent while nothing is known of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_peak: Option<Quantity>,
+    /// What the policy offers mid at most.
+    pub share: Quantity,
+    /// What the terms amount to; absent while one is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Quantity>,
+    /// What mid pods on the node have asked for.
     pub bound: Quantity,
     /// What is offered now, what is bound included.
     pub offered: Quantity,

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use duosuan_policy::{Answer, Gang, Millis, Mode, Observation, Policy, Report, Resources, Service, State, decide};
+use duosuan_policy::{
+    Answer, Gang, Millis, Mode, Observation, Policy, Report, Resources, Service, State, Tier, decide,
+};
 
 use crate::{
     machine::{Acted, Machine},
@@ -109,9 +111,9 @@ impl<M: Machine> Agent<M> {
         self.state.evicted(uid, answer, now);
     }
 
-    /// What the API says is bound in tier batch.
-    pub fn bound_batch(&self) -> Resources {
-        crate::pods::bound_batch(&self.pods)
+    /// What the API says is bound in a tier.
+    pub fn bound(&self, tier: Tier) -> Resources {
+        crate::pods::bound(&self.pods, tier)
     }
 
     /// Observes, decides, acts.

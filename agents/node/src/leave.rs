@@ -1,11 +1,11 @@
 //! What is done before the agents are uninstalled: they end, and what they published goes with them.
 //!
 //! Expected flow: the DaemonSet is deleted, and gone only with its last pod, so that each agent has put its node's kernel back
-//! and has had its last word to the API server; then batch's resources are taken off every node, and the reports are
-//! deleted. An agent cannot do the latter itself: it may as well be replaced as uninstalled, and where a batch pod still
+//! and has had its last word to the API server; then mid's and batch's resources are taken off every node, and the reports are
+//! deleted. An agent cannot do the latter itself: it may as well be replaced as uninstalled, and where a pod of mid or batch still
 //! runs it leaves what that has bound.
 //!
-//! Guarantees: what another field manager put on a node stays. Batch pods that run go on: a kubelet ignores a resource that
+//! Guarantees: what another field manager put on a node stays. Pods of both that run go on: a kubelet ignores a resource that
 //! its node does not have.
 
 use std::time::Duration;
@@ -146,7 +146,7 @@ async fn nodes_with_agents(client: &Client, namespace: &str) -> anyhow::Result<V
     Ok(nodes)
 }
 
-/// Takes batch's resources off each node that has them by an agent's hand: from which, and what was refused.
+/// Takes mid's and batch's resources off each node that has them by an agent's hand: from which, and what was refused.
 async fn take_off_all(client: &Client) -> anyhow::Result<(Vec<String>, Vec<String>)> {
     let nodes: Api<Node> = Api::all(client.clone());
     // All pages first: an API server forgets after five minutes how to go on.
@@ -177,7 +177,7 @@ async fn take_off_all(client: &Client) -> anyhow::Result<(Vec<String>, Vec<Strin
             Ok(false) => {}
             // It was removed since it was listed.
             Err(kube::Error::Api(answer)) if answer.code == 404 => {}
-            Err(error) => refused.push(format!("taking batch's resources off node {name}: {error}")),
+            Err(error) => refused.push(format!("taking mid's and batch's resources off node {name}: {error}")),
         }
     }
     from.sort();

@@ -6,7 +6,7 @@ use std::{hash::Hash, sync::atomic::AtomicU64};
 
 use duosuan_policy::{
     Answer, CacheUse, Capabilities, GuardState, Outcome, Report, Tier,
-    action::{Terms, TierWork},
+    action::{MidTerms, Terms, TierWork},
     eviction::{Cause, Eviction},
 };
 use prometheus_client::{
@@ -42,6 +42,7 @@ pub struct Metrics {
     events: Family<WorkLabels, Counter>,
     throttled: Family<WorkLabels, Counter<f64, AtomicU64>>,
     terms: Family<TermLabels, Float>,
+    mid_terms: Family<TermLabels, Float>,
     pressure: Family<ScopeLabels, Float>,
     limit: Family<GuardLabels, Float>,
     limit_bytes: Family<GuardLabels, Float>,
@@ -110,6 +111,12 @@ impl Metrics {
                 r,
                 "node_offer_terms",
                 "Terms of the offer to batch: target = capacity - margin - system - prod - young, where all are known",
+            ),
+            mid_terms: plain(
+                r,
+                "node_mid_offer_terms",
+                "Terms of the offer to mid: target = the least of requests - peak, both prod's, of capacity - margin - system - \
+                 peak, and of share, where all are known",
             ),
             pressure: plain(r, "node_pressure_ratio", "Share of wall time in which somebody waited"),
             limit: plain(
@@ -210,14 +217,11 @@ impl Metrics {
             self.work(node, name, &view.work);
             set(&self.usage, name, view.usage.cpu, view.usage.memory);
             set(&self.bound, name, Some(view.bound.cpu), Some(view.bound.memory));
-            if view.tier == Tier::Batch {
-                set(
-                    &self.reclaimable,
-                    name,
-                    Some(view.reclaimable.cpu),
-                    Some(view.reclaimable.memory),
-                );
-            } else {
+            if view.tier != Tier::Prod {
+                let offered = view.reclaimable;
+                set(&self.reclaimable, name, Some(offered.cpu), Some(offered.memory));
+            }
+            if view.tier != Tier::Batch {
                 set(&self.peak, name, view.peak.cpu, view.peak.memory);
             }
         }
@@ -230,6 +234,9 @@ impl Metrics {
         );
         self.terms(node, "cpu", &report.cpu_terms, cores);
         self.terms(node, "memory", &report.memory_terms, |bytes| bytes as f64);
+        let [cpu, memory] = &report.mid_terms;
+        self.mid_terms(node, "cpu", cpu, cores);
+        self.mid_terms(node, "memory", memory, |bytes| bytes as f64);
         let pressure = |scope, resource, stall: Option<i64>| {
             let labels = ScopeLabels {
                 node: node.to_owned(),
@@ -328,6 +335,23 @@ impl Metrics {
                 term,
             };
             show(&self.terms, &labels, value.map(&amount));
+        }
+    }
+
+    fn mid_terms(&self, node: &str, resource: &'static str, terms: &MidTerms, amount: impl Fn(i64) -> f64) {
+        // Capacity, margin and system are as in batch's.
+        for (term, value) in [
+            ("requests", Some(terms.requests)),
+            ("peak", terms.peak),
+            ("share", Some(terms.share)),
+            ("target", terms.target()),
+        ] {
+            let labels = TermLabels {
+                node: node.to_owned(),
+                resource,
+                term,
+            };
+            show(&self.mid_terms, &labels, value.map(&amount));
         }
     }
 

@@ -134,14 +134,11 @@ fn name(pod: &Pod) -> String {
     )
 }
 
-/// What pods of tier batch ask for together.
-pub fn bound_batch(pods: &[PodInfo]) -> Resources {
+/// What pods of a tier ask for together.
+pub fn bound(pods: &[PodInfo], tier: Tier) -> Resources {
     pods.iter()
-        .filter(|p| p.tier == Tier::Batch)
-        .fold(Resources::default(), |sum, pod| Resources {
-            cpu: sum.cpu.saturating_add(pod.requests.cpu),
-            memory: sum.memory.saturating_add(pod.requests.memory),
-        })
+        .filter(|p| p.tier == tier)
+        .fold(Resources::default(), |sum, pod| sum.plus(pod.requests))
 }
 
 /// What a pod asks for of one resource, in thousandths, as the kubelet counts it: the containers and those that start

@@ -3,7 +3,9 @@
 //! Both by server-side apply under one field manager, without force: a resource that somebody else writes stays his,
 //! and the report says so.
 
-use duosuan_crds::{NodeReport, NodeReportStatus, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY};
+use duosuan_crds::{
+    NodeReport, NodeReportStatus, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY,
+};
 use duosuan_policy::{Report, Resources, Tier};
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -13,12 +15,14 @@ use k8s_openapi::{
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
+    core::Status,
 };
 use serde_json::json;
 
 use crate::{
     agent::Agent,
     machine::Machine,
+    selection::Choice,
     status::{self, Conditions, Parts},
 };
 
@@ -32,6 +36,40 @@ const STEP: Resources = Resources {
     memory: 64 << 20,
 };
 
+/// The tiers that are offered capacity, with the names of their CPU and memory.
+const OFFERED: [(Tier, [&str; 2]); 2] = [
+    (Tier::Mid, [RESOURCE_MID_CPU, RESOURCE_MID_MEMORY]),
+    (Tier::Batch, [RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY]),
+];
+
+/// What a node offers, by tier; nothing of a tier is not the same as zero of it: its resources are not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// To mid.
+    pub mid: Option<Resources>,
+    /// To batch. Where there is something of mid, there is something of batch, if only zero.
+    pub batch: Option<Resources>,
+}
+
+impl Offers {
+    const fn of(&self, tier: Tier) -> Option<Resources> {
+        match tier {
+            Tier::Mid => self.mid,
+            Tier::Batch => self.batch,
+            Tier::Prod => None,
+        }
+    }
+
+    /// What is bound, and no more than that.
+    pub fn bound(mid: Resources, batch: Resources) -> Self {
+        let none = Resources::default();
+        Self {
+            mid: (mid != none).then_some(mid),
+            batch: (mid != none || batch != none).then_some(batch),
+        }
+    }
+}
+
 /// What is to be published.
 #[derive(Clone, Debug)]
 pub struct Draft {
@@ -39,10 +77,8 @@ pub struct Draft {
     pub status: NodeReportStatus,
     /// Conditions as of now; the publisher adds its own, and the times since when they hold.
     pub conditions: Conditions,
-    /// Batch capacity to offer; `None` takes the resources off the node.
-    pub offer: Option<Resources>,
-    /// What is bound: no number below it is ever published.
-    pub bound: Resources,
+    /// What to offer; what is absent is taken off the node.
+    pub offers: Offers,
     /// When it was made.
     pub now: Timestamp,
 }
@@ -52,20 +88,21 @@ impl Draft {
     pub fn of<M: Machine>(report: &Report, agent: &Agent<M>, parts: &Parts, now: Timestamp) -> Self {
         let mut conditions = Conditions::default();
         status::judge(&mut conditions, agent.choice(), agent.observes(), report, now);
-        let bound = report
-            .tiers
-            .iter()
-            .find(|t| t.tier == Tier::Batch)
-            .map(|t| t.bound)
-            .unwrap_or_default();
+        let bound = |tier| report.tier(tier).map(|view| view.bound).unwrap_or_default();
+        let (mid, batch) = (bound(Tier::Mid), bound(Tier::Batch));
         // A node without a policy is as one without the agent, unless something is bound that a restart of the kubelet
-        // would fail for want of the resource.
-        let untouched = agent.choice().suspended() && bound == Resources::default();
+        // would fail for want of the resource. So is one whose policy offers mid nothing, for mid.
+        let offers = match agent.choice() {
+            Choice::Policy { policy, .. } if !policy.suspended => Offers {
+                mid: (!policy.mid.off() || mid != Resources::default()).then(|| rounded(report.offer(Tier::Mid), mid)),
+                batch: Some(rounded(report.offer(Tier::Batch), batch)),
+            },
+            _ => Offers::bound(mid, batch),
+        };
         Self {
             status: status::status(report, agent.choice(), agent.machine.capabilities(), parts, now),
             conditions,
-            offer: (!untouched).then(|| report.batch_offer()),
-            bound,
+            offers,
             now,
         }
     }
@@ -83,7 +120,7 @@ pub enum PublishError {
         source: kube::Error,
     },
     /// The node's status could not be written.
-    #[error("writing the batch capacity of node {node}: {source}")]
+    #[error("writing the capacity that node {node} offers: {source}")]
     Capacity {
         /// The node.
         node: String,
@@ -98,8 +135,8 @@ pub struct Publisher {
     client: Client,
     node: String,
     uid: Option<String>,
-    /// What stands in the node's status by our hand: outer `None` if that is not known.
-    published: Option<Option<Resources>>,
+    /// What stands in the node's status by our hand; `None` if that is not known.
+    published: Option<Offers>,
     conditions: Conditions,
     /// The report as the API server has it; `None` if that is not known.
     standing: Option<Standing>,
@@ -167,23 +204,14 @@ impl Publisher {
         self.published = None;
     }
 
-    /// What stands in the node's status by our hand, as far as is known.
-    pub const fn published(&self) -> Option<Resources> {
-        match self.published {
-            Some(standing) => standing,
-            None => None,
-        }
-    }
-
-    /// Publishes. The node's status is written only where the offer fell, or grew by more than 5 %.
+    /// Publishes. The node's status is written only where an offer fell, or grew by more than 5 %.
     ///
     /// # Errors
     ///
     /// If a write failed; what another field manager owns is no error, but a condition of the report.
     pub async fn publish(&mut self, draft: Draft) -> Result<(), PublishError> {
-        let wanted = draft.offer.map(|offer| rounded(offer, draft.bound));
-        let capacity = if self.differs(wanted) {
-            self.write_capacity(wanted, draft.now).await
+        let capacity = if self.differs(draft.offers) {
+            self.write_capacity(draft.offers, draft.now).await
         } else {
             Ok(())
         };
@@ -211,69 +239,90 @@ impl Publisher {
     /// # Errors
     ///
     /// If the write failed.
-    pub async fn withdraw(&mut self, bound: Resources, now: Timestamp) -> Result<(), PublishError> {
-        let wanted = (bound != Resources::default()).then_some(bound);
-        if self.published == Some(wanted) {
+    pub async fn withdraw(&mut self, bound: Offers, now: Timestamp) -> Result<(), PublishError> {
+        if self.published == Some(bound) {
             Ok(())
         } else {
-            self.write_capacity(wanted, now).await
+            self.write_capacity(bound, now).await
         }
     }
 
-    fn differs(&self, wanted: Option<Resources>) -> bool {
+    fn differs(&self, wanted: Offers) -> bool {
         let Some(standing) = self.published else { return true };
-        match (standing, wanted) {
-            (None, None) => false,
-            (Some(a), Some(b)) => {
-                let worth = |a: i64, b: i64| b < a || (b - a).saturating_mul(20) > a;
-                worth(a.cpu, b.cpu) || worth(a.memory, b.memory)
-            }
-            _ => true,
-        }
+        OFFERED
+            .iter()
+            .any(|(tier, _)| match (standing.of(*tier), wanted.of(*tier)) {
+                (None, None) => false,
+                (Some(a), Some(b)) => {
+                    let worth = |a: i64, b: i64| b < a || (b - a).saturating_mul(20) > a;
+                    worth(a.cpu, b.cpu) || worth(a.memory, b.memory)
+                }
+                _ => true,
+            })
     }
 
-    async fn write_capacity(&mut self, wanted: Option<Resources>, now: Timestamp) -> Result<(), PublishError> {
-        let written = match wanted {
-            Some(wanted) => self.offer(wanted).await,
-            None => self.take_off().await,
-        };
-        match written {
-            Ok(()) => {
-                self.published = Some(wanted);
-                let message = match wanted {
-                    Some(r) => format!("{}m of CPU and {} bytes of memory for batch", r.cpu, r.memory),
-                    None => "the node offers no batch capacity".to_owned(),
-                };
-                self.conditions
-                    .set("CapacityPublished", true, "Published", message, now);
-                Ok(())
+    async fn write_capacity(&mut self, wanted: Offers, now: Timestamp) -> Result<(), PublishError> {
+        // What somebody else writes is left to him, and the rest published all the same.
+        let mut theirs: Vec<&str> = Vec::new();
+        let mut said = None;
+        loop {
+            match self.write_all_but(&theirs, wanted).await {
+                Ok(()) => break,
+                Err(kube::Error::Api(answer)) if answer.code == 409 => {
+                    let found = contested(&answer, &theirs);
+                    if found.is_empty() {
+                        self.published = None;
+                        return Err(self.capacity_error(kube::Error::Api(answer)));
+                    }
+                    theirs.extend(found);
+                    said.get_or_insert(answer.message);
+                }
+                Err(source) => {
+                    self.published = None;
+                    return Err(self.capacity_error(source));
+                }
             }
-            Err(kube::Error::Api(answer)) if answer.code == 409 => {
+        }
+        let (good, reason, message) = match said {
+            None => {
+                self.published = Some(wanted);
+                (true, "Published", sentence(wanted))
+            }
+            Some(said) => {
                 // Retried with each report: whoever owns the keys may let them go.
                 self.published = None;
                 let message = format!(
-                    "another field manager writes {RESOURCE_BATCH_CPU} or {RESOURCE_BATCH_MEMORY} of this node; its value stays \
-                     until it lets go of them: {}",
-                    answer.message
+                    "another field manager writes {} of this node; its value stays until it lets go of it: {said}",
+                    theirs.join(" and ")
                 );
                 tracing::warn!(node = %self.node, "{message}");
-                self.conditions
-                    .set("CapacityPublished", false, "OwnedByAnother", message, now);
-                Ok(())
+                (false, "OwnedByAnother", message)
             }
-            Err(source) => {
-                self.published = None;
-                Err(PublishError::Capacity {
-                    node: self.node.clone(),
-                    source,
-                })
-            }
+        };
+        self.conditions.set("CapacityPublished", good, reason, message, now);
+        Ok(())
+    }
+
+    fn capacity_error(&self, source: kube::Error) -> PublishError {
+        PublishError::Capacity {
+            node: self.node.clone(),
+            source,
         }
     }
 
     /// Capacity and allocatable together: the kubelet makes allocatable of capacity at its next status update.
-    async fn offer(&self, offer: Resources) -> kube::Result<()> {
-        let map = json!({RESOURCE_BATCH_CPU: offer.cpu.to_string(), RESOURCE_BATCH_MEMORY: offer.memory.to_string()});
+    async fn write_all_but(&self, theirs: &[&str], wanted: Offers) -> kube::Result<()> {
+        let offers = OFFERED
+            .iter()
+            .filter_map(|(tier, names)| Some((names, wanted.of(*tier)?)));
+        let map: serde_json::Map<_, _> = offers
+            .flat_map(|(names, offer)| names.iter().zip([offer.cpu, offer.memory]))
+            .filter(|(name, _)| !theirs.contains(name))
+            .map(|(name, amount)| ((*name).to_owned(), amount.to_string().into()))
+            .collect();
+        if map.is_empty() {
+            return self.take_off().await;
+        }
         let body = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node},
             "status": {"capacity": map, "allocatable": map}});
         let nodes: Api<Node> = Api::all(self.client.clone());
@@ -361,10 +410,11 @@ pub(crate) async fn take_off_of(nodes: &Api<Node>, node: &str, managers: &[Manag
     };
     let mut status = serde_json::Map::new();
     for map in ["capacity", "allocatable"] {
-        let keys: serde_json::Map<_, _> = [RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY]
-            .into_iter()
+        let keys: serde_json::Map<_, _> = OFFERED
+            .iter()
+            .flat_map(|(_, names)| names)
             .filter(|resource| ours(map, resource))
-            .map(|resource| (resource.to_owned(), serde_json::Value::Null))
+            .map(|resource| ((*resource).to_owned(), serde_json::Value::Null))
             .collect();
         if !keys.is_empty() {
             status.insert(map.to_owned(), keys.into());
@@ -381,6 +431,36 @@ pub(crate) async fn take_off_of(nodes: &Api<Node>, node: &str, managers: &[Manag
         .patch_status(node, &params, &Patch::Merge(&json!({"status": status})))
         .await
         .map(|_| true)
+}
+
+/// Resources whose writer is another, by the answer to an apply, without those that are known to be.
+fn contested(answer: &Status, known: &[&str]) -> Vec<&'static str> {
+    let causes = answer.details.iter().flat_map(|details| &details.causes);
+    let fields: Vec<&str> = causes.map(|cause| cause.field.as_str()).collect();
+    let names = OFFERED.iter().flat_map(|(_, names)| names);
+    names
+        .filter(|name| !known.contains(name) && fields.iter().any(|field| field.ends_with(**name)))
+        .copied()
+        .collect()
+}
+
+/// What is offered, in words.
+fn sentence(offers: Offers) -> String {
+    let parts = OFFERED.iter().filter_map(|(tier, _)| {
+        let offer = offers.of(*tier)?;
+        Some(format!(
+            "{}m of CPU and {} bytes of memory for {}",
+            offer.cpu,
+            offer.memory,
+            tier.as_str()
+        ))
+    });
+    let parts: Vec<String> = parts.collect();
+    if parts.is_empty() {
+        "the node offers no capacity to mid and batch".to_owned()
+    } else {
+        parts.join("; ")
+    }
 }
 
 /// Rounded down to the step, but never below what is bound.

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use duosuan_crds::{ColocationPolicy, report::NumaReport};
-use duosuan_policy::{Capabilities, Millis, Report};
+use duosuan_policy::{Capabilities, Millis, Report, Tier};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Client, ResourceExt, runtime::watcher};
@@ -35,7 +35,7 @@ use crate::{
     options::{ModeFlag, Options},
     pods::{self, PodInfo},
     policy_file::{self, PolicySource},
-    publish::{Draft, PublishError, Publisher},
+    publish::{Draft, Offers, PublishError, Publisher},
     selection::{self, Choice},
     services::Services,
     status::{self, Parts},
@@ -446,7 +446,8 @@ impl LiveNode {
             if let Some(publisher) = &mut self.publisher
                 && self.pods.ready()
             {
-                return publisher.withdraw(self.agent.bound_batch(), self.clock.wall()).await;
+                let bound = Offers::bound(self.agent.bound(Tier::Mid), self.agent.bound(Tier::Batch));
+                return publisher.withdraw(bound, self.clock.wall()).await;
             }
             Ok(())
         };

@@ -8,7 +8,7 @@ use duosuan_crds::{
 };
 use duosuan_policy::{
     Guard, Mode, NamedGroup, Policy, Resources, Tier,
-    policy::{Eviction, IoGuard, LatencyGuard, LlcGuard, MemoryGuard},
+    policy::{Eviction, IoGuard, LatencyGuard, LlcGuard, MemoryGuard, Mid},
 };
 
 use crate::quantity;
@@ -94,6 +94,8 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
     };
     let hold = millis("reclaim.hold", &spec.reclaim.hold, base.hold);
     let expire = millis("reclaim.expire", &spec.reclaim.expire, base.expire);
+    let mid = spec.reclaim.mid.clone().unwrap_or_default();
+    let mid_warm_up = millis("reclaim.mid.warmUp", &mid.warm_up, base.mid.warm_up);
     let eviction = spec.eviction.clone().unwrap_or_default();
     let suppressed_for = millis(
         "eviction.suppressedFor",
@@ -126,6 +128,13 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
         growth_percent: spec.reclaim.growth_percent.unwrap_or(base.growth_percent),
         hold,
         expire,
+        mid: Mid {
+            cpu_percent: mid.cpu_percent.unwrap_or(base.mid.cpu_percent),
+            memory_percent: mid.memory_percent.unwrap_or(base.mid.memory_percent),
+            quantile_percent: mid.quantile_percent.unwrap_or(base.mid.quantile_percent),
+            warm_up: mid_warm_up,
+            ..base.mid
+        },
         cpu: Guard {
             disabled: spec.guards.cpu.disabled,
             stall_milli: spec.guards.cpu.stall_milli.unwrap_or(base.cpu.stall_milli),

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use duosuan_crds::{
     NodeReportStatus, Tier as ApiTier,
     report::{
-        ActionReport, EvictionReport, GpuReport, GuardReport, NumaReport, OfferReport, Pressure, TierReport, TierWork,
+        ActionReport, EvictionReport, GpuReport, GuardReport, MidOfferReport, NumaReport, OfferReport, Pressure,
+        TierReport, TierWork,
     },
 };
 use duosuan_policy::{
     Capabilities, Report, Resources, Signals, Tier, Unread,
-    action::{Basis, Terms},
+    action::{Basis, MidTerms, Terms},
     eviction::Eviction,
 };
 use jiff::Timestamp;
@@ -178,10 +179,9 @@ pub fn status(
                 usage: known(view.usage),
                 forecast_peak: known(view.peak),
                 bound: both(view.bound),
-                reclaimable: if view.tier == Tier::Batch {
-                    both(view.reclaimable)
-                } else {
-                    BTreeMap::new()
+                reclaimable: match view.tier {
+                    Tier::Prod => BTreeMap::new(),
+                    Tier::Mid | Tier::Batch => both(view.reclaimable),
                 },
                 work: work(&view.work),
             })
@@ -190,6 +190,7 @@ pub fn status(
         capacity: both(report.capacity),
         system: known(report.system),
         offers: offers(report),
+        mid_offers: mid_offers(report),
         pressure: Pressure {
             cpu_milli: stall(report.node_stall.cpu),
             memory_milli: stall(report.node_stall.memory),
@@ -253,7 +254,7 @@ fn work(of: &duosuan_policy::action::TierWork) -> TierWork {
 }
 
 fn offers(report: &Report) -> Vec<OfferReport> {
-    let batch = report.tiers.iter().find(|t| t.tier == Tier::Batch);
+    let batch = report.tier(Tier::Batch);
     let bound = batch.map(|t| t.bound).unwrap_or_default();
     let offered = report.batch_offer();
     let of = |name: &str, basis, terms: &Terms, [bound, offered]: [i64; 2], amount: fn(i64) -> Quantity| OfferReport {
@@ -280,6 +281,36 @@ fn offers(report: &Report) -> Vec<OfferReport> {
             "memory",
             report.memory_basis,
             &report.memory_terms,
+            [bound.memory, offered.memory],
+            quantity::mebibytes,
+        ),
+    ]
+}
+
+fn mid_offers(report: &Report) -> Vec<MidOfferReport> {
+    let bound = report.tier(Tier::Mid).map(|t| t.bound).unwrap_or_default();
+    let offered = report.offer(Tier::Mid);
+    let of =
+        |name: &str, basis, terms: &MidTerms, [bound, offered]: [i64; 2], amount: fn(i64) -> Quantity| MidOfferReport {
+            resource: name.to_owned(),
+            basis: basis_name(basis).to_owned(),
+            prod_requests: amount(terms.requests),
+            prod_peak: terms.peak.map(amount),
+            capacity: amount(terms.capacity),
+            margin: amount(terms.margin),
+            system_peak: terms.system.map(amount),
+            share: amount(terms.share),
+            target: terms.target().map(amount),
+            bound: amount(bound),
+            offered: amount(offered),
+        };
+    let ([cpu, memory], [cpu_basis, memory_basis]) = (&report.mid_terms, report.mid_basis);
+    vec![
+        of("cpu", cpu_basis, cpu, [bound.cpu, offered.cpu], quantity::cores),
+        of(
+            "memory",
+            memory_basis,
+            memory,
             [bound.memory, offered.memory],
             quantity::mebibytes,
         ),
@@ -332,11 +363,12 @@ pub fn moved(before: &Report, after: &Report) -> bool {
         (Some(a), Some(b)) => (a - b).abs().saturating_mul(100) > of.saturating_mul(percent),
         (a, b) => a.is_some() != b.is_some(),
     };
-    let (a, b) = (before.batch_offer(), after.batch_offer());
     let (cpu, memory) = (after.capacity.cpu, after.capacity.memory);
-    let tiers = beyond(Some(a.cpu), Some(b.cpu), 5, cpu)
-        || beyond(Some(a.memory), Some(b.memory), 5, memory)
-        || beyond(before.usage.cpu, after.usage.cpu, 20, cpu)
+    let offers = [Tier::Mid, Tier::Batch].iter().any(|tier| {
+        let (a, b) = (before.offer(*tier), after.offer(*tier));
+        beyond(Some(a.cpu), Some(b.cpu), 5, cpu) || beyond(Some(a.memory), Some(b.memory), 5, memory)
+    });
+    let usage = beyond(before.usage.cpu, after.usage.cpu, 20, cpu)
         || beyond(before.usage.memory, after.usage.memory, 20, memory);
     let guards = before
         .guards
@@ -344,5 +376,6 @@ pub fn moved(before: &Report, after: &Report) -> bool {
         .map(|g| g.state)
         .ne(after.guards.iter().map(|g| g.state));
     let evictions = before.eviction.closed != after.eviction.closed || before.eviction.last != after.eviction.last;
-    tiers || guards || evictions || before.cpu_basis != after.cpu_basis || before.memory_basis != after.memory_basis
+    let bases = |report: &Report| (report.cpu_basis, report.memory_basis, report.mid_basis);
+    offers || usage || guards || evictions || bases(before) != bases(after)
 }

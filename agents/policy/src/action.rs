@@ -80,7 +80,7 @@ pub struct TierWork {
     pub page_cache: Option<i64>,
 }
 
-/// The terms of the offer, in the order of the formula: capacity - margin - system - firm - young = target.
+/// The terms of the offer to batch, in the order of the formula: capacity - margin - system - firm - young = target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     /// What the node has.
@@ -93,6 +93,23 @@ pub struct Terms {
     pub firm: Option<i64>,
     /// What pods of prod and mid that are young, or of whatever age without a past, asked for and do not use yet.
     pub young: i64,
+}
+
+/// The terms of an offer to mid: target = min(requests - peak, capacity - margin - system - peak, share).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MidTerms {
+    /// What the node has.
+    pub capacity: i64,
+    /// Never offered.
+    pub margin: i64,
+    /// Expected peak of what is in no pod.
+    pub system: Option<i64>,
+    /// What prod's pods asked for.
+    pub requests: i64,
+    /// Expected peak of prod in the long run.
+    pub peak: Option<i64>,
+    /// What the policy offers at most.
+    pub share: i64,
 }
 
 /// Why an offer is what it is.
@@ -161,14 +178,18 @@ pub struct Report {
     pub unwitnessed: BTreeMap<String, Unread>,
     /// Largest CPU stall of a batch pod.
     pub batch_stall: Option<i64>,
-    /// Terms of the CPU offer, milli-cores.
+    /// Terms of the CPU offer to batch, milli-cores.
     pub cpu_terms: Terms,
-    /// Terms of the memory offer, bytes.
+    /// Terms of the memory offer to batch, bytes.
     pub memory_terms: Terms,
     /// Why the CPU offer is what it is.
     pub cpu_basis: Basis,
     /// Why the memory offer is what it is.
     pub memory_basis: Basis,
+    /// Terms of the offers to mid: CPU, milli-cores, and memory, bytes.
+    pub mid_terms: [MidTerms; 2],
+    /// Why they are what they are.
+    pub mid_basis: [Basis; 2],
     /// The service with the most slow requests of those that it may have, as far as any can be judged.
     pub slowest: Option<Slowest>,
     /// Services that miss their objective with batch at its floor, too, and what they miss by themselves.
@@ -204,13 +225,30 @@ impl Terms {
     }
 }
 
+impl MidTerms {
+    /// What the terms amount to, 0 or more; unknown where one is.
+    pub fn target(&self) -> Option<i64> {
+        let peak = self.peak?;
+        let unused = self.requests.saturating_sub(peak);
+        let used = self.margin.saturating_add(self.system?).saturating_add(peak);
+        let room = self.capacity.saturating_sub(used);
+        Some(unused.min(room).min(self.share).max(0))
+    }
+}
+
 impl Report {
+    /// What is offered to a tier, what is bound included.
+    pub fn offer(&self, tier: Tier) -> Resources {
+        self.tier(tier).map(|view| view.reclaimable).unwrap_or_default()
+    }
+
+    /// A tier.
+    pub fn tier(&self, tier: Tier) -> Option<&TierView> {
+        self.tiers.iter().find(|view| view.tier == tier)
+    }
+
     /// What is offered to batch.
     pub fn batch_offer(&self) -> Resources {
-        self.tiers
-            .iter()
-            .find(|t| t.tier == Tier::Batch)
-            .map(|t| t.reclaimable)
-            .unwrap_or_default()
+        self.offer(Tier::Batch)
     }
 }

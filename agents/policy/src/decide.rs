@@ -1,21 +1,19 @@
 //! The decision, in steps: rates, samples, offers, guards, settings.
 
 use crate::{
-    action::{Action, Basis, GuardView, Report, Terms, TierView},
-    amounts::{percent, plus},
+    action::{Action, GuardView, Report, TierView},
+    amounts::plus,
     cpu,
     eviction::{self, Decided},
-    forecast::Forecast,
     guard::{Pace, Reading, ShareGuard},
     io, latency,
     llc::SCHEMATA,
     memory,
     observation::{Capabilities, Millis, Observation, Resources, Signals, Tier},
-    offer::Bounds,
-    pasts::Newcomers,
-    policy::{Mode, Policy},
+    offers,
+    policy::{Mid, Mode, Policy},
     rates::Measured,
-    state::{Forecasts, State},
+    state::State,
 };
 
 /// Samples are a second apart; a little less counts too, since timers are late and early.
@@ -56,67 +54,20 @@ pub fn decide(
             .memory
             .add(memory, apart.map(|of| of.memory), now, half_life, quantile);
         state.io_guard.remember(&rates.batch_io);
+        // A minute in which nothing could be sampled has no peak.
+        let began = *state.minute.get_or_insert(now);
+        if now.saturating_sub(began) >= Mid::MINUTE {
+            state.minute = Some(now);
+            state.pasts.end_minute(&policy.mid, now);
+            state.cpu.end_minute(&policy.mid, now);
+            state.memory.end_minute(&policy.mid, now);
+        }
     }
 
     // 3. offers
     let bound = bound(observation);
-    let newcomers = state.pasts.newcomers(observation, measured, policy, now);
-    let peaks = [Tier::Prod, Tier::Mid].map(|tier| peak(state, policy, &newcomers, tier));
-    let [of_prod, of_mid] = &peaks;
-    let terms = |capacity, share, forecasts: &Forecasts, firm, young| Terms {
-        capacity,
-        margin: percent(capacity, share),
-        system: forecasts.system.peak(policy.quantile_percent),
-        firm,
-        young,
-    };
-    let (capacity, unused) = (observation.capacity, newcomers.unused);
-    let firm = plus(of_prod.cpu, of_mid.cpu);
-    let cpu_terms = terms(capacity.cpu, policy.cpu_margin_percent, &state.cpu, firm, unused.cpu);
-    let (share, firm) = (policy.memory_margin_percent, plus(of_prod.memory, of_mid.memory));
-    let memory_terms = terms(capacity.memory, share, &state.memory, firm, unused.memory);
+    let offered = offers::step(policy, observation, measured, bound, state, now);
     let [prod, mid, batch] = measured.tiers;
-    let closed = state.eviction.closed(now);
-    let offer = |offer: &mut crate::offer::Offer, forecasts: &Forecasts, terms: &Terms, bound, age: Option<Millis>| {
-        if policy.suspended {
-            offer.withdraw(bound);
-            return Basis::Suspended;
-        }
-        if forecasts.prod.samples() < u64::from(policy.min_samples) {
-            offer.withdraw(bound);
-            return Basis::Cold;
-        }
-        let target = age.filter(|_| !observation.unlisted).and_then(|_| terms.target());
-        // What was too much for the node a moment ago would be so again: nothing beyond what is bound.
-        let target = target.map(|target| if closed { target.min(bound) } else { target });
-        offer.step(
-            target,
-            Bounds {
-                capacity: terms.capacity,
-                margin: terms.margin,
-                bound,
-            },
-            policy,
-            (now, age.unwrap_or_default()),
-        )
-    };
-    // How old what is known is; nothing where a part of it is not.
-    let [cpu_age, memory_age] = measured.age;
-    let known = |[a, b, c]: [Option<i64>; 3], age| (a.is_some() && b.is_some() && c.is_some()).then_some(age);
-    let cpu_basis = offer(
-        &mut state.cpu_offer,
-        &state.cpu,
-        &cpu_terms,
-        bound[2].cpu,
-        known([prod.cpu, mid.cpu, measured.system.cpu], cpu_age),
-    );
-    let memory_basis = offer(
-        &mut state.memory_offer,
-        &state.memory,
-        &memory_terms,
-        bound[2].memory,
-        known([prod.memory, mid.memory, measured.system.memory], memory_age),
-    );
 
     // 4. guards of batch's CPU, of which the tighter one holds
     let firm = plus(prod.cpu, mid.cpu);
@@ -208,7 +159,7 @@ pub fn decide(
         capabilities,
         observation,
         measured,
-        cpu_terms.target(),
+        offered.cpu_terms.target(),
         state,
         now,
     );
@@ -233,25 +184,20 @@ pub fn decide(
         usage: measured.node,
         system: measured.system,
         tiers: vec![
-            tier_view(Tier::Prod, peaks[0], Resources::default()),
-            tier_view(Tier::Mid, peaks[1], Resources::default()),
-            tier_view(
-                Tier::Batch,
-                Signals::default(),
-                Resources {
-                    cpu: state.cpu_offer.value(),
-                    memory: state.memory_offer.value(),
-                },
-            ),
+            tier_view(Tier::Prod, offered.peaks[0], Resources::default()),
+            tier_view(Tier::Mid, offered.peaks[1], offered.mid),
+            tier_view(Tier::Batch, Signals::default(), offered.batch),
         ],
         node_stall: measured.node_stall,
         prod_stall: measured.firm_stall,
         batch_stall: measured.batch_stall,
         unwitnessed: measured.unwitnessed.clone(),
-        cpu_terms,
-        memory_terms,
-        cpu_basis,
-        memory_basis,
+        cpu_terms: offered.cpu_terms,
+        memory_terms: offered.memory_terms,
+        cpu_basis: offered.cpu_basis,
+        memory_basis: offered.memory_basis,
+        mid_terms: offered.mid_terms,
+        mid_basis: offered.mid_basis,
         cache: observation.cache,
         slowest: state.latency_guard.slowest.clone(),
         own_misses: state.latency_guard.own_misses(),
@@ -315,32 +261,16 @@ fn guard_views(state: &State) -> Vec<GuardView> {
     ]
 }
 
-/// The peak that is expected of a tier: of its members, and the most that those who came lately used. `pasts` says why so.
-fn peak(state: &State, policy: &Policy, newcomers: &Newcomers, tier: Tier) -> Signals {
-    let [cpu_most, memory_most] = state.pasts.most(tier, policy.min_samples);
-    let apart = newcomers.used.get(tier as usize).copied().unwrap_or_default();
-    let of = |forecast: &Forecast, most: Option<i64>, apart: i64| {
-        let peak = forecast.peak(policy.quantile_percent)?;
-        let bounded = most.map_or(peak, |most| peak.min(most.max(forecast.last())));
-        Some(bounded.saturating_add(apart))
-    };
-    Signals {
-        cpu: of(state.cpu.of(tier), cpu_most, apart.cpu),
-        memory: of(state.memory.of(tier), memory_most, apart.memory),
-    }
-}
-
-/// Requests by tier. Batch is what the API says or what the cgroups say, whichever is more.
+/// Requests by tier. Of mid and batch they are what the API says or what the cgroups say, whichever is more.
 fn bound(observation: &Observation) -> [Resources; 3] {
     let mut bound = [Resources::default(); 3];
     for group in &observation.groups {
         if let Some(tier) = bound.get_mut(group.tier as usize) {
-            tier.cpu = tier.cpu.saturating_add(group.requests.cpu);
-            tier.memory = tier.memory.saturating_add(group.requests.memory);
+            *tier = tier.plus(group.requests);
         }
     }
-    let [_, _, batch] = &mut bound;
-    batch.cpu = batch.cpu.max(observation.bound_batch.cpu);
-    batch.memory = batch.memory.max(observation.bound_batch.memory);
+    let [_, mid, batch] = &mut bound;
+    *mid = mid.max(observation.bound_mid);
+    *batch = batch.max(observation.bound_batch);
     bound
 }

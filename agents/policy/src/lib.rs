@@ -10,7 +10,8 @@
 //! - it falls at once and grows slowly;
 //! - a signal that is missing is never read as zero: the offer holds, then decays to what is bound;
 //! - whatever is not known to be batch is prod;
-//! - nobody but batch is evicted, by lowest lost work, and not one more than needed;
+//! - batch is evicted, by lowest lost work, and not one more than needed; mid only where no batch is left to evict, after long
+//!   patience and with notice; prod never;
 //! - suspended or without a guard, no setting is asked for, so that the caller gives everything back.
 
 pub mod action;
@@ -27,8 +28,10 @@ pub mod latency;
 pub mod llc;
 pub mod lost_work;
 pub mod memory;
+mod mid;
 pub mod observation;
 pub mod offer;
+mod offers;
 mod pasts;
 pub mod policy;
 pub mod rates;

@@ -45,6 +45,26 @@ pub struct Resources {
     pub memory: i64,
 }
 
+impl Resources {
+    /// The sum.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            cpu: self.cpu.saturating_add(other.cpu),
+            memory: self.memory.saturating_add(other.memory),
+        }
+    }
+
+    /// The greater of both, each for itself.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            cpu: self.cpu.max(other.cpu),
+            memory: self.memory.max(other.memory),
+        }
+    }
+}
+
 /// CPU and memory, each of which may be unknown. Unknown is not zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signals {
@@ -107,7 +127,7 @@ pub struct Group {
     pub unread: Unread,
     /// What else is counted of it.
     pub work: Work,
-    /// Its pod, as far as it is looked at: batch's alone, since nobody else is evicted.
+    /// Its pod, as far as it is looked at: mid's and batch's, since nobody else is evicted.
     pub pod: Option<Pod>,
 }
 
@@ -128,7 +148,7 @@ pub struct Work {
     pub page_cache: Option<i64>,
 }
 
-/// A pod of tier batch, as an eviction looks at it.
+/// A pod of tier mid or batch, as an eviction looks at it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// UID.
@@ -403,7 +423,9 @@ pub struct Observation {
     pub cache: Option<CacheUse>,
     /// What the API says is bound here in tier batch. Known without the kernel, and it outlives a cgroup that is late.
     pub bound_batch: Resources,
-    /// Gangs of batch pods on the node, by `namespace/claim`, as far as somebody has looked.
+    /// The same of tier mid.
+    pub bound_mid: Resources,
+    /// Gangs of mid and batch pods on the node, by `namespace/claim`, as far as somebody has looked.
     pub gangs: BTreeMap<String, Gang>,
 }
 
@@ -419,9 +441,14 @@ impl Observation {
         Some((self.capacity.memory - self.memory_used?).max(0))
     }
 
+    /// Groups of a tier.
+    pub fn of(&self, tier: Tier) -> impl Iterator<Item = &Group> {
+        self.groups.iter().filter(move |g| g.tier == tier)
+    }
+
     /// Groups of batch.
     pub fn batch(&self) -> impl Iterator<Item = &Group> {
-        self.groups.iter().filter(|g| g.tier == Tier::Batch)
+        self.of(Tier::Batch)
     }
 
     /// Cgroups that together hold all of batch and nothing else: one where the kubelet's serves, else each group's own; none

@@ -23,6 +23,8 @@ pub struct Bounds {
     pub margin: i64,
     /// What is bound: the offer is never below.
     pub bound: i64,
+    /// The time in which it may grow by the policy's part of the capacity.
+    pub growth_span: Millis,
 }
 
 impl Offer {
@@ -58,7 +60,7 @@ impl Offer {
         // Growth beyond the last half minute does not add up: a sleeping agent wakes to no jump.
         let elapsed = now.saturating_sub(since);
         let room = i128::from(bounds.capacity.max(0)) * i128::from(policy.growth_percent) * i128::from(elapsed)
-            / (100 * i128::from(Policy::GROWTH_SPAN));
+            / (100 * i128::from(bounds.growth_span.max(1)));
         let allowed = base.saturating_add(i64::try_from(room).unwrap_or(i64::MAX));
         self.value = if target <= self.value {
             target
@@ -117,6 +119,7 @@ mod tests {
         capacity: 10_000,
         margin: 1_000,
         bound: 500,
+        growth_span: Policy::GROWTH_SPAN,
     };
 
     fn warm(policy: &Policy) -> (Offer, Millis) {

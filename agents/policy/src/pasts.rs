@@ -14,6 +14,8 @@
 //!   the smaller of both holds. (The sum of their *quantiles* is none: of many pods that seldom work, one always does.)
 //!
 //! Pods that are there when nothing is known yet are members at once: their past begins together.
+//!
+//! A pod of prod has a *long* past, too, of the peaks of its minutes: see [`crate::mid`].
 
 use std::collections::BTreeMap;
 
@@ -23,7 +25,7 @@ use crate::{
     amounts::plus,
     histogram::Histogram,
     observation::{Group, Millis, Observation, Resources, Tier},
-    policy::Policy,
+    policy::{Mid, Policy},
     rates::Measured,
     state::Forecasts,
 };
@@ -58,6 +60,15 @@ struct Past {
     /// The most of both at the last sample: looks are more than samples.
     #[serde(skip)]
     most: [Option<i64>; 2],
+    /// Of prod, the peaks of its minutes, of both.
+    #[serde(default)]
+    long: [Histogram<3>; 2],
+    /// The most of both in the present minute.
+    #[serde(skip)]
+    minute: [Option<i64>; 2],
+    /// What `long` makes expect of both, as of the last minute; nothing while it is too short.
+    #[serde(skip)]
+    proven: Option<[i64; 2]>,
 }
 
 /// What pods count with beside the members of their tier.
@@ -67,6 +78,10 @@ pub(crate) struct Newcomers {
     pub(crate) used: [Resources; 2],
     /// What young pods, members or not, asked for beyond that.
     pub(crate) unused: Resources,
+    /// What prod's pods asked for.
+    pub(crate) requests: Resources,
+    /// What prod's pods are expected to need in the long run, each for itself.
+    pub(crate) own: Resources,
 }
 
 /// A part of the two tiers that are forecast.
@@ -93,7 +108,10 @@ impl Pasts {
         now: Millis,
     ) {
         if !self.recalled {
-            self.of.values_mut().for_each(|past| past.recall());
+            for past in self.of.values_mut() {
+                past.recall();
+                past.prove(&policy.mid);
+            }
             self.recalled = true;
         }
         if seen.unlisted {
@@ -116,6 +134,7 @@ impl Pasts {
                     memory
                         .of_mut(past.tier)
                         .shift(low(&past.memory).saturating_mul(-MEMORY_STEP));
+                    past.leave(&policy.mid, cpu, memory);
                 }
                 match tier {
                     // What is known of it is known in its new tier, too, which it then joins.
@@ -140,10 +159,14 @@ impl Pasts {
         for past in self.of.values_mut().filter(|past| !past.member) {
             if !past.young(policy, now) && past.cpu.samples().min(past.memory.samples()) >= least {
                 past.member = true;
-                cpu.of_mut(past.tier).shift(past.cpu.quantile(q).unwrap_or(0));
-                memory
-                    .of_mut(past.tier)
-                    .shift(past.memory.quantile(q).unwrap_or(0).saturating_mul(MEMORY_STEP));
+                let [of_cpu, of_memory] = [&past.cpu, &past.memory].map(|past| past.quantile(q).unwrap_or(0));
+                let of_memory = of_memory.saturating_mul(MEMORY_STEP);
+                cpu.of_mut(past.tier).shift(of_cpu);
+                memory.of_mut(past.tier).shift(of_memory);
+                if past.tier == Tier::Prod {
+                    cpu.long.shift(of_cpu);
+                    memory.long.shift(of_memory);
+                }
             }
         }
         self.unwritten &= !seen.complete;
@@ -166,16 +189,16 @@ impl Pasts {
             let past = self.of.get_mut(&group.path);
             let member = past.as_ref().is_some_and(|past| past.member);
             if let Some(past) = past {
+                if group.tier == Tier::Prod {
+                    for (most, used) in past.minute.iter_mut().zip([cpu, memory]) {
+                        *most = (*most).max(used);
+                    }
+                }
                 if let Some(cpu) = cpu {
                     past.cpu.add(cpu, now, half_life);
                 }
                 if let Some(memory) = memory {
-                    // Whatever is begun counts whole.
-                    past.memory.add(
-                        memory.max(0).saturating_add(MEMORY_STEP - 1) / MEMORY_STEP,
-                        now,
-                        half_life,
-                    );
+                    past.memory.add(steps(memory), now, half_life);
                 }
                 past.recall();
             }
@@ -200,28 +223,45 @@ impl Pasts {
         sum
     }
 
-    /// What pods count with beside the members.
+    /// A minute is over: its peaks are part of the long pasts.
+    pub(crate) fn end_minute(&mut self, mid: &Mid, now: Millis) {
+        for past in self.of.values_mut() {
+            let [cpu, memory] = std::mem::take(&mut past.minute);
+            let peaks = [cpu, memory.map(steps)];
+            for (long, peak) in past.long.iter_mut().zip(peaks) {
+                if let Some(peak) = peak {
+                    long.add(peak, now, mid.half_life);
+                }
+            }
+            past.prove(mid);
+        }
+    }
+
+    /// What pods count with beside the members, and prod's in the long run.
     pub(crate) fn newcomers(&self, seen: &Observation, measured: &Measured, policy: &Policy, now: Millis) -> Newcomers {
         let mut all = Newcomers::default();
         for group in &seen.groups {
             let Some(used) = firm(&mut all.used, group.tier) else {
                 continue;
             };
-            let past = self.of.get(&group.path);
+            let past = self.of.get(&group.path).map(Box::as_ref);
             let member = past.is_some_and(|past| past.member);
-            if member && past.is_some_and(|past| !past.young(policy, now)) {
-                continue;
-            }
             let mut most = Resources {
                 cpu: measured.group_cpu.get(&group.path).copied().unwrap_or(0),
                 memory: group.memory.unwrap_or(0),
             };
+            if group.tier == Tier::Prod {
+                all.requests = all.requests.plus(group.requests);
+                all.own = all.own.plus(long(past, group.requests, most));
+            }
+            if member && past.is_some_and(|past| !past.young(policy, now)) {
+                continue;
+            }
             if !member {
                 let [cpu, memory] = past.map(|past| past.most).unwrap_or_default();
                 most.cpu = most.cpu.max(cpu.unwrap_or(0));
                 most.memory = most.memory.max(memory.unwrap_or(0));
-                used.cpu = used.cpu.saturating_add(most.cpu);
-                used.memory = used.memory.saturating_add(most.memory);
+                *used = used.plus(most);
             }
             let unused = &mut all.unused;
             unused.cpu = unused.cpu.saturating_add((group.requests.cpu - most.cpu).max(0));
@@ -242,7 +282,39 @@ impl Past {
             cpu: Histogram::default(),
             memory: Histogram::default(),
             most: [None; 2],
+            long: [Histogram::default(), Histogram::default()],
+            minute: [None; 2],
+            proven: None,
         }
+    }
+
+    /// Finds out what the long past makes expect, if it is long enough.
+    fn prove(&mut self, mid: &Mid) {
+        let [cpu, memory] = &self.long;
+        let enough = cpu.samples().min(memory.samples()) >= mid.minutes();
+        let peaks = cpu
+            .quantile(mid.quantile_percent)
+            .zip(memory.quantile(mid.quantile_percent));
+        self.proven = peaks
+            .filter(|_| enough && self.tier == Tier::Prod)
+            .map(|(cpu, memory)| [cpu, memory.saturating_mul(MEMORY_STEP)]);
+    }
+
+    /// Takes it out of prod's long past, with what it used at least, and forgets its own: in another tier, or under another
+    /// policy, it begins anew.
+    fn leave(&mut self, mid: &Mid, cpu: &mut Forecasts, memory: &mut Forecasts) {
+        if self.tier != Tier::Prod {
+            return;
+        }
+        let low = |h: &Histogram<3>| {
+            h.quantile_at_least(100_u32.saturating_sub(mid.quantile_percent))
+                .unwrap_or(0)
+        };
+        let [of_cpu, of_memory] = self.long.each_ref().map(low);
+        cpu.long.shift(-of_cpu);
+        memory.long.shift(of_memory.saturating_mul(-MEMORY_STEP));
+        self.long = Default::default();
+        (self.minute, self.proven) = ([None; 2], None);
     }
 
     fn recall(&mut self) {
@@ -253,4 +325,29 @@ impl Past {
     fn young(&self, policy: &Policy, now: Millis) -> bool {
         now.saturating_sub(self.since) < policy.warm_up
     }
+}
+
+/// What a pod of prod is to be expected to need in the long run: what its long past says, and what it asked for or used at most
+/// where that is too short; never less than it uses now.
+fn long(past: Option<&Past>, requests: Resources, used: Resources) -> Resources {
+    let expected = match past {
+        Some(Past { proven: Some(long), .. }) => *long,
+        _ => {
+            let [cpu, memory] = past.map(|past| past.most).unwrap_or_default();
+            [
+                requests.cpu.max(cpu.unwrap_or(0)),
+                requests.memory.max(memory.unwrap_or(0)),
+            ]
+        }
+    };
+    let [cpu, memory] = expected;
+    Resources {
+        cpu: cpu.max(used.cpu),
+        memory: memory.max(used.memory),
+    }
+}
+
+/// Memory in steps: whatever is begun counts whole.
+fn steps(memory: i64) -> i64 {
+    memory.max(0).saturating_add(MEMORY_STEP - 1) / MEMORY_STEP
 }

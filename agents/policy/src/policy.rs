@@ -29,7 +29,7 @@ pub struct Policy {
     pub cpu_margin_percent: u32,
     /// Memory never offered, percent of capacity.
     pub memory_margin_percent: u32,
-    /// How much the offer may grow in [`Policy::GROWTH_SPAN`], percent of capacity.
+    /// How much the offer may grow in [`Policy::GROWTH_SPAN`], and mid's in [`Mid::GROWTH_SPAN`], percent of capacity.
     pub growth_percent: u32,
     /// Age of a signal, milliseconds, up to which the last offer holds.
     pub hold: Millis,
@@ -41,6 +41,8 @@ pub struct Policy {
     pub min_samples: u32,
     /// Time, milliseconds, for which a new prod pod is taken to need all that it asked for.
     pub warm_up: Millis,
+    /// What is offered to mid.
+    pub mid: Mid,
     /// CPU guard.
     pub cpu: Guard,
     /// Memory guard.
@@ -79,6 +81,55 @@ impl NamedGroup {
             .path
             .strip_prefix(&self.path)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+/// What is offered to mid: prod's requests that a day of its past says stay unused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mid {
+    /// CPU that is offered at most, percent of capacity; 0 offers none.
+    pub cpu_percent: u32,
+    /// Memory that is offered at most, percent of capacity; 0 offers none.
+    pub memory_percent: u32,
+    /// Quantile of the peaks of prod's minutes that is kept for it, percent, 50 to 100.
+    pub quantile_percent: u32,
+    /// Time, milliseconds, after which such a peak counts half.
+    pub half_life: Millis,
+    /// How long a pod must have been seen, milliseconds, before anything that it asked for counts as unused.
+    pub warm_up: Millis,
+}
+
+impl Default for Mid {
+    /// A day is the period of most services' load, so a day must have been seen, and still counts half a day later. Kubernetes'
+    /// Vertical Pod Autoscaler halves after a day, too; Koordinator's predictor halves CPU after 12 h and memory after 24 h,
+    /// and begins after 24 h.
+    fn default() -> Self {
+        Self {
+            cpu_percent: 25,
+            memory_percent: 25,
+            quantile_percent: 99,
+            half_life: 24 * 3_600_000,
+            warm_up: 24 * 3_600_000,
+        }
+    }
+}
+
+impl Mid {
+    /// Time whose peak is one sample of the long pasts.
+    pub const MINUTE: Millis = 60_000;
+    /// The span in which the offer may grow by [`Policy::growth_percent`]: ten times batch's, since what was taken back once
+    /// should not be promised again at once.
+    pub const GROWTH_SPAN: Millis = 10 * Policy::GROWTH_SPAN;
+
+    /// Samples that make a past long enough.
+    pub(crate) fn minutes(&self) -> u64 {
+        (self.warm_up / Self::MINUTE).max(1)
+    }
+
+    /// Whether nothing is offered at all.
+    pub const fn off(&self) -> bool {
+        self.cpu_percent == 0 && self.memory_percent == 0
     }
 }
 
@@ -232,6 +283,7 @@ impl Default for Policy {
             half_life: 3_600_000,
             min_samples: 60,
             warm_up: 300_000,
+            mid: Mid::default(),
             cpu: Guard::default(),
             memory: MemoryGuard::default(),
             io: IoGuard::default(),
@@ -313,6 +365,24 @@ impl Policy {
             "reclaim.expire",
             format!("{} ms", self.expire),
             "give more than reclaim.hold, since the offer decays between the two",
+        );
+        for (field, percent) in [
+            ("reclaim.mid.cpuPercent", self.mid.cpu_percent),
+            ("reclaim.mid.memoryPercent", self.mid.memory_percent),
+        ] {
+            check(percent <= 100, field, percent.to_string(), "give 0 to 100");
+        }
+        check(
+            (50..=100).contains(&self.mid.quantile_percent),
+            "reclaim.mid.quantilePercent",
+            self.mid.quantile_percent.to_string(),
+            "give 50 to 100",
+        );
+        check(
+            self.mid.warm_up >= Mid::MINUTE,
+            "reclaim.mid.warmUp",
+            format!("{} ms", self.mid.warm_up),
+            "give a minute or more",
         );
         check(
             self.half_life >= 1_000,
@@ -437,6 +507,12 @@ mod tests {
             hold: 60_000,
             expire: 60_000,
             growth_percent: 0,
+            mid: Mid {
+                cpu_percent: 101,
+                quantile_percent: 49,
+                warm_up: 59_999,
+                ..Mid::default()
+            },
             cpu: Guard {
                 floor: Some(3000),
                 stall_milli: 0,
@@ -457,6 +533,9 @@ mod tests {
                 "reclaim.quantilePercent",
                 "reclaim.growthPercent",
                 "reclaim.expire",
+                "reclaim.mid.cpuPercent",
+                "reclaim.mid.quantilePercent",
+                "reclaim.mid.warmUp",
                 "guards.cpu.stallMilli",
                 "eviction.availablePercent",
                 "eviction.killPercent",

@@ -14,6 +14,7 @@ use crate::{
     observation::{Millis, Tier},
     offer::Offer,
     pasts::Pasts,
+    policy::Mid,
     rates::Counters,
 };
 
@@ -24,10 +25,16 @@ pub struct State {
     pub(crate) cpu: Forecasts,
     /// Memory of prod, mid and system.
     pub(crate) memory: Forecasts,
-    /// CPU offered.
+    /// CPU offered to batch.
     pub(crate) cpu_offer: Offer,
-    /// Memory offered.
+    /// Memory offered to batch.
     pub(crate) memory_offer: Offer,
+    /// CPU and memory offered to mid.
+    #[serde(default)]
+    pub(crate) mid_offers: [Offer; 2],
+    /// When the present minute of the long pasts began.
+    #[serde(skip)]
+    pub(crate) minute: Option<Millis>,
     /// The past of each pod of prod and mid.
     #[serde(default = "Pasts::unwritten")]
     pub(crate) pasts: Pasts,
@@ -74,6 +81,12 @@ pub(crate) struct Forecasts {
     pub(crate) prod: Forecast,
     pub(crate) mid: Forecast,
     pub(crate) system: Forecast,
+    /// Prod in the long run: the peaks of its minutes.
+    #[serde(default)]
+    pub(crate) long: Forecast,
+    /// Prod's peak in the present minute.
+    #[serde(skip)]
+    minute: Option<i64>,
 }
 
 impl Forecasts {
@@ -108,7 +121,15 @@ impl Forecasts {
         };
         // A forecast takes what is negative for none.
         self.prod.add(prod - of_prod, now, half_life, quantile);
+        self.minute = self.minute.max(Some(prod - of_prod));
         self.mid.add(mid - of_mid, now, half_life, quantile);
         self.system.add(system, now, half_life, quantile);
+    }
+
+    /// A minute is over: its peak is part of prod's long past.
+    pub(crate) fn end_minute(&mut self, mid: &Mid, now: Millis) {
+        if let Some(peak) = self.minute.take() {
+            self.long.add(peak, now, mid.half_life, mid.quantile_percent);
+        }
     }
 }

@@ -9,7 +9,7 @@ use duosuan_cgroup::{Cgroup, Error, IoStat, MemoryEvents, topology};
 use duosuan_policy::{Capabilities, Group, Io, Observation, Pod, Resources, Stall, Tier, Unread, Work};
 
 use super::Kernel;
-use crate::pods::{PodInfo, bound_batch};
+use crate::pods::{self, PodInfo};
 
 /// Where the file system does not count a folder's links, the containers of a pod are listed anew after this many looks.
 const RELIST_CONTAINERS: u64 = 5;
@@ -77,7 +77,8 @@ impl Kernel {
         if seen.envelope != *envelope {
             seen.envelope.clone_from(envelope);
         }
-        seen.bound_batch = bound_batch(pods);
+        seen.bound_batch = pods::bound(pods, Tier::Batch);
+        seen.bound_mid = pods::bound(pods, Tier::Mid);
     }
 
     /// Finds out what there is to look at. False if that could not be found out: then it is what it was.

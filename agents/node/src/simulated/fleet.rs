@@ -8,7 +8,7 @@ use std::{
 };
 
 use duosuan_crds::{ColocationPolicy, ColocationPolicySpec};
-use duosuan_policy::{Millis, Report, State};
+use duosuan_policy::{Millis, Report, State, Tier};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -430,7 +430,9 @@ impl Member {
             return true;
         };
         let age = now.saturating_sub(*at);
-        let withdrawn = report.batch_offer().cpu == 0 && before.batch_offer().cpu > 0;
+        let withdrawn = [Tier::Mid, Tier::Batch]
+            .iter()
+            .any(|tier| report.offer(*tier).cpu == 0 && before.offer(*tier).cpu > 0);
         age >= millis(options.report_period)
             || withdrawn
             || (age >= millis(options.report_spacing) && status::moved(before, report))

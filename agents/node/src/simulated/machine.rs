@@ -183,7 +183,8 @@ impl Machine for SimulatedMachine {
             groups,
             complete: true,
             envelope: Some(BEST_EFFORT.to_owned()),
-            bound_batch: crate::pods::bound_batch(pods),
+            bound_batch: crate::pods::bound(pods, Tier::Batch),
+            bound_mid: crate::pods::bound(pods, Tier::Mid),
             ..Observation::default()
         };
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use duosuan_crds::{
     NodeReport, NodeReportStatus, Tier,
-    report::{EvictionReport, GuardReport, OfferReport, TierReport},
+    report::{EvictionReport, GuardReport, MidOfferReport, OfferReport, TierReport},
 };
 use duosuan_scheduler::LostWork;
 use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time};
@@ -92,6 +92,10 @@ pub(super) fn node(report: &NodeReport) -> String {
     if !status.offers.is_empty() {
         text += "\n";
         text += &offers(&status.offers);
+    }
+    if !status.mid_offers.is_empty() {
+        text += "\n";
+        text += &mid_offers(&status.mid_offers);
     }
     text += "\n";
     text += &stalls(&status);
@@ -200,6 +204,42 @@ fn offers(offers: &[OfferReport]) -> String {
             perhaps(&o.system_peak),
             perhaps(&o.prod_peak),
             o.young_requests.0.clone(),
+            perhaps(&o.target),
+            o.bound.0.clone(),
+            o.offered.0.clone(),
+            o.basis.clone(),
+        ]
+    });
+    table(&header, rows)
+}
+
+/// The same of mid: the target is the least of three.
+fn mid_offers(offers: &[MidOfferReport]) -> String {
+    let header = [
+        "OFFERED TO MID",
+        "PROD REQUESTED",
+        "- LONG PEAK",
+        "CAPACITY",
+        "- MARGIN",
+        "- SYSTEM PEAK",
+        "- LONG PEAK",
+        "SHARE",
+        "LEAST = TARGET",
+        "BOUND",
+        "OFFERED",
+        "BY",
+    ];
+    let perhaps = |amount: &Option<Quantity>| amount.as_ref().map_or(NOTHING.to_owned(), |a| a.0.clone());
+    let rows = offers.iter().map(|o| {
+        vec![
+            o.resource.clone(),
+            o.prod_requests.0.clone(),
+            perhaps(&o.prod_peak),
+            o.capacity.0.clone(),
+            o.margin.0.clone(),
+            perhaps(&o.system_peak),
+            perhaps(&o.prod_peak),
+            o.share.0.clone(),
             perhaps(&o.target),
             o.bound.0.clone(),
             o.offered.0.clone(),
