@@ -53,7 +53,7 @@ fairnessHalfLife: 1h
 nodeSelector: {a: b}
 groups: [{path: a, tier: prod}]
 placement: {cpuPercent: 80, memoryPercent: 90}
-reclaim: {quantilePercent: 98, cpuMarginPercent: 10, memoryMarginPercent: 10, growthPercent: 10, hold: 60s, expire: 5m}
+reclaim: {quantilePercent: 98, cpuMarginPercent: 10, memoryMarginPercent: 10, growthPercent: 10, hold: 60s, expire: 5m, mid: {cpuPercent: 25, memoryPercent: 25, quantilePercent: 99, warmUp: 24h}}
 guards:
   cpu: {stallMilli: 100, floor: 1, burstPercent: 20}
   memory: {stallMilli: 50, availablePercent: 5}
@@ -62,7 +62,7 @@ guards:
   network: {rate: 2G}
   gpu: {busyPercent: 60}
   latency: {budgetPercent: 80}
-eviction: {availablePercent: 50, killPercent: 1, suppressedFor: 5m}
+eviction: {availablePercent: 50, killPercent: 1, suppressedFor: 5m, midNotice: 60s}
 ",
     ),
 ];

@@ -173,14 +173,16 @@ async fn an_agent_writes_its_own_report_and_no_other() {
 }
 
 #[tokio::test]
-async fn an_agent_warns_and_evicts_batch_pods_of_its_own_node_and_nobody_else() {
+async fn an_agent_warns_and_evicts_pods_of_batch_and_mid_of_its_own_node_and_nobody_else() {
     let admins: Api<Pod> = Api::namespaced(ready().await.unwrap(), "default");
     let cluster = cluster_with_controllers().unwrap();
     let agent = account(cluster, "duosuan-agent", Some("node-a")).await.unwrap();
     let batch = json!({"requests": {"duosuan.io/batch-cpu": "100"}, "limits": {"duosuan.io/batch-cpu": "100"}});
+    let mid = json!({"requests": {"duosuan.io/mid-cpu": "100"}, "limits": {"duosuan.io/mid-cpu": "100"}});
     let mut uids = std::collections::BTreeMap::new();
     for (name, node, resources) in [
         ("evict-own", "node-a", batch.clone()),
+        ("evict-mid", "node-a", mid),
         ("evict-other", "node-b", batch),
         ("evict-online", "node-a", json!({})),
     ] {
@@ -238,6 +240,7 @@ async fn an_agent_warns_and_evicts_batch_pods_of_its_own_node_and_nobody_else() 
     .unwrap();
     for (name, metadata, uid, refusal) in [
         ("evict-own", labelled("node-a"), Some(uids["evict-own"].as_str()), None),
+        ("evict-mid", labelled("node-a"), Some(uids["evict-mid"].as_str()), None),
         ("evict-other", labelled("node-a"), Some(&uids["evict-other"]), own),
         ("evict-own", labelled("node-a"), Some(&uids["evict-other"]), own),
         ("evict-other", labelled("node-b"), Some(&uids["evict-other"]), form),
@@ -248,7 +251,7 @@ async fn an_agent_warns_and_evicts_batch_pods_of_its_own_node_and_nobody_else() 
             "evict-online",
             labelled("node-a"),
             Some(&uids["evict-online"]),
-            Some("only batch pods"),
+            Some("only pods of batch and mid"),
         ),
     ] {
         let answer = evict(&agent, name, metadata.clone(), uid).await;

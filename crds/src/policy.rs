@@ -65,7 +65,7 @@ pub struct ColocationPolicySpec {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
     pub groups: Vec<NamedGroup>,
-    /// When batch pods have to leave a node that cannot be relieved otherwise. Absent: on, with its defaults.
+    /// When pods of batch, and then of mid, have to leave a node that cannot be relieved otherwise. Absent: on, with its defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eviction: Option<Eviction>,
 }

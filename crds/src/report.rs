@@ -112,8 +112,8 @@ pub struct NodeReportStatus {
     /// Settings that it would make beyond those in `intended`.
     #[serde(default)]
     pub intended_more: u32,
-    /// True: batch was evicted here lately, and the node takes no new batch pods for 5 minutes from then, or while memory is
-    /// short. What runs stays.
+    /// True: batch or mid was evicted here lately, and the node takes no new pods of either for 5 minutes from then, or while memory
+    /// is short. What runs stays.
     #[serde(default)]
     pub batch_closed: bool,
     /// Last ten evictions, the oldest first.
@@ -141,10 +141,15 @@ pub struct EvictionReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub claim: Option<String>,
+    /// The tier that it is of: `batch`, or `mid` where no batch was left. Absent in a report of an agent that evicted none but
+    /// batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
     /// `MemoryShort`: less memory was available than the policy's `eviction.availablePercent`. `MemoryFails`: less than its
     /// `killPercent`, and it stalled. `MemoryStall`: prod stalled for memory although batch had no page cache left to give.
-    /// `CpuSuppressed`: batch was held at its CPU floor for long.
-    #[schemars(extend("enum" = ["MemoryShort", "MemoryFails", "MemoryStall", "CpuSuppressed"]))]
+    /// `CpuSuppressed`: batch was held at its CPU floor for long. `CpuStall`: prod stalled for CPU for long, no batch was left, and
+    /// mid used more than prod left.
+    #[schemars(extend("enum" = ["MemoryShort", "MemoryFails", "MemoryStall", "CpuSuppressed", "CpuStall"]))]
     pub cause: String,
     /// `Ordered`: asked for, and not answered yet. `Evicted`: the API server evicts the pod. `Refused`: a disruption budget
     /// keeps it. `Failed`: the order did not work out. `Killed`: its processes were killed. `Observed`: the mode is

@@ -160,7 +160,7 @@ pub(crate) fn agent() -> Result<String> {
         requests: Resources { cpu, memory: 1 << 32 },
         burstable: tier != Tier::Batch,
         latency: None,
-        batch: None,
+        evictable: None,
     };
     agent.set_pods(vec![pod("online", Tier::Prod, 4_000), pod("batch", Tier::Batch, 2_000)]);
     let metrics = NodeMetrics::new();
@@ -181,7 +181,9 @@ pub(crate) fn agent() -> Result<String> {
         uid: "batch".into(),
         name: "default/batch".into(),
         gang: None,
+        tier: Tier::Batch,
         cause: Cause::Memory,
+        notice: 0,
         why: String::new(),
         lost: LostWork::default(),
         outcome: Outcome::Ordered,

@@ -95,14 +95,14 @@ impl<M: Machine> Agent<M> {
         self.services = services;
     }
 
-    /// Gangs of its batch pods, by `namespace/claim`, from the next look on.
+    /// Gangs of its pods of mid and batch, by `namespace/claim`, from the next look on.
     pub fn set_gangs(&mut self, gangs: BTreeMap<String, Gang>) {
         self.gangs = gangs;
     }
 
-    /// Gangs of its batch pods, by `namespace/claim`, in the order of their names.
+    /// Gangs of its pods of mid and batch, by `namespace/claim`, in the order of their names.
     pub fn gang_names(&self) -> BTreeSet<String> {
-        let pods = self.pods.iter().filter_map(|p| p.batch.as_ref());
+        let pods = self.pods.iter().filter_map(|p| p.evictable.as_ref());
         pods.filter_map(|p| p.gang.clone()).collect()
     }
 

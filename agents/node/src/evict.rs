@@ -1,7 +1,7 @@
 //! Evictions through the API server: of each order a dry run, so that nobody is warned in vain, a notice, the eviction and
 //! an event; and what is known there of the gangs that may be hit.
 //!
-//! A pod has two seconds between the notice and SIGTERM, and then its grace. The notice is the annotation
+//! A pod has two seconds between the notice and SIGTERM, one of mid as long as the policy says, and then its grace. The notice is the annotation
 //! `duosuan.io/eviction-notice`, which a pod reads as a file by the downward API.
 
 use std::{
@@ -150,7 +150,7 @@ async fn evict(client: &Client, node: &str, order: &Eviction) -> Answer {
         }
         let notice = format!("{} {}: {}", Timestamp::now(), order.cause.as_str(), order.why);
         note(&pods, name, &order.uid, Some(&notice)).await;
-        tokio::time::sleep(NOTICE).await;
+        tokio::time::sleep(NOTICE.max(Duration::from_millis(order.notice))).await;
     }
     let Some(answer) = ask_to_evict(client, node, order, (namespace, name), false).await else {
         return Answer::Evicted;
@@ -304,7 +304,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use std::sync::{Arc, Mutex};
 
-    use duosuan_policy::{Cause, LostWork};
+    use duosuan_policy::{Cause, LostWork, Tier};
     use http::Response;
     use kube::client::Body;
 
@@ -341,7 +341,9 @@ mod tests {
             uid: "u-1".to_owned(),
             name: "ns/web".to_owned(),
             gang: None,
+            tier: Tier::Batch,
             cause: Cause::Memory,
+            notice: 0,
             why: "a test".to_owned(),
             lost: LostWork::default(),
             outcome: Outcome::Ordered,
@@ -367,6 +369,17 @@ mod tests {
         let methods: Vec<&str> = asked.iter().filter_map(|a| a.split(' ').next()).collect();
         assert_eq!(methods, ["POST", "PATCH", "POST", "POST"]);
         assert!(asked[1].contains("\"uid\":\"u-1\""), "{}", asked[1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_of_mid_has_the_notice_that_it_was_promised() {
+        for (notice, least) in [(0, NOTICE), (60_000, Duration::from_secs(60))] {
+            let (client, _) = server(200);
+            let began = tokio::time::Instant::now();
+            let order = Eviction { notice, ..order() };
+            assert_eq!(evict(&client, "n", &order).await, Answer::Evicted);
+            assert!((least..least * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        }
     }
 
     #[test]

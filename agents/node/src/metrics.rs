@@ -7,7 +7,7 @@ use std::{hash::Hash, sync::atomic::AtomicU64};
 use duosuan_policy::{
     Answer, CacheUse, Capabilities, GuardState, Outcome, Report, Tier,
     action::{MidTerms, Terms, TierWork},
-    eviction::{Cause, Eviction},
+    eviction::Eviction,
 };
 use prometheus_client::{
     encoding::text,
@@ -156,12 +156,12 @@ impl Metrics {
             evictions: plain(
                 r,
                 "node_evictions",
-                "Evictions of batch from the node, by what came of them: each order counts as Ordered and then by its answer",
+                "Evictions of batch and mid from the node, by what came of them: each order counts as Ordered and then by its answer",
             ),
             closed: plain(
                 r,
                 "node_batch_closed",
-                "1 while the node takes no new batch because batch was evicted",
+                "1 while the node takes nothing new of batch and mid because some was evicted",
             ),
             state: plain(
                 r,
@@ -274,7 +274,7 @@ impl Metrics {
             }
         }
         for eviction in &report.eviction.decided {
-            self.count_eviction(node, eviction.cause, eviction.outcome);
+            self.count_eviction(node, eviction, eviction.outcome);
         }
         let labels = NodeLabels { node: node.to_owned() };
         show(
@@ -382,13 +382,14 @@ impl Metrics {
             Answer::Refused => Outcome::Refused,
             Answer::Failed => Outcome::Failed,
         };
-        self.count_eviction(node, eviction.cause, outcome);
+        self.count_eviction(node, eviction, outcome);
     }
 
-    fn count_eviction(&self, node: &str, cause: Cause, outcome: Outcome) {
+    fn count_eviction(&self, node: &str, eviction: &Eviction, outcome: Outcome) {
         let labels = EvictionLabels {
             node: node.to_owned(),
-            cause: cause.as_str(),
+            tier: eviction.tier.as_str(),
+            cause: eviction.cause.as_str(),
             outcome: outcome.as_str(),
         };
         self.evictions.get_or_create(&labels).inc();

@@ -6,7 +6,7 @@ use duosuan_crds::{
     ANNOTATION_GPU_SHARE, ANNOTATION_LAST_CHECKPOINT, ANNOTATION_LATENCY_OBJECTIVE, LABEL_CLAIM, LABEL_GROUP,
     LABEL_TIER, RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY, RESOURCE_GPU, RESOURCE_MID_CPU, RESOURCE_MID_MEMORY,
 };
-use duosuan_policy::{Millis, Pod as BatchPod, Resources, Tier};
+use duosuan_policy::{Millis, Pod as EvictablePod, Resources, Tier};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Container, Pod, PodSpec},
@@ -33,8 +33,8 @@ pub struct PodInfo {
     /// Where to read the latency that it promises, or why that cannot be. Batch promises none, and a pod without an address
     /// has none yet.
     pub latency: Option<Result<Target, String>>,
-    /// What an eviction looks at; of batch pods alone.
-    pub batch: Option<BatchPod>,
+    /// What an eviction looks at; of pods of mid and batch alone.
+    pub evictable: Option<EvictablePod>,
 }
 
 /// Reduces a pod; `None` if it is bound nowhere or has ended, so that it takes nothing of a node.
@@ -88,17 +88,17 @@ pub fn reduce(pod: &Pod) -> Option<PodInfo> {
         requests,
         burstable: firm != Resources::default(),
         latency,
-        batch: (tier == Tier::Batch).then(|| batch_pod(pod, spec)),
+        evictable: (tier != Tier::Prod).then(|| evictable(pod, spec)),
     })
 }
 
-fn batch_pod(pod: &Pod, spec: &PodSpec) -> BatchPod {
+fn evictable(pod: &Pod, spec: &PodSpec) -> EvictablePod {
     let meta = &pod.metadata;
     let label = |key: &str| meta.labels.as_ref().and_then(|l| l.get(key));
     let annotation = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key));
     let namespace = meta.namespace.as_deref().unwrap_or("default");
     let share = annotation(ANNOTATION_GPU_SHARE).and_then(|text| text.parse::<u16>().ok());
-    BatchPod {
+    EvictablePod {
         uid: meta.uid.clone().unwrap_or_default(),
         name: name(pod),
         gang: label(LABEL_CLAIM).map(|claim| format!("{namespace}/{claim}")),
@@ -202,10 +202,10 @@ mod tests {
             requests,
             burstable: false,
             latency: None,
-            batch: Some(BatchPod {
+            evictable: Some(EvictablePod {
                 uid: "u".into(),
                 name: "ns/b".into(),
-                ..BatchPod::default()
+                ..EvictablePod::default()
             }),
         };
         assert_eq!(info, Some(expected));
@@ -265,7 +265,7 @@ mod tests {
             "spec": {"nodeName": "n", "containers": []},
             "status": {"startTime": "1970-01-01T00:00:02Z"}
         }));
-        let expected = BatchPod {
+        let expected = EvictablePod {
             uid: "u".into(),
             name: "ns/b".into(),
             gang: Some("ns/c".into()),
@@ -275,15 +275,22 @@ mod tests {
             cards: 250,
             leaving: true,
         };
-        assert_eq!(info.unwrap().batch, Some(expected));
+        assert_eq!(info.unwrap().evictable, Some(expected));
         let info = pod(serde_json::json!({
             "metadata": {"name": "b", "uid": "u", "labels": {"duosuan.io/tier": "batch"},
                 "annotations": {"duosuan.io/last-checkpoint": "yesterday"}},
             "spec": {"nodeName": "n", "containers": [{"name": "a", "resources": {"limits": {"nvidia.com/gpu": "2"},
                 "requests": {"nvidia.com/gpu": "2"}}}]}
         }));
-        let batch = info.unwrap().batch.unwrap();
+        let batch = info.unwrap().evictable.unwrap();
         assert_eq!((batch.checkpoint, batch.cards, batch.leaving), (None, 2_000, false));
+        let of = |tier: &str| {
+            let meta = serde_json::json!({"name": "p", "uid": "u", "labels": {"duosuan.io/tier": tier}});
+            pod(serde_json::json!({"metadata": meta, "spec": {"nodeName": "n", "containers": []}}))
+                .unwrap()
+                .evictable
+        };
+        assert!(of("mid").is_some() && of("prod").is_none());
     }
 
     #[test]

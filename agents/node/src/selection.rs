@@ -102,6 +102,7 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
         &eviction.suppressed_for,
         base.eviction.suppressed_for,
     );
+    let mid_notice = millis("eviction.midNotice", &eviction.mid_notice, base.eviction.mid_notice);
     let floor = spec.guards.cpu.floor.as_ref().and_then(|text| {
         let floor = quantity::milli(text);
         if floor.is_none() {
@@ -165,6 +166,7 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
             available_percent: eviction.available_percent.unwrap_or(base.eviction.available_percent),
             kill_percent: eviction.kill_percent.unwrap_or(base.eviction.kill_percent),
             suppressed_for,
+            mid_notice,
         },
         groups: spec.groups.iter().map(named).collect(),
         ..base
@@ -243,27 +245,47 @@ mod tests {
         let none = translate(&spec(serde_json::json!({})), NODE).unwrap();
         assert_eq!(none.eviction, Eviction::default());
         let given = spec(serde_json::json!({"eviction": {
-            "disabled": true, "availablePercent": 10, "killPercent": 4, "suppressedFor": "90s"}}));
+            "disabled": true, "availablePercent": 10, "killPercent": 4, "suppressedFor": "90s", "midNotice": "5m"}}));
         let expected = Eviction {
             disabled: true,
             available_percent: 10,
             kill_percent: 4,
             suppressed_for: 90_000,
+            mid_notice: 300_000,
         };
         assert_eq!(translate(&given, NODE).unwrap().eviction, expected);
     }
 
     #[test]
+    fn mid_is_offered_a_quarter_of_the_node_unless_the_policy_says_otherwise() {
+        let none = translate(&spec(serde_json::json!({})), NODE).unwrap();
+        assert_eq!((none.mid.clone(), none.mid.cpu_percent), (Mid::default(), 25));
+        let given = spec(serde_json::json!({"reclaim": {"mid": {
+            "cpuPercent": 40, "memoryPercent": 0, "quantilePercent": 95, "warmUp": "2h"}}}));
+        let expected = Mid {
+            cpu_percent: 40,
+            memory_percent: 0,
+            quantile_percent: 95,
+            warm_up: 7_200_000,
+            ..Mid::default()
+        };
+        assert_eq!(translate(&given, NODE).unwrap().mid, expected);
+    }
+
+    #[test]
     fn every_field_that_cannot_be_honoured_is_named() {
         let bad = spec(serde_json::json!({
-            "reclaim": {"quantilePercent": 101, "hold": "10m", "expire": "soon"},
-            "eviction": {"killPercent": 3, "suppressedFor": "never"},
+            "reclaim": {"quantilePercent": 101, "hold": "10m", "expire": "soon", "mid": {"cpuPercent": 101, "warmUp": "day"}},
+            "eviction": {"killPercent": 3, "suppressedFor": "never", "midNotice": "late"},
             "guards": {"cpu": {"floor": "many"}, "memory": {"availablePercent": 51}, "io": {"stallMilli": 0}}
         }));
         let problems = translate(&bad, NODE).unwrap_err();
         for field in [
             "reclaim.quantilePercent is 101",
             "reclaim.expire: duration \"soon\"",
+            "reclaim.mid.cpuPercent is 101",
+            "reclaim.mid.warmUp: duration \"day\"",
+            "eviction.midNotice: duration \"late\"",
             "guards.cpu.floor is \"many\"",
             "guards.memory.availablePercent is 51",
             "guards.io.stallMilli is 0",

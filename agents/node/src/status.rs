@@ -171,11 +171,7 @@ pub fn status(
             .tiers
             .iter()
             .map(|view| TierReport {
-                tier: match view.tier {
-                    Tier::Prod => ApiTier::Prod,
-                    Tier::Mid => ApiTier::Mid,
-                    Tier::Batch => ApiTier::Batch,
-                },
+                tier: tier(view.tier),
                 usage: known(view.usage),
                 forecast_peak: known(view.peak),
                 bound: both(view.bound),
@@ -228,6 +224,14 @@ pub fn status(
         batch_closed: report.eviction.closed,
         evictions: report.eviction.last.iter().map(|e| eviction(e, report, now)).collect(),
         conditions: Vec::new(),
+    }
+}
+
+const fn tier(tier: Tier) -> ApiTier {
+    match tier {
+        Tier::Prod => ApiTier::Prod,
+        Tier::Mid => ApiTier::Mid,
+        Tier::Batch => ApiTier::Batch,
     }
 }
 
@@ -334,6 +338,7 @@ fn eviction(past: &Eviction, report: &Report, now: Timestamp) -> EvictionReport 
         time: Time(at(past.at, report, now)),
         pod: past.name.clone(),
         claim: past.gang.clone(),
+        tier: Some(tier(past.tier)),
         cause: past.cause.as_str().to_owned(),
         outcome: past.outcome.as_str().to_owned(),
         lost_core_seconds: whole(past.lost.core_seconds()),

@@ -159,7 +159,7 @@ pub fn decide(
         capabilities,
         observation,
         measured,
-        offered.cpu_terms.target(),
+        (offered.cpu_terms.target(), offered.left_to_mid()),
         state,
         now,
     );
@@ -216,7 +216,7 @@ fn evictions(
     capabilities: &Capabilities,
     observation: &Observation,
     measured: &Measured,
-    left: Option<i64>,
+    (left, left_to_mid): (Option<i64>, Option<i64>),
     state: &mut State,
     now: Millis,
 ) -> Decided {
@@ -237,6 +237,11 @@ fn evictions(
         exhausted: state.memory_guard.exhausted,
         at_floor: low(&state.guard) || (low(&state.latency_guard.share) && !state.latency_guard.measures()),
         left: left.map(|left| left.max(floor)),
+        prod_stall: measured.prod_stall,
+        cpu_threshold: i64::from(policy.cpu.stall_milli),
+        mid_cpu: measured.tiers[1].cpu,
+        left_to_mid,
+        group_cpu: &measured.group_cpu,
     };
     let act = policy.mode == Mode::Act;
     state.eviction.step(&policy.eviction, reading, act, now)

@@ -1,4 +1,5 @@
-//! Eviction: what has to leave where the guards do not suffice. Batch alone, by lowest lost work, never more than needed.
+//! Eviction: what has to leave where the guards do not suffice. Batch, by lowest lost work, never more than needed; and mid
+//! where no batch is left, by rules of its own ([`mid`]).
 //!
 //! Three causes lead to an order to evict through the API. Memory: less is available than the policy's line although the
 //! memory guard has had its time. Stall: batch has had no page cache left to give for long, and the shortage goes on. CPU:
@@ -10,6 +11,7 @@
 //! What leaves is counted as freed for a minute, so that nobody is evicted for what another is about to give. From an
 //! order on the node takes no new batch for a while, whoever it is: what was too much once would be so again.
 
+mod mid;
 mod record;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -17,9 +19,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    action::{Action, KILL},
+    action::{Action, KILL, StallView},
     amounts::{mebibytes, percent},
-    observation::{Capabilities, Group, Millis, Observation},
+    observation::{Capabilities, Group, Millis, Observation, Tier},
     policy,
     victims::{self, Candidate, Victim},
 };
@@ -64,6 +66,28 @@ pub struct Reading<'a> {
     pub at_floor: bool,
     /// CPU that prod leaves to batch by the forecast, or that it has at least, milli-cores; `None` if not known.
     pub left: Option<i64>,
+    /// Stall of prod without mid, thousandths.
+    pub prod_stall: StallView,
+    /// Prod's CPU stall, thousandths, over which the CPU guard cuts.
+    pub cpu_threshold: i64,
+    /// CPU that mid uses, milli-cores.
+    pub mid_cpu: Option<i64>,
+    /// CPU that prod's peak leaves to mid, milli-cores.
+    pub left_to_mid: Option<i64>,
+    /// CPU that each group uses, milli-cores, by path.
+    pub group_cpu: &'a BTreeMap<String, i64>,
+}
+
+/// An order to evict.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    /// Of whom.
+    tier: Tier,
+    cause: Cause,
+    /// What is to be freed.
+    need: i64,
+    /// Time between notice and eviction beyond what everybody has.
+    notice: Millis,
 }
 
 /// What is to be done.
@@ -104,6 +128,20 @@ pub struct Evictor {
     /// Until when a pod is not asked for again, by its UID.
     #[serde(skip)]
     barred: BTreeMap<String, Millis>,
+    #[serde(skip)]
+    suffered: mid::Suffered,
+}
+
+impl Order {
+    /// Batch has no notice of its own.
+    const fn of_batch(cause: Cause, need: i64) -> Self {
+        Self {
+            tier: Tier::Batch,
+            cause,
+            need,
+            notice: 0,
+        }
+    }
 }
 
 /// One whose processes were killed.
@@ -123,7 +161,7 @@ impl Evictor {
         };
     }
 
-    /// Whether the node takes no new batch, since some was evicted.
+    /// Whether the node takes nothing new of mid and batch, since some was evicted.
     pub fn closed(&self, now: Millis) -> bool {
         self.closed_until.is_some_and(|until| now < until)
     }
@@ -188,7 +226,8 @@ impl Evictor {
         // Whatever it may be for: whom it costs least is asked before somebody has to go.
         let low = available.is_some_and(|a| a < line.saturating_mul(2));
         let soon = low || reading.exhausted.is_some() || self.floor_since.is_some();
-        self.near = seen.batch().next().is_some() && soon;
+        let soon = soon || self.suffered.cpu > 0;
+        self.near = seen.groups.iter().any(|g| g.tier != Tier::Prod) && soon;
 
         let mut decided = Decided::default();
         if let Some(available) = available {
@@ -203,7 +242,7 @@ impl Evictor {
                     mebibytes(available),
                     mebibytes(line)
                 );
-                decided.evictions = self.order(reading, Cause::Memory, need, &why, now);
+                decided.evictions = self.order(reading, Order::of_batch(Cause::Memory, need), &why, now);
             }
         }
         let long = |since: Option<Millis>| since.is_some_and(|at| now.saturating_sub(at) >= policy.suppressed_for);
@@ -214,7 +253,7 @@ impl Evictor {
             let seconds = reading.exhausted.map_or(0, |at| now.saturating_sub(at) / 1000);
             let why = format!("batch has had no page cache left to give for {seconds} s, and prod still lacks memory");
             // A step of the memory guard.
-            decided.evictions = self.order(reading, Cause::MemoryStall, capacity / 50, &why, now);
+            decided.evictions = self.order(reading, Order::of_batch(Cause::MemoryStall, capacity / 50), &why, now);
         }
         if decided.evictions.is_empty()
             && rested
@@ -227,7 +266,11 @@ impl Evictor {
             let why = format!(
                 "batch was held at its floor for {seconds} s: its pods asked for {asked}m of CPU, {left}m are left"
             );
-            decided.evictions = self.order(reading, Cause::Cpu, asked - left, &why, now);
+            decided.evictions = self.order(reading, Order::of_batch(Cause::Cpu, asked - left), &why, now);
+        }
+        let of_mid = self.step_mid(policy, reading, line, now);
+        if decided.evictions.is_empty() {
+            decided.evictions = of_mid;
         }
         if self.closed(now) && self.short_since.is_some() {
             self.closed_until = self.closed_until.max(Some(now.saturating_add(CLOSED.1)));
@@ -300,26 +343,26 @@ impl Evictor {
         let kill = |v: &Victim<'_>| Action::new(&v.group.path, KILL, "1", why.as_str());
         Decided {
             kills: victims.iter().map(kill).collect(),
-            evictions: self.note(&victims, Cause::MemoryFails, &why, now),
+            evictions: self.note(&victims, Order::of_batch(Cause::MemoryFails, need), &why, now),
         }
     }
 
-    fn order(&mut self, reading: Reading<'_>, cause: Cause, need: i64, why: &str, now: Millis) -> Vec<Eviction> {
+    fn order(&mut self, reading: Reading<'_>, order: Order, why: &str, now: Millis) -> Vec<Eviction> {
         let seen = reading.seen;
+        let Order { tier, cause, need, .. } = order;
         let freed = |group: &Group| match cause {
             Cause::Cpu => group.requests.cpu,
+            Cause::CpuStall => reading.group_cpu.get(&group.path).copied().unwrap_or(0),
             Cause::Memory | Cause::MemoryFails | Cause::MemoryStall => frees(group),
         };
         // Of CPU, those that leave have been left out of what was asked for.
-        let coming = seen
-            .batch()
-            .filter(|_| cause != Cause::Cpu)
-            .filter(|g| self.comes(g, now));
+        let leaves = seen.groups.iter().filter(|g| g.tier != Tier::Prod);
+        let coming = leaves.filter(|_| cause != Cause::Cpu).filter(|g| self.comes(g, now));
         let need = coming.fold(need, |need, group| need.saturating_sub(freed(group)));
         if need <= 0 {
             return Vec::new();
         }
-        let candidates = seen.batch().map(|group| {
+        let candidates = seen.of(tier).map(|group| {
             let leaving = self.leaves(group);
             let kept = leaving || group.pod.is_none() || self.barred.contains_key(key(group));
             Candidate {
@@ -329,7 +372,7 @@ impl Evictor {
             }
         });
         let candidates = candidates.collect();
-        let victims = if cause == Cause::Cpu {
+        let victims = if matches!(cause, Cause::Cpu | Cause::CpuStall) {
             victims::choose(candidates, &seen.gangs, need, now)
         } else {
             enough(candidates, seen, need, now)
@@ -338,7 +381,7 @@ impl Evictor {
             return Vec::new();
         }
         self.ordered = Some(now);
-        self.note(&victims, cause, why, now)
+        self.note(&victims, order, why, now)
     }
 
     /// Whether what the group holds is about to be freed: it leaves, and not for long already. What a kill frees shows sooner.
@@ -350,11 +393,14 @@ impl Evictor {
         }
     }
 
-    fn note(&mut self, victims: &[Victim<'_>], cause: Cause, why: &str, now: Millis) -> Vec<Eviction> {
+    fn note(&mut self, victims: &[Victim<'_>], order: Order, why: &str, now: Millis) -> Vec<Eviction> {
+        let Order {
+            tier, cause, notice, ..
+        } = order;
         let outcome = match cause {
             _ if self.observed => Outcome::Observed,
             Cause::MemoryFails => Outcome::Killed,
-            Cause::Memory | Cause::MemoryStall | Cause::Cpu => Outcome::Ordered,
+            Cause::Memory | Cause::MemoryStall | Cause::Cpu | Cause::CpuStall => Outcome::Ordered,
         };
         if !self.observed {
             self.closed_until = self.closed_until.max(Some(now.saturating_add(CLOSED.0)));
@@ -367,14 +413,18 @@ impl Evictor {
                 name: pod.map_or_else(|| uid.clone(), |p| p.name.clone()),
                 uid,
                 gang: pod.and_then(|p| p.gang.clone()),
+                tier,
                 cause,
-                why: format!("{why}; of batch its end loses least: {}", victim.price),
+                notice,
+                why: format!("{why}; of {} its end loses least: {}", tier.as_str(), victim.price),
                 lost: victim.price,
                 outcome,
             }
         };
         let decided: Vec<Eviction> = victims.iter().map(eviction).collect();
-        self.leaving.extend(decided.iter().map(|e| (e.uid.clone(), now)));
+        // It leaves from the end of its notice on.
+        let leaves = now.saturating_add(notice);
+        self.leaving.extend(decided.iter().map(|e| (e.uid.clone(), leaves)));
         let last = Arc::make_mut(&mut self.last);
         last.extend(decided.iter().cloned());
         let over = last.len().saturating_sub(REMEMBERED);

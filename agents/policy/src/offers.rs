@@ -27,6 +27,15 @@ pub(crate) struct Offered {
     pub(crate) mid: Resources,
 }
 
+impl Offered {
+    /// CPU that prod's peak of the next minutes leaves to mid, milli-cores.
+    pub(crate) fn left_to_mid(&self) -> Option<i64> {
+        let [prod, _] = self.peaks;
+        let used = self.cpu_terms.margin.saturating_add(self.cpu_terms.system?);
+        Some((self.cpu_terms.capacity - used.saturating_add(prod.cpu?)).max(0))
+    }
+}
+
 /// Where an offer may go, and what keeps it from that.
 struct Step {
     target: Option<i64>,

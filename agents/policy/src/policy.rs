@@ -144,8 +144,11 @@ pub struct Eviction {
     /// Available memory under which batch is killed at once, percent of capacity.
     pub kill_percent: u32,
     /// How long the guards of CPU and latency may hold batch at its floor, milliseconds, before batch pods are evicted; and how
-    /// long prod may lack memory when batch has no page cache left to give.
+    /// long prod may lack memory when batch has no page cache left to give; and how long prod must have suffered with no batch left
+    /// to evict before mid is evicted for its CPU, or for memory that prod stalls for.
     pub suppressed_for: Millis,
+    /// Time between the notice to a pod of mid and its eviction, milliseconds.
+    pub mid_notice: Millis,
 }
 
 impl Default for Eviction {
@@ -155,6 +158,7 @@ impl Default for Eviction {
             available_percent: 3,
             kill_percent: 1,
             suppressed_for: 300_000,
+            mid_notice: 60_000,
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct Measured {
     pub memory_full: Option<i64>,
     /// Largest stall of a group of prod or mid that its own limit does not explain, thousandths.
     pub firm_stall: StallView,
+    /// The same of prod alone.
+    pub prod_stall: StallView,
     /// Whether there is a group of prod or mid that may stall more than that, since nobody knows how much it does.
     pub firm_unread: Unread,
     /// Groups of prod and mid whose stall could not be read for so long that the guards go on as if they had none to tell.
@@ -106,6 +108,7 @@ impl Counters {
             memory: Some(0),
         }; 3];
         let (mut firm_stall, mut batch_stall) = (StallView::default(), None);
+        let mut prod_stall = StallView::default();
         let mut unread = Unread::default();
         let Measured {
             group_cpu,
@@ -170,6 +173,11 @@ impl Counters {
             firm_stall.memory = firm_stall.memory.max(memory);
             let io = rate(4, group.stall.io).map(|s| s.min(1000));
             firm_stall.io = firm_stall.io.max(io);
+            if group.tier == Tier::Prod {
+                prod_stall.cpu = prod_stall.cpu.max(stall);
+                prod_stall.memory = prod_stall.memory.max(memory);
+                prod_stall.io = prod_stall.io.max(io);
+            }
             // A counter without one before it says as little as none that could be read.
             let missing = |counter: Option<u64>, rate: Option<i64>| counter.is_some() && rate.is_none();
             let lacks = Unread {
@@ -208,6 +216,7 @@ impl Counters {
         if !seen.complete {
             tiers = [Signals::default(); 3];
             firm_stall = StallView::default();
+            prod_stall = StallView::default();
         }
         let node = Signals {
             cpu: per_milli(self.busy, seen.cpu_busy, span).map(cap),
@@ -242,6 +251,7 @@ impl Counters {
         };
         measured.memory_full = stall(self.full, seen.memory_full);
         measured.firm_stall = firm_stall;
+        measured.prod_stall = prod_stall;
         measured.firm_unread = unread;
         measured.batch_stall = batch_stall;
     }

@@ -143,7 +143,7 @@ impl Kernel {
                 path: group.path.clone(),
                 tier,
                 requests: info.map(|i| i.requests).unwrap_or_default(),
-                pod: info.and_then(|i| i.batch.clone()).filter(|_| tier == Tier::Batch),
+                pod: info.and_then(|i| i.evictable.clone()).filter(|_| tier != Tier::Prod),
             }
         });
         let named = self.groups.iter().map(|group| Target {

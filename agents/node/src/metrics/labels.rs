@@ -75,6 +75,7 @@ pub(super) struct FeatureLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(super) struct EvictionLabels {
     pub(super) node: String,
+    pub(super) tier: &'static str,
     pub(super) cause: &'static str,
     pub(super) outcome: &'static str,
 }

@@ -159,7 +159,7 @@ impl Machine for SimulatedMachine {
                         page_cache: Some(0),
                         ..Work::default()
                     },
-                    pod: pod.batch.clone(),
+                    pod: pod.evictable.clone(),
                     stall: Stall {
                         cpu: Some(counters.stall),
                         memory: Some(0),

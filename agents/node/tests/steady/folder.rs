@@ -80,7 +80,7 @@ impl Folder {
             },
             burstable: tier == Tier::Prod,
             latency: None,
-            batch,
+            evictable: batch,
         });
     }
 

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{lost_work::LostWork, observation::Millis};
+use crate::{
+    lost_work::LostWork,
+    observation::{Millis, Tier},
+};
 
 /// Why somebody has to leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -18,6 +21,8 @@ pub enum Cause {
     MemoryStall,
     /// Batch was held at its CPU floor for long.
     Cpu,
+    /// Prod stalled for CPU for long, no batch was left, and mid used more than prod left.
+    CpuStall,
 }
 
 impl Cause {
@@ -28,6 +33,7 @@ impl Cause {
             Self::MemoryFails => "MemoryFails",
             Self::MemoryStall => "MemoryStall",
             Self::Cpu => "CpuSuppressed",
+            Self::CpuStall => "CpuStall",
         }
     }
 }
@@ -86,14 +92,25 @@ pub struct Eviction {
     pub name: String,
     /// The pod's gang: `namespace/claim`.
     pub gang: Option<String>,
+    /// The tier that it is of.
+    #[serde(default = "batch")]
+    pub tier: Tier,
     /// Why.
     pub cause: Cause,
+    /// Time between the notice and the eviction, milliseconds, beyond what everybody has.
+    #[serde(default)]
+    pub notice: Millis,
     /// Why, in words and figures.
     pub why: String,
     /// What is lost with it, of its gang too.
     pub lost: LostWork,
     /// What became of it.
     pub outcome: Outcome,
+}
+
+/// Of an eviction that was stored when none but batch was evicted.
+const fn batch() -> Tier {
+    Tier::Batch
 }
 
 /// Evictions as the report shows them.

@@ -9,5 +9,6 @@
 
 mod cpu;
 mod kills;
+mod mid;
 mod node;
 mod shortage;

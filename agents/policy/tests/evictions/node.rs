@@ -88,9 +88,14 @@ impl Node {
 
     /// A batch pod that holds so many GiB and has used so many core-seconds.
     pub(crate) fn batch(&mut self, name: &str, gib: i64, core_seconds: u64) -> &mut Pod {
+        self.pod(Tier::Batch, name, gib, core_seconds)
+    }
+
+    /// The same of a tier.
+    pub(crate) fn pod(&mut self, tier: Tier, name: &str, gib: i64, core_seconds: u64) -> &mut Pod {
         self.seen.groups.push(Group {
             path: format!("kubepods/besteffort/pod{name}"),
-            tier: Tier::Batch,
+            tier,
             requests: Resources {
                 cpu: 1_000,
                 memory: gib * GIB,
@@ -99,6 +104,12 @@ impl Node {
             memory: Some(gib * GIB),
             memory_charged: Some(gib * GIB),
             memory_reclaimable: Some(0),
+            memory_hits: Some(0),
+            stall: Stall {
+                cpu: Some(0),
+                memory: Some(0),
+                io: Some(0),
+            },
             pod: Some(Pod {
                 uid: name.to_owned(),
                 name: format!("default/{name}"),
@@ -149,7 +160,7 @@ impl Node {
             .seen
             .groups
             .iter()
-            .filter(|g| g.tier == Tier::Batch)
+            .filter(|g| g.tier != Tier::Prod)
             .filter_map(|g| g.memory)
             .sum();
         self.seen.memory_used = Some((self.others * GIB + batch).min(NODE));
@@ -174,8 +185,8 @@ impl Node {
                 self.state.evicted(&order.uid, Answer::Refused, now);
             } else {
                 self.state.evicted(&order.uid, Answer::Evicted, now);
-                self.going.push((now + self.grace, order.uid.clone()));
-                self.group(&order.uid).unwrap().pod.as_mut().unwrap().leaving = true;
+                self.going.push((now + order.notice + self.grace, order.uid.clone()));
+                self.group(&order.uid).unwrap().pod.as_mut().unwrap().leaving = order.notice == 0;
             }
         }
         for kill in actions.iter().filter(|a: &&Action| a.file == KILL) {

@@ -1,0 +1,152 @@
+//! Mid, which goes last, late and with notice.
+
+use duosuan_policy::{Cause, Outcome, Resources, Tier};
+
+use crate::node::Node;
+
+#[test]
+fn mid_stays_while_there_is_batch_to_evict() {
+    let mut node = Node::new(80);
+    node.batch("batch", 9, 9_000);
+    node.pod(Tier::Mid, "mid", 9, 10);
+    node.seconds(400);
+    assert_eq!(
+        node.ordered,
+        [("batch".to_owned(), Cause::Memory)],
+        "however dear its work is"
+    );
+}
+
+#[test]
+fn where_no_batch_is_left_mid_is_evicted_after_a_minute_of_shortage_with_notice_and_no_more_of_it_than_needed() {
+    let mut node = Node::new(80);
+    node.pod(Tier::Mid, "dear", 9, 5_000);
+    node.pod(Tier::Mid, "cheap", 9, 10);
+    node.seconds(58);
+    assert_eq!(node.ordered(), [""; 0]);
+    let mut orders = Vec::new();
+    for _ in 0..10 {
+        orders.extend(node.second().eviction.decided);
+    }
+    let [order] = orders.as_slice() else {
+        panic!("{orders:?}")
+    };
+    assert_eq!(
+        (order.uid.as_str(), order.tier, order.notice, order.outcome),
+        ("cheap", Tier::Mid, 60_000, Outcome::Ordered)
+    );
+    assert!(
+        order
+            .why
+            .contains("no batch is left to evict; of mid its end loses least"),
+        "{}",
+        order.why
+    );
+    let report = node.seconds(45);
+    assert_eq!(node.pods(), ["cheap", "dear"], "it has its notice");
+    assert!(report.eviction.closed, "the node takes nothing new of mid and batch");
+    node.seconds(300);
+    assert_eq!((node.ordered(), node.pods()), (vec!["cheap"], vec!["dear"]));
+}
+
+#[test]
+fn a_shortage_that_passes_in_less_than_a_minute_evicts_nobody_of_mid() {
+    let mut node = Node::new(80);
+    node.pod(Tier::Mid, "mid", 18, 10);
+    for _ in 0..20 {
+        node.others = 80;
+        node.seconds(20);
+        node.others = 70;
+        node.seconds(20);
+    }
+    assert_eq!(node.ordered(), [""; 0]);
+}
+
+/// Its kernel kills where it must; nobody does so before it.
+#[test]
+fn mid_is_never_killed() {
+    let mut node = Node::new(90);
+    node.pod(Tier::Mid, "mid", 10, 10);
+    (node.full, node.prod_stall) = (500, 500);
+    node.seconds(200);
+    assert_eq!(node.killed, [""; 0]);
+    assert_eq!(node.ordered(), ["mid"]);
+}
+
+#[test]
+fn batch_that_its_disruption_budget_keeps_does_not_keep_mid() {
+    let mut node = Node::new(78);
+    node.batch("batch", 10, 10);
+    node.pod(Tier::Mid, "mid", 10, 10);
+    node.kept = vec!["batch".to_owned()];
+    node.seconds(200);
+    assert!(node.ordered().contains(&"mid"));
+}
+
+/// A second in which online and each pod of mid use so much CPU, and online and mid stall so much.
+fn cpu(node: &mut Node, [online, mid]: [u64; 2], [stall, mid_stall]: [u64; 2]) {
+    let mut all = 0;
+    for group in &mut node.seen.groups {
+        let (used, stall) = match group.tier {
+            Tier::Prod => (online, stall),
+            Tier::Mid => (mid, mid_stall),
+            Tier::Batch => (0, 0),
+        };
+        all += used;
+        *group.cpu_usage.as_mut().unwrap() += used * 1_000;
+        *group.stall.cpu.as_mut().unwrap() += stall * 1_000;
+    }
+    *node.seen.cpu_busy.as_mut().unwrap() += all * 1_000;
+    node.second();
+}
+
+fn with_mid() -> Node {
+    let mut node = Node::new(10);
+    for name in ["a", "b", "c"] {
+        node.pod(Tier::Mid, name, 1, if name == "a" { 10 } else { 900 });
+    }
+    node.policy.eviction.suppressed_for = 60_000;
+    node
+}
+
+#[test]
+fn mid_that_uses_more_cpu_than_prod_leaves_is_evicted_where_prod_stalls_for_long() {
+    let mut node = with_mid();
+    // 10 - margin 1 - 7 leave 2 cores, of which mid uses 2.7.
+    (0..55).for_each(|_| cpu(&mut node, [7_000, 900], [300, 0]));
+    assert_eq!(node.ordered(), [""; 0]);
+    (0..20).for_each(|_| cpu(&mut node, [7_000, 900], [300, 0]));
+    assert_eq!(node.ordered, [("a".to_owned(), Cause::CpuStall)]);
+    (0..300).for_each(|_| cpu(&mut node, [7_000, 900], [300, 0]));
+    assert_eq!(node.pods(), ["b", "c"], "what the others use is left to them");
+}
+
+#[test]
+fn mid_stays_where_it_is_not_prod_that_stalls_or_not_for_long_or_not_for_mid() {
+    // Mid itself stalls, since prod needs the CPU.
+    let mut node = with_mid();
+    (0..400).for_each(|_| cpu(&mut node, [7_000, 900], [0, 800]));
+    assert_eq!(node.ordered(), [""; 0]);
+    // A third of the time.
+    let mut node = with_mid();
+    for second in 0..600 {
+        cpu(&mut node, [7_000, 900], [if second % 3 == 0 { 900 } else { 0 }, 0]);
+    }
+    assert_eq!(node.ordered(), [""; 0]);
+    // There is room for what it uses: prod stalls for another reason.
+    let mut node = with_mid();
+    (0..400).for_each(|_| cpu(&mut node, [7_000, 500], [300, 0]));
+    assert_eq!(node.ordered(), [""; 0]);
+    // With batch there, its guard and its eviction come first.
+    let mut node = with_mid();
+    node.batch("batch", 1, 10);
+    node.seen.bound_batch = Resources::default();
+    for _ in 0..100 {
+        cpu(&mut node, [7_000, 900], [300, 0]);
+    }
+    assert!(
+        !node.ordered().iter().any(|name| ["a", "b", "c"].contains(name)),
+        "{:?}",
+        node.ordered
+    );
+}
