@@ -79,6 +79,7 @@ struct Metadata {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Owner {
+    kind: String,
     uid: String,
     controller: Option<bool>,
 }
@@ -101,9 +102,10 @@ pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Obj
                 ..ManagedFieldsEntry::default()
             }]
         }),
-        owner_references: lean.owner_references.and_then(controlled_by).map(|uid| {
+        owner_references: lean.owner_references.and_then(controlled_by).map(|owner| {
             vec![OwnerReference {
-                uid,
+                kind: owner.kind,
+                uid: owner.uid,
                 controller: Some(true),
                 ..OwnerReference::default()
             }]
@@ -112,14 +114,20 @@ pub(crate) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Obj
     })
 }
 
-fn controlled_by(owners: Vec<Owner>) -> Option<String> {
-    let controller = owners.into_iter().find(|owner| owner.controller == Some(true));
-    controller.map(|owner| owner.uid)
+fn controlled_by(owners: Vec<Owner>) -> Option<Owner> {
+    owners.into_iter().find(|owner| owner.controller == Some(true))
 }
 
 /// UID of the object that controls this one: no other owner is kept.
 pub fn controller(meta: &ObjectMeta) -> Option<&str> {
     meta.owner_references.as_ref()?.first().map(|owner| owner.uid.as_str())
+}
+
+/// UID of the object that controls this pod, if the pods of such an object are replicas of each other: not those of a
+/// `DaemonSet`, which sit where their nodes are, or of a `Job`, which work together and then end.
+pub fn replica_of(pod: &ObjectMeta) -> Option<&str> {
+    let owner = pod.owner_references.as_ref()?.first()?;
+    (!matches!(owner.kind.as_str(), "DaemonSet" | "Job" | "Node")).then_some(&owner.uid)
 }
 
 /// Whether the `nominatedNodeName` of a pod is the word of an operator of ours, this one or one before it.

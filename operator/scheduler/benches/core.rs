@@ -288,12 +288,14 @@ fn percentile(sorted: &[Duration], percent: usize) -> f64 {
 
 type Case = (&'static str, fn() -> Row);
 
-const CASES: [Case; 26] = [
+const CASES: [Case; 28] = [
     ("basic", basic),
     ("mixed shapes", mixed_shapes),
     ("node affinity", placement::node_affinity),
     ("taints", placement::taints),
     ("images", images::held),
+    ("replicas", placement::replicas),
+    ("replicas of one", placement::replicas_of_one),
     ("unschedulable", unschedulable),
     ("infeasible cycle", infeasible_cycle),
     ("pod affinity", relations::affinity),

@@ -113,6 +113,9 @@ impl Model {
                 say(format!("pod {} is finished and holds a seat", pod.uid));
             }
         }
+        for uid in self.kin_miscounted() {
+            say(format!("what is counted of the pods of {uid} is not where they sit"));
+        }
     }
 
     fn queues_use_what_their_claims_hold(&self, violations: &mut Vec<Violation>) {

@@ -222,6 +222,10 @@ pub struct Pod {
     pub priority: i32,
     /// `spec.preemptionPolicy` is `Never`: it waits, and nothing of lower priority in its queue goes for it.
     pub never_preempts: bool,
+    /// UID of the object that controls it, if pods of one controller are replicas that are not to fail together; empty if
+    /// nothing does.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub owner: String,
     /// Name of the claim (in the pod's namespace) that the pod joins; without one, the pod is its own claim.
     pub claim: Option<String>,
     /// Group of that claim.

@@ -4,6 +4,7 @@
 //! has a list: it looks at the change log when it is asked, and revalues the nodes that changed since it last looked. So a
 //! pod costs O(log nodes) whatever the number of nodes, also one that fits nowhere: its list is empty.
 
+mod apart;
 mod areas;
 mod beside;
 mod candidates;
@@ -23,9 +24,10 @@ use crate::{
     fit::Constraint,
     model::{Model, PodSlot, Reservation},
     score::Policy,
-    slab::{AreaOrd, HitsOrd, NodeOrd, ShapeOrd, WantedOrd},
+    slab::{AreaOrd, HitsOrd, KinOrd, NodeOrd, ShapeOrd, WantedOrd},
     worth::Worths,
 };
+use apart::Apart;
 pub(crate) use areas::ByArea;
 pub(crate) use beside::{Beside, Left};
 use candidates::{Candidates, add};
@@ -99,33 +101,58 @@ impl Index {
         if let Some(area) = within {
             return self.best_within(model, policy, look, refused, area);
         }
-        match self.best_plain(model, policy, look, refused) {
-            Found::Node(node) => return Some(node),
+        match self.best_plain(model, policy, look, refused, None) {
+            Found::Node(node, _) => return Some(node),
             Found::Nowhere => return None,
             Found::Unknown => {}
         }
-        let candidates = self.refresh(model, policy, look)?;
-        let best = candidates.buckets.iter().filter_map(|bucket| {
+        let judged = self.refresh(model, policy, look)?.judged();
+        let best = judged.into_iter().filter_map(|(bucket, against)| {
             let ((cost, rank), node) = bucket.fitting.iter().find(|(_, node)| !refused.contains(node))?;
-            let cost = match &candidates.related {
-                Some(related) => cost.against(related.judge_domains(&bucket.domains).ok()?),
-                None => *cost,
-            };
-            Some((cost, *rank, *node))
+            Some((cost.against(against), *rank, *node))
         });
         best.min().map(|(_, _, node)| node)
     }
 
-    fn best_plain(&mut self, model: &Model, policy: Policy, look: Look, refused: &BTreeSet<NodeOrd>) -> Found {
+    /// The node for a pod of a look that is to be kept apart from its kin, and none of some; if there is one.
+    pub(crate) fn best_apart(
+        &mut self,
+        model: &Model,
+        policy: Policy,
+        look: Look,
+        refused: &BTreeSet<NodeOrd>,
+        kin: KinOrd,
+    ) -> Option<NodeOrd> {
+        let apart = Apart::new(model, kin);
+        match self.best_plain(model, policy, look, refused, Some(apart)) {
+            Found::Node(node, _) => Some(node),
+            Found::Nowhere => None,
+            Found::Unknown => apart.best_listed(self.refresh(model, policy, look)?, refused),
+        }
+    }
+
+    fn best_plain(
+        &mut self,
+        model: &Model,
+        policy: Policy,
+        look: Look,
+        refused: &BTreeSet<NodeOrd>,
+        apart: Option<Apart<'_>>,
+    ) -> Found {
+        let ord = look.shape;
         let plain = policy == Policy::Standard
             && look.hits.is_none()
             && look.wanted.is_none()
-            && Plain::includes(model.shapes.value(look.shape));
+            && Plain::includes(model.shapes.value(ord));
         if !plain {
             return Found::Unknown;
         }
+        let sought = plain::Sought { model, ord, refused };
         let visited = &mut self.work.nodes_visited;
-        self.plain.best(model, &mut self.worths, look.shape, refused, visited)
+        match apart {
+            None => self.plain.best(sought, &mut self.worths, visited),
+            Some(apart) => self.plain.best_apart(sought, apart, &mut self.worths, visited),
+        }
     }
 
     fn best_within(
@@ -332,9 +359,16 @@ pub(crate) fn verdicts(model: &Model, pod: &PodSlot) -> BTreeMap<NodeOrd, Option
     said.collect()
 }
 
-/// The same answer by looking at every node: what the index is compared with. Other pods do not matter.
+/// The same answer by looking at every node: what the index is compared with. Of other pods only the kin that it is kept
+/// apart from matter.
 #[cfg(test)]
-pub(crate) fn by_scan(model: &Model, policy: Policy, look: Look, refused: &BTreeSet<NodeOrd>) -> Option<NodeOrd> {
+pub(crate) fn by_scan(
+    model: &Model,
+    policy: Policy,
+    look: Look,
+    refused: &BTreeSet<NodeOrd>,
+    kin: Option<KinOrd>,
+) -> Option<NodeOrd> {
     let shape = model.shapes.value(look.shape);
     let mut worths = Worths::default();
     let fitting = model.nodes_by_name.values().filter_map(|&node| {
@@ -347,5 +381,9 @@ pub(crate) fn by_scan(model: &Model, policy: Policy, look: Look, refused: &BTree
         let images = slot.holds_of(model.images.of(look.wanted));
         Some((cost.with_images(images), slot.rank, node))
     });
-    fitting.min().map(|(_, _, node)| node)
+    let fitting: Vec<_> = fitting.collect();
+    match kin {
+        None => fitting.into_iter().min().map(|(_, _, node)| node),
+        Some(kin) => Apart::new(model, kin).best_of(&fitting),
+    }
 }

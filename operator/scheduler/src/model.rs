@@ -11,6 +11,7 @@ pub(crate) mod ending;
 pub(crate) mod growth;
 pub(crate) mod hopes;
 mod images;
+pub(crate) mod kin;
 pub(crate) mod labels;
 pub(crate) mod lending;
 mod listing;
@@ -93,6 +94,8 @@ pub(crate) struct Model {
     pub(crate) loads: ChangeLog,
     /// Claims that were tried in vain since [`Model::park_tried`].
     pub(crate) tried: Vec<ClaimOrd>,
+    /// Pods of one controller, and where they sit.
+    pub(crate) kins: kin::Kins,
     /// The parts that nodes are divided into.
     pub(crate) topology: topology::Topology,
     /// Sum of what the present nodes have, by tier, in the names that quotas use.
@@ -217,6 +220,7 @@ impl Default for Model {
             loads: ChangeLog::default(),
             tried: Vec::new(),
             hopes: hopes::Hopes::default(),
+            kins: kin::Kins::default(),
             topology: topology::Topology::default(),
             capacity: Default::default(),
             held: Default::default(),
@@ -277,6 +281,7 @@ impl Model {
             None => {}
         }
         self.count_marks(ord, &shape, hold);
+        self.count_kin(ord, &shape, hold);
         let pod = &self.pods[ord];
         if let Some(claim) = pod.claim {
             let claim = &self.claims[claim];
@@ -348,6 +353,7 @@ impl PartialEq for Model {
         self.nodes == other.nodes
             && self.nodes_by_name == other.nodes_by_name
             && self.pods == other.pods
+            && self.kins.slots == other.kins.slots
             && self.pods_by_uid == other.pods_by_uid
             && self.claims == other.claims
             && self.claims_by_key == other.claims_by_key

@@ -211,6 +211,13 @@ impl Cluster {
         Some(&self.model.nodes[seat.node].name)
     }
 
+    /// True while a pod is to go for a claim that waits for that.
+    #[must_use]
+    pub fn makes_room(&self, pod: &str) -> bool {
+        let pod = self.model.pods_by_uid.get(pod).map(|pod| &self.model.pods[*pod]);
+        pod.is_some_and(|pod| pod.leaving && pod.leaving_for.is_some())
+    }
+
     /// Node and devices of a pod that is bound or about to be.
     #[must_use]
     pub fn seat_of_pod(&self, pod: &str) -> Option<(&str, &[u16])> {

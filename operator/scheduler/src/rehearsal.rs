@@ -16,7 +16,7 @@ impl Clone for Cluster {
 
 impl Cluster {
     /// Does something to the cluster and takes all of it back. This costs much less than a copy of a large cluster: of its
-    /// nodes, pods and claims, only those that are changed are copied. What is done begins with an empty cache, as a copy
+    /// nodes, pods, claims and kin, only those that are changed are copied. What is done begins with an empty cache, as a copy
     /// does.
     pub fn rehearse<R>(&mut self, act: impl FnOnce(&mut Cluster) -> R) -> R {
         if self.model.nodes.keeps() {
@@ -28,11 +28,13 @@ impl Cluster {
         self.model.nodes.keep();
         self.model.pods.keep();
         self.model.claims.keep();
+        self.model.kins.slots.keep();
         let result = act(self);
         let mut done = std::mem::replace(&mut self.model, rest);
         done.nodes.take_back();
         done.pods.take_back();
         done.claims.take_back();
+        done.kins.slots.take_back();
         self.model.take_tables_of(&mut done);
         self.index = index;
         result
@@ -88,6 +90,7 @@ impl Model {
         self.nodes = std::mem::take(&mut other.nodes);
         self.pods = std::mem::take(&mut other.pods);
         self.claims = std::mem::take(&mut other.claims);
+        self.kins.slots = std::mem::take(&mut other.kins.slots);
     }
 }
 

@@ -103,6 +103,16 @@ impl Cost {
         self.0
     }
 
+    /// From a number.
+    pub(crate) fn at(cost: i64) -> Cost {
+        Cost(cost)
+    }
+
+    /// What a place costs at most that differs from this one by how full the node is, and by nothing that weighs more.
+    pub(crate) fn by_use_at_most(self) -> Cost {
+        Cost(self.0.saturating_add(STEPS))
+    }
+
     /// With images of the pod that are there already: so many bytes of them.
     pub(crate) fn with_images(self, bytes: i64) -> Cost {
         Cost(self.0 - (bytes / BIG_IMAGE).clamp(0, IMAGES))

@@ -80,6 +80,8 @@ ordinals! {
     HitsOrd,
     /// Namespace and labels of pods.
     IdentityOrd,
+    /// Pods of one controller.
+    KinOrd,
     /// A node label that some pod's relations divide the nodes by.
     KeyOrd,
     /// A value of such a label.

@@ -10,6 +10,7 @@
 mod any_cells;
 mod any_relations;
 mod any_topology;
+mod apart;
 mod backfill;
 mod beside;
 mod binding;

@@ -121,6 +121,8 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             labels: labels.clone(),
             created: time(meta.creation_timestamp.as_ref()),
             priority: spec.priority.unwrap_or_default(),
+            // Of others it counts as well where they sit.
+            owner: lean::replica_of(meta).unwrap_or_default().to_owned(),
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
             claim,
             group,
@@ -236,6 +238,24 @@ mod tests {
     }
 
     #[test]
+    fn pods_of_one_controller_are_replicas_unless_it_is_one_that_does_not_mean_that() {
+        let owner = |kind: &str, controller: bool| {
+            let owner =
+                json!({"apiVersion": "v1", "kind": kind, "name": "o", "uid": "o-uid", "controller": controller});
+            pod(json!({"metadata": {"name": "p", "ownerReferences": [owner]}}))
+                .pod
+                .owner
+        };
+        for kind in ["ReplicaSet", "StatefulSet", "CloneSet"] {
+            assert_eq!(owner(kind, true), "o-uid", "{kind}");
+        }
+        for kind in ["DaemonSet", "Job", "Node"] {
+            assert_eq!(owner(kind, true), "", "{kind}");
+        }
+        assert_eq!(owner("ReplicaSet", false), "", "only who controls it");
+    }
+
+    #[test]
     fn a_pod_is_ready_unless_its_status_says_otherwise() {
         let readiness = |status: Value| pod(json!({"metadata": {"name": "p"}, "status": status})).readiness;
         let ready =
@@ -302,6 +322,7 @@ mod tests {
             "status": {"phase": "Running", "startTime": "1970-01-01T00:00:05.5Z"},
         }));
         let expected = event::Pod {
+            owner: String::new(),
             uid: "u".into(),
             namespace: "ns".into(),
             name: "p".into(),

@@ -18,8 +18,12 @@ fn nodes(of_zone: impl Fn(usize, &mut Node)) -> Vec<Node> {
 }
 
 fn of(nodes: Vec<Node>, like: impl Fn(Pod) -> Pod) -> Row {
+    of_each(nodes, |_, pod| like(pod))
+}
+
+fn of_each(nodes: Vec<Node>, like: impl Fn(i64, Pod) -> Pod) -> Row {
     let mut run = Run::of(nodes);
-    let pod = |i: i64| like(pod(format!("pod-{i}"), 100, 500 * MI));
+    let pod = |i: i64| like(i, pod(format!("pod-{i}"), 100, 500 * MI));
     for i in 0..5000 {
         run.step(event(pod(i)));
     }
@@ -61,4 +65,23 @@ pub(super) fn taints() -> Row {
         }],
         ..pod
     })
+}
+
+/// Replicas of so many controllers in turn, kept apart without asking for it.
+fn replicas_of(controllers: i64) -> Row {
+    let in_zone = |zone: usize, node: &mut Node| node.location.zone = Some(format!("zone-{zone}"));
+    of_each(nodes(in_zone), |i, pod| Pod {
+        owner: format!("controller-{}", i % controllers),
+        ..pod
+    })
+}
+
+/// Ten of each.
+pub(super) fn replicas() -> Row {
+    replicas_of(1500)
+}
+
+/// More of one than there are nodes.
+pub(super) fn replicas_of_one() -> Row {
+    replicas_of(1)
 }

@@ -149,6 +149,16 @@ impl Candidates {
         dirty
     }
 
+    /// The buckets that are not turned away as a whole, each with what is wished against its nodes.
+    pub(super) fn judged(&self) -> Vec<(&Bucket, i64)> {
+        let judge = |bucket: &Bucket| match &self.related {
+            Some(related) => related.judge_domains(&bucket.domains).ok(),
+            None => Some(0),
+        };
+        let buckets = self.buckets.iter();
+        buckets.filter_map(|bucket| Some((bucket, judge(bucket)?))).collect()
+    }
+
     pub(super) fn related_to(&self, node: NodeOrd) -> Result<(), Constraint> {
         let Some(related) = &self.related else { return Ok(()) };
         related.judge_node(node)?;

@@ -4,12 +4,10 @@
 //! Bounds only say where not to look. What a place costs is found by [`score::place`] alone, node by node, so that the
 //! answer is the one that a look at every node would give.
 
-use std::collections::BTreeSet;
-
 use super::lineup::Lineup;
 use crate::{
     model::{Model, NodeSlot, Shape},
-    score::{self, Policy, Welcome},
+    score::{self, Cost, Policy, Welcome},
     slab::{NodeOrd, ResourceOrd},
     worth::Worths,
 };
@@ -32,8 +30,8 @@ const NEVER: i64 = i64::MAX;
 /// What a search came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// The best node.
-    Node(NodeOrd),
+    /// The best node, and what a place there costs.
+    Node(NodeOrd, Cost),
     /// There is none.
     Nowhere,
     /// The bounds say too little: a list has to be made.
@@ -151,7 +149,7 @@ impl Headroom {
         for (ord, node) in changed() {
             let Some(position) = lineup.position(ord) else { continue };
             visited += 1;
-            self.take_in(model, shape, position, node);
+            self.take_in(model, shape, position, node.filter(|node| lineup.holds(node)));
             self.rise(self.size + position);
         }
         visited
@@ -248,17 +246,8 @@ impl Headroom {
         least.saturating_add(fullest * score::STEPS / WHOLE)
     }
 
-    /// The best node for a plain pod that is none of some.
-    pub(super) fn best(
-        &self,
-        model: &Model,
-        shape: &Shape,
-        lineup: &Lineup,
-        worths: &mut Worths,
-        refused: &BTreeSet<NodeOrd>,
-        (scratch, visited): (&mut Scratch, &mut u64),
-    ) -> Found {
-        let Scratch { asks, ahead } = scratch;
+    /// What the resources that a pod requests are to this tree.
+    fn ask(&self, model: &Model, shape: &Shape, asks: &mut Vec<Ask>) {
         let requested = shape.requests.iter().filter_map(|&(resource, amount)| {
             Some(Ask {
                 at: self.resources.iter().position(|r| *r == resource)?,
@@ -268,23 +257,46 @@ impl Headroom {
         });
         asks.clear();
         asks.extend(requested);
+    }
+
+    /// What the best node for a plain pod costs at least; `None` if there is none.
+    pub(super) fn least(&self, model: &Model, shape: &Shape, scratch: &mut Scratch) -> Option<Cost> {
+        self.ask(model, shape, &mut scratch.asks);
+        let least = self.bound(1, &scratch.asks);
+        (least < NEVER).then(|| Cost::at(least))
+    }
+
+    /// The best node for a plain pod that is none of those that are refused, of which there are about so many.
+    pub(super) fn best(
+        &self,
+        model: &Model,
+        shape: &Shape,
+        lineup: &Lineup,
+        worths: &mut Worths,
+        (refused, many): (impl Fn(NodeOrd) -> bool, usize),
+        (scratch, visited): (&mut Scratch, &mut u64),
+    ) -> Found {
+        self.ask(model, shape, &mut scratch.asks);
+        let Scratch { asks, ahead } = scratch;
         ahead.clear();
-        let mut cost = |position: usize| -> Option<(i64, NodeOrd)> {
+        let mut cost = |position: usize| -> Option<(Cost, NodeOrd)> {
             let (_, ever) = self.ever.get(position)?;
-            let ord = lineup.at(position).filter(|ord| !refused.contains(ord))?;
+            let ord = lineup.at(position).filter(|ord| !refused(*ord))?;
             *visited += 1;
             let placed = score::place(Policy::Standard, model, worths, shape, &model.nodes[ord], (*ever)?);
-            placed.ok().map(|(cost, _)| (cost.get(), ord))
+            placed.ok().map(|(cost, _)| (cost, ord))
         };
         // Nothing costs less than `at_most`; the first that costs as much is the best.
         let mut at_most = self.bound(1, asks);
-        let mut steps = 0;
+        // To pass over one takes its own bound and, where all beside it are refused, some of those above it.
+        let enough = STEPS.saturating_add(u32::try_from(4 * many).unwrap_or(u32::MAX));
+        let mut steps: u32 = 0;
         while at_most < NEVER {
             let mut next = NEVER;
             ahead.push(1);
             while let Some(at) = ahead.pop() {
                 steps += 1;
-                if steps > STEPS {
+                if steps > enough {
                     return Found::Unknown;
                 }
                 let bound = self.bound(at, asks);
@@ -294,10 +306,10 @@ impl Headroom {
                     ahead.push(2 * at + 1);
                     ahead.push(2 * at);
                 } else if let Some((cost, node)) = cost(at - self.size) {
-                    if cost <= at_most {
-                        return Found::Node(node);
+                    if cost.get() <= at_most {
+                        return Found::Node(node, cost);
                     }
-                    next = next.min(cost);
+                    next = next.min(cost.get());
                     steps += LOOK;
                 }
             }

@@ -2,16 +2,18 @@
 //! admit share one [tree](super::headroom), so that a thousand shapes cost no more than one. What a tree cannot tell
 //! quickly is left to a list.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{
+    apart::Apart,
     headroom::{Found, Headroom, Scratch},
-    lineup::Lineup,
+    lineup::{Lineup, Part},
 };
 use crate::{
     event::{PreferredNodes, Term, Tier, Toleration},
     intern::Counted,
-    model::{Model, Shape},
+    model::{Model, Shape, kin::Domain},
+    score::Cost,
     slab::{FilterOrd, NodeOrd, ShapeOrd},
     worth::Worths,
 };
@@ -41,18 +43,37 @@ struct Known {
     last: Option<(u64, u64, Found)>,
 }
 
+/// The nodes of a part that a filter admits.
+type Tree = (FilterOrd, Part);
+
 /// The trees of all filters that were asked for lately.
 #[derive(Debug, Default)]
 pub(super) struct Plain {
     filters: Counted<FilterOrd, Filter>,
     /// By shape.
     known: Vec<Option<Known>>,
-    /// By filter, with when it was last asked for.
-    trees: Vec<Option<(u64, Headroom)>>,
-    lineup: Lineup,
+    // Looked up; the one that was asked for longest ago is one alone.
+    /// With when it was last asked for.
+    trees: HashMap<Tree, (u64, Headroom)>,
+    // Looked up, never iterated.
+    lineups: HashMap<Part, Lineup>,
     scratch: Scratch,
     leaves: usize,
     clock: u64,
+}
+
+/// A pod that a place is sought for, and where it is not to go.
+#[derive(Clone, Copy)]
+pub(super) struct Sought<'a> {
+    pub(super) model: &'a Model,
+    pub(super) ord: ShapeOrd,
+    pub(super) refused: &'a BTreeSet<NodeOrd>,
+}
+
+impl Sought<'_> {
+    fn shape(&self) -> &Shape {
+        self.model.shapes.value(self.ord)
+    }
 }
 
 impl Plain {
@@ -65,99 +86,215 @@ impl Plain {
             && shape.rules.is_none()
     }
 
-    /// The best node for a plain shape that is none of some.
-    pub(super) fn best(
-        &mut self,
-        model: &Model,
-        worths: &mut Worths,
-        ord: ShapeOrd,
-        refused: &BTreeSet<NodeOrd>,
-        visited: &mut u64,
-    ) -> Found {
-        let shape = model.shapes.value(ord);
-        let filters = &mut self.filters;
-        if self.known.len() <= ord.index() {
-            self.known.resize_with(ord.index() + 1, || None);
-        }
-        let Some(slot) = self.known.get_mut(ord.index()) else {
+    /// The best node for a plain shape.
+    pub(super) fn best(&mut self, sought: Sought<'_>, worths: &mut Worths, visited: &mut u64) -> Found {
+        let model = sought.model;
+        let now = (model.changes.clock(), model.mix.outlook.version());
+        let all = sought.refused.is_empty();
+        let Some(known) = self.known(sought) else {
             return Found::Unknown;
         };
-        let known = slot.get_or_insert_with(|| Known {
-            filter: filters.acquire(Filter {
-                terms: shape.terms.clone(),
-                volume_terms: shape.volume_terms.clone(),
-                preferred: shape.preferred.clone(),
-                tolerations: shape.tolerations.clone(),
-            }),
-            pause: 0,
-            last: None,
-        });
-        let now = (model.changes.clock(), model.mix.outlook.version());
-        if refused.is_empty()
+        if all
             && let Some((clock, outlook, found)) = known.last
             && (clock, outlook) == now
         {
             return found;
         }
-        if known.pause > 0 {
-            known.pause -= 1;
+        if Self::rests(known) {
             return Found::Unknown;
         }
-        let filter = known.filter;
-        self.make_room(filter, model.nodes.bound());
-        let Some((asked, tree)) = self.trees.get_mut(filter.index()).and_then(Option::as_mut) else {
-            return Found::Unknown;
+        let tree = (known.filter, Part::Whole);
+        let found = if self.catch_up(sought, tree, visited) {
+            self.search(sought, tree, worths, (|_| false, 0), visited)
+        } else {
+            Found::Unknown
         };
-        *asked = self.clock;
-        let mut found = Found::Unknown;
-        if tree.covers(shape) {
-            self.leaves -= tree.size();
-            *visited += tree.catch_up(model, shape, &mut self.lineup);
-            self.leaves += tree.size();
-            found = tree.best(
-                model,
-                shape,
-                &self.lineup,
-                worths,
-                refused,
-                (&mut self.scratch, visited),
-            );
-        }
-        if let Some(known) = self.known.get_mut(ord.index()).and_then(Option::as_mut) {
+        if let Some(known) = self.known(sought) {
             if found == Found::Unknown {
                 known.pause = PAUSE;
-            } else if refused.is_empty() {
+            } else if all {
                 known.last = Some((now.0, now.1, found));
             }
         }
         found
     }
 
-    /// Has a tree for a filter, if need be instead of those that were not asked for longest.
-    fn make_room(&mut self, filter: FilterOrd, size: usize) {
-        self.clock += 1;
-        if self.trees.len() <= filter.index() {
-            self.trees.resize_with(filter.index() + 1, || None);
+    /// The node for a plain shape that is kept apart from its kin.
+    pub(super) fn best_apart(
+        &mut self,
+        sought: Sought<'_>,
+        apart: Apart<'_>,
+        worths: &mut Worths,
+        visited: &mut u64,
+    ) -> Found {
+        let Some(known) = self.known(sought) else {
+            return Found::Unknown;
+        };
+        let filter = known.filter;
+        if Self::rests(known) {
+            return Found::Unknown;
         }
-        if self.trees.get(filter.index()).is_some_and(Option::is_some) {
+        let found = self.search_apart(sought, apart, filter, worths, visited);
+        if found == Found::Unknown
+            && let Some(known) = self.known(sought)
+        {
+            known.pause = PAUSE;
+        }
+        found
+    }
+
+    fn search_apart(
+        &mut self,
+        sought: Sought<'_>,
+        apart: Apart<'_>,
+        filter: FilterOrd,
+        worths: &mut Worths,
+        visited: &mut u64,
+    ) -> Found {
+        let domains = apart.domains();
+        let mut least = None;
+        for (_, domain) in &domains {
+            let tree = (filter, apart.part(*domain));
+            if !self.catch_up(sought, tree, visited) {
+                return Found::Unknown;
+            }
+            let here = self.trees.get(&tree);
+            let here = here.and_then(|(_, tree)| tree.least(sought.model, sought.shape(), &mut self.scratch));
+            least = least.into_iter().chain(here).min();
+        }
+        let Some(least) = least else { return Found::Nowhere };
+        let mut cheapest = None;
+        let mut best = |plain: &mut Plain, domains: &[(u32, Domain)], most: u32| {
+            let mut best: Option<(Cost, u64, NodeOrd)> = None;
+            for (_, domain) in domains {
+                let tree = (filter, apart.part(*domain));
+                let too_near = (|node| apart.on(node) > most, apart.nodes());
+                match plain.search(sought, tree, worths, too_near, visited) {
+                    Found::Unknown => return Err(Found::Unknown),
+                    Found::Nowhere => {}
+                    Found::Node(node, cost) => {
+                        let found = (cost, sought.model.nodes[node].rank, node);
+                        best = Some(best.map_or(found, |best| best.min(found)));
+                    }
+                }
+            }
+            Ok(best)
+        };
+        let found = domains.chunk_by(|a, b| a.0 == b.0).find_map(|alike| {
+            apart.counts(alike).into_iter().find_map(|most| {
+                let found = match best(self, alike, most) {
+                    Ok(found) => found?,
+                    Err(unknown) => return Some(unknown),
+                };
+                let (cost, _, node) = found;
+                // What the best costs is mostly not needed: it costs no less than the bounds say.
+                if cost > least.by_use_at_most() {
+                    if cheapest.is_none() {
+                        match best(self, &domains, u32::MAX) {
+                            Ok(found) => cheapest = found,
+                            Err(unknown) => return Some(unknown),
+                        }
+                    }
+                    if cheapest.is_some_and(|(cheapest, _, _)| cost > cheapest.by_use_at_most()) {
+                        return None;
+                    }
+                }
+                Some(Found::Node(node, cost))
+            })
+        });
+        found.unwrap_or(Found::Nowhere)
+    }
+
+    /// What is known of a shape.
+    fn known(&mut self, sought: Sought<'_>) -> Option<&mut Known> {
+        let index = sought.ord.index();
+        if self.known.len() <= index {
+            self.known.resize_with(index + 1, || None);
+        }
+        let filters = &mut self.filters;
+        let slot = self.known.get_mut(index)?;
+        Some(slot.get_or_insert_with(|| {
+            let shape = sought.shape();
+            Known {
+                filter: filters.acquire(Filter {
+                    terms: shape.terms.clone(),
+                    volume_terms: shape.volume_terms.clone(),
+                    preferred: shape.preferred.clone(),
+                    tolerations: shape.tolerations.clone(),
+                }),
+                pause: 0,
+                last: None,
+            }
+        }))
+    }
+
+    /// True if a shape is left to its list this time.
+    fn rests(known: &mut Known) -> bool {
+        let rests = known.pause > 0;
+        known.pause = known.pause.saturating_sub(1);
+        rests
+    }
+
+    /// Has a tree take in the nodes that changed. False if it does not cover what the shape requests.
+    fn catch_up(&mut self, sought: Sought<'_>, tree: Tree, visited: &mut u64) -> bool {
+        self.make_room(tree, sought.model.nodes.bound());
+        let lineup = self.lineups.entry(tree.1).or_insert_with(|| Lineup::of(tree.1));
+        let Some((asked, tree)) = self.trees.get_mut(&tree) else {
+            return false;
+        };
+        *asked = self.clock;
+        let covers = tree.covers(sought.shape());
+        if covers {
+            self.leaves -= tree.size();
+            *visited += tree.catch_up(sought.model, sought.shape(), lineup);
+            self.leaves += tree.size();
+        }
+        covers
+    }
+
+    /// The best node by a tree that has caught up.
+    fn search(
+        &mut self,
+        sought: Sought<'_>,
+        tree: Tree,
+        worths: &mut Worths,
+        (too_near, many): (impl Fn(NodeOrd) -> bool, usize),
+        visited: &mut u64,
+    ) -> Found {
+        let (Some((_, of)), Some(lineup)) = (self.trees.get(&tree), self.lineups.get(&tree.1)) else {
+            return Found::Unknown;
+        };
+        let refused = |node: NodeOrd| sought.refused.contains(&node) || too_near(node);
+        let refused = (refused, sought.refused.len() + many);
+        let scratch = (&mut self.scratch, visited);
+        of.best(sought.model, sought.shape(), lineup, worths, refused, scratch)
+    }
+
+    /// Has a tree, if need be instead of those that were not asked for longest.
+    fn make_room(&mut self, tree: Tree, size: usize) {
+        self.clock += 1;
+        if self.trees.contains_key(&tree) {
             return;
         }
         while self.leaves + size.next_power_of_two() > LEAVES {
-            let all = self.trees.iter().enumerate();
             // `asked` is different for each.
-            let oldest = all.filter_map(|(i, tree)| Some((tree.as_ref()?.0, i))).min();
+            let oldest = self.trees.iter().map(|(tree, (asked, _))| (*asked, *tree)).min();
             let Some((_, oldest)) = oldest else { break };
-            self.drop_tree(oldest);
+            self.drop_trees(|tree| tree == oldest);
         }
-        if let Some(slot) = self.trees.get_mut(filter.index()) {
-            *slot = Some((self.clock, Headroom::default()));
-        }
+        self.trees.insert(tree, (self.clock, Headroom::default()));
     }
 
-    fn drop_tree(&mut self, index: usize) {
-        if let Some((_, tree)) = self.trees.get_mut(index).and_then(Option::take) {
-            self.leaves -= tree.size();
-        }
+    fn drop_trees(&mut self, go: impl Fn(Tree) -> bool) {
+        let leaves = &mut self.leaves;
+        self.trees.retain(|tree, (_, of)| {
+            let goes = go(*tree);
+            *leaves -= if goes { of.size() } else { 0 };
+            !goes
+        });
+        let trees = &self.trees;
+        self.lineups
+            .retain(|part, _| trees.keys().any(|(_, used)| used == part));
     }
 
     /// Forgets a shape that is no more; its ordinal may name another one next.
@@ -165,7 +302,7 @@ impl Plain {
         if let Some(gone) = self.known.get_mut(shape.index()).and_then(Option::take)
             && self.filters.release(gone.filter)
         {
-            self.drop_tree(gone.filter.index());
+            self.drop_trees(|(filter, _)| filter == gone.filter);
         }
     }
 

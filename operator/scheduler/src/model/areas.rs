@@ -194,6 +194,11 @@ impl Areas {
         self.by_path.get(level.index()).map_or(0, BTreeMap::len)
     }
 
+    /// How many nodes are in an area.
+    pub(crate) fn nodes(&self, ord: AreaOrd) -> u32 {
+        self.areas.get(&ord).map_or(0, |a| a.nodes)
+    }
+
     /// The level of an area.
     pub(crate) fn level(&self, ord: AreaOrd) -> Option<Level> {
         self.areas.get(&ord).map(|a| a.level)

@@ -279,6 +279,7 @@ impl Model {
             self.taints.release(taint);
         }
         self.areas.leave(&left);
+        self.domains_changed(ord, &left);
         self.find_parts(ord);
         self.find_domains(ord);
         self.count_capacity(ord, true);
@@ -320,6 +321,7 @@ impl Model {
         }
         self.areas.leave(&left);
         self.areas.leave_parts(&parts);
+        self.domains_changed(ord, &left);
         self.let_go_of_images(images);
         self.find_domains(ord);
         self.recount_node(ord);

@@ -6,7 +6,7 @@ use crate::{
     decision::Reason,
     event::{self, Tier, Time},
     model::{Model, trouble::Trouble},
-    slab::{ClaimOrd, IdentityOrd, NodeOrd, PodOrd, ShapeOrd, TemplateOrd},
+    slab::{ClaimOrd, IdentityOrd, KinOrd, NodeOrd, PodOrd, ShapeOrd, TemplateOrd},
 };
 
 /// Milliseconds for which a pod is left alone after its eviction was refused, each time twice as long: a disruption
@@ -73,6 +73,8 @@ pub(crate) struct PodSlot {
     pub(crate) shape: ShapeOrd,
     /// Namespace and labels, as others' rules see it.
     pub(crate) identity: IdentityOrd,
+    /// Those of the same controller.
+    pub(crate) kin: Option<KinOrd>,
     pub(crate) place: Place,
     /// When it started on its node, if that was told.
     pub(crate) started: Option<Time>,
@@ -152,6 +154,7 @@ impl Model {
             template,
             shape: ShapeOrd::new(0),
             identity,
+            kin: self.kins.acquire(&event.owner),
             place: Place::Nowhere,
             started: event.started,
             last_checkpoint: event.last_checkpoint,
@@ -247,6 +250,7 @@ impl Model {
             && pod.created == event.created
             && *pod.group == *event.group
             && *pod.namespace == *event.namespace
+            && *self.kins.uid(pod.kin) == *event.owner
             && self.marks.identity(pod.identity).labels.are(&event.labels)
             && *pod.name == *event.name
             && (!pod.ours || pod.claim.is_some_and(|c| self.claims[c].key.is_of(event)))
@@ -428,6 +432,9 @@ impl Model {
         self.let_go_of_template(old.template);
         self.let_go_of_shape(old.shape);
         self.let_go_of_identity(old.identity);
+        if let Some(kin) = old.kin {
+            self.kins.release(kin);
+        }
         if let Some(seat) = old.place.seat() {
             self.forget_node_if_unused(seat.node);
         }

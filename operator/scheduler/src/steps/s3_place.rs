@@ -8,7 +8,7 @@ use crate::{
     index::{Index, Look},
     model::{Model, Place, Seat, Tally},
     score::{self, Policy},
-    slab::{AreaOrd, ClaimOrd, PodOrd},
+    slab::{AreaOrd, ClaimOrd, NodeOrd, PodOrd},
     transaction::Transaction,
 };
 
@@ -286,16 +286,7 @@ pub(super) fn seat_one(round: &mut Round<'_>, transaction: &mut Transaction, pod
         return seated;
     }
     let look = round.model.look(pod);
-    let best = match seating.within {
-        None => round.index.best(round.model, round.policy, look),
-        within => {
-            let nothing = BTreeSet::new();
-            round
-                .index
-                .best_beside(round.model, round.policy, look, &nothing, within)
-        }
-    };
-    let Some(node) = best else {
+    let Some(node) = best(round, pod, look, &BTreeSet::new(), seating) else {
         return false;
     };
     let (model, worths) = (&*round.model, &mut round.index.worths);
@@ -305,6 +296,21 @@ pub(super) fn seat_one(round: &mut Round<'_>, transaction: &mut Transaction, pod
     };
     transaction.seat(round.model, pod, (seating.place)(seat));
     true
+}
+
+/// The best node for a pod that is none of some; apart from its kin, if it may be anywhere.
+pub(super) fn best(
+    round: &mut Round<'_>,
+    pod: PodOrd,
+    look: Look,
+    refused: &BTreeSet<NodeOrd>,
+    seating: Seating,
+) -> Option<NodeOrd> {
+    let (model, policy) = (&*round.model, round.policy);
+    match (seating.within, model.kin_to_avoid(pod)) {
+        (None, Some(kin)) if policy == Policy::Standard => round.index.best_apart(model, policy, look, refused, kin),
+        (within, _) => round.index.best_beside(model, policy, look, refused, within),
+    }
 }
 
 fn has_nominated(model: &Model, claim: ClaimOrd) -> bool {

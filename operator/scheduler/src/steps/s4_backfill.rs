@@ -9,7 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Round, s3_place::Seating, s4_future};
+use super::{
+    Round,
+    s3_place::{self, Seating},
+    s4_future,
+};
 use crate::{
     amount::Amounts,
     event::{Level, Time},
@@ -176,10 +180,7 @@ pub(super) fn seat_beside(
         } else {
             both.get_or_insert_with(|| known | for_now)
         };
-        let best = round
-            .index
-            .best_beside(round.model, round.policy, look, refused, seating.within);
-        let Some(node) = best else {
+        let Some(node) = s3_place::best(round, pod, look, refused, seating) else {
             if asked || first_moved.is_some() || refused.is_empty() {
                 return false;
             }

@@ -252,7 +252,7 @@ proptest! {
             for pod in cluster.model.pods_by_uid.values().copied().collect::<Vec<_>>() {
                 let look = cluster.model.look(pod);
                 let best = cluster.index.best(&cluster.model, Policy::Standard, look);
-                let by_scan = index::by_scan(&cluster.model, Policy::Standard, look, &Default::default());
+                let by_scan = index::by_scan(&cluster.model, Policy::Standard, look, &Default::default(), None);
                 prop_assert_eq!(best, by_scan);
             }
         }

@@ -193,7 +193,7 @@ fn the_index_says_what_a_scan_of_all_nodes_says() {
         for pod in cluster.model.pods_by_uid.values().copied().collect::<Vec<_>>() {
             let look = cluster.model.look(pod);
             let best = cluster.index.best(&cluster.model, Policy::Standard, look);
-            let by_scan = index::by_scan(&cluster.model, Policy::Standard, look, &BTreeSet::new());
+            let by_scan = index::by_scan(&cluster.model, Policy::Standard, look, &BTreeSet::new(), None);
             assert_eq!(best, by_scan);
         }
         cycle(&mut cluster, Time(i64::from(i)), crate::Budget::default());
@@ -212,6 +212,10 @@ fn any_plain_node() -> impl Strategy<Value = Node> {
         node.allocatable
             .extend((0..odd * 2).map(|r| (format!("example.com/r{r}"), 1)));
         node.labels.insert("zone".into(), ["a", "b"][i % 2].into());
+        // A fault domain, none, or a node that moves from one to the other.
+        node.location.zone = ["a", "b", "c", ""]
+            .get(i % 2 + odd.unsigned_abs() as usize % 3)
+            .map(|zone| (*zone).into());
         (node.hot, node.stale) = (hot && taint, stale);
         if taint {
             node.taints = vec![Taint {
@@ -228,6 +232,7 @@ fn any_plain_pod() -> impl Strategy<Value = Pod> {
     (0..60_usize, 0..16_i64, 0..4_i64, any::<[bool; 5]>()).prop_map(
         |(i, cpu, memory, [near, tolerates, exotic, gpu, port])| {
             let mut pod = pod(&format!("p{i:02}"), cpu * 125);
+            pod.owner = ["", "one", "two"][i % 3].into();
             pod.requests.insert("memory".into(), memory * GI / 2);
             if near {
                 pod.node_terms = vec![vec![Requirement {
@@ -292,11 +297,17 @@ proptest! {
             for pod in cluster.model.pods_by_uid.values().copied().collect::<Vec<_>>() {
                 let look = cluster.model.look(pod);
                 let best = cluster.index.best(&cluster.model, Policy::Standard, look);
-                let by_scan = |model: &_, refused: &_| index::by_scan(model, Policy::Standard, look, refused);
+                let by_scan = |model: &_, refused: &_| index::by_scan(model, Policy::Standard, look, refused, None);
                 prop_assert_eq!(best, by_scan(&cluster.model, &BTreeSet::new()));
                 let refused = BTreeSet::from_iter(best);
                 let next = cluster.index.best_beside(&cluster.model, Policy::Standard, look, &refused, None);
                 prop_assert_eq!(next, by_scan(&cluster.model, &refused));
+                let Some(kin) = cluster.model.pods[pod].kin else { continue };
+                for refused in [BTreeSet::new(), refused] {
+                    let apart = cluster.index.best_apart(&cluster.model, Policy::Standard, look, &refused, kin);
+                    let by_scan = index::by_scan(&cluster.model, Policy::Standard, look, &refused, Some(kin));
+                    prop_assert_eq!(apart, by_scan);
+                }
             }
         }
     }

@@ -1,0 +1,122 @@
+//! Where a pod goes that is one of several replicas: of the nodes that are about as good as the best, to those that share
+//! least of what fails together with the others. Better a fuller node than the same zone twice; but neither a wish, a taint
+//! nor a free GPU is given up for it.
+//!
+//! Nobody is turned away by it, so that whether a pod has a place is found without it.
+
+use std::collections::BTreeSet;
+
+use super::{candidates::Candidates, lineup::Part};
+use crate::{
+    model::{
+        Model,
+        kin::{Domain, Kin},
+    },
+    slab::{KinOrd, NodeOrd},
+};
+
+/// The kin that a pod is kept apart from.
+#[derive(Clone, Copy)]
+pub(super) struct Apart<'a> {
+    model: &'a Model,
+    kin: &'a Kin,
+}
+
+impl<'a> Apart<'a> {
+    pub(super) fn new(model: &'a Model, kin: KinOrd) -> Apart<'a> {
+        let kin = &model.kins.slots[kin];
+        Apart { model, kin }
+    }
+
+    /// How many kin a node has.
+    pub(super) fn on(&self, node: NodeOrd) -> u32 {
+        self.kin.on(node)
+    }
+
+    /// How many nodes have kin.
+    pub(super) fn nodes(&self) -> usize {
+        self.kin.nodes()
+    }
+
+    /// The fault domains, those with the fewest kin first, and how many of them each has.
+    pub(super) fn domains(&self) -> Vec<(u32, Domain)> {
+        let areas = self.model.kins.level().into_iter();
+        let areas = areas.flat_map(|level| self.model.areas.of_level(level).map(Some));
+        let all = areas.chain([None]);
+        let mut domains: Vec<(u32, Domain)> = all.map(|d| (self.model.kins.within(self.kin, d), d)).collect();
+        domains.sort_by_key(|(kin, _)| *kin);
+        domains
+    }
+
+    /// The nodes of a fault domain.
+    pub(super) fn part(&self, domain: Domain) -> Part {
+        self.model
+            .kins
+            .level()
+            .map_or(Part::Whole, |level| Part::Of(level, domain))
+    }
+
+    /// How many kin nodes of some fault domains have, ascending and each once.
+    pub(super) fn counts(&self, domains: &[(u32, Domain)]) -> Vec<u32> {
+        let nodes = |domain: Domain| match domain {
+            Some(area) => self.model.areas.nodes(area),
+            // Not more than there are.
+            None => u32::try_from(self.model.nodes_by_name.len()).unwrap_or(u32::MAX),
+        };
+        let counts = domains
+            .iter()
+            .flat_map(|(_, domain)| self.kin.counts(*domain, nodes(*domain)));
+        let mut counts: Vec<u32> = counts.collect();
+        counts.sort_unstable();
+        counts.dedup();
+        counts
+    }
+
+    fn beside(&self, node: NodeOrd) -> (u32, u32) {
+        self.model.kins.beside(self.kin, node, &self.model.nodes[node])
+    }
+
+    /// The node of a list.
+    pub(super) fn best_listed(&self, list: &Candidates, refused: &BTreeSet<NodeOrd>) -> Option<NodeOrd> {
+        let judged = list.judged();
+        let free = |node: &NodeOrd| !refused.contains(node);
+        let first = judged.iter().filter_map(|(bucket, against)| {
+            let ((cost, _), _) = bucket.fitting.iter().find(|(_, node)| free(node))?;
+            Some(cost.against(*against))
+        });
+        let at_most = first.min()?.by_use_at_most();
+        // Who is no nearer to kin than anybody can be need not be compared with those after him.
+        let domains = self.domains();
+        let farthest = domains.chunk_by(|a, b| a.0 == b.0).next().and_then(|first| {
+            let (within, _) = first.first()?;
+            Some((*within, self.counts(first).first().copied()?))
+        });
+        let mut best = None;
+        for (bucket, against) in judged {
+            for ((cost, rank), node) in bucket.fitting.iter().filter(|(_, node)| free(node)) {
+                let cost = cost.against(against);
+                if cost > at_most {
+                    break;
+                }
+                let beside = self.beside(*node);
+                let found = (beside, cost, *rank, *node);
+                if best.is_none_or(|best| found < best) {
+                    best = Some(found);
+                }
+                if farthest.is_some_and(|farthest| beside <= farthest) {
+                    break;
+                }
+            }
+        }
+        best.map(|(_, _, _, node)| node)
+    }
+
+    /// The same answer by looking at every node: what the index is compared with.
+    #[cfg(test)]
+    pub(super) fn best_of(&self, fitting: &[(crate::score::Cost, u64, NodeOrd)]) -> Option<NodeOrd> {
+        let at_most = fitting.iter().min()?.0.by_use_at_most();
+        let alike = fitting.iter().filter(|(cost, _, _)| *cost <= at_most);
+        let best = alike.min_by_key(|(cost, rank, node)| (self.beside(*node), *cost, *rank));
+        best.map(|(_, _, node)| *node)
+    }
+}
