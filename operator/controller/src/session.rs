@@ -27,11 +27,13 @@ use crate::{
     watch::{Fact, KINDS, OURS},
 };
 
+mod evicting;
 mod orders;
 mod preparing;
 mod statuses;
 mod telling;
 
+use evicting::Turns;
 use preparing::Preparing;
 
 /// Why a session ended.
@@ -112,6 +114,8 @@ pub struct Session {
     /// Something changed since the last cycle.
     due: Option<Instant>,
     outstanding: usize,
+    /// Who has to go, and has to wait for that.
+    turns: Turns,
     /// How often it was looked, by UID of the pod, what became of its binding or whether it would be made.
     tries: HashMap<String, u32>,
     /// Orders that are given when their time has come.
@@ -140,6 +144,7 @@ impl Session {
             leading: None,
             due: None,
             outstanding: 0,
+            turns: Turns::default(),
             tries: HashMap::new(),
             later: DelayQueue::new(),
             awaited: HashMap::new(),

@@ -1,15 +1,12 @@
 //! What a session has carried out, and what it makes of what came of it.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::time::Duration;
 
 use duosuan_scheduler::{Budget, Decision, Event, EvictCause, Reason};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{OUTSTANDING, Session};
+use super::{OUTSTANDING, Session, evicting::Together};
 use crate::{
     binder::{Eviction, Order, Outcome, PodName},
     index::Waiting,
@@ -18,9 +15,6 @@ use crate::{
 
 /// A binding without an answer is asked for again after 1, 2, 4 ... 64 s.
 const LONGEST_DELAY: u32 = 6;
-
-/// Those who have to go, by UID of the claim that they make room for.
-type Together = BTreeMap<String, Vec<Eviction>>;
 
 impl Session {
     /// One cycle of the core.
@@ -113,53 +107,6 @@ impl Session {
         }
     }
 
-    /// Evicts for each claim all or nobody: where several have to go for it, it is asked first whether all of them may. Only
-    /// where a disruption budget would never let all of them go together, they go as it lets them.
-    fn order_evictions(&mut self, together: Together) {
-        for evictions in together.into_values() {
-            if evictions.len() > 1 {
-                self.order(Order::AskToEvict {
-                    evictions,
-                    kept: Vec::new(),
-                    one_by_one: false,
-                });
-            } else {
-                evictions
-                    .into_iter()
-                    .for_each(|eviction| self.order(Order::Evict(eviction)));
-            }
-        }
-    }
-
-    /// It is known whether all may go that have to go for one claim.
-    fn asked_to_evict(&mut self, evictions: Vec<Eviction>, kept: &[(PodName, String)], one_by_one: bool) {
-        let kept: HashMap<&PodName, &String> = kept.iter().map(|(pod, message)| (pod, message)).collect();
-        for eviction in evictions {
-            match kept.get(&eviction.pod) {
-                Some(message) => self.not_evicted(&eviction, (*message).clone()),
-                None if kept.is_empty() || one_by_one => self.order(Order::Evict(eviction)),
-                None => {
-                    self.stays(&eviction);
-                    let pod = eviction.pod.uid;
-                    self.apply(Event::EvictCalledOff { pod });
-                }
-            }
-        }
-    }
-
-    fn not_evicted(&mut self, eviction: &Eviction, message: String) {
-        self.stays(eviction);
-        self.tell_not_evicted(&eviction.pod, &eviction.cause, &message);
-        let pod = eviction.pod.uid.clone();
-        self.apply(Event::EvictFailed { pod, message });
-    }
-
-    fn stays(&mut self, eviction: &Eviction) {
-        if !matches!(eviction.cause, EvictCause::Shrunk { .. }) {
-            self.index.set_not_evicted(&eviction.pod.uid);
-        }
-    }
-
     pub(super) fn order(&mut self, order: Order) {
         self.outstanding = self.outstanding.saturating_add(1);
         self.links
@@ -228,14 +175,20 @@ impl Session {
                 Outcome::Failed(why) | Outcome::Refused(why) | Outcome::Unknown(why),
             ) => self.unprepared(&pod.uid, &preparations, why),
             (Order::Prepare { .. }, Outcome::Done) => self.go_on_preparing(),
-            // The watch says so too.
-            (_, Outcome::Gone) => {}
+            (Order::Evict(eviction), outcome) => {
+                let namespace = eviction.pod.namespace.clone();
+                match outcome {
+                    Outcome::Done => self.tell(&Order::Evict(eviction)),
+                    // The watch says so too.
+                    Outcome::Gone => {}
+                    Outcome::Failed(message) | Outcome::Refused(message) | Outcome::Unknown(message) => {
+                        self.not_evicted(&eviction, message);
+                    }
+                }
+                self.ended([namespace.as_str()].into_iter());
+            }
+            (Order::Probe { .. } | Order::Prepare { .. }, Outcome::Gone) => {}
             (order @ Order::Probe { .. }, _) => self.order_later(order),
-            (order @ Order::Evict(_), Outcome::Done) => self.tell(&order),
-            (
-                Order::Evict(eviction),
-                Outcome::Failed(message) | Outcome::Refused(message) | Outcome::Unknown(message),
-            ) => self.not_evicted(&eviction, message),
             (
                 Order::AskToEvict {
                     evictions,

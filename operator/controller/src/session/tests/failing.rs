@@ -171,8 +171,8 @@ async fn asked(stage: &mut Stage) -> (Order, Vec<String>) {
     (order, names)
 }
 
-#[tokio::test(start_paused = true)]
-async fn of_those_who_have_to_go_together_none_goes_if_one_is_kept_and_others_are_found() {
+/// Two nodes of three cores, of which `theirs` uses all, guaranteed none; and these pods of `mine`, guaranteed four, want two each.
+async fn borrowed(owners: &[&str]) -> Stage {
     let in_queue = |name: &str, queue: &str, cpu: i64, node: Option<&str>| {
         let Fact::Pod(mut pod) = a_pod(name, None, node) else {
             unreachable!()
@@ -198,12 +198,34 @@ async fn of_those_who_have_to_go_together_none_goes_if_one_is_kept_and_others_ar
             generation: 1,
         }))
     };
-    let mut facts = vec![node("n", 3), queue("mine", 2000), queue("theirs", 0)];
-    facts.extend(["a", "b", "c"].map(|name| in_queue(name, "theirs", 1000, Some("n"))));
-    facts.push(in_queue("owner", "mine", 2000, None));
+    let mut facts = vec![queue("mine", 4000), queue("theirs", 0)];
+    for (on, names) in [("n", ["a", "b", "c"]), ("o", ["d", "e", "f"])] {
+        facts.push(node(on, 3));
+        facts.extend(names.map(|name| in_queue(name, "theirs", 1000, Some(on))));
+    }
+    facts.extend(owners.iter().map(|name| in_queue(name, "mine", 2000, None)));
     let mut stage = Stage::start(facts).await;
     stage.lead().await;
+    stage
+}
 
+/// Those who were asked about together go, one after the other, and are gone.
+async fn go(stage: &mut Stage, order: Order, names: &[String]) {
+    stage.answer(order, Outcome::Done);
+    for name in names {
+        let order = stage.order().await;
+        let Order::Evict(Eviction { pod, .. }) = &order else {
+            panic!("{order:?}")
+        };
+        assert_eq!(pod.name, *name);
+        stage.facts.send(Fact::PodGone(pod.uid.clone())).await.unwrap();
+        stage.answer(order, Outcome::Done);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_those_who_have_to_go_together_none_goes_if_one_is_kept_and_others_are_found() {
+    let mut stage = borrowed(&["owner"]).await;
     let (order, first) = asked(&mut stage).await;
     let Order::AskToEvict { evictions, .. } = order else {
         unreachable!()
@@ -229,17 +251,46 @@ async fn of_those_who_have_to_go_together_none_goes_if_one_is_kept_and_others_ar
         second.len() == 2 && second.contains(&goes.name) && !second.contains(&stays.name),
         "{second:?}"
     );
-    stage.answer(order, Outcome::Done);
-    let mut gone = Vec::new();
-    for _ in 0..2 {
-        let order = stage.order().await;
-        let Order::Evict(Eviction { pod, .. }) = &order else {
-            panic!("{order:?}")
-        };
-        gone.push(pod.name.clone());
-        stage.facts.send(Fact::PodGone(pod.uid.clone())).await.unwrap();
-        stage.answer(order, Outcome::Done);
-    }
-    assert_eq!(gone, second);
+    go(&mut stage, order, &second).await;
     stage.bind("owner").await;
+}
+
+/// What a budget allows is asked for one claim after the other: it would be promised to both.
+#[tokio::test(start_paused = true)]
+async fn a_claim_asks_who_may_go_for_it_when_those_who_go_for_another_one_are_gone() {
+    let mut stage = borrowed(&["one", "two"]).await;
+    let (order, names) = asked(&mut stage).await;
+    stage.no_order().await;
+    go(&mut stage, order, &names).await;
+    let mut next = Vec::new();
+    while next.len() < 2 {
+        next.push(stage.order().await);
+    }
+    let bound = next
+        .iter()
+        .any(|order| matches!(order, Order::Bind { pod, .. } if pod.name == "one"));
+    let asked = next
+        .iter()
+        .any(|order| matches!(order, Order::AskToEvict { evictions, .. } if evictions.len() == 2));
+    assert!(bound && asked, "{next:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_goes_for_a_claim_that_went_while_it_was_asked_who_may() {
+    let mut stage = borrowed(&["owner"]).await;
+    let (order, _) = asked(&mut stage).await;
+    stage.facts.send(Fact::PodGone("uid-owner".into())).await.unwrap();
+    stage.no_order().await;
+    stage.answer(order, Outcome::Done);
+    stage.no_order().await;
+    // They stay where they are, and may go for somebody else.
+    let Fact::Pod(mut other) = a_pod("other", None, None) else {
+        unreachable!()
+    };
+    other.pod.queue = "mine".into();
+    other.pod.requests = [("cpu".to_owned(), 2000)].into();
+    stage.facts.send(Fact::Pod(other)).await.unwrap();
+    let (order, names) = asked(&mut stage).await;
+    go(&mut stage, order, &names).await;
+    stage.bind("other").await;
 }
