@@ -107,6 +107,30 @@ fn a_pod_goes_where_its_image_is_by_the_word_of_the_kubelet() {
 }
 
 #[test]
+fn replicas_are_kept_apart_by_zone_and_pods_of_a_job_are_not() {
+    let in_zone = |name: &str, zone: &str| {
+        let mut node = node(name, "64");
+        node["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": zone});
+        node
+    };
+    let owned = |name: &str, kind: &str| {
+        let owner = json!([{"apiVersion": "apps/v1", "kind": kind, "name": "o", "uid": "o", "controller": true}]);
+        pod(name, "100m", json!({"metadata": {"ownerReferences": owner}}))
+    };
+    for (kind, nodes) in [("ReplicaSet", ["a1", "b1", "a2"]), ("Job", ["a1", "a1", "a1"])] {
+        let report = cluster(json!([
+            in_zone("a1", "a"),
+            in_zone("a2", "a"),
+            in_zone("b1", "b"),
+            owned("p0", kind),
+            owned("p1", kind),
+            owned("p2", kind),
+        ]));
+        assert_eq!(names(&report["bound"], "node"), nodes, "{kind}");
+    }
+}
+
+#[test]
 fn the_sample_is_placed_in_simulated_time_and_what_waits_says_why() {
     let report = json_of(&["-f", SMALL], "");
     let bound = json!([

@@ -24,6 +24,8 @@ mod placement;
 mod promises;
 #[path = "core/relations.rs"]
 mod relations;
+#[path = "core/simulated.rs"]
+mod simulated;
 
 use std::{
     collections::BTreeMap,
@@ -52,6 +54,8 @@ struct Row {
     placed: usize,
     pending: usize,
     evicted: usize,
+    /// What only this case has.
+    figures: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A cluster, and what is done to it with a clock beside it.
@@ -123,6 +127,7 @@ impl Run {
             placed: self.placed,
             pending: self.pending,
             evicted: self.evicted.len(),
+            figures: serde_json::Map::new(),
         }
     }
 }
@@ -288,7 +293,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> f64 {
 
 type Case = (&'static str, fn() -> Row);
 
-const CASES: [Case; 28] = [
+const CASES: [Case; 31] = [
     ("basic", basic),
     ("mixed shapes", mixed_shapes),
     ("node affinity", placement::node_affinity),
@@ -315,6 +320,9 @@ const CASES: [Case; 28] = [
     ("gpu reclaim one", gpus::reclaim_one),
     ("gpu reclaim many", gpus::reclaim_many),
     ("gpu reclaim storm", gpus::reclaim_storm),
+    ("queues, baseline", simulated::baseline),
+    ("queues, large", simulated::large),
+    ("openb", simulated::openb),
     ("far", far),
     ("own labels", own_labels),
 ];
@@ -340,7 +348,7 @@ fn main() {
         let mut row = run();
         row.each.sort();
         let seconds = row.total.as_secs_f64();
-        let figures = serde_json::json!({
+        let mut figures = serde_json::json!({
             "case": case,
             "nodes": row.nodes,
             "pods": row.pods,
@@ -354,6 +362,9 @@ fn main() {
             "pending": row.pending,
             "evicted": row.evicted,
         });
+        if let Some(all) = figures.as_object_mut() {
+            all.extend(row.figures.clone());
+        }
         if json {
             println!("{figures}");
         } else {
@@ -366,6 +377,9 @@ fn main() {
                 row.pending,
                 row.evicted
             );
+            for (figure, value) in row.figures {
+                println!("{:29}{figure} {value}", "");
+            }
         }
     }
 }
