@@ -122,12 +122,60 @@ fn a_node_is_shown_with_the_terms_of_its_offer_its_guards_and_their_reasons() {
     );
 }
 
+#[test]
+fn a_node_is_shown_with_what_it_offers_mid_and_what_its_numa_nodes_and_disks_do() {
+    let text = text(&["node", "busy"]);
+    let cells = cells(&text);
+    let below = |header: &str| {
+        let rows = cells.iter().skip_while(|row| row.first() != Some(&header));
+        rows.skip(2).take(2).cloned().collect::<Vec<_>>()
+    };
+    let mid = [
+        vec![
+            "cpu", "10", "9200m", "16", "1600m", "400m", "9200m", "4", "800m", "0", "800m", "Fresh",
+        ],
+        vec![
+            "memory",
+            "16384Mi",
+            "-",
+            "65536Mi",
+            "6554Mi",
+            "-",
+            "-",
+            "16384Mi",
+            "-",
+            "0Mi",
+            "0Mi",
+            "ColdStart",
+        ],
+    ];
+    assert_eq!(below("OFFERED TO MID"), mid);
+    let numa = [
+        vec!["0", "6", "8", "200m", "1", "8192Mi", "32768Mi", "0Mi", "512Mi"],
+        vec!["1", "3", "8", "600m", "3", "4096Mi", "32768Mi", "0Mi", "512Mi"],
+    ];
+    assert_eq!(below("NUMA"), numa);
+    let disks = [
+        vec!["nvme0n1", "1000", "64Mi", "2000", "512Mi", "42.5 %", "1.2"],
+        vec!["sda", "5", "1Mi", "0", "0Mi", "-", "-"],
+    ];
+    assert_eq!(below("DISK"), disks);
+    assert!(
+        text.contains("Load of 1, 5 and 15 minutes: 9.50, 8.00, 7.25\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("0Mi swapped in, 3Mi out; 900Mi reclaimed in the background, 7Mi by who"),
+        "{text}"
+    );
+}
+
 /// Neither was shown: who looked for where batch had gone found nothing.
 #[test]
 fn a_node_that_evicted_batch_says_whom_and_why_and_that_it_takes_no_more() {
     let text = text(&["node", "busy"]);
     assert!(
-        text.contains("It takes no new batch: some was evicted lately. What runs stays.\n"),
+        text.contains("It takes nothing new of mid and batch: some was evicted lately. What runs stays.\n"),
         "{text}"
     );
     let evictions: Vec<_> = cells(&text)

@@ -1,5 +1,7 @@
 //! `NodeReport`: what an agent sees and offers; status only, named as its node.
 
+mod host;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::{
@@ -11,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Tier;
+pub use host::{DiskReport, HostReport, PagingReport};
 
 /// Empty: the agent writes the status, and nobody asks anything of it.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -83,6 +86,9 @@ pub struct NodeReportStatus {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
     pub numa: Vec<NumaReport>,
+    /// What is counted of the whole node: load, paging, disks.
+    #[serde(default)]
+    pub host: HostReport,
     /// GPUs of the node, by index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
@@ -255,6 +261,20 @@ pub struct NumaReport {
     pub cpu: Quantity,
     /// Memory, in bytes. Example: `256Gi`.
     pub memory: Quantity,
+    /// Its part of what the node uses: `cpu` in cores, `memory` in bytes; the parts of all NUMA nodes add up to the node's `usage`.
+    /// Absent where the kernel does not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub usage: BTreeMap<String, Quantity>,
+    /// Its part of what is offered to mid, by what prod and the system leave on it (what a tier uses is taken to be spread over
+    /// NUMA nodes as all use is): `cpu`, `memory`. The parts add up to the node's `reclaimable`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub mid_reclaimable: BTreeMap<String, Quantity>,
+    /// The same of what is offered to batch, by what prod, mid and the system leave.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub batch_reclaimable: BTreeMap<String, Quantity>,
 }
 
 /// One GPU.

@@ -1,5 +1,7 @@
 //! What the binaries export, filled by their own code, as Prometheus would read it.
 
+use std::sync::Arc;
+
 use anyhow::{Result, ensure};
 use duosuan_controller::{
     index::{ClaimEntry, Index, Waiting},
@@ -11,7 +13,12 @@ use duosuan_node::{
     simulated::SimulatedMachine,
 };
 use duosuan_policy::{
-    Answer, CacheUse, Cause, LostWork, Outcome, Policy, Resources, State, Tier, action::Slowest, eviction::Eviction,
+    Answer, CacheUse, Cause, LostWork, Outcome, Policy, Resources, State, Tier,
+    action::Slowest,
+    eviction::Eviction,
+    host::{DiskView, HostView},
+    numa::NumaView,
+    observation::Paging,
 };
 use duosuan_scheduler::{
     Cluster, Event,
@@ -173,6 +180,20 @@ pub(crate) fn agent() -> Result<String> {
             milli: 500,
         });
         look.report.cache = Some(CacheUse::default());
+        // Nor a kernel that counts its disks and knows NUMA nodes.
+        look.report.numa = Arc::new(vec![NumaView {
+            usage: look.report.usage,
+            ..NumaView::default()
+        }]);
+        look.report.host = Arc::new(HostView {
+            at: Some(look.report.at),
+            load: Some([100; 3]),
+            paging: Some(Paging::default()),
+            disks: vec![DiskView {
+                name: "vda".into(),
+                ..DiskView::default()
+            }],
+        });
         metrics.record("n", &look.report, &look.acted);
         offered |= look.report.batch_offer().cpu > 0;
     }

@@ -165,6 +165,16 @@ impl Cgroup {
         file: &'static str,
         take: impl FnOnce(&str) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
+        self.read_in(file, Shape::Record, take)
+    }
+
+    /// The same of a file of any shape.
+    pub(crate) fn read_in<T>(
+        &self,
+        file: &'static str,
+        shape: Shape,
+        take: impl FnOnce(&str) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
         let path = || self.path.join(file);
         let mut open = self.open.borrow_mut();
         let known = match open.entry(file) {
@@ -181,9 +191,7 @@ impl Cgroup {
                 }
             }
         };
-        known
-            .as_ref()
-            .map_or(Ok(None), |fd| with_text(fd, Shape::Record, path, take))
+        known.as_ref().map_or(Ok(None), |fd| with_text(fd, shape, path, take))
     }
 
     /// A file that is missing is a kernel's lack only where the directory itself is still there.

@@ -51,18 +51,38 @@ impl Proc {
         Ok(Self { root, pressure })
     }
 
+    pub(crate) const fn root(&self) -> &Cgroup {
+        &self.root
+    }
+
     /// `/proc/stat`.
     ///
     /// # Errors
     ///
     /// If it cannot be read, or has no line for the CPUs.
     pub fn cpu_time(&self) -> Result<CpuTime, Error> {
+        self.cpu_times(None)
+    }
+
+    /// The same, and calls `each`, if there is one, with the number of each CPU that is online and its busy time, microseconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Proc::cpu_time`].
+    pub fn cpu_times(&self, mut each: Option<&mut dyn FnMut(u32, u64)>) -> Result<CpuTime, Error> {
         let time = self.root.read_again("stat", |text| {
             let mut busy = None;
             let mut cpus = 0;
             for line in text.lines().take_while(|l| l.starts_with("cpu")) {
                 let Some(ticks) = line.strip_prefix("cpu ") else {
                     cpus += 1;
+                    if let Some(each) = &mut each {
+                        let one = line.strip_prefix("cpu").and_then(|rest| rest.split_once(' '));
+                        let one = one.and_then(|(cpu, ticks)| Some((cpu.parse().ok()?, busy_ticks(ticks)?)));
+                        let wrong = || self.root.wrong("stat", line, "the CPU times of a CPU");
+                        let (cpu, ticks) = one.ok_or_else(wrong)?;
+                        each(cpu, ticks.saturating_mul(TICK));
+                    }
                     continue;
                 };
                 let ticks = busy_ticks(ticks);
@@ -173,6 +193,9 @@ mod tests {
             }
         );
         assert_eq!(proc.pressure("cpu").unwrap(), None);
+        let mut each = Vec::new();
+        proc.cpu_times(Some(&mut |cpu, busy| each.push((cpu, busy)))).unwrap();
+        assert_eq!(each, [(0, 10 * 10_000), (1, 9 * 10_000)]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Metrics of the agent.
 
+mod host;
 mod labels;
 
 use std::{hash::Hash, sync::atomic::AtomicU64};
@@ -60,6 +61,7 @@ pub struct Metrics {
     age: Family<NodeLabels, Float>,
     errors: Family<FileLabels, Counter>,
     features: Family<FeatureLabels, Gauge>,
+    host: host::HostMetrics,
 }
 
 impl Default for Metrics {
@@ -186,6 +188,7 @@ impl Metrics {
                 "node_kernel_feature",
                 "1 for what the node's kernel can do of what the agent uses, 0 for what it cannot",
             ),
+            host: host::HostMetrics::new(r),
             registry,
         }
     }
@@ -283,6 +286,7 @@ impl Metrics {
             report.slowest.as_ref().map(|slowest| cores(slowest.milli)),
         );
         self.cache(node, report.cache);
+        self.host.record(node, report);
         self.closed
             .get_or_create(&labels)
             .set(i64::from(report.eviction.closed));

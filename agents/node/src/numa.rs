@@ -4,9 +4,12 @@ use std::{fs, io, path::Path};
 
 use duosuan_cgroup::topology;
 use duosuan_crds::report::NumaReport;
+use duosuan_policy::numa::NumaView;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::quantity;
+
+const MIB: i64 = 1 << 20;
 
 /// Reads the NUMA nodes that have cores or memory, by their number; none on a kernel that knows none.
 ///
@@ -34,11 +37,39 @@ pub fn read(sys: &Path) -> io::Result<Vec<NumaReport>> {
                 index,
                 cpu: Quantity(cores.to_string()),
                 memory: quantity::mebibytes(memory),
+                ..NumaReport::default()
             });
         }
     }
     nodes.sort_by_key(|node| node.index);
     Ok(nodes)
+}
+
+/// The NUMA nodes with their parts of the use and of the offers of a report. Memory is written in whole mebibytes of the running
+/// sum, rounded up, so that the parts add up to the node's own figure as that is written.
+pub(crate) fn with_parts(mut nodes: Vec<NumaReport>, parts: &[NumaView]) -> Vec<NumaReport> {
+    let mut sums = [0; 3];
+    for node in &mut nodes {
+        let Some(part) = parts.iter().find(|part| part.index == node.index) else {
+            continue;
+        };
+        let [used, mid, batch] = &mut sums;
+        let cpu = |milli: i64| ("cpu".to_owned(), quantity::cores(milli));
+        let memory = |sum: &mut i64, bytes: i64| {
+            let whole = |bytes: i64| bytes.div_euclid(MIB) + i64::from(bytes.rem_euclid(MIB) > 0);
+            let before = whole(*sum);
+            *sum = sum.saturating_add(bytes);
+            ("memory".to_owned(), quantity::mebibytes((whole(*sum) - before) * MIB))
+        };
+        let of_cpu = part.usage.cpu.map(cpu);
+        node.usage = of_cpu
+            .into_iter()
+            .chain(part.usage.memory.map(|bytes| memory(used, bytes)))
+            .collect();
+        node.mid_reclaimable = [cpu(part.mid.cpu), memory(mid, part.mid.memory)].into();
+        node.batch_reclaimable = [cpu(part.batch.cpu), memory(batch, part.batch.memory)].into();
+    }
+    nodes
 }
 
 fn parsed(file: &Path, parse: fn(&str) -> Option<i64>) -> io::Result<i64> {
@@ -99,6 +130,7 @@ mod tests {
             index,
             cpu: Quantity(cpu.into()),
             memory: quantity::mebibytes(memory),
+            ..NumaReport::default()
         };
         assert_eq!(read(root.path()).unwrap(), [of(2, "5", 1 << 20), of(10, "4", 2 << 20)]);
     }
@@ -110,5 +142,47 @@ mod tests {
         assert!(read(root.path()).unwrap_err().to_string().contains("node0/cpulist"));
         write(root.path(), "node0", "0", "Node 0 MemTotal: 8 MB");
         assert!(read(root.path()).unwrap_err().to_string().contains("node0/meminfo"));
+    }
+
+    #[test]
+    fn parts_are_written_so_that_they_add_up_as_written() {
+        use duosuan_policy::{Resources, Signals};
+        let of = |index, memory| NumaReport {
+            index,
+            cpu: Quantity("1".into()),
+            memory: quantity::mebibytes(memory),
+            ..NumaReport::default()
+        };
+        let part = |index, bytes| NumaView {
+            index,
+            usage: Signals {
+                cpu: Some(1_500),
+                memory: None,
+            },
+            batch: Resources {
+                cpu: 250,
+                memory: bytes,
+            },
+            ..NumaView::default()
+        };
+        let half = MIB + MIB / 2;
+        let nodes = with_parts(
+            vec![of(0, MIB), of(1, MIB), of(7, MIB)],
+            &[part(0, half), part(1, half)],
+        );
+        let written: Vec<_> = nodes
+            .iter()
+            .map(|n| n.batch_reclaimable.get("memory").map(|q| q.0.as_str()))
+            .collect();
+        // Three mebibytes together.
+        assert_eq!(written, [Some("2Mi"), Some("1Mi"), None]);
+        assert_eq!(
+            nodes.first().unwrap().usage,
+            [("cpu".to_owned(), Quantity("1500m".into()))].into()
+        );
+        assert_eq!(
+            nodes.get(1).unwrap().batch_reclaimable.get("cpu"),
+            Some(&Quantity("250m".into()))
+        );
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use duosuan_crds::{
     NodeReportStatus, Tier as ApiTier,
     report::{
-        ActionReport, EvictionReport, GpuReport, GuardReport, MidOfferReport, NumaReport, OfferReport, Pressure,
-        TierReport, TierWork,
+        ActionReport, DiskReport, EvictionReport, GpuReport, GuardReport, HostReport, MidOfferReport, NumaReport,
+        OfferReport, PagingReport, Pressure, TierReport, TierWork,
     },
 };
 use duosuan_policy::{
@@ -20,7 +20,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 
-use crate::{intended::intended, quantity, selection::Choice, services::first};
+use crate::{intended::intended, numa, quantity, selection::Choice, services::first};
 
 /// Conditions with the time at which each last changed.
 #[derive(Clone, Debug, Default)]
@@ -195,7 +195,8 @@ pub fn status(
             prod_memory_milli: stall(report.prod_stall.memory),
             prod_io_milli: stall(report.prod_stall.io),
         },
-        numa: parts.numa.clone(),
+        numa: numa::with_parts(parts.numa.clone(), &report.numa),
+        host: host(report),
         gpus: parts.gpus.clone(),
         capabilities: capabilities.names().into_iter().map(str::to_owned).collect(),
         guards: report
@@ -240,6 +241,40 @@ fn at(moment: duosuan_policy::Millis, report: &Report, now: Timestamp) -> Timest
     let age = i64::try_from(report.at.saturating_sub(moment)).unwrap_or(i64::MAX);
     let millis = now.as_millisecond().saturating_sub(age);
     Timestamp::from_millisecond(millis).unwrap_or(now)
+}
+
+fn host(report: &Report) -> HostReport {
+    let host = &report.host;
+    let load = |at: usize| {
+        let load = host.load.as_ref().and_then(|load| load.get(at))?;
+        Some(Quantity(format!("{}.{:02}", load / 100, load % 100)))
+    };
+    HostReport {
+        load1: load(0),
+        load5: load(1),
+        load15: load(2),
+        paging: host.paging.map(|paging| PagingReport {
+            swapped_in_mebibytes: paging.swapped_in >> 20,
+            swapped_out_mebibytes: paging.swapped_out >> 20,
+            reclaimed_mebibytes: paging.reclaimed >> 20,
+            reclaimed_direct_mebibytes: paging.reclaimed_direct >> 20,
+            major_faults: paging.major_faults,
+            oom_kills: paging.oom_kills,
+        }),
+        disks: host
+            .disks
+            .iter()
+            .map(|disk| DiskReport {
+                name: disk.name.clone(),
+                reads: disk.total.io.reads,
+                writes: disk.total.io.writes,
+                read_mebibytes: disk.total.io.read_bytes >> 20,
+                written_mebibytes: disk.total.io.written_bytes >> 20,
+                busy_milli: disk.busy_milli,
+                queue_milli: disk.queue_milli,
+            })
+            .collect(),
+    }
 }
 
 fn work(of: &duosuan_policy::action::TierWork) -> TierWork {

@@ -8,6 +8,8 @@ use crate::{
     eviction::EvictionView,
     guard::GuardState,
     history::Deed,
+    host::HostView,
+    numa::NumaView,
     observation::{CacheUse, Io, Millis, Resources, Signals, Tier, Unread},
 };
 
@@ -196,6 +198,10 @@ pub struct Report {
     pub own_misses: Vec<Slowest>,
     /// Use of cache and memory bandwidth, where it is counted.
     pub cache: Option<CacheUse>,
+    /// NUMA nodes, by number; none where the kernel knows none.
+    pub numa: Arc<Vec<NumaView>>,
+    /// What is counted of the whole node.
+    pub host: Arc<HostView>,
     /// Guards.
     pub guards: Vec<GuardView>,
     /// What the guards did last, the latest first.

@@ -54,6 +54,7 @@ pub fn decide(
             .memory
             .add(memory, apart.map(|of| of.memory), now, half_life, quantile);
         state.io_guard.remember(&rates.batch_io);
+        state.numa.sample(observation, now);
         // A minute in which nothing could be sampled has no peak.
         let began = *state.minute.get_or_insert(now);
         if now.saturating_sub(began) >= Mid::MINUTE {
@@ -178,16 +179,16 @@ pub fn decide(
         Mode::Act => (intended, Vec::new()),
         Mode::Observe => (Vec::new(), intended),
     };
+    let tiers = vec![
+        tier_view(Tier::Prod, offered.peaks[0], Resources::default()),
+        tier_view(Tier::Mid, offered.peaks[1], offered.mid),
+        tier_view(Tier::Batch, Signals::default(), offered.batch),
+    ];
     let report = Report {
         at: now,
         capacity: observation.capacity,
         usage: measured.node,
         system: measured.system,
-        tiers: vec![
-            tier_view(Tier::Prod, offered.peaks[0], Resources::default()),
-            tier_view(Tier::Mid, offered.peaks[1], offered.mid),
-            tier_view(Tier::Batch, Signals::default(), offered.batch),
-        ],
         node_stall: measured.node_stall,
         prod_stall: measured.firm_stall,
         batch_stall: measured.batch_stall,
@@ -199,11 +200,14 @@ pub fn decide(
         mid_terms: offered.mid_terms,
         mid_basis: offered.mid_basis,
         cache: observation.cache,
+        numa: state.numa.view(observation, measured.node, &tiers),
+        host: state.hosts.follow(&observation.host),
         slowest: state.latency_guard.slowest.clone(),
         own_misses: state.latency_guard.own_misses(),
         guards,
         history: state.history.latest(),
         eviction: state.eviction.view(decided, now),
+        tiers,
         intended,
     };
     state.counters = counters;

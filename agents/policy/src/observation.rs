@@ -391,6 +391,60 @@ impl Capabilities {
     }
 }
 
+/// What is counted of the whole node for people to look at; nothing is decided by it. It is not read at each look.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// When it was read last; never, where that is not known.
+    pub at: Option<Millis>,
+    /// Processes that ran or waited in the mean of 1, 5 and 15 minutes, hundredths.
+    pub load: Option<[u32; 3]>,
+    /// What its memory management did since boot.
+    pub paging: Option<Paging>,
+    /// Its disks by name; partitions are none.
+    pub disks: BTreeMap<String, Disk>,
+}
+
+/// What a node's memory management did since boot, pages, but for the last and the faults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paging {
+    /// Read from swap.
+    pub swapped_in: u64,
+    /// Written to swap.
+    pub swapped_out: u64,
+    /// Faults that waited for a device.
+    pub major_faults: u64,
+    /// Reclaimed in the background.
+    pub reclaimed: u64,
+    /// Reclaimed by those who wanted memory and waited for it.
+    pub reclaimed_direct: u64,
+    /// Processes that were killed for want of memory.
+    pub oom_kills: u64,
+}
+
+/// A disk since boot, or since it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// IO.
+    pub io: Io,
+    /// Time in which a request was under way, microseconds.
+    pub busy: u64,
+    /// The same, counted once for each request, microseconds.
+    pub waited: u64,
+}
+
+/// A NUMA node at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumaNode {
+    /// Number, as the kernel counts them.
+    pub index: u16,
+    /// What it has.
+    pub capacity: Resources,
+    /// CPU time that its CPUs were busy, microseconds.
+    pub cpu_busy: Option<u64>,
+    /// Its memory in use and not to be dropped, bytes.
+    pub memory_used: Option<i64>,
+}
+
 /// A node at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
@@ -425,6 +479,10 @@ pub struct Observation {
     pub bound_batch: Resources,
     /// The same of tier mid.
     pub bound_mid: Resources,
+    /// Its NUMA nodes, by number; none where the kernel knows none.
+    pub numa: Vec<NumaNode>,
+    /// What is counted of the whole node for people.
+    pub host: Host,
     /// Gangs of mid and batch pods on the node, by `namespace/claim`, as far as somebody has looked.
     pub gangs: BTreeMap<String, Gang>,
 }

@@ -7,10 +7,12 @@ use crate::{
     forecast::Forecast,
     guard::ShareGuard,
     history::History,
+    host::Hosts,
     io::IoGuard,
     latency::LatencyGuard,
     llc::LlcGuard,
     memory::MemoryGuard,
+    numa::Numa,
     observation::{Millis, Tier},
     offer::Offer,
     pasts::Pasts,
@@ -58,6 +60,10 @@ pub struct State {
     pub(crate) llc_guard: LlcGuard,
     #[serde(skip)]
     pub(crate) history: History,
+    #[serde(skip)]
+    pub(crate) hosts: Hosts,
+    #[serde(skip)]
+    pub(crate) numa: Numa,
     /// What was evicted, and until when the node takes no batch for that.
     #[serde(default)]
     pub(crate) eviction: Evictor,

@@ -2,6 +2,7 @@
 
 mod actor;
 mod cache;
+mod host;
 mod observer;
 mod refusals;
 mod slot;
@@ -18,6 +19,7 @@ use std::{
 use anyhow::{Context, bail};
 use duosuan_cgroup::{
     Cgroup,
+    numa::{self, NumaNode},
     proc::Proc,
     resctrl::{Folders, Resctrl},
 };
@@ -74,6 +76,10 @@ pub struct Kernel {
     cores: Vec<Vec<u32>>,
     /// Absent where resctrl controls nothing.
     cache: Option<cache::Cache>,
+    /// NUMA nodes, by number.
+    numa: Vec<NumaNode>,
+    /// Block devices by name, and whether they are whole disks.
+    disks: BTreeMap<String, bool>,
     looks: u64,
     /// When it was looked last.
     now: Millis,
@@ -141,6 +147,8 @@ impl Kernel {
             sys: roots.sys.clone(),
             cores: Vec::new(),
             cache: None,
+            numa: Vec::new(),
+            disks: BTreeMap::new(),
             looks: 0,
             now: 0,
             journal,
@@ -155,6 +163,10 @@ impl Kernel {
             logged: BTreeSet::new(),
             failing: BTreeSet::new(),
         };
+        match numa::nodes(&roots.sys) {
+            Ok(nodes) => kernel.numa = nodes,
+            Err(error) => kernel.fail("numa", error.to_string()),
+        }
         let found =
             Resctrl::open(&roots.sys.join("fs/resctrl"), folders).and_then(|r| r.map_or(Ok(None), cache::Cache::of));
         match found {

@@ -53,7 +53,7 @@ impl Kernel {
         }
         self.probe();
         self.lower();
-        let cpu = self.read("stat", |k| k.proc.cpu_time().map(Some));
+        let cpu = self.read("stat", |k| k.cpu_times(seen).map(Some));
         let memory = self.read("meminfo", |k| k.proc.meminfo().map(Some));
         let pressure = |k: &mut Self, resource: &'static str| k.read("pressure", |k| k.proc.pressure(resource));
         let waiting = pressure(self, "memory");
@@ -70,6 +70,8 @@ impl Kernel {
         };
         seen.cpu_busy = cpu.map(|c| c.busy);
         seen.memory_used = memory.map(|m| bytes(m.total.saturating_sub(m.available)));
+        self.observe_numa(seen);
+        self.observe_host(seen);
         if seen.cores != self.cores {
             seen.cores.clone_from(&self.cores);
         }
@@ -265,7 +267,7 @@ impl Kernel {
         group.children().unwrap_or_default().iter().any(own)
     }
 
-    fn read<T>(&mut self, file: &str, read: impl FnOnce(&Self) -> Result<Option<T>, Error>) -> Option<T> {
+    pub(super) fn read<T>(&mut self, file: &str, read: impl FnOnce(&Self) -> Result<Option<T>, Error>) -> Option<T> {
         match read(self) {
             Ok(value) => value,
             Err(error) => {

@@ -35,6 +35,40 @@ pub(super) struct TermLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct KindLabels {
+    pub(super) node: String,
+    pub(super) kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct DiskLabels {
+    pub(super) node: String,
+    pub(super) disk: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct DiskKindLabels {
+    pub(super) node: String,
+    pub(super) disk: String,
+    pub(super) kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct NumaLabels {
+    pub(super) node: String,
+    pub(super) numa: String,
+    pub(super) resource: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct NumaTierLabels {
+    pub(super) node: String,
+    pub(super) numa: String,
+    pub(super) tier: &'static str,
+    pub(super) resource: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(super) struct ScopeLabels {
     pub(super) node: String,
     pub(super) scope: &'static str,

@@ -34,17 +34,58 @@ impl Folder {
         for n in 0..pods {
             folder.pod(n);
         }
-        for (file, text) in [("stat", node_stat()), ("meminfo", meminfo())] {
+        for (file, text) in [
+            ("stat", node_stat()),
+            ("meminfo", meminfo()),
+            ("loadavg", "0.50 0.40 0.30 2/300 4000".to_owned()),
+            ("vmstat", vmstat()),
+            ("diskstats", diskstats(0)),
+        ] {
             folder.put(&format!("proc/{file}"), &text);
         }
+        std::fs::create_dir_all(folder.dir.path().join("sys/block/vda")).unwrap();
         for resource in ["cpu", "memory", "io"] {
             folder.put(&format!("proc/pressure/{resource}"), &pressure(1000));
         }
         folder
     }
 
+    /// Has its disks been busy for so many milliseconds, by two requests at a time.
+    pub(crate) fn disks_busy(&self, milliseconds: u64) {
+        self.put("proc/diskstats", &diskstats(milliseconds));
+    }
+
+    /// Two NUMA nodes, of two CPUs and 8 GiB each, of which so many ticks and so much memory, KiB, were used.
+    pub(crate) fn numa(&self, ticks: [u64; 2], used: [u64; 2]) {
+        let all: u64 = ticks.iter().sum();
+        let line = |name: &str, ticks: u64| format!("cpu{name} {ticks} 0 0 9000 0 0 0 0 0 0\n");
+        let mut stat = line(" ", all);
+        for (node, (ticks, used)) in ticks.into_iter().zip(used).enumerate() {
+            for cpu in [2 * node, 2 * node + 1] {
+                stat += &line(&cpu.to_string(), ticks / 2);
+            }
+            let total = 8 << 20;
+            let line = |key: &str, kib: u64| format!("Node {node} {key}: {kib} kB\n");
+            let meminfo = line("MemTotal", total) + &line("MemFree", total - used) + &line("Active(file)", 0);
+            let folder = format!("sys/devices/system/node/node{node}");
+            self.put(&format!("{folder}/meminfo"), &meminfo);
+            self.put(&format!("{folder}/cpulist"), &format!("{}-{}", 2 * node, 2 * node + 1));
+        }
+        self.put("proc/stat", &stat);
+        let [a, b] = used;
+        let available = (16 << 20) - a - b;
+        self.put(
+            "proc/meminfo",
+            &format!("MemTotal: {} kB\nMemAvailable: {available} kB", 16 << 20),
+        );
+    }
+
     pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("cgroup")
+    }
+
+    pub(crate) fn sys(&self) -> PathBuf {
+        self.dir.path().join("sys")
     }
 
     pub(crate) fn pods(&self) -> Vec<PodInfo> {
@@ -228,4 +269,20 @@ fn node_stat() -> String {
         write!(text, "\ncpu{cpu} 6250 0 1250 56250 6 0 3 0 0 0").unwrap();
     }
     text + "\nintr 1 2 3\nctxt 4"
+}
+
+/// As long as a kernel's: a hundred and eighty keys.
+fn vmstat() -> String {
+    let mut text =
+        "pswpin 256\npswpout 512\npgmajfault 30\npgsteal_kswapd 1024\npgsteal_direct 2048\noom_kill 1".to_owned();
+    for key in 0..175 {
+        let _ = write!(text, "\nnr_some_counter_{key} {}", key * 1_000);
+    }
+    text
+}
+
+/// A disk with a partition, and one that never did anything.
+fn diskstats(busy: u64) -> String {
+    let disk = |name: &str| format!("254 0 {name} 10 1 2048 7 20 2 4096 8 0 {busy} {} 0 0 0 0 0 0", busy * 2);
+    format!("{}\n{}\n7 0 loop0 0 0 0 0 0 0 0 0 0 0 0", disk("vda"), disk("vda1"))
 }

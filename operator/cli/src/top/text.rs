@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use duosuan_crds::{
     NodeReport, NodeReportStatus, Tier,
-    report::{EvictionReport, GuardReport, MidOfferReport, OfferReport, TierReport},
+    report::{DiskReport, EvictionReport, GuardReport, MidOfferReport, NumaReport, OfferReport, TierReport},
 };
 use duosuan_scheduler::LostWork;
 use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time};
@@ -81,7 +81,7 @@ pub(super) fn node(report: &NodeReport) -> String {
         let _ = writeln!(text, "{}: {}", condition.reason, condition.message);
     }
     if status.batch_closed {
-        text += "It takes no new batch: some was evicted lately. What runs stays.\n";
+        text += "It takes nothing new of mid and batch: some was evicted lately. What runs stays.\n";
     }
     text += "\n";
     text += &usage(&status);
@@ -102,6 +102,35 @@ pub(super) fn node(report: &NodeReport) -> String {
     if !status.guards.is_empty() {
         text += "\n";
         text += &guards(&status.guards);
+    }
+    if status.numa.iter().any(|numa| !numa.batch_reclaimable.is_empty()) {
+        text += "\n";
+        text += &numa(&status.numa);
+    }
+    let host = &status.host;
+    if let (Some(one), Some(five), Some(fifteen)) = (&host.load1, &host.load5, &host.load15) {
+        let _ = writeln!(
+            text,
+            "\nLoad of 1, 5 and 15 minutes: {}, {}, {}",
+            one.0, five.0, fifteen.0
+        );
+    }
+    if let Some(paging) = &host.paging {
+        let _ = writeln!(
+            text,
+            "Paging since boot: {}Mi swapped in, {}Mi out; {}Mi reclaimed in the background, {}Mi by who waited for it; {} major \
+             faults, {} processes killed for want of memory",
+            paging.swapped_in_mebibytes,
+            paging.swapped_out_mebibytes,
+            paging.reclaimed_mebibytes,
+            paging.reclaimed_direct_mebibytes,
+            paging.major_faults,
+            paging.oom_kills
+        );
+    }
+    if !host.disks.is_empty() {
+        text += "\n";
+        text += &disks(&host.disks);
     }
     if !status.actions.is_empty() {
         text += "\n";
@@ -244,6 +273,43 @@ fn mid_offers(offers: &[MidOfferReport]) -> String {
             o.bound.0.clone(),
             o.offered.0.clone(),
             o.basis.clone(),
+        ]
+    });
+    table(&header, rows)
+}
+
+/// What each NUMA node has, uses and could give.
+fn numa(nodes: &[NumaReport]) -> String {
+    let header = [
+        "NUMA", "CPU", "OF", "TO MID", "TO BATCH", "MEMORY", "OF", "TO MID", "TO BATCH",
+    ];
+    let rows = nodes.iter().map(|n| {
+        let mut row = vec![n.index.to_string()];
+        for (resource, has) in [("cpu", &n.cpu), ("memory", &n.memory)] {
+            row.extend([amount(&n.usage, resource), has.0.clone()]);
+            row.extend([&n.mid_reclaimable, &n.batch_reclaimable].map(|offer| amount(offer, resource)));
+        }
+        row
+    });
+    table(&header, rows)
+}
+
+fn disks(disks: &[DiskReport]) -> String {
+    let header = ["DISK", "READS", "READ", "WRITES", "WRITTEN", "BUSY", "UNDER WAY"];
+    let milli = |milli: Option<i64>, unit: i64, what: &str| {
+        milli.map_or(NOTHING.to_owned(), |m| {
+            format!("{}.{}{what}", m / unit, m % unit * 10 / unit)
+        })
+    };
+    let rows = disks.iter().map(|d| {
+        vec![
+            d.name.clone(),
+            d.reads.to_string(),
+            format!("{}Mi", d.read_mebibytes),
+            d.writes.to_string(),
+            format!("{}Mi", d.written_mebibytes),
+            milli(d.busy_milli, 10, " %"),
+            milli(d.queue_milli, 1000, ""),
         ]
     });
     table(&header, rows)
