@@ -15,6 +15,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    devices::Grant,
     failure::{Failure, Retry},
     lean::{self, Object, Texts},
     metrics::{CauseResult, Metrics, ResultLabel},
@@ -23,6 +24,7 @@ use crate::{
 };
 
 mod asking;
+mod claims;
 mod storage;
 
 /// A pod, by all its names.
@@ -49,6 +51,8 @@ pub enum Order {
         devices: Vec<u16>,
         /// The NUMA node whose cores and memory it is to use, if that matters.
         numa: Option<u16>,
+        /// Claims to devices that have to say what they have before.
+        grants: Vec<Grant>,
         /// An earlier try has no answer, and may be carried out until then. To bind a pod again to the same node does
         /// no harm, and the answer tells what became of the earlier try.
         open_until: Option<Instant>,
@@ -95,12 +99,13 @@ pub struct Eviction {
 
 impl Order {
     /// The first try to bind a pod.
-    pub fn bind(pod: PodName, node: String, devices: Vec<u16>, numa: Option<u16>) -> Order {
+    pub fn bind(pod: PodName, node: String, devices: Vec<u16>, numa: Option<u16>, grants: Vec<Grant>) -> Order {
         Order::Bind {
             pod,
             node,
             devices,
             numa,
+            grants,
             open_until: None,
         }
     }
@@ -206,10 +211,14 @@ impl Binder {
                 node,
                 devices,
                 numa,
+                grants,
                 open_until,
             } => {
                 let given = annotations(devices, *numa);
-                let outcome = self.bind(pod, node, &given, open_until).await;
+                let outcome = match self.grant(pod, grants).await {
+                    Outcome::Done => self.bind(pod, node, &given, open_until).await,
+                    not_granted => not_granted,
+                };
                 let result = outcome.label("bound");
                 self.metrics.binds.get_or_create(&ResultLabel { result }).inc();
                 outcome

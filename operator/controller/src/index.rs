@@ -8,6 +8,7 @@ use duosuan_scheduler::{Event, Time, event};
 
 use crate::{
     binder::PodName,
+    devices::Devices,
     nodes::Nodes,
     translate::{
         claim,
@@ -18,6 +19,7 @@ use crate::{
     watch::Fact,
 };
 
+mod devices;
 mod pod_groups;
 mod storage;
 mod words;
@@ -129,6 +131,8 @@ pub struct Index {
     pub nodes: Nodes,
     /// Persistent volumes, and who uses them.
     pub volumes: Volumes,
+    /// Devices that are claimed, and the claims.
+    pub devices: Devices,
     /// Why what waits waits, by UID of the claim or pod.
     pub waiting: HashMap<String, Waiting>,
     /// Pods, by UID, of which it is not known whether they are bound, and what is said of that.
@@ -232,6 +236,12 @@ impl Index {
             | Fact::StorageClassGone(_)
             | Fact::Attachable(_)
             | Fact::AttachableGone(_) => self.storage(fact, now, events),
+            Fact::ResourceSlice(_)
+            | Fact::ResourceSliceGone(_)
+            | Fact::DeviceClass(_)
+            | Fact::DeviceClassGone(_)
+            | Fact::ResourceClaim(_)
+            | Fact::ResourceClaimGone(_) => self.device_fact(fact, events),
             Fact::NodeGone(name) => {
                 self.nodes.gone(&name);
                 events.push(Event::NodeGone(name));

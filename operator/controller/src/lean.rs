@@ -19,6 +19,7 @@ pub use report::{ReportCondition, ReportStatus, ReportedTier};
 pub use storage::{StorageClass, Topology};
 
 mod budget;
+pub mod dra;
 mod nominator;
 mod pod_group;
 mod report;
@@ -199,6 +200,12 @@ kinds! {
     Volume: "", "v1", "PersistentVolume", "persistentvolumes", storage::VolumeSpec, storage::Phase;
     /// A disruption budget.
     DisruptionBudget: "policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", budget::BudgetSpec, budget::BudgetStatus;
+    /// Devices of a pool that a driver offers.
+    ResourceSlice: "resource.k8s.io", "v1", "ResourceSlice", "resourceslices", dra::ResourceSliceSpec, IgnoredAny;
+    /// A class of devices.
+    DeviceClass: "resource.k8s.io", "v1", "DeviceClass", "deviceclasses", dra::DeviceClassSpec, IgnoredAny;
+    /// A claim to devices.
+    ResourceClaim: "resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", dra::ResourceClaimSpec, dra::ResourceClaimStatus;
     /// The CSI drivers of a node.
     CsiNode: "storage.k8s.io", "v1", "CSINode", "csinodes", storage::CsiNodeSpec, IgnoredAny;
 }
@@ -275,7 +282,7 @@ pub struct PodSpec {
     #[serde(deserialize_with = "list")]
     pub volumes: Vec<PodVolume>,
     #[serde(deserialize_with = "list")]
-    pub resource_claims: Vec<IgnoredAny>,
+    pub resource_claims: Vec<dra::PodResourceClaim>,
 }
 
 /// A topology spread constraint.
@@ -465,6 +472,8 @@ pub struct PodStatus {
     pub init_container_statuses: Vec<ContainerStatus>,
     pub resources: Option<Resources>,
     pub allocated_resources: Option<Texts>,
+    #[serde(deserialize_with = "list")]
+    pub resource_claim_statuses: Vec<dra::PodResourceClaimStatus>,
 }
 
 /// What a node says of the resources of a container.

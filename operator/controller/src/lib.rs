@@ -14,6 +14,7 @@ pub mod binder;
 pub mod clock;
 pub mod connect;
 pub mod core;
+pub mod devices;
 pub mod events;
 pub mod failure;
 pub mod health;

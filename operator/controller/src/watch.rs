@@ -22,7 +22,7 @@ use crate::{
     lean,
     metrics::{self, Metrics},
     translate::{
-        FieldError, claim,
+        FieldError, claim, dra,
         node::{self, LocationLabels},
         pod, pod_group, policy, queue, volume,
     },
@@ -81,6 +81,18 @@ pub enum Fact {
     Attachable(Box<volume::Attachable>),
     /// What a node, by name, can attach is not known any more.
     AttachableGone(String),
+    /// A slice of devices is there.
+    ResourceSlice(Box<dra::Slice>),
+    /// A slice of devices, by name, is gone.
+    ResourceSliceGone(String),
+    /// A class of devices is there.
+    DeviceClass(Box<dra::Class>),
+    /// A class of devices, by name, is gone.
+    DeviceClassGone(String),
+    /// A claim to devices is there.
+    ResourceClaim(Box<dra::Claim>),
+    /// A claim to devices, by `namespace/name`, is gone.
+    ResourceClaimGone(String),
     /// The watch of a kind has delivered its first list; `served` is false if the API server does not know the kind.
     Synced {
         /// The kind.
@@ -105,7 +117,10 @@ macro_rules! watched_kinds {
             Volume,
             StorageClass,
             CsiNode,
-            PodGroup
+            PodGroup,
+            ResourceSlice,
+            DeviceClass,
+            ResourceClaim
         )
     };
 }
@@ -115,7 +130,7 @@ macro_rules! names {
 }
 
 /// Kinds that are watched.
-pub const KINDS: [&str; 12] = watched_kinds!(names);
+pub const KINDS: [&str; 15] = watched_kinds!(names);
 
 /// Something that is done with each kind that is watched.
 pub trait EachKind {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use duosuan_scheduler::{Budget, Cluster, Decision, Event, EvictCause, LostWork, Reason, Time, cycle};
+use duosuan_scheduler::{Budget, ClaimAllocation, Cluster, Decision, Event, EvictCause, LostWork, Reason, Time, cycle};
 
 use crate::{
     budgets::{Budgets, Disruption},
@@ -36,6 +36,8 @@ pub struct Bound {
     pub devices: Vec<u16>,
     /// The NUMA node on it that its claim requires one of.
     pub numa: Option<u16>,
+    /// What its claims to devices have.
+    pub allocations: Vec<ClaimAllocation>,
     /// When.
     pub at: Time,
 }
@@ -260,6 +262,7 @@ impl<E: Edge> Simulation<E> {
                 node,
                 devices,
                 numa,
+                allocations,
                 ..
             } => {
                 let at = self.now;
@@ -268,6 +271,7 @@ impl<E: Edge> Simulation<E> {
                     node,
                     devices,
                     numa,
+                    allocations,
                     at,
                 });
             }

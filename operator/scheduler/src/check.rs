@@ -1,5 +1,6 @@
 //! The invariants. Everything is computed anew from the pods and compared with what the model says.
 
+mod devices;
 mod relations;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ impl Cluster {
         model.nobody_is_near_whom_to_avoid(&mut violations);
         model.gangs_are_whole(&mut violations);
         model.references_meet(&mut violations);
+        model.devices_are_held_by_claims(&mut violations);
         if violations.is_empty() { Ok(()) } else { Err(violations) }
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    event::{Level, Time},
+    event::{DeviceAllocation, Level, Time},
     lost::LostWork,
 };
 
@@ -23,6 +23,9 @@ pub enum Decision {
         /// The NUMA node whose cores and memory it is to use, if its claim requires one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         numa: Option<u16>,
+        /// What its claims to devices have, claim by claim; before it is bound, they have to say so.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        allocations: Vec<ClaimAllocation>,
         /// UID of its claim; `None` for a pod without one.
         claim: Option<String>,
     },
@@ -72,6 +75,18 @@ pub enum Decision {
         /// UID of the claim, or of the pod without one.
         claim: String,
     },
+}
+
+/// What a claim to devices has, or is to have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimAllocation {
+    /// Name of the claim, in the namespace of the pod.
+    pub claim: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its devices.
+    pub allocation: DeviceAllocation,
 }
 
 /// Why a pod is evicted.

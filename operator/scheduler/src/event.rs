@@ -2,12 +2,17 @@
 //! them and amounts as integers of the base unit. [`Cluster::apply`](crate::Cluster::apply) turns names into
 //! ordinals; nothing else of the core knows a name.
 
+mod dra;
 mod node;
 mod rules;
 mod volume;
 
 use std::collections::BTreeMap;
 
+pub use dra::{
+    AllocatedDevice, Capacity, DeviceAllocation, DeviceClaim, DeviceClaimSpec, DeviceConstraint, DeviceOption,
+    DevicePool, DeviceRequest, PoolDevice, Reach, Steps,
+};
 pub use node::{BIG_IMAGE, Gpu, LOAD_STEPS, Location, Node, NumaNode, Taint};
 pub use rules::{Namespace, PodRules, PodTerm, Preference, SPREADS_AT_MOST, Spread};
 use serde::{Deserialize, Serialize};
@@ -71,6 +76,24 @@ pub enum Event {
     Namespace(Box<Namespace>),
     /// A namespace, by name, is gone.
     NamespaceGone(String),
+    /// A pool of devices appeared or changed; the whole pool.
+    DevicePool(Box<DevicePool>),
+    /// A pool of devices is gone.
+    DevicePoolGone {
+        /// Name of its driver.
+        driver: String,
+        /// Its name.
+        pool: String,
+    },
+    /// A claim to devices appeared or changed; the whole claim.
+    DeviceClaim(Box<DeviceClaim>),
+    /// A claim to devices is gone.
+    DeviceClaimGone {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
     /// A binding that `cycle()` decided was certainly not carried out; the pod is pending again. Of one whose outcome is
     /// not known nothing is said.
     BindFailed {
@@ -257,6 +280,9 @@ pub struct Pod {
     /// alone uses is part of its requests.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub shared_volumes: Vec<SharedVolume>,
+    /// Names of the claims to devices that it uses, in its namespace. They count as long as it has no node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub device_claims: Vec<String>,
     /// Host ports, as `PROTOCOL/IP/PORT` with `0.0.0.0` for every address.
     pub host_ports: Vec<String>,
     /// Pod affinity and anti-affinity, topology spread.

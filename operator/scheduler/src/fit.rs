@@ -5,7 +5,7 @@ use crate::{
     model::{Model, NodeSlot, Seat, Shape, cell::Cell, device::Comer},
     score::Welcome,
     selector,
-    slab::{NodeOrd, ResourceOrd, TaintOrd},
+    slab::{FaultOrd, NodeOrd, ResourceOrd, TaintOrd},
 };
 
 /// Taint that an unschedulable node counts as having.
@@ -28,6 +28,16 @@ pub(crate) enum Constraint {
     Resource(ResourceOrd),
     /// Too few devices, or too little on each, are left.
     Gpus,
+    /// A claim to devices has them elsewhere.
+    ClaimElsewhere,
+    /// A claim to devices is used by as many as may.
+    ClaimInUse,
+    /// Too few devices that its claims mean are left.
+    DeviceClaims,
+    /// It cannot be said which devices its claims mean, or all of them are meant and not all are known.
+    DeviceFault(FaultOrd),
+    /// There are too many ways to choose devices for its claims.
+    DeviceSearch,
     /// The node's report is too old for this tier; everything else fits.
     Stale,
     /// The node's load is over the line of its policy; everything else fits.
@@ -64,6 +74,12 @@ impl Model {
             Constraint::HostPort => "host port".into(),
             Constraint::Resource(resource) => format!("insufficient {}", self.resources.name(resource)),
             Constraint::Gpus => "insufficient free GPUs".into(),
+            // The words are kube-scheduler's.
+            Constraint::ClaimElsewhere => "resourceclaim not available on the node".into(),
+            Constraint::ClaimInUse => "resourceclaim in use".into(),
+            Constraint::DeviceClaims => "cannot allocate all claims".into(),
+            Constraint::DeviceFault(fault) => self.dra.fault(fault).unwrap_or("cannot allocate all claims").to_owned(),
+            Constraint::DeviceSearch => "cannot allocate all claims (the search for devices was given up)".into(),
             Constraint::Stale => "stale report".into(),
             Constraint::Hot => "load over the policy's line".into(),
             Constraint::SpreadLabel => "topology spread (no such label)".into(),
@@ -141,6 +157,7 @@ impl Model {
             None => Vec::new(),
             Some(need) => node.choose_devices(need, cell).ok_or(Constraint::Gpus)?,
         };
+        self.devices_claimed(shape, node)?;
         if self.too_stale(shape, node) {
             return Err(Constraint::Stale);
         }
@@ -168,6 +185,7 @@ impl Model {
                 .gpus
                 .as_ref()
                 .is_none_or(|need| node.devices_fit(need, &seat.devices, comer))
+            && self.seat_has_devices(shape, node, seat)
     }
 
     /// True if a node takes no new pod of a shape for now, whatever room it has: its load is over the line, or its report

@@ -43,7 +43,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use check::Violation;
-pub use decision::{Decision, EvictCause, Reason};
+pub use decision::{ClaimAllocation, Decision, EvictCause, Reason};
 pub use event::{Event, Tier, Time};
 pub use index::Work;
 pub use lost::LostWork;
@@ -122,6 +122,10 @@ impl Cluster {
             Event::QueueGone(name) => model.apply_queue_gone(&name),
             Event::Namespace(namespace) => model.apply_namespace(&namespace.name, Some(&namespace.labels)),
             Event::NamespaceGone(name) => model.apply_namespace(&name, None),
+            Event::DevicePool(pool) => model.apply_device_pool(&pool),
+            Event::DevicePoolGone { driver, pool } => model.apply_device_pool_gone(&driver, &pool),
+            Event::DeviceClaim(claim) => model.apply_device_claim(&claim),
+            Event::DeviceClaimGone { namespace, name } => model.apply_device_claim_gone(&namespace, &name),
             Event::BindFailed {
                 pod,
                 node,

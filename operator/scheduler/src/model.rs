@@ -7,6 +7,7 @@ pub(crate) mod cell;
 pub(crate) mod changes;
 pub(crate) mod claim;
 pub(crate) mod device;
+pub(crate) mod dra;
 pub(crate) mod ending;
 pub(crate) mod growth;
 pub(crate) mod hopes;
@@ -42,6 +43,7 @@ use std::sync::Arc;
 pub(crate) use changes::ChangeLog;
 pub(crate) use claim::{ClaimKey, ClaimSlot};
 pub(crate) use device::DeviceUse;
+pub(crate) use dra::{ClaimNeed, Dra};
 pub(crate) use labels::Labels;
 pub(crate) use node::NodeSlot;
 pub(crate) use pod::{Place, PodSlot, Seat};
@@ -83,6 +85,8 @@ pub(crate) struct Model {
     pub(crate) resources: Resources,
     pub(crate) models: Names<ModelOrd, String>,
     pub(crate) taints: Fresh<TaintOrd, Taint>,
+    /// Devices that claims are made to.
+    pub(crate) dra: Dra,
     /// Big images that nodes hold.
     pub(crate) images: images::Images,
     /// Who counts for whom.
@@ -215,6 +219,7 @@ impl Default for Model {
             resources: Resources::default(),
             models: Names::default(),
             taints: Fresh::default(),
+            dra: Dra::default(),
             images: images::Images::default(),
             marks: marks::Marks::default(),
             loads: ChangeLog::default(),
@@ -282,6 +287,7 @@ impl Model {
         }
         self.count_marks(ord, &shape, hold);
         self.count_kin(ord, &shape, hold);
+        self.count_device_claims(ord, hold);
         let pod = &self.pods[ord];
         if let Some(claim) = pod.claim {
             let claim = &self.claims[claim];
@@ -361,6 +367,7 @@ impl PartialEq for Model {
             && self.queues == other.queues
             && self.queues_by_name == other.queues_by_name
             && self.capacity == other.capacity
+            && self.dra == other.dra
             && self.mix == other.mix
             && self.dirty == other.dirty
             && self.broken == other.broken

@@ -170,11 +170,11 @@ pub(crate) fn seat(
             None => Vec::new(),
             Some(_) => place(policy, model, worths, shape, slot, Welcome::default()).ok()?.1,
         };
-        let devices = devices.into();
         return Some(Seat {
             node,
-            devices,
+            devices: devices.into(),
             numa: None,
+            allocations: model.allocations(shape, slot).ok()?,
         });
     };
     if !model.fits_in(shape, slot, cell) {
@@ -185,7 +185,12 @@ pub(crate) fn seat(
         Cell::Numa(id) => Some(id),
         Cell::Nvlink(_) => None,
     };
-    Some(Seat { node, devices, numa })
+    Some(Seat {
+        node,
+        devices,
+        numa,
+        allocations: model.allocations(shape, slot).ok()?,
+    })
 }
 
 /// What it costs a pod with several devices that they are not linked, as a wish of pods with this weight would.

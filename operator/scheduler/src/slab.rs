@@ -58,6 +58,14 @@ ordinals! {
     ClaimOrd,
     /// A queue.
     QueueOrd,
+    /// A pool of devices.
+    PoolOrd,
+    /// A device of a pool, or one that a claim has.
+    DeviceOrd,
+    /// A claim to devices.
+    DeviceClaimOrd,
+    /// What is wrong with devices.
+    FaultOrd,
     /// A shape.
     ShapeOrd,
     /// What decides which nodes admit a pod, whatever is held there.

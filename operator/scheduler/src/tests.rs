@@ -8,6 +8,7 @@
 )]
 
 mod any_cells;
+mod any_devices;
 mod any_relations;
 mod any_topology;
 mod apart;
@@ -16,6 +17,7 @@ mod beside;
 mod binding;
 mod cells;
 mod closed_nodes;
+mod device_claims;
 mod elastic;
 mod fairness;
 pub(crate) mod fixtures;

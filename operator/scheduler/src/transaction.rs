@@ -111,6 +111,7 @@ mod tests {
             node,
             devices: devices.into(),
             numa: None,
+            allocations: Box::default(),
         };
         model.seat(pods[0], Place::Bound(seat(&[3])));
         let before = model.clone();

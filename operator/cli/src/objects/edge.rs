@@ -1,4 +1,4 @@
-//! The operator's edge in a simulation: what volumes have to say of a binding.
+//! The operator's edge in a simulation: what volumes and claims to devices have to say of a binding.
 
 use duosuan_controller::index::Index;
 use duosuan_planner::simulation::{Bound, Edge};
@@ -15,16 +15,23 @@ impl Edge for Volumes {
             node,
             devices,
             numa,
+            allocations,
             ..
         } = bound;
-        match self.0.nodes.get(node) {
-            Some(node) => self.0.volumes.bind(pod, node, devices, *numa).map(events),
-            None => Err(format!("node {node} is gone")),
+        let Some(seen) = self.0.nodes.get(node) else {
+            return Err(format!("node {node} is gone"));
+        };
+        let mut told = self.0.volumes.bind(pod, seen, devices, *numa).map(events)?;
+        if let Some(name) = self.0.pod_name(pod) {
+            told.extend(self.0.devices.granted(&name.namespace, pod, allocations));
         }
+        Ok(told)
     }
 
     fn left(&mut self, pod: &str) -> Vec<Event> {
-        events(self.0.volumes.left(pod))
+        let mut told = events(self.0.volumes.left(pod));
+        told.extend(self.0.devices.left(pod));
+        told
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt};
 use anyhow::{anyhow, bail};
 use duosuan_controller::{
     lean::{self, Object},
-    translate::{FieldError, node, placement, policy, queue},
+    translate::{FieldError, dra, node, policy, queue},
     watch::{Fact, Watched},
 };
 use duosuan_crds::{
@@ -30,15 +30,16 @@ const SYSTEM_CLASSES: [(&str, i64); 2] = [
     ("system-node-critical", 2_000_001_000),
 ];
 
-const DEVICES: &str = "pods with resource claims stay pending, and say so";
+/// Version of dynamic resource allocation that this build reads, and its kinds.
+const DRA_VERSION: &str = "v1";
+const CLAIMED: [&str; 4] = ["ResourceSlice", "DeviceClass", "ResourceClaim", "ResourceClaimTemplate"];
 
 /// Kinds that placement would look at and this scheduler does not, with what follows: (group, kind, effect).
-const READ_ONLY: [(&str, &str, &str); 4] = [
-    ("resource.k8s.io", "DeviceClass", DEVICES),
-    ("resource.k8s.io", "ResourceClaim", DEVICES),
-    ("resource.k8s.io", "ResourceClaimTemplate", DEVICES),
-    ("resource.k8s.io", "ResourceSlice", DEVICES),
-];
+const READ_ONLY: [(&str, &str, &str); 1] = [(
+    "resource.k8s.io",
+    "DeviceTaintRule",
+    "devices have the taints alone that their ResourceSlices say",
+)];
 
 /// What an object is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +109,7 @@ fn is_namespaced(kind: &str) -> bool {
             | "Namespace"
             | "ResourceSlice"
             | "DeviceClass"
+            | "DeviceTaintRule"
     )
 }
 
@@ -224,6 +226,16 @@ impl<'a> Reader<'a> {
                 self.watched::<lean::VolumeClaim>(value).map_err(fail)?;
             }
             ("storage.k8s.io", "StorageClass") => self.watched::<lean::StorageClass>(value).map_err(fail)?,
+            ("resource.k8s.io", kind) if CLAIMED.contains(&kind) && identity.version != DRA_VERSION => {
+                bail!("{place}: apiVersion: this build reads {kind} in version resource.k8s.io/{DRA_VERSION} only")
+            }
+            ("resource.k8s.io", "ResourceSlice") => self.watched::<lean::ResourceSlice>(value).map_err(fail)?,
+            ("resource.k8s.io", "DeviceClass") => self.watched::<lean::DeviceClass>(value).map_err(fail)?,
+            ("resource.k8s.io", "ResourceClaim") => {
+                defaults::fill(&mut value, "resourceclaim", true);
+                self.watched::<lean::ResourceClaim>(value).map_err(fail)?;
+            }
+            ("resource.k8s.io", "ResourceClaimTemplate") => {}
             ("storage.k8s.io", "CSINode") => self.watched::<lean::CsiNode>(value).map_err(fail)?,
             ("policy", "PodDisruptionBudget") => {
                 defaults::fill(&mut value, "poddisruptionbudget", true);
@@ -268,7 +280,7 @@ impl<'a> Reader<'a> {
             .scheduler_name
             .clone()
             .unwrap_or_else(|| "default-scheduler".to_owned());
-        let undecided = placement::undecided(&object.spec);
+        let undecided = dra::undecided(&object.spec);
         let Fact::Pod(read) = lean::Pod::fact(object, self.scheduler_name)? else {
             return Ok(());
         };

@@ -9,7 +9,7 @@ use duosuan_crds::{Duration, SCHEDULER_NAME};
 use duosuan_planner::{
     explain::{Case, Target, would_admit},
     facts::Facts,
-    simulation::{Edge, Simulation, Wait},
+    simulation::{Bound, Edge, Simulation, Wait},
 };
 use duosuan_scheduler::{LostWork, Time, occupancy::NodeView, query::QueueTierView};
 use serde::Serialize;
@@ -25,7 +25,7 @@ mod text;
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Read are Node, Namespace, Pod, PodGroup, PodDisruptionBudget, PriorityClass, PersistentVolume, PersistentVolumeClaim, StorageClass, \
-CSINode, Queue, CapacityClaim, NodeReport and ColocationPolicy; other kinds are named in the result. A volume that a pod waits \
+CSINode, ResourceSlice, DeviceClass, ResourceClaim, ResourceClaimTemplate, Queue, CapacityClaim, NodeReport and ColocationPolicy; other kinds are named in the result. A volume that a pod waits \
 for is there when the pod has a place. A budget counts the pods of the files that run, and those that are bound. Nothing is validated as an API server does beyond the type of each field.\n\n\
 Example: kubectl get nodes,pods,priorityclasses,duosuan -A -o yaml | duosuan simulate cluster -f -\n\n\
 The simulation starts at the latest time that any object names. Pods that are bound run; a pod ends after its annotation \
@@ -66,10 +66,26 @@ struct Report {
 struct BoundPod {
     pod: String,
     node: String,
-    devices: Vec<u16>,
+    /// GPUs by index, then what its claims to devices have, as `driver/pool/device`.
+    devices: Vec<Device>,
     #[serde(skip_serializing_if = "Option::is_none")]
     numa: Option<u16>,
     at: String,
+}
+
+/// A device that a pod has.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Device {
+    Gpu(u16),
+    Claimed(String),
+}
+
+fn devices(bound: &Bound) -> Vec<Device> {
+    let gpus = bound.devices.iter().map(|index| Device::Gpu(*index));
+    let claimed = bound.allocations.iter().flat_map(|of| &of.allocation.devices);
+    let claimed = claimed.map(|device| Device::Claimed(format!("{}/{}/{}", device.driver, device.pool, device.device)));
+    gpus.chain(claimed).collect()
 }
 
 #[derive(Debug, Serialize)]
@@ -147,7 +163,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
             .map(|bound| BoundPod {
                 pod: names.pod(&bound.pod),
                 node: bound.node.clone(),
-                devices: bound.devices.clone(),
+                devices: devices(bound),
                 numa: bound.numa,
                 at: rfc3339(bound.at),
             })

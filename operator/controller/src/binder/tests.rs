@@ -26,7 +26,7 @@ async fn carry_out(script: &Script, order: Order) -> (Outcome, Metrics) {
 }
 
 async fn bind(script: &Script) -> Outcome {
-    carry_out(script, Order::bind(pod(), "n".into(), vec![0, 3], Some(1)))
+    carry_out(script, Order::bind(pod(), "n".into(), vec![0, 3], Some(1), vec![]))
         .await
         .0
 }
@@ -139,7 +139,7 @@ async fn again(first: Script, pause: Duration, second: Script) -> (Outcome, Outc
         script.played();
         answer
     };
-    let (order, before) = carry_out(&first, Order::bind(pod(), "n".into(), vec![], None)).await;
+    let (order, before) = carry_out(&first, Order::bind(pod(), "n".into(), vec![], None, vec![])).await;
     tokio::time::sleep(pause).await;
     let (_, after) = carry_out(&second, order).await;
     (before, after)
@@ -296,7 +296,7 @@ async fn an_order_that_hangs_holds_up_no_other_and_not_the_end() {
     let task = tokio::spawn(binder.run(orders_in, answers, end.clone()));
     let order = |name: &str| {
         let name = name.into();
-        Order::bind(PodName { name, ..pod() }, "n".into(), vec![], None)
+        Order::bind(PodName { name, ..pod() }, "n".into(), vec![], None, vec![])
     };
     orders.send(order("p")).unwrap();
     orders.send(order("q")).unwrap();

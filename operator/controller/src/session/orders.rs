@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use duosuan_scheduler::{Budget, Decision, Event, EvictCause, Reason};
+use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -10,7 +11,10 @@ use super::{OUTSTANDING, Session, evicting::Together};
 use crate::{
     binder::{Eviction, Order, Outcome, PodName},
     index::Waiting,
+    lean::{self, Object},
     metrics, reasons,
+    translate::dra,
+    watch::Fact,
 };
 
 /// A binding without an answer is asked for again after 1, 2, 4 ... 64 s.
@@ -50,9 +54,13 @@ impl Session {
                 node,
                 devices,
                 numa,
+                allocations,
                 ..
             } => match self.index.pod_name(&pod) {
-                Some(pod) => self.place(pod, node, devices, numa),
+                Some(pod) => {
+                    let grants = self.index.devices.grants(&pod.namespace, allocations);
+                    self.place(pod, node, devices, numa, grants);
+                }
                 None => self.apply(Event::BindFailed {
                     pod,
                     node,
@@ -201,17 +209,23 @@ impl Session {
     }
 
     fn bound_or_not(&mut self, order: Order, outcome: Outcome) {
-        let Order::Bind { pod, node, .. } = &order else {
+        let Order::Bind { pod, node, grants, .. } = &order else {
             return;
         };
-        let (pod, node) = (pod.clone(), node.clone());
+        let (pod, node, claims) = (pod.clone(), node.clone(), !grants.is_empty());
+        if outcome != Outcome::Done {
+            // What was written of them counts before the pod waits again.
+            let written: Vec<Value> = grants.iter().filter_map(|grant| grant.written.clone()).collect();
+            self.take_written(written);
+        }
         match outcome {
             Outcome::Done => {
                 self.index.set_unsure(&pod.uid, None);
                 self.tries.remove(&pod.uid);
                 self.tell(&order);
             }
-            // The watch says so too.
+            // The watch says so too; but not that nothing else will be written into its claims.
+            Outcome::Gone if claims => self.not_bound(pod, node, "the pod is gone".to_owned()),
             Outcome::Gone => {}
             Outcome::Failed(message) => self.not_bound(pod, node, message),
             Outcome::Refused(message) => {
@@ -241,6 +255,17 @@ impl Session {
                 let reason = reasons::BINDING_UNANSWERED;
                 self.index.set_unsure(&pod.uid, Some(Waiting { reason, message }));
                 self.order_later(order);
+            }
+        }
+    }
+
+    /// Claims are as the API server has them since something was written into them: the watch says so later.
+    fn take_written(&mut self, claims: Vec<Value>) {
+        let now = self.cluster.now();
+        for claim in claims {
+            let read: Result<Object<lean::ResourceClaim>, _> = serde_json::from_value(claim);
+            if let Ok(read) = read {
+                self.take(Fact::ResourceClaim(Box::new(dra::claim(read))), now);
             }
         }
     }

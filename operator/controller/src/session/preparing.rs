@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Session;
 use crate::{
     binder::{Order, PodName},
+    devices::Grant,
     index::Waiting,
     reasons,
     volumes::{Preparation, Stand},
@@ -23,6 +24,7 @@ pub(super) struct Preparing {
     node: String,
     devices: Vec<u16>,
     numa: Option<u16>,
+    grants: Vec<Grant>,
     since: Instant,
     given: Vec<Preparation>,
     /// The API server has shown that all is asked for: what is missing after that was taken back.
@@ -31,7 +33,14 @@ pub(super) struct Preparing {
 
 impl Session {
     /// A pod gets its node, when its volumes are there.
-    pub(super) fn place(&mut self, pod: PodName, node: String, devices: Vec<u16>, numa: Option<u16>) {
+    pub(super) fn place(
+        &mut self,
+        pod: PodName,
+        node: String,
+        devices: Vec<u16>,
+        numa: Option<u16>,
+        grants: Vec<Grant>,
+    ) {
         let stand = match self.index.nodes.get(&node) {
             Some(seen) => self.index.volumes.stand(&pod.uid, seen),
             None => Stand::Ready,
@@ -39,7 +48,7 @@ impl Session {
         let given = match stand {
             Stand::Ready => {
                 self.index.volumes.placed(&pod.uid);
-                return self.order(Order::bind(pod, node, devices, numa));
+                return self.order(Order::bind(pod, node, devices, numa, grants));
             }
             Stand::Impossible(why) => return self.not_to_be(pod.uid, node, why),
             Stand::Waiting => Vec::new(),
@@ -55,6 +64,7 @@ impl Session {
             node,
             devices,
             numa,
+            grants,
             since: Instant::now(),
             asked: given.is_empty(),
             given: given.clone(),
@@ -88,11 +98,12 @@ impl Session {
                         node,
                         devices,
                         numa,
+                        grants,
                         ..
                     }) = self.preparing.remove(&uid)
                     {
                         self.index.set_unsure(&uid, None);
-                        self.order(Order::bind(pod, node, devices, numa));
+                        self.order(Order::bind(pod, node, devices, numa, grants));
                     }
                 }
                 Stand::Impossible(why) => self.gave_up(&uid, why),

@@ -2,6 +2,8 @@
 //! unit. This is the only place that knows both sides. All functions are pure.
 
 pub mod claim;
+pub mod dra;
+pub mod expression;
 pub mod gpu;
 pub mod image;
 pub mod node;
@@ -38,6 +40,14 @@ impl FieldError {
         Self {
             field: field.into(),
             problem: problem.to_string(),
+        }
+    }
+
+    /// The same of a part of an object.
+    pub(crate) fn within(self, outer: &str) -> Self {
+        Self {
+            field: format!("{outer}.{}", self.field),
+            ..self
         }
     }
 }

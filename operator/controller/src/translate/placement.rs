@@ -145,14 +145,6 @@ pub fn toleration(from: &lean::Toleration) -> Toleration {
     }
 }
 
-/// A field that forbids nodes in a way that this version does not decide about. A pod with one is better left waiting,
-/// with that reason, than put where it must not be.
-pub fn undecided(spec: &lean::PodSpec) -> Option<FieldError> {
-    let problem = "asks for devices by resource claims, which this scheduler does not allocate; ask for GPUs by \
-                   nvidia.com/gpu or duosuan.io/gpu-share, or name another scheduler";
-    (!spec.resource_claims.is_empty()).then(|| FieldError::new("spec.resourceClaims", problem))
-}
-
 /// A claim to a persistent volume that a pod uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClaimUse {
@@ -293,20 +285,6 @@ mod tests {
         let affinity =
             json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}]}}});
         assert_eq!(terms(json!({"affinity": affinity})), vec![vec![is(NODE_NAME, &[])]]);
-    }
-
-    #[test]
-    fn a_requirement_that_cannot_be_honoured_is_named_and_others_are_not() {
-        let of = |spec| undecided(&serde_json::from_value(spec).unwrap()).map(|e| e.field);
-        let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]});
-        let cases = [
-            (json!({"affinity": {"podAntiAffinity": required}}), None),
-            (json!({"resourceClaims": [{"name": "r"}]}), Some("spec.resourceClaims")),
-            (json!({}), None),
-        ];
-        for (spec, field) in cases {
-            assert_eq!(of(spec.clone()).as_deref(), field, "{spec}");
-        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use duosuan_crds::{LABEL_CLAIM, LABEL_GROUP, LABEL_QUEUE, LABEL_TIER};
 use duosuan_scheduler::{Tier, event};
 
-use super::{FieldError, gpu, image, last_checkpoint, placement, pod_group, relations, requests, time};
+use super::{FieldError, dra, gpu, image, last_checkpoint, placement, pod_group, relations, requests, time};
 use crate::lean::{self, Object, Texts};
 
 /// A pod, and what its object says of how it waits.
@@ -93,7 +93,7 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
     let tier = tier_label(labels).map_err(&mut or_default).unwrap_or_default();
 
     if node.is_none() {
-        broken.extend(placement::undecided(spec));
+        broken.extend(dra::undecided(spec));
     }
 
     // A pod that names a claim of ours means that.
@@ -138,6 +138,11 @@ pub fn read(object: &Object<lean::Pod>, scheduler_name: &str) -> Pod {
             // Claims and volumes say that.
             volume_terms: Vec::new(),
             shared_volumes: Vec::new(),
+            device_claims: if ours && node.is_none() {
+                dra::claims_of(spec, status)
+            } else {
+                Vec::new()
+            },
             host_ports: placement::host_ports(spec),
             rules,
             node,
@@ -363,6 +368,7 @@ mod tests {
             images: vec!["docker.io/library/spark:latest".into()],
             volume_terms: vec![],
             shared_volumes: vec![],
+            device_claims: vec![],
             host_ports: vec![],
             rules: None,
             node: Some("n1".into()),

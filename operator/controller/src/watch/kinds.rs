@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use duosuan_scheduler::event::Node;
+use kube::api::ObjectMeta;
 use tracing::warn;
 
 use super::{Fact, Watched};
 use crate::{
     lean::{self, Kind, Object},
-    translate::{FieldError, claim, node, pod, pod_group, policy, queue, relations, volume},
+    translate::{FieldError, claim, dra, node, pod, pod_group, policy, queue, relations, volume},
 };
 
 /// Kinds that are known by one text of their metadata: what an object and its end are to the core.
@@ -57,20 +58,44 @@ fn read_node(object: &Object<lean::Node>) -> Node {
     node
 }
 
-impl Watched for lean::PodGroup {
-    const GROUP: &'static str = <Self as Kind>::GROUP;
-    const KIND: &'static str = <Self as Kind>::KIND;
-    const OPTIONAL: bool = true;
-    type Read = Object<Self>;
-    fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
-        object.metadata.uid.as_deref().map(Cow::from)
-    }
-    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
-        Ok(Fact::PodGroup(Box::new(pod_group::read(&object))))
-    }
-    fn gone(key: String) -> Fact {
-        Fact::PodGroupGone(key)
-    }
+/// Kinds that most clusters do well without.
+macro_rules! optional {
+    ($($kind:ident by $key:expr, |$object:ident| $fact:expr, $gone:ident;)*) => {
+        $(impl Watched for lean::$kind {
+            const GROUP: &'static str = <Self as Kind>::GROUP;
+            const KIND: &'static str = <Self as Kind>::KIND;
+            const OPTIONAL: bool = true;
+            type Read = Object<Self>;
+            fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
+                $key(&object.metadata)
+            }
+            fn fact($object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+                Ok($fact)
+            }
+            fn gone(key: String) -> Fact {
+                Fact::$gone(key)
+            }
+        })*
+    };
+}
+
+optional! {
+    PodGroup by uid, |object| Fact::PodGroup(Box::new(pod_group::read(&object))), PodGroupGone;
+    ResourceSlice by name, |object| Fact::ResourceSlice(Box::new(dra::slice(object)?)), ResourceSliceGone;
+    DeviceClass by name, |object| Fact::DeviceClass(Box::new(dra::class(object)?)), DeviceClassGone;
+    ResourceClaim by namespaced, |object| Fact::ResourceClaim(Box::new(dra::claim(object))), ResourceClaimGone;
+}
+
+fn uid(meta: &ObjectMeta) -> Option<Cow<'_, str>> {
+    meta.uid.as_deref().map(Cow::from)
+}
+
+fn name(meta: &ObjectMeta) -> Option<Cow<'_, str>> {
+    meta.name.as_deref().map(Cow::from)
+}
+
+fn namespaced(meta: &ObjectMeta) -> Option<Cow<'_, str>> {
+    Some(format!("{}/{}", meta.namespace.as_deref()?, meta.name.as_deref()?).into())
 }
 
 impl Watched for lean::VolumeClaim {
@@ -78,14 +103,7 @@ impl Watched for lean::VolumeClaim {
     const KIND: &'static str = <Self as Kind>::KIND;
     type Read = Object<Self>;
     fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
-        Some(
-            format!(
-                "{}/{}",
-                object.metadata.namespace.as_deref()?,
-                object.metadata.name.as_deref()?
-            )
-            .into(),
-        )
+        namespaced(&object.metadata)
     }
     fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
         Ok(Fact::VolumeClaim(Box::new(volume::claim(object))))

@@ -38,6 +38,8 @@ pub(super) struct Candidates {
     images_cursor: u64,
     /// Position in the log of nodes whose load changed.
     loads_cursor: u64,
+    /// What there was of devices that several nodes can use.
+    devices: u64,
 }
 
 /// Nodes that belong to the same parts.
@@ -87,12 +89,15 @@ impl Candidates {
         let outlook = std::mem::replace(&mut self.outlook, model.mix.outlook.version());
         let images = std::mem::replace(&mut self.images_cursor, model.images.changes.clock());
         let loads = std::mem::replace(&mut self.loads_cursor, model.loads.clock());
+        let devices = std::mem::replace(&mut self.devices, model.device_version(shape));
+        let other_devices = devices != self.devices && cursor > 0;
         let by_images = self.values_images(policy).then_some((&model.images.changes, images));
         let by_load = score::values_load(policy, shape).then_some((&model.loads, loads));
         // Logs of what only some value a node by.
         let own = [by_images, by_load].into_iter().flatten();
         let own = own.filter(|(log, cursor)| log.clock() != *cursor);
-        if cursor == model.changes.clock() && outlook == self.outlook && own.clone().next().is_none() {
+        let nothing = cursor == model.changes.clock() && outlook == self.outlook && !other_devices;
+        if nothing && own.clone().next().is_none() {
             return 0;
         }
         if self.entries.len() < model.nodes.bound() {
@@ -113,6 +118,12 @@ impl Candidates {
         if outlook != self.outlook && cursor > 0 && policy == Policy::Standard {
             let with_gpus = |(_, node): &(NodeOrd, &NodeSlot)| node.present && !node.devices.is_empty();
             for (node, _) in model.nodes.iter().filter(with_gpus) {
+                visited += 1;
+                self.revalue(model, policy, worths, shape, node);
+            }
+        }
+        if other_devices {
+            for (node, _) in model.nodes.iter().filter(|(_, node)| node.present) {
                 visited += 1;
                 self.revalue(model, policy, worths, shape, node);
             }

@@ -1,4 +1,4 @@
-//! Plain shapes: prod pods that ask for no device, no host port, no volume of others and nothing of other pods. All of them that the same nodes
+//! Plain shapes: prod pods that ask for no device, no host port, no volume of others, nothing of other pods and no claim to devices. All of them that the same nodes
 //! admit share one [tree](super::headroom), so that a thousand shapes cost no more than one. What a tree cannot tell
 //! quickly is left to a list.
 
@@ -84,6 +84,7 @@ impl Plain {
             && shape.ports.is_empty()
             && shape.volumes.is_empty()
             && shape.rules.is_none()
+            && shape.claims.is_empty()
     }
 
     /// The best node for a plain shape.

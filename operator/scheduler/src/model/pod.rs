@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 use crate::{
     decision::Reason,
     event::{self, Tier, Time},
-    model::{Model, trouble::Trouble},
-    slab::{ClaimOrd, IdentityOrd, KinOrd, NodeOrd, PodOrd, ShapeOrd, TemplateOrd},
+    model::{Model, dra::Allocations, trouble::Trouble},
+    slab::{ClaimOrd, DeviceClaimOrd, IdentityOrd, KinOrd, NodeOrd, PodOrd, ShapeOrd, TemplateOrd},
 };
 
 /// Milliseconds for which a pod is left alone after its eviction was refused, each time twice as long: a disruption
@@ -24,6 +24,8 @@ pub(crate) struct Seat {
     pub(crate) devices: Box<[u16]>,
     /// The NUMA node on it whose cores and memory it is to use, if it has to use those of one.
     pub(crate) numa: Option<u16>,
+    /// What its claims to devices have there, claim by claim; empty if it has no claims, or was bound by others.
+    pub(crate) allocations: Allocations,
 }
 
 /// Whether a pod has a seat, and how sure that is.
@@ -76,6 +78,8 @@ pub(crate) struct PodSlot {
     /// Those of the same controller.
     pub(crate) kin: Option<KinOrd>,
     pub(crate) place: Place,
+    /// Claims to devices that it uses, while it may be placed yet.
+    pub(crate) device_claims: Box<[DeviceClaimOrd]>,
     /// When it started on its node, if that was told.
     pub(crate) started: Option<Time>,
     /// When it wrote its last checkpoint.
@@ -156,6 +160,7 @@ impl Model {
             identity,
             kin: self.kins.acquire(&event.owner),
             place: Place::Nowhere,
+            device_claims: Box::default(),
             started: event.started,
             last_checkpoint: event.last_checkpoint,
             finished: event.finished,
@@ -255,6 +260,7 @@ impl Model {
             && *pod.name == *event.name
             && (!pod.ours || pod.claim.is_some_and(|c| self.claims[c].key.is_of(event)))
             && (!pod.ours || event.claim.is_some() || self.same_alone(ord, event))
+            && self.uses_device_claims(pod, event)
             && (pod.finished || self.same_place(&pod.place, event));
         if !same {
             return false;
@@ -322,7 +328,12 @@ impl Model {
                 _ => devices.into(),
             };
             let numa = event.numa.or(same.and_then(|seat| seat.numa));
-            return Place::Bound(Seat { node, devices, numa });
+            return Place::Bound(Seat {
+                node,
+                devices,
+                numa,
+                allocations: Allocations::default(),
+            });
         }
         match old {
             None | Some(Place::Nowhere) => Place::Nowhere,
@@ -412,6 +423,7 @@ impl Model {
         if let Some(claim) = old.claim {
             self.leave_claim(ord, claim);
         }
+        self.leave_device_claims(ord);
         old
     }
 
@@ -422,6 +434,7 @@ impl Model {
             self.pods[ord].claim = Some(claim);
             self.join_claim(ord, claim);
         }
+        self.use_device_claims(ord, event);
         self.give_shape(ord, event.tier);
         self.hold(ord);
         self.note_going(ord);
@@ -460,7 +473,8 @@ impl Model {
         });
         let exceeds = refused
             .or_else(|| self.pod_contradicts(&template.requests, tier))
-            .or_else(|| group.and_then(|group| self.exceeds(ord, &template, &group)));
+            .or_else(|| group.and_then(|group| self.exceeds(ord, &template, &group)))
+            .or_else(|| self.device_claims_against(&self.pods[ord]));
         let pod = &mut self.pods[ord];
         pod.shape = shape;
         pod.exceeds = exceeds.map(Box::new);

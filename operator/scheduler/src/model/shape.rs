@@ -6,7 +6,7 @@ use crate::{
     amount::{Amount, Amounts},
     decision::Reason,
     event::{self, GpuRequest, PreferredNodes, Term, Tier, Toleration},
-    model::{Model, ports::HostPort, rules::Rules, volumes::Volume},
+    model::{ClaimNeed, Model, ports::HostPort, rules::Rules, volumes::Volume},
     slab::{ModelOrd, PodOrd, ResourceOrd, ShapeOrd, TemplateOrd},
 };
 
@@ -55,6 +55,8 @@ pub(crate) struct Shape {
     pub(crate) volumes: Vec<Volume>,
     /// What it asks of other pods' places.
     pub(crate) rules: Option<Arc<Rules>>,
+    /// What it asks of devices by its claims, claim by claim.
+    pub(crate) claims: Vec<ClaimNeed>,
 }
 
 /// What a shape needs of a node's devices.
@@ -126,7 +128,7 @@ impl Model {
         let adds = |g: &event::Group| {
             g.gpus.is_some() || !g.tolerations.is_empty() || !g.node_terms.is_empty() || !g.preferred_nodes.is_empty()
         };
-        let plain = devices == 0 && !group.is_some_and(adds);
+        let plain = devices == 0 && pod.device_claims.is_empty() && !group.is_some_and(adds);
         if plain
             && let Some(Some((as_tier, shape, value))) = self.last_shapes.get(of.index())
             && *as_tier == tier
@@ -135,6 +137,7 @@ impl Model {
             return *shape;
         }
         let mut shape = self.shape_of(template, group, tier);
+        shape.claims = self.claim_needs(&self.pods[ord]);
         if shape.gpus.is_none() && devices > 0 {
             self.assume_whole_devices(&mut shape, devices);
         }
@@ -197,6 +200,7 @@ impl Model {
             volume_terms: template.volume_terms.clone(),
             volumes: template.volumes.clone(),
             rules: template.rules.clone(),
+            claims: Vec::new(),
         }
     }
 

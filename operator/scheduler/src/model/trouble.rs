@@ -52,16 +52,18 @@ impl Model {
     /// A binding was not carried out. What is said of a node where the pod is not to be (any more) is passed over.
     pub(crate) fn apply_bind_failed(&mut self, uid: &str, node: &str, message: &str, lasting: bool) {
         let Some(ord) = self.pods_by_uid.get(uid).copied() else {
-            return;
+            return self.take_back_promises(uid);
         };
         let Place::Assumed(seat) = &self.pods[ord].place else {
-            return;
+            return self.take_back_promises(uid);
         };
         let seat = seat.node;
         if !node.is_empty() && *self.nodes[seat].name != *node {
             return;
         }
         self.unseat(ord);
+        self.take_back_promises(uid);
+        self.see_device_claims_anew(ord);
         self.note_going(ord);
         self.forget_node_if_unused(seat);
         self.freed += 1;

@@ -285,6 +285,10 @@ pub(super) fn seat_one(round: &mut Round<'_>, transaction: &mut Transaction, pod
         round.guard = Some(guard);
         return seated;
     }
+    if !round.model.knows_its_claims(&round.model.pods[pod]) {
+        // Somebody else got a seat since who uses one of its claims.
+        return false;
+    }
     let look = round.model.look(pod);
     let Some(node) = best(round, pod, look, &BTreeSet::new(), seating) else {
         return false;

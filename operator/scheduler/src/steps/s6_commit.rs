@@ -20,8 +20,10 @@ pub(super) fn commit(round: &mut Round<'_>) -> Vec<Decision> {
                 node: round.model.nodes[seat.node].name.to_string(),
                 devices: seat.devices.to_vec(),
                 numa: seat.numa,
+                allocations: round.model.allocations_of(ord),
                 claim: claim.clone(),
             });
+            round.model.promise_devices(ord);
             round.model.just_placed.push(ord);
         }
     }

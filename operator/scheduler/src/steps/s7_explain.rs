@@ -1,5 +1,7 @@
 //! Step 7: says of what waits why it does, once per change, and of what waits no more that it is placed.
 
+use std::borrow::Cow;
+
 use super::{Round, Waits, s3_place::NoPlace, s7_topology};
 use crate::{
     decision::{Decision, Reason},
@@ -178,18 +180,25 @@ fn find_nearest(round: &mut Round<'_>, look: Look) -> Option<String> {
             (lack.get() > 0).then_some((resource, lack.get(), node.allocatable.of(resource).get()))
         });
         let first = lacking.next();
+        let claimed = || model.devices_missing(shape, node);
         let (lack, size, name) = match (first, lacking.next(), &shape.gpus) {
-            (Some((resource, lack, all)), None, None) => (lack, all, model.resources.name(resource)),
-            (None, None, Some(need)) if need.whole() => {
-                let all = i64::try_from(node.devices.len()).unwrap_or(i64::MAX);
-                (i64::from(need.count) - node.whole_devices(), all, "GPU")
+            (Some((resource, lack, all)), None, None) if shape.claims.is_empty() => {
+                (lack, all, Cow::Borrowed(model.resources.name(resource)))
             }
+            (None, None, Some(need)) if need.whole() && shape.claims.is_empty() => {
+                let all = i64::try_from(node.devices.len()).unwrap_or(i64::MAX);
+                (i64::from(need.count) - node.whole_devices(), all, "GPU".into())
+            }
+            (None, None, None) => match claimed() {
+                Some((request, count, lack)) => (lack, count, format!("device for request {request}").into()),
+                None => continue,
+            },
             _ => continue,
         };
         // In thousandths of what the node has, so that cores and bytes compare.
         let part = i128::from(lack) * 1000 / i128::from(size.max(1));
         if lack > 0 && best.as_ref().is_none_or(|b| (part, node.rank) < (b.0, b.1)) {
-            let more = reason::amount(name, lack);
+            let more = reason::amount(&name, lack);
             best = Some((part, node.rank, format!("{more} more were free on node {}", node.name)));
         }
     }

@@ -82,6 +82,7 @@ fn a_pod_that_fits_nowhere_says_so_once_with_numbers_and_what_would_help() {
         [
             Decision::Bind {
                 numa: None,
+                allocations: vec![],
                 pod: "p".into(),
                 node: "d".into(),
                 devices: vec![],

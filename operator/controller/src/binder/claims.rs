@@ -1,0 +1,105 @@
+//! Writes into the claims of a pod which devices they have, before the pod is bound.
+
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject, GroupVersionKind, PostParams},
+};
+use serde_json::{Value, json};
+
+use super::{Binder, Outcome, PodName};
+use crate::{
+    devices::Grant,
+    failure::Failure,
+    translate::dra::{allocation_result, same_devices},
+};
+
+/// Keeps a claim until its devices are given back: the API server's own name for it.
+const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
+/// How often a claim is written that somebody else changes meanwhile. Each pod of a shared one does.
+const TRIES: u32 = 16;
+
+impl Binder {
+    /// Writes the claims of a pod one after the other, until one fails. To repeat it does no harm.
+    pub(super) async fn grant(&self, pod: &PodName, grants: &mut [Grant]) -> Outcome {
+        for grant in grants {
+            let claim = grant.of.claim.clone();
+            let told = |message: &str| format!("resourceclaim {claim}: {message}");
+            match self.write_claim(pod, grant).await {
+                Ok(()) => {}
+                // It may have been carried out all the same: nobody else gets the devices until that is known.
+                Err(Failure::Transient(message)) => return Outcome::Unknown(told(&message)),
+                Err(other) => return Outcome::Failed(told(&other.message())),
+            }
+        }
+        Outcome::Done
+    }
+
+    async fn write_claim(&self, pod: &PodName, grant: &mut Grant) -> Result<(), Failure> {
+        let kind = GroupVersionKind::gvk("resource.k8s.io", "v1", "ResourceClaim");
+        let resource = ApiResource::from_gvk(&kind);
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &pod.namespace, &resource);
+        let mut last = String::new();
+        for _ in 0..TRIES {
+            match self.try_to_write(&api, pod, grant).await {
+                Err(Failure::Conflict(message)) => last = message,
+                done => return done,
+            }
+        }
+        Err(Failure::Conflict(last))
+    }
+
+    async fn try_to_write(&self, api: &Api<DynamicObject>, pod: &PodName, grant: &mut Grant) -> Result<(), Failure> {
+        let name = grant.of.claim.clone();
+        let refuse = |what: &str| Err(Failure::Refused(what.to_owned()));
+        let params = PostParams::default();
+        let mut claim = self.retry.run(|| api.get(&name)).await?;
+        if claim.metadata.uid.as_deref() != Some(&grant.of.uid) {
+            return refuse("it is another one of the same name by now");
+        }
+        if claim.metadata.deletion_timestamp.is_some() {
+            return refuse("it got deleted in the meantime");
+        }
+        let has = claim.data.pointer("/status/allocation").filter(|has| !has.is_null());
+        match has {
+            Some(has) if !same_devices(has, &grant.of.allocation) => {
+                return refuse("it got allocated elsewhere in the meantime");
+            }
+            Some(_) => {}
+            None => {
+                let finalizers = claim.metadata.finalizers.get_or_insert_default();
+                if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+                    finalizers.push(FINALIZER.to_owned());
+                    claim = self.retry.run(|| api.replace(&name, &params, &claim)).await?;
+                }
+                let result = allocation_result(&claim.data, &grant.of.allocation, &grant.of.uid, &grant.classes);
+                status_of(&mut claim, "allocation", |_| result);
+            }
+        }
+        let reserved = claim.data.pointer("/status/reservedFor").and_then(Value::as_array);
+        let is_pod = |consumer: &Value| consumer.get("uid").and_then(Value::as_str) == Some(&pod.uid);
+        if !reserved.is_some_and(|consumers| consumers.iter().any(is_pod)) {
+            let consumer = json!({"resource": "pods", "name": pod.name, "uid": pod.uid});
+            status_of(&mut claim, "reservedFor", |old| {
+                let mut consumers = old.as_array().cloned().unwrap_or_default();
+                consumers.push(consumer);
+                consumers.into()
+            });
+            claim = self.retry.run(|| api.replace_status(&name, &params, &claim)).await?;
+        }
+        grant.written = serde_json::to_value(claim).ok();
+        Ok(())
+    }
+}
+
+/// Changes a field of a claim's status.
+fn status_of(claim: &mut DynamicObject, field: &str, change: impl FnOnce(&Value) -> Value) {
+    let Value::Object(data) = &mut claim.data else { return };
+    let status = data.entry("status").or_insert_with(|| json!({}));
+    if !status.is_object() {
+        *status = json!({});
+    }
+    if let Value::Object(status) = status {
+        let new = change(status.get(field).unwrap_or(&Value::Null));
+        status.insert(field.to_owned(), new);
+    }
+}

@@ -1,0 +1,656 @@
+//! Claims to devices: which devices pods get by them, and when.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Decision, Event, Reason,
+    event::{
+        AllocatedDevice, Capacity, DeviceAllocation, DeviceClaim, DeviceClaimSpec, DeviceConstraint, DeviceOption,
+        DevicePool, DeviceRequest, Operator, Pod, PoolDevice, Reach, Requirement, Steps, Taint, Toleration,
+    },
+    tests::fixtures::{World, claim, member, node, pod},
+};
+
+impl From<DevicePool> for Event {
+    fn from(pool: DevicePool) -> Event {
+        Event::DevicePool(Box::new(pool))
+    }
+}
+
+impl From<DeviceClaim> for Event {
+    fn from(claim: DeviceClaim) -> Event {
+        Event::DeviceClaim(Box::new(claim))
+    }
+}
+
+/// A device of a node that selector 1 means.
+pub(super) fn device(name: &str, node: &str) -> PoolDevice {
+    PoolDevice {
+        name: name.into(),
+        reach: Reach::Node(node.into()),
+        selectors: vec![1],
+        ..Default::default()
+    }
+}
+
+/// The pool of a node.
+pub(super) fn pool(node: &str, devices: Vec<PoolDevice>) -> DevicePool {
+    DevicePool {
+        driver: "gpu.example.com".into(),
+        pool: node.into(),
+        devices,
+        ..Default::default()
+    }
+}
+
+/// A node's GPUs, `gpu-0` and on.
+fn gpus(node: &str, count: usize) -> DevicePool {
+    let devices = (0..count).map(|i| device(&format!("gpu-{i}"), node));
+    pool(node, devices.collect())
+}
+
+pub(super) fn request(name: &str, count: u32) -> DeviceRequest {
+    DeviceRequest {
+        name: name.into(),
+        options: vec![DeviceOption {
+            name: name.into(),
+            selector: 1,
+            count: Some(count),
+            ..Default::default()
+        }],
+    }
+}
+
+/// A claim with these requests.
+fn asks(name: &str, requests: Vec<DeviceRequest>) -> DeviceClaim {
+    DeviceClaim {
+        uid: format!("{name}-uid"),
+        namespace: "ns".into(),
+        name: name.into(),
+        spec: DeviceClaimSpec {
+            requests,
+            constraints: vec![],
+        },
+        ..Default::default()
+    }
+}
+
+/// A claim to one GPU.
+fn one(name: &str) -> DeviceClaim {
+    asks(name, vec![request("gpu", 1)])
+}
+
+fn using(uid: &str, claims: &[&str]) -> Pod {
+    Pod {
+        device_claims: claims.iter().map(ToString::to_string).collect(),
+        ..pod(uid, 100)
+    }
+}
+
+/// Pod, node, and the devices of its claims.
+fn given(decisions: &[Decision]) -> Vec<(String, String, Vec<String>)> {
+    let bound = decisions.iter().filter_map(|decision| match decision {
+        Decision::Bind {
+            pod, node, allocations, ..
+        } => {
+            let devices = allocations.iter().flat_map(|a| &a.allocation.devices);
+            let devices = devices.map(|d| format!("{}={}/{}", d.request, d.pool, d.device));
+            Some((pod.clone(), node.clone(), devices.collect()))
+        }
+        _ => None,
+    });
+    bound.collect()
+}
+
+fn reason(world: &mut World, uid: &str) -> String {
+    world.cluster.say_again();
+    let decisions = world.cycle();
+    let said = decisions.iter().find_map(|decision| match decision {
+        Decision::Pending {
+            claim,
+            reason,
+            counterfactual,
+        } if claim == uid => Some((reason.clone(), counterfactual.clone())),
+        _ => None,
+    });
+    match said {
+        Some((Reason::NoNodeFits { constraint, .. }, Some(change))) => format!("{constraint}; {change}"),
+        Some((Reason::NoNodeFits { constraint, .. }, None)) => constraint,
+        Some((reason, _)) => reason.to_string(),
+        None => format!("nothing is said of {uid}: {decisions:?}"),
+    }
+}
+
+/// What the API server says of a claim when its pod is bound.
+fn told(claim: DeviceClaim, decisions: &[Decision]) -> DeviceClaim {
+    let mut claim = claim;
+    for decision in decisions {
+        if let Decision::Bind { pod, allocations, .. } = decision
+            && let Some(of_it) = allocations.iter().find(|a| a.claim == claim.name)
+        {
+            claim.allocation = Some(of_it.allocation.clone());
+            claim.reserved.push(pod.clone());
+        }
+    }
+    claim
+}
+
+#[test]
+fn a_pod_gets_the_first_free_device_of_a_node_and_the_next_one_another() {
+    let mut world = World::with([
+        node("a", 4).into(),
+        node("b", 4).into(),
+        gpus("b", 2).into(),
+        one("c1").into(),
+        one("c2").into(),
+        one("c3").into(),
+    ]);
+    for (uid, claim) in [("p1", "c1"), ("p2", "c2"), ("p3", "c3")] {
+        world.tell(using(uid, &[claim]));
+    }
+    let decisions = world.cycle();
+    let bound = |uid: &str, gpu: &str| (uid.to_owned(), "b".to_owned(), vec![format!("gpu=b/{gpu}")]);
+    assert_eq!(given(&decisions), [bound("p1", "gpu-0"), bound("p2", "gpu-1")]);
+    let here = vec![vec![Requirement {
+        key: crate::event::NODE_NAME.into(),
+        operator: Operator::In,
+        values: vec!["b".into()],
+    }]];
+    let Some(Decision::Bind { allocations, .. }) = decisions.first() else {
+        panic!("{decisions:?}");
+    };
+    assert_eq!(allocations[0].allocation.nodes, here);
+    assert_eq!(allocations[0].uid, "c1-uid");
+    assert_eq!(
+        reason(&mut world, "p3"),
+        "cannot allocate all claims; it would fit if 1 device for request gpu more were free on node b"
+    );
+    // The claims say so, and the pods are bound: nothing changes. One pod ends, and its claim is deleted.
+    for claim in ["c1", "c2"] {
+        world.tell(told(one(claim), &decisions));
+    }
+    world.confirm(&decisions);
+    assert_eq!(given(&world.cycle()), []);
+    world.tell(Event::PodGone("p1".into()));
+    assert_eq!(given(&world.cycle()), [], "the claim still has its device");
+    world.tell(Event::DeviceClaimGone {
+        namespace: "ns".into(),
+        name: "c1".into(),
+    });
+    assert_eq!(given(&world.cycle()), [bound("p3", "gpu-0")]);
+}
+
+#[test]
+fn a_claim_that_is_not_there_is_waited_for_and_one_that_is_refused_says_why() {
+    let mut world = World::with([node("a", 4).into(), gpus("a", 2).into()]);
+    world.tell(using("p", &["later"]));
+    assert_eq!(
+        reason(&mut world, "p"),
+        "waiting for resource claim to be created: later"
+    );
+    let broken = DeviceClaim {
+        refused: Some("spec.devices.requests[0].exactly.adminAccess: is not supported".into()),
+        ..one("later")
+    };
+    world.tell(broken);
+    assert_eq!(
+        reason(&mut world, "p"),
+        "resourceclaim later: spec.devices.requests[0].exactly.adminAccess: is not supported"
+    );
+    let of_another = DeviceClaim {
+        owner: Some("q".into()),
+        ..one("later")
+    };
+    world.tell(of_another);
+    assert!(reason(&mut world, "p").contains("was made for another pod"));
+    world.tell(DeviceClaim {
+        deleting: true,
+        ..one("later")
+    });
+    assert_eq!(reason(&mut world, "p"), "resourceclaim \"later\" is being deleted");
+    world.tell(one("later"));
+    assert_eq!(given(&world.cycle()).len(), 1);
+}
+
+#[test]
+fn a_gang_of_which_one_gets_no_device_has_none_of_them() {
+    let mut world = World::with([
+        node("a", 8).into(),
+        gpus("a", 2).into(),
+        claim("g", "", &[("w", 3, 3, 1)]).into(),
+    ]);
+    for i in 0..3 {
+        world.tell(one(&format!("c{i}")));
+        world.tell(Pod {
+            device_claims: vec![format!("c{i}")],
+            ..member(&format!("p{i}"), "g", "w", 100)
+        });
+    }
+    let before = world.cluster.model.dra.clone();
+    assert_eq!(given(&world.cycle()), []);
+    assert!(world.cluster.model.dra == before, "nothing is held");
+    world.tell(gpus("a", 3));
+    assert_eq!(given(&world.cycle()).len(), 3);
+}
+
+#[test]
+fn a_shared_claim_has_its_devices_once_and_draws_all_its_pods_to_them() {
+    let mut world = World::with([
+        node("a", 4).into(),
+        node("b", 4).into(),
+        gpus("a", 1).into(),
+        gpus("b", 1).into(),
+        one("shared").into(),
+    ]);
+    for i in 0..3 {
+        world.tell(using(&format!("p{i}"), &["shared"]));
+    }
+    let decisions = world.cycle();
+    let bound = given(&decisions);
+    assert_eq!(bound.len(), 3);
+    assert!(
+        bound
+            .iter()
+            .all(|(_, node, devices)| (node, devices) == (&bound[0].1, &bound[0].2))
+    );
+    // It says so; those who come later go there, too, as long as there is room.
+    world.tell(told(one("shared"), &decisions));
+    world.confirm(&decisions);
+    world.tell(using("late", &["shared"]));
+    assert_eq!(given(&world.cycle())[0].1, bound[0].1);
+    world.tell(Pod {
+        requests: [("cpu".to_owned(), 4000)].into(),
+        ..using("large", &["shared"])
+    });
+    let said = reason(&mut world, "large");
+    assert!(
+        said.starts_with("insufficient cpu") || said.starts_with("resourceclaim not available on the node"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_claim_takes_256_pods_and_no_more() {
+    let mut world = World::with([node("a", 4).into(), gpus("a", 1).into()]);
+    let allocation = DeviceAllocation {
+        devices: vec![AllocatedDevice {
+            request: "gpu".into(),
+            driver: "gpu.example.com".into(),
+            pool: "a".into(),
+            device: "gpu-0".into(),
+            share: None,
+        }],
+        nodes: vec![],
+    };
+    let full = DeviceClaim {
+        allocation: Some(allocation),
+        reserved: (0..255).map(|i| format!("other-{i}")).collect(),
+        ..one("c")
+    };
+    world.tell(full.clone());
+    for uid in ["p", "q"] {
+        world.tell(using(uid, &["c"]));
+    }
+    assert_eq!(given(&world.cycle()).len(), 1, "one place is left");
+    assert_eq!(reason(&mut world, "q"), "resourceclaim in use");
+    let mut more = full;
+    more.reserved.push("p".into());
+    world.tell(more);
+    assert_eq!(
+        reason(&mut world, "q"),
+        "resourceclaim c in use: 256 pods have it, and it takes no more"
+    );
+}
+
+#[test]
+fn what_others_allocated_counts_and_a_pod_that_has_its_devices_goes_on_there() {
+    let mut world = World::with([
+        node("a", 4).into(),
+        node("b", 4).into(),
+        gpus("a", 1).into(),
+        gpus("b", 1).into(),
+    ]);
+    let has = |claim: &str, pool: &str| {
+        let device = AllocatedDevice {
+            request: "gpu".into(),
+            driver: "gpu.example.com".into(),
+            pool: pool.into(),
+            device: "gpu-0".into(),
+            share: None,
+        };
+        DeviceClaim {
+            allocation: Some(DeviceAllocation {
+                devices: vec![device],
+                nodes: vec![vec![Requirement {
+                    key: crate::event::NODE_NAME.into(),
+                    operator: Operator::In,
+                    values: vec![pool.into()],
+                }]],
+            }),
+            ..one(claim)
+        }
+    };
+    world.tell(has("of-others", "a"));
+    // An operator died between the claim and the binding.
+    world.tell(has("mine", "b"));
+    world.tell(using("p", &["mine"]));
+    world.tell(one("new"));
+    world.tell(using("q", &["new"]));
+    let decisions = world.cycle();
+    assert_eq!(
+        given(&decisions),
+        [("p".into(), "b".into(), vec!["gpu=b/gpu-0".into()])]
+    );
+    assert!(reason(&mut world, "q").starts_with("cannot allocate all claims"));
+}
+
+#[test]
+fn devices_stay_with_a_claim_until_it_is_known_what_became_of_the_binding() {
+    let mut world = World::with([
+        node("a", 4).into(),
+        gpus("a", 1).into(),
+        one("c").into(),
+        one("d").into(),
+    ]);
+    world.tell(using("p", &["c"]));
+    assert_eq!(given(&world.cycle()).len(), 1);
+    // The pod goes away while its claim is written: it may have the device by now.
+    world.tell(Event::PodGone("p".into()));
+    world.tell(using("q", &["d"]));
+    assert_eq!(given(&world.cycle()), []);
+    // A word of the claim from before that says nothing.
+    world.tell(DeviceClaim {
+        owner: Some("p".into()),
+        ..one("c")
+    });
+    assert_eq!(given(&world.cycle()), []);
+    world.tell(Event::BindFailed {
+        pod: "p".into(),
+        node: "a".into(),
+        message: "gone".into(),
+        lasting: false,
+    });
+    assert_eq!(given(&world.cycle()).len(), 1);
+}
+
+#[test]
+fn a_binding_that_failed_after_its_claim_was_written_is_tried_where_the_devices_are() {
+    let mut world = World::with([node("a", 4).into(), node("b", 4).into(), one("c").into()]);
+    world.tell(gpus("a", 1));
+    world.tell(gpus("b", 1));
+    world.tell(using("p", &["c"]));
+    let decisions = world.cycle();
+    let first = given(&decisions);
+    world.tell(told(one("c"), &decisions));
+    world.tell(Event::BindFailed {
+        pod: "p".into(),
+        node: first[0].1.clone(),
+        message: "busy".into(),
+        lasting: false,
+    });
+    assert_eq!(given(&world.cycle()), first);
+}
+
+#[test]
+fn several_devices_have_an_attribute_in_common_or_none_does() {
+    let on_bus = |name: &str, bus: &str| PoolDevice {
+        attributes: [("gpu.example.com/bus".to_owned(), format!("s:{bus}"))].into(),
+        ..device(name, "a")
+    };
+    let devices = vec![on_bus("x", "1"), on_bus("y", "2"), on_bus("z", "2"), device("w", "a")];
+    let with = |distinct: bool, count: u32| {
+        let mut claim = asks("c", vec![request("gpu", count)]);
+        claim.spec.constraints = vec![DeviceConstraint {
+            requests: vec![],
+            attribute: "gpu.example.com/bus".into(),
+            distinct,
+        }];
+        claim
+    };
+    for (distinct, count, found) in [
+        (false, 2, Some(vec!["y", "z"])),
+        (false, 3, None),
+        (true, 2, Some(vec!["x", "y"])),
+        (true, 3, None),
+    ] {
+        let mut world = World::with([node("a", 4).into(), pool("a", devices.clone()).into()]);
+        world.tell(with(distinct, count));
+        world.tell(using("p", &["c"]));
+        let bound = given(&world.cycle());
+        let devices = bound.first().map(|(_, _, devices)| devices.clone());
+        let expected = found.map(|names| names.iter().map(|n| format!("gpu=a/{n}")).collect::<Vec<_>>());
+        assert_eq!(devices, expected, "distinct: {distinct}, {count}");
+    }
+}
+
+#[test]
+fn the_first_alternative_that_can_be_had_is_had() {
+    let mut both = request("any", 1);
+    both.options = vec![
+        DeviceOption {
+            name: "any/large".into(),
+            selector: 2,
+            count: Some(1),
+            ..Default::default()
+        },
+        DeviceOption {
+            name: "any/small".into(),
+            selector: 1,
+            count: Some(2),
+            ..Default::default()
+        },
+    ];
+    let mut world = World::with([node("a", 4).into(), gpus("a", 3).into()]);
+    world.tell(asks("c", vec![both]));
+    world.tell(using("p", &["c"]));
+    assert_eq!(given(&world.cycle())[0].2, ["any/small=a/gpu-0", "any/small=a/gpu-1"]);
+}
+
+#[test]
+fn taints_keep_devices_from_claims_that_do_not_tolerate_them() {
+    let ill = PoolDevice {
+        taints: vec![Taint {
+            key: "ill".into(),
+            value: String::new(),
+            effect: "NoSchedule".into(),
+        }],
+        ..device("gpu-0", "a")
+    };
+    let mut world = World::with([
+        node("a", 4).into(),
+        pool("a", vec![ill.clone()]).into(),
+        one("c").into(),
+    ]);
+    world.tell(using("p", &["c"]));
+    assert_eq!(given(&world.cycle()), []);
+    let mut tolerant = one("d");
+    tolerant.spec.requests[0].options[0].tolerations = vec![Toleration {
+        key: "ill".into(),
+        exists: true,
+        ..Default::default()
+    }];
+    world.tell(tolerant);
+    world.tell(using("q", &["d"]));
+    assert_eq!(given(&world.cycle()).len(), 1);
+    // The taint clears itself, but the device is taken.
+    world.tell(pool("a", vec![device("gpu-0", "a"), device("gpu-1", "a")]));
+    assert_eq!(given(&world.cycle())[0].2, ["gpu=a/gpu-1"]);
+}
+
+#[test]
+fn shares_of_a_device_add_up_to_no_more_than_it_has() {
+    let capacity = Capacity {
+        value: 80_000,
+        default: Some(10_000),
+        steps: Some(Steps::Range {
+            min: 10_000,
+            max: Some(60_000),
+            step: Some(5_000),
+        }),
+    };
+    let shared = PoolDevice {
+        shared: true,
+        capacity: [("memory".to_owned(), capacity)].into(),
+        ..device("gpu-0", "a")
+    };
+    let part = |name: &str, asked: Option<i64>| {
+        let mut claim = one(name);
+        claim.spec.requests[0].options[0].capacity = asked.map(|a| ("memory".to_owned(), a)).into_iter().collect();
+        claim
+    };
+    let mut world = World::with([node("a", 4).into(), pool("a", vec![shared]).into()]);
+    for (name, asked, got) in [
+        ("too-large", Some(61_000), None),
+        ("rounded", Some(41_000), Some(45_000)),
+        ("default", None, Some(10_000)),
+        ("least", Some(1), Some(10_000)),
+        ("beside", Some(20_000), None),
+        ("rest", Some(15_000), Some(15_000)),
+        ("nothing", None, None),
+    ] {
+        world.tell(part(name, asked));
+        world.tell(using(&format!("p-{name}"), &[name]));
+        let decisions = world.cycle();
+        let share = decisions.iter().find_map(|decision| match decision {
+            Decision::Bind { allocations, .. } => allocations[0].allocation.devices[0].share.clone(),
+            _ => None,
+        });
+        let expected = got.map(|amount| BTreeMap::from([("memory".to_owned(), amount)]));
+        assert_eq!(share, expected, "{name}");
+    }
+}
+
+#[test]
+fn parts_of_one_card_draw_on_its_counters() {
+    let part = |name: &str, slices: i64| PoolDevice {
+        consumes: [("card/slices".to_owned(), slices)].into(),
+        ..device(name, "a")
+    };
+    let mig = DevicePool {
+        counters: [("card/slices".to_owned(), 7)].into(),
+        ..pool(
+            "a",
+            vec![
+                part("whole", 7),
+                part("half-0", 3),
+                part("half-1", 3),
+                part("half-2", 3),
+            ],
+        )
+    };
+    let mut world = World::with([node("a", 4).into(), mig.into()]);
+    world.tell(asks("two", vec![request("gpu", 2)]));
+    world.tell(using("p", &["two"]));
+    assert_eq!(given(&world.cycle())[0].2, ["gpu=a/half-0", "gpu=a/half-1"]);
+    world.tell(one("third"));
+    world.tell(using("q", &["third"]));
+    assert!(reason(&mut world, "q").starts_with("cannot allocate all claims"));
+}
+
+#[test]
+fn all_devices_are_had_or_none_and_not_while_their_pool_is_updated() {
+    let mut all = request("gpu", 1);
+    all.options[0].count = None;
+    let mut world = World::with([node("a", 4).into(), gpus("a", 3).into(), asks("all", vec![all]).into()]);
+    let pool = DevicePool {
+        fault: Some("resource pool gpu.example.com/a is being updated".into()),
+        ..gpus("a", 3)
+    };
+    world.tell(pool);
+    world.tell(using("p", &["all"]));
+    assert_eq!(
+        reason(&mut world, "p"),
+        "resource pool gpu.example.com/a is being updated"
+    );
+    world.tell(gpus("a", 3));
+    assert_eq!(given(&world.cycle())[0].2.len(), 3);
+}
+
+#[test]
+fn a_selector_that_fails_on_a_device_says_so() {
+    let odd = PoolDevice {
+        selectors: vec![],
+        failed: vec![(1, "selector #0 on device gpu-0: no such key: model".into())],
+        ..device("gpu-0", "a")
+    };
+    let mut world = World::with([node("a", 4).into(), pool("a", vec![odd]).into(), one("c").into()]);
+    world.tell(using("p", &["c"]));
+    assert_eq!(
+        reason(&mut world, "p"),
+        "selector #0 on device gpu-0: no such key: model"
+    );
+    world.tell(gpus("a", 1));
+    assert_eq!(given(&world.cycle()).len(), 1);
+}
+
+#[test]
+fn devices_that_several_nodes_reach_are_had_once() {
+    let mut racked = node("in-rack", 4);
+    racked.labels.insert("rack".into(), "r".into());
+    let in_rack = vec![vec![Requirement {
+        key: "rack".into(),
+        operator: Operator::In,
+        values: vec!["r".into()],
+    }]];
+    let network = DevicePool {
+        driver: "net.example.com".into(),
+        pool: "fabric".into(),
+        devices: vec![
+            PoolDevice {
+                reach: Reach::Nodes(in_rack.clone()),
+                ..device("switch", "")
+            },
+            PoolDevice {
+                reach: Reach::Everywhere,
+                ..device("uplink", "")
+            },
+        ],
+        ..Default::default()
+    };
+    let mut world = World::with([node("a", 4).into(), racked.into(), network.into()]);
+    for i in 0..3 {
+        world.tell(one(&format!("c{i}")));
+        world.tell(using(&format!("p{i}"), &[&format!("c{i}")]));
+    }
+    let decisions = world.cycle();
+    let bound = given(&decisions);
+    let devices: Vec<&str> = bound.iter().map(|(_, _, devices)| devices[0].as_str()).collect();
+    assert_eq!(bound.len(), 2);
+    assert!(
+        devices.contains(&"gpu=fabric/switch") && devices.contains(&"gpu=fabric/uplink"),
+        "{bound:?}"
+    );
+    for decision in &decisions {
+        if let Decision::Bind { allocations, .. } = decision {
+            let allocation = &allocations[0].allocation;
+            let expected = match allocation.devices[0].device.as_str() {
+                "switch" => in_rack.clone(),
+                _ => vec![],
+            };
+            assert_eq!(allocation.nodes, expected);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_when_everything_is_gone() {
+    let mut world = World::with([node("a", 4).into(), gpus("a", 1).into(), one("c").into()]);
+    world.tell(using("p", &["c"]));
+    let decisions = world.cycle();
+    world.tell(told(one("c"), &decisions));
+    world.confirm(&decisions);
+    for event in [
+        Event::PodGone("p".into()),
+        Event::DevicePoolGone {
+            driver: "gpu.example.com".into(),
+            pool: "a".into(),
+        },
+        Event::DeviceClaimGone {
+            namespace: "ns".into(),
+            name: "c".into(),
+        },
+    ] {
+        world.tell(event);
+    }
+    assert!(world.cluster.model.dra.is_empty());
+}
