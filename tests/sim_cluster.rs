@@ -9,6 +9,8 @@
 
 #[path = "sim_cluster/broken.rs"]
 mod broken;
+#[path = "sim_cluster/devices.rs"]
+mod devices;
 #[path = "sim_cluster/storage.rs"]
 mod storage;
 
@@ -169,7 +171,7 @@ fn the_sample_is_placed_in_simulated_time_and_what_waits_says_why() {
     let unserved = &report["not_acted_on"][0];
     assert_eq!(
         (&unserved["kind"], &unserved["objects"]),
-        (&json!("DeviceClass"), &json!(1))
+        (&json!("DeviceTaintRule"), &json!(1))
     );
 }
 
@@ -283,7 +285,7 @@ fn people_read_the_same_in_words() {
     for words in [
         "3 pods bound, 0 evicted, 1 finished; 2 pending",
         "claim lab/pretrain: WaitingForQuota: it asks for 4 gpu, and 2 gpu are left below the limit of queue research",
-        "Not acted on: 1 DeviceClass: pods with resource claims stay pending",
+        "Not acted on: 1 DeviceTaintRule: devices have the taints alone that their ResourceSlices say",
         "persistentvolumeclaim \"data\" is not bound",
         "Left alone: 1 pods without a node name scheduler default-scheduler",
         "Skipped: 1 ConfigMap",

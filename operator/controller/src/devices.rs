@@ -434,3 +434,6 @@ fn compile(selector: &Selector) -> Result<Compiled, String> {
     })
     .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use crate::{
     failure::Retry,
     health::{self, Readiness},
     leader::{Alone, ByLease, Election, REQUEST_TIMEOUT},
-    lean::{self, Object},
+    lean::{self, Kind, Object},
     metrics::Metrics,
     options::Options,
     publish,
@@ -210,7 +210,8 @@ async fn session(
     ended
 }
 
-/// Answers with the pods that wait or have just been bound, as the API server has them now, page by page.
+/// Answers with the pods that wait or have just been bound, and with the claims to devices, as the API server has them now,
+/// page by page.
 ///
 /// The watch may be a moment behind. A pod that the last leader bound in that moment would be missing in the sums, and
 /// its place given away. Such pods have not started yet, so that they are all in the phase `Pending`: of those, and of
@@ -237,15 +238,32 @@ async fn catch_up_when_asked(
 }
 
 async fn fresh_pods(client: &Client, scheduler_name: &str, answers: &mpsc::Sender<CaughtUp>) -> kube::Result<()> {
-    let api: Api<Object<lean::Pod>> = Api::all_with(client.clone(), &());
-    let mut parameters = ListParams::default()
-        .fields(&format!("spec.schedulerName={scheduler_name},status.phase=Pending"))
-        .limit(PAGE);
+    let pods = ListParams::default().fields(&format!("spec.schedulerName={scheduler_name},status.phase=Pending"));
+    fresh::<lean::Pod>(client, scheduler_name, pods, answers).await?;
+    // What it allocated last: of devices nobody may get any twice.
+    match fresh::<lean::ResourceClaim>(client, scheduler_name, ListParams::default(), answers).await {
+        // Where claims are not served, or not to be seen, nobody allocates any.
+        Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => Ok(()),
+        other => other,
+    }
+}
+
+async fn fresh<K>(
+    client: &Client,
+    scheduler_name: &str,
+    parameters: ListParams,
+    answers: &mpsc::Sender<CaughtUp>,
+) -> kube::Result<()>
+where
+    K: Watched<Read = Object<K>> + Kind,
+{
+    let api: Api<Object<K>> = Api::all_with(client.clone(), &());
+    let mut parameters = parameters.limit(PAGE);
     loop {
         let page = tokio::time::timeout(Duration::from_secs(30), api.list(&parameters)).await;
         let page = page.map_err(|elapsed| kube::Error::Service(elapsed.into()))??;
-        let pods = page.items.into_iter();
-        let facts = pods.filter_map(|pod| lean::Pod::fact(pod, scheduler_name).ok());
+        let objects = page.items.into_iter();
+        let facts = objects.filter_map(|object| K::fact(object, scheduler_name).ok());
         if answers.send(CaughtUp::Some(facts.collect())).await.is_err() {
             return Ok(());
         }

@@ -18,6 +18,7 @@ mod binding;
 mod cells;
 mod closed_nodes;
 mod device_claims;
+mod device_kinds;
 mod elastic;
 mod fairness;
 pub(crate) mod fixtures;

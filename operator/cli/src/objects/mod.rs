@@ -2,6 +2,7 @@
 //! take.
 
 mod budget;
+mod claims;
 mod defaults;
 mod document;
 mod edge;
@@ -133,6 +134,7 @@ fn from_documents(documents: Vec<Document>, scheduler_name: &str) -> anyhow::Res
             bail!("{place} is there already: {first}; leave one of the two out");
         }
         reader.priority_class(&place, &identity, &value)?;
+        reader.claim_template(&identity, &value);
         identified.push((place, identity, value));
     }
     for (place, identity, value) in identified {

@@ -20,7 +20,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{NotActedOn, budget, defaults, document::Place};
+use super::{NotActedOn, budget, claims::Templates, defaults, document::Place};
 
 /// Version of our own kinds that this build reads.
 const VERSION: &str = "v1alpha1";
@@ -125,6 +125,7 @@ pub(super) struct Reader<'a> {
     pub(super) of_others: BTreeMap<String, u32>,
     /// Objects of [`READ_ONLY`] kinds, by position there.
     pub(super) read_only: BTreeMap<usize, u32>,
+    templates: Templates,
     classes: BTreeMap<String, i64>,
     default_class: i64,
 }
@@ -141,6 +142,7 @@ impl<'a> Reader<'a> {
             skipped: BTreeMap::new(),
             of_others: BTreeMap::new(),
             read_only: BTreeMap::new(),
+            templates: Templates::default(),
             classes: SYSTEM_CLASSES
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
@@ -166,6 +168,14 @@ impl<'a> Reader<'a> {
         }
         self.classes.insert(identity.name.clone(), priority);
         Ok(())
+    }
+
+    /// Takes in the templates that pods name, wherever they stand.
+    pub(super) fn claim_template(&mut self, identity: &Identity, value: &Value) {
+        if (identity.group.as_str(), identity.kind.as_str()) == ("resource.k8s.io", "ResourceClaimTemplate") {
+            let namespace = identity.namespace.as_deref().unwrap_or_default();
+            self.templates.add(namespace, &identity.name, value);
+        }
     }
 
     /// Takes in an object.
@@ -270,6 +280,10 @@ impl<'a> Reader<'a> {
     fn pod(&mut self, mut value: Value) -> Result<(), FieldError> {
         defaults::fill(&mut value, "pod", true);
         defaults::fill_pod(&mut value);
+        for mut claim in self.templates.make_for(&mut value) {
+            defaults::fill(&mut claim, "resourceclaim", true);
+            self.watched::<lean::ResourceClaim>(claim)?;
+        }
         self.give_priority(&mut value)?;
         let started = value.pointer("/status/startTime").and_then(Value::as_str);
         let started = started.and_then(|text| text.parse::<Timestamp>().ok());

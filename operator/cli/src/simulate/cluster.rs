@@ -1,6 +1,6 @@
 //! `duosuan simulate cluster`: a cluster from files, with the production core and what the operator makes of objects.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use anyhow::Context;
 use clap::Args;
@@ -79,6 +79,15 @@ struct BoundPod {
 enum Device {
     Gpu(u16),
     Claimed(String),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Gpu(index) => index.fmt(f),
+            Device::Claimed(name) => name.fmt(f),
+        }
+    }
 }
 
 fn devices(bound: &Bound) -> Vec<Device> {

@@ -3,8 +3,9 @@
 //! A device is held by claims, and not by pods: a claim that several pods use has its devices once. What the API server
 //! says of a claim counts whoever wrote it; what was decided here counts beside that until it is said there.
 
-pub(crate) mod allocate;
-pub(crate) mod claims;
+mod allocate;
+mod capacity;
+mod claims;
 mod pools;
 mod seats;
 

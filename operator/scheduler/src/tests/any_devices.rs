@@ -243,6 +243,9 @@ fn claim(name: &str, spec: DeviceClaimSpec) -> DeviceClaim {
     }
 }
 
+/// Pod and node of a binding, and what its claims, by number, are to have.
+type Open = (String, String, Vec<(usize, DeviceAllocation)>);
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -289,7 +292,7 @@ proptest! {
         }
         // What the API server has of each claim, and which pods wait to hear of their bindings.
         let mut claims: BTreeMap<usize, DeviceClaim> = BTreeMap::new();
-        let mut open: Vec<(String, String, Vec<(usize, DeviceAllocation)>)> = Vec::new();
+        let mut open: Vec<Open> = Vec::new();
         for (what, i, spec) in happens {
             let name = format!("c{i}");
             match what {

@@ -5,9 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Dra, Held, pools::Device, pools::Pool};
+use super::{
+    Dra, Held,
+    capacity::amounts,
+    pools::{Device, Pool},
+};
 use crate::{
-    event::{Capacity, DeviceAllocation, DeviceClaimSpec, DeviceConstraint, DeviceOption, Steps},
+    event::{DeviceAllocation, DeviceClaimSpec, DeviceConstraint, DeviceOption},
     model::NodeSlot,
     selector,
     slab::{DeviceOrd, FaultOrd, PoolOrd},
@@ -454,42 +458,6 @@ fn share_of<'a>(option: &DeviceOption, candidate: &Candidate<'a>, beside: bool) 
         amount.saturating_add(if beside { others } else { 0 }) <= all
     };
     amounts.iter().all(fits).then_some(amounts)
-}
-
-/// What of each capacity of a device a request gets; `None` if it cannot be given that.
-fn amounts<'a>(option: &DeviceOption, device: &'a Device) -> Option<Vec<(&'a str, i64)>> {
-    if option
-        .capacity
-        .keys()
-        .any(|name| !device.is.capacity.contains_key(name))
-    {
-        return None;
-    }
-    let each = device.is.capacity.iter().map(|(name, capacity)| {
-        let asked = option.capacity.get(name).copied();
-        Some((name.as_str(), amount(asked, capacity)?))
-    });
-    each.collect()
-}
-
-/// What of a capacity a request gets.
-fn amount(asked: Option<i64>, capacity: &Capacity) -> Option<i64> {
-    let Some(asked) = asked else {
-        return Some(capacity.default.unwrap_or(capacity.value));
-    };
-    match &capacity.steps {
-        None => Some(asked),
-        Some(Steps::Values(values)) => values.iter().copied().find(|value| *value >= asked),
-        Some(Steps::Range { min, max, step }) => {
-            let above = asked.saturating_sub(*min).max(0);
-            let rounded = match step {
-                Some(step) if *step > 0 => above.checked_add(step - 1)? / step * step,
-                _ => above,
-            };
-            let amount = min.checked_add(rounded)?;
-            max.is_none_or(|max| amount <= max).then_some(amount)
-        }
-    }
 }
 
 impl Pick<'_> {
