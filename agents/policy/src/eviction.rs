@@ -9,7 +9,7 @@
 //! somebody itself.
 //!
 //! What leaves is counted as freed for a minute, so that nobody is evicted for what another is about to give. From an
-//! order on the node takes no new batch for a while, whoever it is: what was too much once would be so again.
+//! order on the node takes nothing new of mid and batch for a while, whoever it is: what was too much once would be so again.
 
 mod mid;
 mod record;
@@ -38,7 +38,7 @@ const LONG_PAUSE: Millis = 60_000;
 const LEAVES: Millis = 60_000;
 /// How long one whom his disruption budget keeps is not asked for again, and after an order that failed.
 const BARRED: (Millis, Millis) = (30_000, 10_000);
-/// How long the node takes no new batch after an order, and after a shortage that outlasts that: 5 min and 1 min.
+/// How long the node takes nothing new of mid and batch after an order, and after a shortage that outlasts that: 5 min and 1 min.
 const CLOSED: (Millis, Millis) = (300_000, 60_000);
 /// Full memory stall of the node, thousandths, over which memory is about to fail.
 const FULL: i64 = 50;

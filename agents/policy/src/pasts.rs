@@ -300,8 +300,8 @@ impl Past {
             .map(|(cpu, memory)| [cpu, memory.saturating_mul(MEMORY_STEP)]);
     }
 
-    /// Takes it out of prod's long past, with what it used at least, and forgets its own: in another tier, or under another
-    /// policy, it begins anew.
+    /// Takes it out of prod's long past, with what it used at least, and forgets its own: should it come back from another tier, it
+    /// begins anew.
     fn leave(&mut self, mid: &Mid, cpu: &mut Forecasts, memory: &mut Forecasts) {
         if self.tier != Tier::Prod {
             return;

@@ -8,7 +8,7 @@
 )]
 
 use duosuan_policy::{
-    Capabilities, Group, Millis, Observation, Policy, Report, Resources, State, Tier,
+    Capabilities, Group, Millis, Observation, Policy, Report, Resources, Stall, State, Tier,
     action::Basis,
     decide,
     policy::{Mid, Mode},
@@ -340,6 +340,75 @@ fn the_kill_switch_offers_mid_what_is_bound_and_to_observe_offers_as_to_act_does
     let report = node.second(calm);
     assert_eq!(report.offer(Tier::Mid), Resources::default());
     assert_eq!(report.mid_basis, [Basis::Suspended; 2]);
+}
+
+/// The kubelet puts both in its besteffort cgroup.
+#[test]
+fn mid_beside_batch_is_not_limited_with_it_and_its_memory_is_protected_as_prods_is() {
+    let group = |path: &str, tier| Group {
+        path: path.to_owned(),
+        tier,
+        requests: Resources {
+            cpu: 1_000,
+            memory: GIB,
+        },
+        cpu_usage: Some(0),
+        memory: Some(GIB),
+        memory_charged: Some(GIB),
+        memory_reclaimable: Some(0),
+        stall: Stall {
+            cpu: Some(0),
+            ..Stall::default()
+        },
+        ..Group::default()
+    };
+    let mut seen = Observation {
+        capacity: CAPACITY,
+        cpu_busy: Some(0),
+        memory_used: Some(3 * GIB),
+        complete: true,
+        envelope: Some("kubepods/besteffort".to_owned()),
+        groups: vec![
+            group("kubepods/besteffort/podbatch", Tier::Batch),
+            group("kubepods/besteffort/podmid", Tier::Mid),
+            group("kubepods/podonline", Tier::Prod),
+        ],
+        ..Observation::default()
+    };
+    let capabilities = Capabilities {
+        cpu_max: true,
+        cpu_idle: true,
+        pressure: true,
+        memory_high: true,
+        memory_low: true,
+        ..Capabilities::default()
+    };
+    let (policy, mut state) = (Policy::default(), State::default());
+    let mut settings = Vec::new();
+    for second in 1..=3_u64 {
+        // Mid stalls, and batch is cut for it as for prod.
+        seen.groups[1].stall.cpu = Some(second * 300_000);
+        seen.groups[0].cpu_usage = Some(second * 8_000_000);
+        settings = decide(&policy, &capabilities, &seen, &mut state, second * 1_000).0;
+    }
+    let of = |file: &str| -> Vec<&str> {
+        let of = settings.iter().filter(|action| action.file == file);
+        of.map(|action| action.path.as_str()).collect()
+    };
+    assert_eq!(of("cpu.max"), ["kubepods/besteffort/podbatch"]);
+    let low = of("memory.low");
+    for path in [
+        "kubepods/besteffort",
+        "kubepods/besteffort/podmid",
+        "kubepods/podonline",
+    ] {
+        assert!(low.contains(&path), "{path} in {low:?}");
+    }
+    assert!(!low.contains(&"kubepods/besteffort/podbatch"));
+    assert!(
+        of("memory.high").is_empty() && of("cpu.idle").is_empty(),
+        "{settings:?}"
+    );
 }
 
 proptest! {

@@ -20,7 +20,7 @@ use settling::Settling;
 
 mod settling;
 
-/// What a node does not lend while it takes no new batch.
+/// What a node does not lend while it takes nothing new of mid and batch. (Of mid it offers what is bound and no more then.)
 const BATCH: [&str; 2] = [RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY];
 
 /// Age of a report over which nothing is placed by it, unless a policy says otherwise: 5 min.

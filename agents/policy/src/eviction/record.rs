@@ -120,7 +120,7 @@ pub struct EvictionView {
     pub decided: Vec<Eviction>,
     /// The last evictions, the oldest first.
     pub last: Arc<Vec<Eviction>>,
-    /// Since batch was evicted: the node takes no new batch.
+    /// Since some was evicted: the node takes nothing new of mid and batch.
     pub closed: bool,
     /// Memory is short, or nearly so: whoever can find out about gangs should.
     pub near: bool,

@@ -23,7 +23,7 @@ pub struct ReportStatus {
     pub numa: Unread,
     /// GPUs: a list of `GpuReport`.
     pub gpus: Unread,
-    /// The node takes no new batch, since some was evicted there.
+    /// The node takes nothing new of mid and batch, since some was evicted there.
     #[serde(rename = "batchClosed")]
     pub batch_closed: bool,
     /// What the agent says of itself.

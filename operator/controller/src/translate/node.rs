@@ -113,7 +113,7 @@ pub struct Report {
     pub load: Load,
     /// What the agent makes of that policy.
     pub answer: Answer,
-    /// The node takes no new batch, since some was evicted there.
+    /// The node takes nothing new of mid and batch, since some was evicted there.
     pub closed: bool,
     /// GPUs by index; an index that the report leaves out is a device that cannot be used.
     pub gpus: Vec<Gpu>,
