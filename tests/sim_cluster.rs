@@ -133,6 +133,39 @@ fn replicas_are_kept_apart_by_zone_and_pods_of_a_job_are_not() {
 }
 
 #[test]
+fn where_nodes_stand_is_said_by_the_labels_that_the_operator_is_told_of() {
+    let in_rack = |name: &str, rack: &str| {
+        let mut node = node(name, "8");
+        node["metadata"]["labels"] = json!({"dc.example.com/rack": rack});
+        node
+    };
+    let claim = json!({
+        "apiVersion": "duosuan.io/v1alpha1", "kind": "CapacityClaim", "metadata": {"name": "c", "namespace": "default"},
+        "spec": {"groups": [{"name": "w", "count": 2, "topology": {"pack": "rack", "mode": "required"}}]},
+    });
+    let member = |name: &str| {
+        let labels = json!({"duosuan.io/claim": "c", "duosuan.io/group": "w"});
+        pod(
+            name,
+            "5",
+            json!({"metadata": {"labels": labels, "namespace": "default"}}),
+        )
+    };
+    let objects = json!([
+        in_rack("a", "r1"),
+        in_rack("b", "r2"),
+        in_rack("c", "r2"),
+        claim,
+        member("p0"),
+        member("p1")
+    ]);
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+    let report = json_of(&["-f", "-", "--rack-label", "dc.example.com/rack"], &list);
+    assert_eq!(names(&report["bound"], "node"), ["b", "c"]);
+    assert_eq!(json_of(&["-f", "-"], &list)["bound"], json!([]));
+}
+
+#[test]
 fn the_sample_is_placed_in_simulated_time_and_what_waits_says_why() {
     let report = json_of(&["-f", SMALL], "");
     let bound = json!([

@@ -32,6 +32,7 @@ pub mod run;
 #[cfg(test)]
 mod script;
 pub mod session;
+pub mod site;
 pub mod status;
 pub mod translate;
 pub mod volumes;

@@ -62,7 +62,7 @@ pub async fn run_with(options: Options, metrics: Metrics, end: CancellationToken
     connect::check_kinds(&client).await;
 
     let record = match &options.record {
-        Some(recording) => Recorder::create(recording, &options.scheduler_name)?,
+        Some(recording) => Recorder::create(recording, &options.site.scheduler_name)?,
         None => Recorder::default(),
     };
 
@@ -72,7 +72,7 @@ pub async fn run_with(options: Options, metrics: Metrics, end: CancellationToken
     let _resign = resign.clone().drop_guard();
 
     while !end.is_cancelled() {
-        let core = Core::new(record.clone(), Clock::default(), options.settings);
+        let core = Core::new(record.clone(), Clock::default(), options.site.settings);
         let ended = session(&options, &client, &metrics, &ready, leading.clone(), core, &end).await;
         metrics.leader.set(0);
         match ended {
@@ -154,16 +154,14 @@ async fn session(
 
     let watcher = Watcher {
         client: client.clone(),
-        scheduler_name: options.scheduler_name.clone(),
-        location_labels: options.location_labels.clone(),
-        driver_memory: options.driver_memory,
+        site: options.site.clone(),
         facts,
         metrics: metrics.clone(),
     };
     let binder = Binder::new(client.clone(), Retry::default(), metrics.clone());
     let (recorder, events) = events::start(
         client.clone(),
-        options.scheduler_name.clone(),
+        options.site.scheduler_name.clone(),
         metrics.clone(),
         binding_in.clone(),
         over.clone(),
@@ -193,7 +191,7 @@ async fn session(
     let telling = tokio::spawn(events);
     let catching = tokio::spawn(catch_up_when_asked(
         client.clone(),
-        options.scheduler_name.clone(),
+        options.site.scheduler_name.clone(),
         catch_up_in,
         caught_up,
         over.clone(),

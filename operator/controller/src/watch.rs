@@ -21,11 +21,8 @@ use tracing::{debug, info, warn};
 use crate::{
     lean,
     metrics::{self, Metrics},
-    translate::{
-        FieldError, claim, dra,
-        node::{self, LocationLabels},
-        pod, pod_group, policy, queue, volume,
-    },
+    site::Site,
+    translate::{FieldError, claim, dra, node, pod, pod_group, policy, queue, volume},
 };
 
 mod kinds;
@@ -197,12 +194,8 @@ pub const PAGE: u32 = 250;
 pub struct Watcher {
     /// Client; its requests may last.
     pub client: Client,
-    /// Name of our scheduler.
-    pub scheduler_name: String,
-    /// Labels that say where nodes stand.
-    pub location_labels: LocationLabels,
-    /// Bytes that the driver keeps of a GPU's memory, where a report does not say it.
-    pub driver_memory: i64,
+    /// What the operator is told of its cluster.
+    pub site: Site,
     /// Where the facts go.
     pub facts: mpsc::Sender<Fact>,
     /// Counts what fails.
@@ -273,13 +266,9 @@ impl Watcher {
     async fn translate<K: Watched>(&self, object: K::Read) -> Result<(), Closed> {
         let meta = object.meta();
         let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
-        match K::fact(object, &self.scheduler_name) {
+        match K::fact(object, &self.site.scheduler_name) {
             Ok(mut fact) => {
-                match &mut fact {
-                    Fact::Node(node) => node.location = self.location_labels.read(&node.labels),
-                    Fact::Report(_, report) => report.assume_driver_memory(self.driver_memory),
-                    _ => {}
-                }
+                self.site.complete(&mut fact);
                 self.send(fact).await
             }
             Err(error) => {

@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use duosuan_scheduler::{Budget, ClaimAllocation, Cluster, Decision, Event, EvictCause, LostWork, Reason, Time, cycle};
+use duosuan_scheduler::{
+    Budget, ClaimAllocation, Cluster, Decision, Event, EvictCause, LostWork, Reason, Settings, Time, cycle,
+};
 
 use crate::{
     budgets::{Budgets, Disruption},
@@ -116,15 +118,24 @@ impl Simulation {
     /// A cluster of which `events` tell everything, at `now`. Pods that are bound run, and go on for what is left of
     /// `run_times`: milliseconds by UID.
     pub fn new(now: Time, events: impl IntoIterator<Item = Event>, run_times: BTreeMap<String, i64>) -> Simulation {
-        Simulation::behind(NoEdge, Disruption::default(), now, events, run_times)
+        Simulation::behind(
+            NoEdge,
+            Disruption::default(),
+            Settings::default(),
+            now,
+            events,
+            run_times,
+        )
     }
 }
 
 impl<E: Edge> Simulation<E> {
-    /// [`Simulation::new`], behind an edge, which knows all that `events` tell, and under disruption budgets.
+    /// [`Simulation::new`], behind an edge, which knows all that `events` tell, under disruption budgets, and with a core that
+    /// decides as it is set to.
     pub fn behind(
         edge: E,
         disruption: Disruption,
+        settings: Settings,
         now: Time,
         events: impl IntoIterator<Item = Event>,
         run_times: BTreeMap<String, i64>,
@@ -132,7 +143,7 @@ impl<E: Edge> Simulation<E> {
         let mut simulation = Simulation {
             edge,
             budgets: Budgets::default(),
-            cluster: Cluster::default(),
+            cluster: Cluster::with(settings),
             facts: Facts::default(),
             now,
             run_times,

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{anyhow, bail};
 use clap::Args;
-use duosuan_crds::SCHEDULER_NAME;
+use duosuan_controller::site::SiteArguments;
 use duosuan_planner::{
     explain::{Case, Target, explain},
     facts::Facts,
@@ -42,9 +42,8 @@ pub(crate) struct Arguments {
     /// File with the way to the API server [default: what kubectl would use]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Name in spec.schedulerName of the pods that the scheduler places
-    #[arg(long, value_name = "NAME", default_value = SCHEDULER_NAME)]
-    scheduler_name: String,
+    #[command(flatten)]
+    site: SiteArguments,
     /// Changes to try, at most
     #[arg(long, value_name = "N", default_value_t = EFFORT)]
     effort: u32,
@@ -64,14 +63,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
         arguments.pod.as_deref(),
         &arguments.namespace,
     )?;
+    let site = arguments.site.site();
     let objects = if arguments.files.is_empty() {
-        objects::from_server(arguments.kubeconfig.as_deref(), &arguments.scheduler_name)?
+        objects::from_server(arguments.kubeconfig.as_deref(), &site)?
     } else {
-        objects::from_files(&arguments.files, &arguments.scheduler_name)?
+        objects::from_files(&arguments.files, &site)?
     };
     let now = objects.now;
     // What the next cycles decide is decided first, so that nothing is explained that is about to end.
-    let mut simulation = Simulation::behind(objects.edge, objects.disruption, now, objects.events, BTreeMap::new());
+    let mut simulation = Simulation::behind(
+        objects.edge,
+        objects.disruption,
+        site.settings,
+        now,
+        objects.events,
+        BTreeMap::new(),
+    );
     simulation.run(Some(now))?;
     let target = asked.target(simulation.facts())?;
     let case = Case::of(&simulation);

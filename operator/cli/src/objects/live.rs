@@ -6,6 +6,7 @@ use anyhow::bail;
 use duosuan_controller::{
     clock::Clock,
     lean::{self, Object},
+    site::Site,
     watch::{EachKind, Fact, Watched, each_kind},
 };
 use duosuan_planner::budgets::Budget;
@@ -17,19 +18,19 @@ use super::{
 };
 use crate::server::{self, Listed, Server};
 
-/// Reads a cluster from its API server, for a scheduler of this name. Nothing is written.
+/// Reads a cluster from its API server, for an operator that is told this of it. Nothing is written.
 ///
 /// # Errors
 ///
 /// If there is no way to the API server, or it refuses.
-pub(crate) fn from_server(kubeconfig: Option<&Path>, scheduler_name: &str) -> anyhow::Result<Objects> {
-    server::wait(read(kubeconfig, scheduler_name))
+pub(crate) fn from_server(kubeconfig: Option<&Path>, site: &Site) -> anyhow::Result<Objects> {
+    server::wait(read(kubeconfig, site))
 }
 
-async fn read(kubeconfig: Option<&Path>, scheduler_name: &str) -> anyhow::Result<Objects> {
+async fn read(kubeconfig: Option<&Path>, site: &Site) -> anyhow::Result<Objects> {
     let mut lists = Lists {
         server: Server::connect(kubeconfig).await?,
-        scheduler_name,
+        scheduler_name: &site.scheduler_name,
         facts: Vec::new(),
         reports: false,
         remarks: Vec::new(),
@@ -41,7 +42,7 @@ async fn read(kubeconfig: Option<&Path>, scheduler_name: &str) -> anyhow::Result
     };
     objects.disruption.budgets = lists.budgets().await?;
     objects.remarks = lists.remarks;
-    objects.take(lists.facts, lists.reports);
+    objects.take(lists.facts, lists.reports, site);
     Ok(objects)
 }
 

@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::bail;
-use duosuan_controller::{translate::pod::Readiness, watch::Fact};
+use duosuan_controller::{site::Site, translate::pod::Readiness, watch::Fact};
 use duosuan_planner::budgets::{Disruption, Unready};
 use duosuan_scheduler::{Event, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -64,9 +64,10 @@ pub(crate) struct Objects {
 impl Objects {
     /// Takes in facts, by the index that the operator has before its core. Without any report, what a node offers is
     /// believed as it stands.
-    fn take(&mut self, facts: Vec<Fact>, reports: bool) {
+    fn take(&mut self, facts: Vec<Fact>, reports: bool, site: &Site) {
         let index = &mut self.edge.0;
-        for fact in facts {
+        for mut fact in facts {
+            site.complete(&mut fact);
             if let Fact::Pod(pod) = &fact
                 && pod.pod.node.is_some()
             {
@@ -89,17 +90,17 @@ impl Objects {
     }
 }
 
-/// Reads a cluster from files, for a scheduler of this name.
+/// Reads a cluster from files, for an operator that is told this of it.
 ///
 /// # Errors
 ///
 /// If a file cannot be read, or an object in it is broken: with file, document and field.
-pub(crate) fn from_files(files: &[PathBuf], scheduler_name: &str) -> anyhow::Result<Objects> {
+pub(crate) fn from_files(files: &[PathBuf], site: &Site) -> anyhow::Result<Objects> {
     let mut documents = Vec::new();
     for file in files {
         documents.extend(document::of_file(file)?);
     }
-    from_documents(documents, scheduler_name)
+    from_documents(documents, site)
 }
 
 /// The objects of a file as they stand, each with its place.
@@ -112,7 +113,7 @@ pub(crate) fn documents_of(file: &Path) -> anyhow::Result<Vec<(Place, Value)>> {
     Ok(documents.into_iter().map(|d| (d.place, d.value)).collect())
 }
 
-fn from_documents(documents: Vec<Document>, scheduler_name: &str) -> anyhow::Result<Objects> {
+fn from_documents(documents: Vec<Document>, site: &Site) -> anyhow::Result<Objects> {
     if documents.is_empty() {
         bail!("the files hold no Kubernetes object; did the command that writes them fail?");
     }
@@ -125,7 +126,7 @@ fn from_documents(documents: Vec<Document>, scheduler_name: &str) -> anyhow::Res
         ..Objects::default()
     };
     let mut seen: BTreeMap<(String, String), Place> = BTreeMap::new();
-    let mut reader = read::Reader::new(scheduler_name, objects.now);
+    let mut reader = read::Reader::new(&site.scheduler_name, objects.now);
     let mut identified = Vec::with_capacity(documents.len());
     for Document { mut place, value } in documents {
         let identity = read::identify(&place, &value)?;
@@ -141,7 +142,7 @@ fn from_documents(documents: Vec<Document>, scheduler_name: &str) -> anyhow::Res
         reader.document(&place, &identity, value)?;
     }
     let reports = reader.facts.iter().any(|fact| matches!(fact, Fact::Report(..)));
-    objects.take(reader.facts, reports);
+    objects.take(reader.facts, reports, site);
     objects.disruption.budgets = reader.budgets;
     objects.run_times = reader.run_times;
     objects.skipped = reader.skipped;

@@ -220,8 +220,7 @@ impl<'a> Reader<'a> {
                 let status = value.get("status").unwrap_or(&Value::Null);
                 part::<Vec<GpuReport>>(status, "gpus").map_err(|e| fail(within("status", &e)))?;
                 part::<Vec<NumaReport>>(status, "numa").map_err(|e| fail(within("status", &e)))?;
-                let mut report = node::report(object(value).map_err(fail)?).map_err(fail)?;
-                report.assume_driver_memory(node::DRIVER_MEMORY);
+                let report = node::report(object(value).map_err(fail)?).map_err(fail)?;
                 self.facts.push(Fact::Report(identity.name.clone(), Box::new(report)));
             }
             (GROUP, "ColocationPolicy") => {

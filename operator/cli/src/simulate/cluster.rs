@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use duosuan_controller::binder::cause_name;
-use duosuan_crds::{Duration, SCHEDULER_NAME};
+use duosuan_controller::{binder::cause_name, site::SiteArguments};
+use duosuan_crds::Duration;
 use duosuan_planner::{
     explain::{Case, Target, would_admit},
     facts::Facts,
@@ -38,9 +38,8 @@ pub(crate) struct Arguments {
     /// Simulated time to stop at, such as 8h [default: when nothing changes any more]
     #[arg(long, value_name = "DURATION")]
     until: Option<String>,
-    /// Name in spec.schedulerName of the pods to place
-    #[arg(long, value_name = "NAME", default_value = SCHEDULER_NAME)]
-    scheduler_name: String,
+    #[command(flatten)]
+    site: SiteArguments,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -145,7 +144,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
         .map(|text| Duration(text.clone()).parse())
         .transpose();
     let length = length.context("--until")?;
-    let objects = objects::from_files(&arguments.files, &arguments.scheduler_name)?;
+    let site = arguments.site.site();
+    let objects = objects::from_files(&arguments.files, &site)?;
     let started = objects.now;
     let until = length.map(|length| {
         let millis = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
@@ -157,6 +157,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
     let mut simulation = Simulation::behind(
         objects.edge,
         objects.disruption,
+        site.settings,
         started,
         objects.events,
         objects.run_times,

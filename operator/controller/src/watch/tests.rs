@@ -28,9 +28,7 @@ async fn facts_of<K: Watched>(script: &Script) -> (Vec<String>, Metrics) {
     let metrics = Metrics::new();
     let watcher = Watcher {
         client: script.client(),
-        scheduler_name: "duosuan".into(),
-        location_labels: crate::translate::node::LocationLabels::default(),
-        driver_memory: crate::translate::node::DRIVER_MEMORY,
+        site: Site::default(),
         facts,
         metrics: metrics.clone(),
     };

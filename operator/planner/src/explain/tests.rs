@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use duosuan_scheduler::event::{
-    Gpu, GpuRequest, Group, Level, Location, Node, Operator, Queue, Quota, Requirement, Taint, Topology,
+use duosuan_scheduler::{
+    Settings,
+    event::{Gpu, GpuRequest, Group, Level, Location, Node, Operator, Queue, Quota, Requirement, Taint, Topology},
 };
 
 use super::*;
@@ -433,7 +434,14 @@ fn a_change_admits_only_if_no_budget_keeps_those_who_would_have_to_go() {
         };
         let node = Event::Node(Box::new(node("n", 1000, 0)));
         let events = [vec![node], told([kept.clone(), urgent.clone()])].concat();
-        let mut simulation = Simulation::behind(NoEdge, disruption, Time(0), events, BTreeMap::new());
+        let mut simulation = Simulation::behind(
+            NoEdge,
+            disruption,
+            Settings::default(),
+            Time(0),
+            events,
+            BTreeMap::new(),
+        );
         simulation.run(Some(Time(0))).unwrap();
         let explanation = explain(Case::of(&simulation), &Target::Pod("urgent".into()), 1000).unwrap();
         let less = explanation.changes.iter().find_map(|found| match found.change {

@@ -143,7 +143,7 @@ fn a_budget_keeps_a_victim_until_there_is_another_pod() {
     };
     let run = |budgets: Disruption, more: Vec<Event>| {
         let events = [vec![node(1000), told(kept.clone()), told(urgent.clone())], more].concat();
-        let mut simulation = Simulation::behind(NoEdge, budgets, Time(0), events, BTreeMap::new());
+        let mut simulation = Simulation::behind(NoEdge, budgets, Settings::default(), Time(0), events, BTreeMap::new());
         simulation.run(None).unwrap();
         simulation
     };
@@ -192,7 +192,14 @@ fn what_the_edge_refuses_is_not_bound_and_tried_again() {
     let events = vec![node(1000), told(pod("a", 1, 100)), told(pod("b", 2, 100))];
     let simulation = |run_times: BTreeMap<String, i64>| {
         let edge = OneAtATime::default();
-        let mut simulation = Simulation::behind(edge, Disruption::default(), Time(0), events.clone(), run_times);
+        let mut simulation = Simulation::behind(
+            edge,
+            Disruption::default(),
+            Settings::default(),
+            Time(0),
+            events.clone(),
+            run_times,
+        );
         simulation.run(None).unwrap();
         simulation
     };
