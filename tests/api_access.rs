@@ -259,7 +259,7 @@ metadata: {name: rights}
 apiVersion: duosuan.io/v1alpha1
 kind: ColocationPolicy
 metadata: {name: rights}
-spec: {guards: {network: {}}}
+spec: {guards: {gpu: {}}}
 ---
 apiVersion: duosuan.io/v1alpha1
 kind: CapacityClaim
@@ -340,9 +340,9 @@ spec: {containers: [{name: main, image: none, resources: {requests: {cpu: 1000}}
     };
     assert_eq!(
         said(&status.conditions).as_deref(),
-        Some("nothing is done about spec.guards.network yet")
+        Some("nothing is done about spec.guards.gpu yet")
     );
-    let without = Patch::Merge(json!({"spec": {"guards": {"network": null}}}));
+    let without = Patch::Merge(json!({"spec": {"guards": {"gpu": null}}}));
     policies
         .patch("rights", &PatchParams::default(), &without)
         .await

@@ -59,7 +59,7 @@ guards:
   memory: {stallMilli: 50, availablePercent: 5}
   io: {stallMilli: 100}
   llc: {cachePercent: 20, bandwidthPercent: 50}
-  network: {rate: 2G}
+  network: {rate: 2G, line: 25G}
   gpu: {busyPercent: 60}
   latency: {budgetPercent: 80}
 eviction: {availablePercent: 50, killPercent: 1, suppressedFor: 5m, midNotice: 60s}

@@ -330,3 +330,26 @@ fn an_agent_that_is_to_limit_the_cache_sees_the_tasks_of_the_node() {
     let mounted = |v: k8s_openapi::api::core::v1::Volume| v.host_path.is_some_and(|p| p.path == "/sys/fs/resctrl");
     assert!(spec.volumes.unwrap_or_default().into_iter().any(mounted));
 }
+
+#[test]
+fn an_agent_that_is_to_hold_batchs_links_is_in_the_nodes_network_and_may_set_it() {
+    let objects = render(&["--set", "agent.network=true"]);
+    let agent: DaemonSet = template(find(&objects, "DaemonSet duosuan-agent"));
+    let arguments = arguments(&agent.spec.template);
+    assert!(
+        duosuan_node::options::Options::try_parse_from(arguments)
+            .unwrap()
+            .network
+    );
+    let spec = agent.spec.template.spec.unwrap();
+    assert_eq!((spec.host_network, spec.host_pid), (Some(true), Some(true)));
+    assert_eq!(spec.dns_policy.as_deref(), Some("ClusterFirstWithHostNet"));
+    let capabilities = spec.containers[0]
+        .security_context
+        .clone()
+        .unwrap()
+        .capabilities
+        .unwrap();
+    let added = ["SYS_RESOURCE", "NET_ADMIN"].map(str::to_owned).to_vec();
+    assert_eq!(capabilities.add, Some(added));
+}

@@ -20,6 +20,7 @@ use scene::{ACT, BEFORE_HIGH, BEFORE_WEIGHT, Scene, Setup};
 const SETUP: Setup = Setup {
     kernel: "psi=0 cgroup_disable=io",
     controllers: &["cpu", "memory"],
+    flags: "",
 };
 /// Little is available under a fifth of the machine.
 const GUARDS: &str = "{memory: {availablePercent: 20}}";

@@ -26,9 +26,10 @@ pub struct Guards {
     /// both. Absent: on, with its defaults, where the processor has it and resctrl is mounted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llc: Option<LlcGuard>,
-    /// Network guard: what batch sends goes behind what prod sends. Not acted on yet: the condition `Honoured` says so. A
-    /// packet that has left its pod's network namespace belongs to no cgroup any more, so that no queue of the node can tell
-    /// batch's from prod's by itself. The annotation `kubernetes.io/egress-bandwidth` limits a pod where its network supports it.
+    /// Network guard: the batch pods of a node together send and receive no more than prod leaves of the link that leads out of
+    /// the node. Absent: on, with its defaults, where the agent may look after the node's links (`agent.network` in the chart's
+    /// values), and the link's speed is known. Held are pods with a link of their own on the node (veth, netkit), on which
+    /// nobody else has hooks (`clsact`, `ingress`) for packets; others are left alone, and counted in the condition `NetworkHeld`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkGuard>,
     /// GPU guard: batch on a card that it shares with prod computes in prod's gaps and gives memory back when prod asks
@@ -122,17 +123,32 @@ pub struct LlcGuard {
     pub bandwidth_percent: Option<u32>,
 }
 
-/// Network guard.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Network guard: batch's packets over the rate are dropped at the node's end of its pods' links, so that senders slow down.
+/// What a pod of batch sends to another on the same node counts as well. Packets get no priority: the queues that nodes have by
+/// default (`fq_codel`) know none, and forwarding sets it anew from the packet's own type of service, which is its sender's to say.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("!has(self.rate) || quantity(string(self.rate)).compareTo(quantity('1M')) >= 0")
+    .message("rate must be at least 1M (bits per second)").field_path(".rate"))]
+#[x_kube(validation = Rule::new("!has(self.line) || quantity(string(self.line)).compareTo(quantity('1M')) >= 0")
+    .message("line must be at least 1M (bits per second)").field_path(".line"))]
+#[x_kube(validation = Rule::new("!has(self.rate) || !has(self.line) || quantity(string(self.rate)).compareTo(quantity(string(self.line))) <= 0")
+    .message("rate must be no more than line: the link carries no more").field_path(".rate"))]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkGuard {
-    /// True switches the guard off: batch sends as prod does.
+    /// True switches the guard off: batch sends and receives as prod does.
     #[serde(default)]
     pub disabled: bool,
-    /// Most that the batch pods of a node send together, in bits per second. Absent: what prod leaves of the link.
+    /// Most that the batch pods of a node send together, and most that they receive together, in bits per second, at least `1M`.
+    /// Absent: what prod leaves of nine tenths of the link, less at once when prod needs more, and more by a twentieth of the
+    /// link a second; a twentieth always.
     /// Example: `2G`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<Quantity>,
+    /// What the link that leads out of the node carries each way, in bits per second, at least `1M`, where its driver does
+    /// not say so, as those of most virtual machines, or where less is paid for. Absent: what the driver says.
+    /// Example: `25G`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<Quantity>,
 }
 
 /// GPU guard.

@@ -75,13 +75,10 @@ impl ColocationPolicySpec {
     #[must_use]
     pub fn not_acted_on(&self) -> Vec<&'static str> {
         let guards = &self.guards;
-        [
-            ("spec.guards.network", guards.network.is_some()),
-            ("spec.guards.gpu", guards.gpu.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(field, given)| given.then_some(field))
-        .collect()
+        [("spec.guards.gpu", guards.gpu.is_some())]
+            .into_iter()
+            .filter_map(|(field, given)| given.then_some(field))
+            .collect()
     }
 }
 

@@ -325,7 +325,7 @@ pub struct MigReport {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GuardReport {
-    /// Name of the guard: `cpu`, `io`, `latency`, `llc`, `memory`.
+    /// Name of the guard: `cpu`, `io`, `latency`, `llc`, `memory`, `network`.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// `Idle`: nothing is cut. `Suppressing`: batch is cut. `Recovering`: it is being given back. `Off`: switched off, or the
@@ -342,6 +342,11 @@ pub struct GuardReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub limit_bytes: Option<i64>,
+    /// What the guard of `network` allows batch to send or to receive, whichever is less, in bits per second; absent if
+    /// unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub limit_bits: Option<i64>,
     /// Times that the guard cut batch since the agent's start.
     #[serde(default)]
     pub cuts: u64,

@@ -44,6 +44,8 @@ pub(crate) struct Setup {
     pub(crate) kernel: &'static str,
     /// Controllers that its cgroups have.
     pub(crate) controllers: &'static [&'static str],
+    /// More flags of its agents.
+    pub(crate) flags: &'static str,
 }
 
 impl Default for Setup {
@@ -51,6 +53,7 @@ impl Default for Setup {
         Self {
             kernel: "",
             controllers: &["cpu", "memory", "io"],
+            flags: "",
         }
     }
 }
@@ -58,6 +61,7 @@ impl Default for Setup {
 /// Two cgroups of its own in the machine. Gone when dropped.
 pub(crate) struct Scene {
     name: &'static str,
+    flags: &'static str,
     before: String,
     vm: Arc<Vm>,
     /// What is measured.
@@ -112,6 +116,7 @@ impl Scene {
         let before = vm.settings(name)?;
         Ok(Self {
             name,
+            flags: setup.flags,
             before,
             vm,
             figures: Recorder::default(),
@@ -149,13 +154,23 @@ impl Scene {
 
     /// The same with a policy of the test's own.
     pub(crate) fn start_agent_by(&self, policy: &str) -> Result<String> {
+        self.start_agent_under("", policy)
+    }
+
+    /// The same by a command that runs it in a way of its own, and becomes it.
+    pub(crate) fn start_agent_under(&self, under: &str, policy: &str) -> Result<String> {
         self.put_policy(policy)?;
-        self.vm.run(&format!("{} >> log 2>&1 & echo $!", self.command("")))
+        self.vm.run(&format!("{} >> log 2>&1 & echo $!", self.command(under)))
     }
 
     /// Starts an agent that dies as by `kill -9` at `POINT:N`, and waits until it has.
     pub(crate) fn dies_at(&self, guards: &str, at: &str) -> Result<()> {
-        self.put_policy(&self.policy(ACT, guards))?;
+        self.dies_by(&self.policy(ACT, guards), at)
+    }
+
+    /// The same with a policy of the test's own.
+    pub(crate) fn dies_by(&self, policy: &str, at: &str) -> Result<()> {
+        self.put_policy(policy)?;
         let patience = LIMIT.as_secs() / 3;
         let command = self.command(&format!("timeout {patience}"));
         let status = self.vm.run(&format!("{command} --die-at {at} >> log 2>&1; echo $?"))?;
@@ -178,7 +193,8 @@ impl Scene {
         let name = self.name;
         format!(
             "cd /run/{name} && {under} duosuan-agent --policy policy.yaml --journal /run/{name}/journal --node vm \
-             --metrics-addr {METRICS}"
+             --metrics-addr {METRICS} {}",
+            self.flags
         )
     }
 

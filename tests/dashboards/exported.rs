@@ -13,10 +13,11 @@ use duosuan_node::{
     simulated::SimulatedMachine,
 };
 use duosuan_policy::{
-    Answer, CacheUse, Cause, LostWork, Outcome, Policy, Resources, State, Tier,
+    Answer, CacheUse, Cause, LostWork, Network, Outcome, Policy, Resources, State, Tier,
     action::Slowest,
     eviction::Eviction,
     host::{DiskView, HostView},
+    network::Uplink,
     numa::NumaView,
     observation::Paging,
 };
@@ -194,6 +195,14 @@ pub(crate) fn agent() -> Result<String> {
                 ..DiskView::default()
             }],
         });
+        // Nor has it a link.
+        look.report.network = Some(Network {
+            uplink: Some(Uplink::default()),
+            ..Network::default()
+        });
+        for guard in &mut look.report.guards {
+            guard.limit = guard.limit.or((guard.name == "network").then_some(1_000_000));
+        }
         metrics.record("n", &look.report, &look.acted);
         offered |= look.report.batch_offer().cpu > 0;
     }

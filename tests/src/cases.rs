@@ -73,6 +73,31 @@ pub const CASES: &[Case] = &[
         "prod_that_its_own_limit_stops_bursts_where_the_policy_lets_it_and_as_before_when_the_agent_ends",
     ),
     case(
+        "network",
+        "vm_network",
+        "batch_sends_and_receives_no_more_than_its_rate_and_prod_as_before",
+    ),
+    case(
+        "network-left",
+        "vm_network",
+        "batch_has_what_prod_leaves_of_the_link_less_at_once_and_more_slowly",
+    ),
+    case(
+        "network-others",
+        "vm_network",
+        "hooks_of_others_are_left_alone_and_pods_that_come_and_go_are_held_and_let_go",
+    ),
+    case(
+        "network-kill",
+        "vm_network",
+        "whatever_an_agent_that_was_killed_left_on_links_the_next_one_takes_off",
+    ),
+    case(
+        "network-modules",
+        "vm_network",
+        "without_the_kernels_modules_the_guard_is_off_and_says_so_and_the_rest_goes_on",
+    ),
+    case(
         "eviction",
         "vm_eviction",
         "batch_that_brings_memory_to_fail_is_killed_and_online_survives",

@@ -16,10 +16,12 @@ use std::time::Duration;
 mod service;
 #[path = "guest/spike.rs"]
 mod spike;
+#[path = "guest/traffic.rs"]
+mod traffic;
 
 const USAGE: &str = "usage: guest serve NAME | pause | spin THREADS | burst THREADS ITERATIONS SLEEP_US | touch MIB
     | read FILE THREADS KIB SLEEP_US | cache FILE | service PORT THREADS ITERATIONS PERIOD_US
-    | spike PROCS FILE THREADS ITERATIONS SLEEP_US";
+    | spike PROCS FILE THREADS ITERATIONS SLEEP_US | sink PORT | send ADDRESS PORT KIB_PER_S";
 /// Output goes through a file: a background process that keeps it open does not keep the reply back, as a pipe would.
 const OUTPUT: &str = "/run/guest.output";
 
@@ -50,6 +52,11 @@ fn main() -> ExitCode {
             (Some([procs, file]), Some(threads), Some(iterations), Some(pause)) => {
                 spike::spike(procs, file, [threads, iterations, pause])
             }
+            _ => usage(),
+        },
+        (Some("sink"), Some(port), ..) => traffic::sink(port),
+        (Some("send"), ..) => match (arguments.get(1), number(2), number(3)) {
+            (Some(address), Some(port), Some(kibibytes)) => traffic::send(address, port, kibibytes),
             _ => usage(),
         },
         (Some("cache"), ..) => cache(arguments.get(1).map_or("", String::as_str)),

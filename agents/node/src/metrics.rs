@@ -2,6 +2,7 @@
 
 mod host;
 mod labels;
+mod network;
 
 use std::{hash::Hash, sync::atomic::AtomicU64};
 
@@ -22,8 +23,8 @@ use prometheus_client::{
 
 use crate::machine::{Acted, Failure};
 use labels::{
-    EvictionLabels, FeatureLabels, FileLabels, GroupLabels, GuardLabels, GuardStateLabels, NodeLabels, ResourceLabels,
-    ScopeLabels, TermLabels, TierLabels, WorkLabels,
+    EvictionLabels, FeatureLabels, FileLabels, GroupLabels, GuardLabels, GuardStateLabels, NodeLabels, ReachLabels,
+    ResourceLabels, ScopeLabels, TermLabels, TierLabels, WayLabels, WorkLabels,
 };
 
 type Float = Gauge<f64, AtomicU64>;
@@ -48,10 +49,14 @@ pub struct Metrics {
     limit: Family<GuardLabels, Float>,
     limit_bytes: Family<GuardLabels, Float>,
     limit_ratio: Family<GuardLabels, Float>,
+    limit_bits: Family<GuardLabels, Gauge>,
     reclaimed: Family<NodeLabels, Counter>,
     slow: Family<NodeLabels, Float>,
     occupancy: Family<GroupLabels, Gauge>,
     traffic: Family<GroupLabels, Counter>,
+    carried: Family<WayLabels, Counter>,
+    dropped: Family<WayLabels, Counter>,
+    reach: Family<ReachLabels, Gauge>,
     cuts: Family<GuardLabels, Counter>,
     evictions: Family<EvictionLabels, Counter>,
     closed: Family<NodeLabels, Gauge>,
@@ -136,6 +141,11 @@ impl Metrics {
                 "guard_limit_ratio",
                 "What the guard allows batch, of the last-level cache, or of the IO that batch did when it was cut; 1 where unlimited",
             ),
+            limit_bits: plain(
+                r,
+                "guard_limit_bits",
+                "Bits a second that the guard allows batch to send or to receive, whichever is less; absent where unlimited",
+            ),
             reclaimed: with_unit(
                 r,
                 "reclaimed",
@@ -153,6 +163,22 @@ impl Metrics {
                 "memory_traffic",
                 "Moved from and to memory, as the processor counts it",
                 Unit::Bytes,
+            ),
+            carried: with_unit(
+                r,
+                "node_network",
+                "What went over the node's link to the outside since the agent's start, and what went over the links of batch's pods, by way: sent, received",
+                Unit::Bytes,
+            ),
+            dropped: plain(
+                r,
+                "node_network_dropped",
+                "Packets of batch that were dropped because they were over its rate, by way: sent, received",
+            ),
+            reach: plain(
+                r,
+                "node_network_pods",
+                "Pods of batch by whether their traffic can be held: held; apart without a link of their own; taken by hooks of somebody else; unseen",
             ),
             cuts: plain(r, "guard_cuts", "Times that the guard cut batch"),
             evictions: plain(
@@ -265,7 +291,12 @@ impl Metrics {
                 "io" | "llc" => (&self.limit_ratio, cores(guard.limit.unwrap_or(1000))),
                 _ => (&self.limit, cores(guard.limit.unwrap_or(report.capacity.cpu))),
             };
-            family.get_or_create(&labels).set(limit);
+            if guard.name == "network" {
+                // How fast the link is, is not always known.
+                show(&self.limit_bits, &labels, guard.limit);
+            } else {
+                family.get_or_create(&labels).set(limit);
+            }
             raise(&self.cuts.get_or_create(&labels), guard.cuts);
             for state in GuardState::ALL {
                 let labels = GuardStateLabels {
@@ -287,6 +318,7 @@ impl Metrics {
         );
         self.cache(node, report.cache);
         self.host.record(node, report);
+        self.network(node, report.network.as_ref());
         self.closed
             .get_or_create(&labels)
             .set(i64::from(report.eviction.closed));
@@ -370,12 +402,7 @@ impl Metrics {
             let Some((_, traffic)) = used else {
                 continue;
             };
-            let before = self.traffic.get_or_create(&labels).get();
-            if traffic < before {
-                // The group was made anew, and counts from there.
-                self.traffic.remove(&labels);
-            }
-            raise(&self.traffic.get_or_create(&labels), traffic);
+            raise_anew(&self.traffic, &labels, traffic);
         }
     }
 
@@ -462,6 +489,14 @@ where
         Some(value) => drop(family.get_or_create(labels).set(value)),
         None => drop(family.remove(labels)),
     }
+}
+
+/// Raises a counter to what was counted elsewhere; where that began anew, from there.
+fn raise_anew<L: Clone + Hash + Eq>(family: &Family<L, Counter>, labels: &L, to: u64) {
+    if to < family.get_or_create(labels).get() {
+        family.remove(labels);
+    }
+    raise(&family.get_or_create(labels), to);
 }
 
 /// Raises a counter to what was counted elsewhere.

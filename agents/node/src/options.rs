@@ -25,6 +25,10 @@ pub struct Options {
     /// Where /sys is mounted. The guard of cache and memory bandwidth is off where no resctrl is mounted at fs/resctrl in it.
     #[arg(long, value_name = "DIR", default_value = "/sys")]
     pub sys_root: PathBuf,
+    /// Looks after the links of batch's pods, for the guard of the network. Needs CAP_NET_ADMIN, and the node's own namespaces of
+    /// network and processes; without these the agent says so and goes on.
+    #[arg(long)]
+    pub network: bool,
     /// Policy from a file, in the place of ColocationPolicies: `spec` as theirs, and `groups` with cgroups outside pods by
     /// tier. Read anew when it changes. With it and no API server the agent protects the node alone.
     #[arg(long, value_name = "FILE")]

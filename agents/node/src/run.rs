@@ -89,6 +89,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         proc: options.proc_root.clone(),
         journal: options.journal.clone(),
         sys: options.sys_root.clone(),
+        network: options.network,
     };
     let kernel = Kernel::open(&roots)?;
     // They serve placement alone: the node is protected without them.

@@ -8,12 +8,17 @@ use duosuan_crds::{
 };
 use duosuan_policy::{
     Guard, Mode, NamedGroup, Policy, Resources, Tier,
-    policy::{Eviction, IoGuard, LatencyGuard, LlcGuard, MemoryGuard, Mid},
+    policy::{Eviction, IoGuard, LatencyGuard, LlcGuard, MemoryGuard, Mid, NetworkGuard},
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::quantity;
 
 /// What a node follows.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one of it for each node, which nearly always follows a policy"
+)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
     /// No policy selects it: nothing is offered, nothing is touched.
@@ -113,6 +118,23 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
         }
         floor
     });
+    let network = spec.guards.network.clone().unwrap_or_default();
+    let mut bits = |field: &str, given: &Option<Quantity>| {
+        let text = given.as_ref()?;
+        let bits = quantity::whole(text);
+        if bits.is_none() {
+            problems.push(format!(
+                "{field} is {:?}: give bits per second as a quantity, such as 2G",
+                text.0
+            ));
+        }
+        bits
+    };
+    let network = NetworkGuard {
+        disabled: network.disabled,
+        rate: bits("guards.network.rate", &network.rate),
+        line: bits("guards.network.line", &network.line),
+    };
     let memory = spec.guards.memory.clone().unwrap_or_default();
     let io = spec.guards.io.clone().unwrap_or_default();
     let latency = spec.guards.latency.clone().unwrap_or_default();
@@ -161,6 +183,7 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
             cache_percent: llc.cache_percent.unwrap_or(base.llc.cache_percent),
             bandwidth_percent: llc.bandwidth_percent.unwrap_or(base.llc.bandwidth_percent),
         },
+        network,
         eviction: Eviction {
             disabled: eviction.disabled,
             available_percent: eviction.available_percent.unwrap_or(base.eviction.available_percent),

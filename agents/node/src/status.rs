@@ -10,7 +10,7 @@ use duosuan_crds::{
     },
 };
 use duosuan_policy::{
-    Capabilities, Report, Resources, Signals, Tier, Unread,
+    Capabilities, GuardState, GuardView, Network, Report, Resources, Signals, Tier, Unread,
     action::{Basis, MidTerms, Terms},
     eviction::Eviction,
 };
@@ -101,6 +101,12 @@ pub fn judge(conditions: &mut Conditions, choice: &Choice, observing: bool, repo
         basis_reason(report.cpu_basis, report.memory_basis)
     };
     conditions.set("ForecastReady", fresh, reason, message, now);
+    // Where the guard is off, it says why itself.
+    let on = |g: &GuardView| g.name == "network" && g.state != GuardState::Off;
+    let reach = report.network.as_ref().filter(|_| report.guards.iter().any(on));
+    if let Some(message) = reach.and_then(Network::out_of_reach) {
+        conditions.set("NetworkHeld", false, "PodsOutOfReach", message, now);
+    }
     if let Some(message) = unwitnessed(&report.unwitnessed) {
         conditions.set("StallsRead", false, "FilesUnreadable", message, now);
     }
@@ -205,8 +211,9 @@ pub fn status(
             .map(|g| GuardReport {
                 name: g.name.clone(),
                 state: g.state.as_str().to_owned(),
-                limit_milli: g.limit.filter(|_| g.name != "memory"),
+                limit_milli: g.limit.filter(|_| !matches!(g.name.as_str(), "memory" | "network")),
                 limit_bytes: g.limit.filter(|_| g.name == "memory"),
+                limit_bits: g.limit.filter(|_| g.name == "network"),
                 cuts: g.cuts,
                 last_action: g.last_action.clone(),
             })

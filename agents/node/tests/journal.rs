@@ -73,6 +73,7 @@ impl Node {
             proc: Path::new("/proc").to_owned(),
             journal: self.journal(),
             sys: self.dir.path().join("sys"),
+            network: false,
         };
         let mut kernel = Kernel::open(&roots).unwrap();
         kernel.name(&[NamedGroup {
@@ -271,6 +272,7 @@ fn a_folder_that_is_no_cgroup_tree_is_refused_with_what_to_give() {
         proc: "/proc".into(),
         journal: node.journal(),
         sys: node.dir.path().join("sys"),
+        network: false,
     };
     let error = format!("{:#}", Kernel::open(&roots).unwrap_err());
     assert!(

@@ -85,6 +85,7 @@ impl Node {
             proc: "/proc".into(),
             journal: self.path("journal"),
             sys: self.path("sys"),
+            network: false,
         };
         Kernel::open_with(&roots, self.folders).unwrap()
     }

@@ -9,6 +9,7 @@ use crate::{
     guard::GuardState,
     history::Deed,
     host::HostView,
+    network::Network,
     numa::NumaView,
     observation::{CacheUse, Io, Millis, Resources, Signals, Tier, Unread},
 };
@@ -17,7 +18,8 @@ use crate::{
 ///
 /// [`RECLAIM`] and [`KILL`] are none but orders: they are carried out once, and nothing of them is left to restore. Of a
 /// file that has a line for each device, one line is set: `io.max 254:0`. With the path [`crate::llc::RESCTRL`] it is about
-/// the group of tasks that the file names, and the value is its `schemata`.
+/// the group of tasks that the file names, and the value is its `schemata`. With the path [`crate::network::NETWORK`] it is about
+/// the links of all batch pods together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
     /// Path of the cgroup below the root.
@@ -136,13 +138,13 @@ pub enum Basis {
 /// A guard as the report shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardView {
-    /// `cpu`, `io`, `latency`, `llc`, `memory`.
+    /// `cpu`, `io`, `latency`, `llc`, `memory`, `network`.
     pub name: String,
     /// State.
     pub state: GuardState,
     /// What it allows batch; absent if unlimited. CPU and latency in milli-cores of CPU, llc in
     /// thousandths of the cache, memory in bytes, IO in thousandths of what batch did
-    /// when it was cut.
+    /// when it was cut, network in bits a second of the tighter way.
     pub limit: Option<i64>,
     /// Times that it cut batch.
     pub cuts: u64,
@@ -202,6 +204,8 @@ pub struct Report {
     pub numa: Arc<Vec<NumaView>>,
     /// What is counted of the whole node.
     pub host: Arc<HostView>,
+    /// The node's network, where the agent looks after it.
+    pub network: Option<Network>,
     /// Guards.
     pub guards: Vec<GuardView>,
     /// What the guards did last, the latest first.

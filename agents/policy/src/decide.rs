@@ -155,6 +155,14 @@ pub fn decide(
     } else {
         intended.extend(state.llc_guard.step(&policy.llc, observation, now));
     }
+    if policy.suspended || policy.network.disabled {
+        state.network_guard.switch_off(None);
+    } else {
+        let network = state
+            .network_guard
+            .step(&policy.network, capabilities, observation, now);
+        intended.extend(network);
+    }
     let decided = evictions(
         policy,
         capabilities,
@@ -202,6 +210,7 @@ pub fn decide(
         cache: observation.cache,
         numa: state.numa.view(observation, measured.node, &tiers),
         host: state.hosts.follow(&observation.host),
+        network: observation.network.clone(),
         slowest: state.latency_guard.slowest.clone(),
         own_misses: state.latency_guard.own_misses(),
         guards,
@@ -260,13 +269,20 @@ fn guard_views(state: &State) -> Vec<GuardView> {
         last_action: last_action.clone(),
     };
     let share = |name: &str, g: &ShareGuard| view(name, g.state, g.limit, g.cuts, &g.last_action);
-    let (llc, memory) = (&state.llc_guard, &state.memory_guard);
+    let (llc, memory, network) = (&state.llc_guard, &state.memory_guard, &state.network_guard);
     vec![
         share("cpu", &state.guard),
         share("io", &state.io_guard.share),
         share("latency", &state.latency_guard.share),
         view("llc", llc.state, llc.limit, llc.cuts, &llc.last_action),
         view("memory", memory.state, memory.limit, memory.cuts, &memory.last_action),
+        view(
+            "network",
+            network.state,
+            network.limit(),
+            network.cuts,
+            &network.last_action,
+        ),
     ]
 }
 

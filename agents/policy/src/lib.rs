@@ -30,6 +30,7 @@ pub mod llc;
 pub mod lost_work;
 pub mod memory;
 mod mid;
+pub mod network;
 pub mod numa;
 pub mod observation;
 pub mod offer;
@@ -45,6 +46,7 @@ pub use decide::decide;
 pub use eviction::{Answer, Cause, Outcome};
 pub use guard::GuardState;
 pub use lost_work::LostWork;
+pub use network::Network;
 pub use observation::{
     Bucket, CacheUse, Capabilities, Control, Gang, Group, Histogram, Io, Millis, Observation, Pod, Range, Resources,
     Service, Signals, Stall, Tier, Unread, Work,

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::llc::SCHEMATA;
+use crate::{
+    llc::SCHEMATA,
+    network::{Network, POLICE},
+};
 
 /// Milliseconds since an epoch of the caller's choice that never goes back.
 pub type Millis = u64;
@@ -320,6 +323,8 @@ pub struct Capabilities {
     pub bandwidth: bool,
     /// `cgroup.kill`.
     pub cgroup_kill: bool,
+    /// Traffic of links can be held to a rate, and the agent may do so.
+    pub police: bool,
     /// Files that are there and that the kernel refuses to set now, and how. What they are for counts as not there.
     pub refused: BTreeMap<String, String>,
 }
@@ -341,6 +346,7 @@ impl Capabilities {
             "memory.high" => self.memory_high = false,
             "memory.low" => self.memory_low = false,
             "memory.reclaim" => self.memory_reclaim = false,
+            POLICE => self.police = false,
             SCHEMATA => (self.cache, self.bandwidth) = (false, false),
             _ => {}
         }
@@ -368,7 +374,7 @@ impl Capabilities {
     }
 
     /// What there may be, by name, and whether it is there.
-    pub const fn features(&self) -> [(&'static str, bool); 17] {
+    pub const fn features(&self) -> [(&'static str, bool); 18] {
         [
             ("cgroup.kill", self.cgroup_kill),
             ("cpu.idle", self.cpu_idle),
@@ -387,6 +393,7 @@ impl Capabilities {
             ("memory.reclaim", self.memory_reclaim),
             ("resctrl.L3", self.cache),
             ("resctrl.MB", self.bandwidth),
+            (POLICE, self.police),
         ]
     }
 }
@@ -475,6 +482,8 @@ pub struct Observation {
     pub controls: Vec<Control>,
     /// Use of cache and bandwidth, where it is counted and batch has a group.
     pub cache: Option<CacheUse>,
+    /// The node's network, where the agent may look after it.
+    pub network: Option<Network>,
     /// What the API says is bound here in tier batch. Known without the kernel, and it outlives a cgroup that is late.
     pub bound_batch: Resources,
     /// The same of tier mid.

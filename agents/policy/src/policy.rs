@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::observation::{Millis, Resources, Tier};
+use crate::{
+    network::LEAST,
+    observation::{Millis, Resources, Tier},
+};
 
 /// Whether settings are made or only named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +56,8 @@ pub struct Policy {
     pub latency: LatencyGuard,
     /// Guard of cache and memory bandwidth.
     pub llc: LlcGuard,
+    /// Network guard.
+    pub network: NetworkGuard,
     /// Eviction of batch where the guards do not suffice.
     pub eviction: Eviction,
     /// Cgroups outside pods, and their tiers.
@@ -245,6 +250,18 @@ impl Default for LlcGuard {
     }
 }
 
+/// Network guard: batch pods together have a rate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct NetworkGuard {
+    /// Off: batch sends and receives as prod does.
+    pub disabled: bool,
+    /// What batch may send, and receive, bits a second; what prod leaves of the link if absent.
+    pub rate: Option<i64>,
+    /// What the link that leads out of the node carries each way, bits a second; what its driver says if absent.
+    pub line: Option<i64>,
+}
+
 /// CPU guard: prod's stall cuts batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
@@ -293,6 +310,7 @@ impl Default for Policy {
             io: IoGuard::default(),
             latency: LatencyGuard::default(),
             llc: LlcGuard::default(),
+            network: NetworkGuard::default(),
             eviction: Eviction::default(),
             groups: Vec::new(),
         }
@@ -427,6 +445,25 @@ impl Policy {
                 field,
                 percent.to_string(),
                 "give 1 to 100",
+            );
+        }
+        for (field, rate) in [
+            ("guards.network.rate", self.network.rate),
+            ("guards.network.line", self.network.line),
+        ] {
+            check(
+                rate.is_none_or(|rate| rate >= LEAST),
+                field,
+                rate.unwrap_or_default().to_string(),
+                "give 1M bits per second or more",
+            );
+        }
+        if let (Some(rate), Some(line)) = (self.network.rate, self.network.line) {
+            check(
+                rate <= line,
+                "guards.network.rate",
+                rate.to_string(),
+                "give no more than guards.network.line",
             );
         }
         let Eviction {

@@ -12,6 +12,7 @@ use crate::{
     latency::LatencyGuard,
     llc::LlcGuard,
     memory::MemoryGuard,
+    network::NetworkGuard,
     numa::Numa,
     observation::{Millis, Tier},
     offer::Offer,
@@ -58,6 +59,8 @@ pub struct State {
     pub(crate) latency_guard: LatencyGuard,
     #[serde(skip)]
     pub(crate) llc_guard: LlcGuard,
+    #[serde(skip)]
+    pub(crate) network_guard: NetworkGuard,
     #[serde(skip)]
     pub(crate) history: History,
     #[serde(skip)]

@@ -7,6 +7,7 @@ use duosuan_policy::{
     Action, Millis,
     action::{KILL, RECLAIM},
     llc::{RESCTRL, SCHEMATA},
+    network::{NETWORK, POLICE},
 };
 
 use super::{Kernel, refusals::RETRY_AFTER, slot, slow::is_slow};
@@ -41,7 +42,9 @@ impl Kernel {
         self.hear();
         let group = actions.iter().find(|a| a.path == RESCTRL);
         let order = |action: &Action| matches!(action.file.as_str(), RECLAIM | KILL);
-        let settings = actions.iter().filter(|a| !order(a) && a.path != RESCTRL);
+        let network = actions.iter().find(|a| a.path == NETWORK);
+        let apart = |action: &Action| matches!(action.path.as_str(), RESCTRL | NETWORK);
+        let settings = actions.iter().filter(|a| !order(a) && !apart(a));
         let mut wanted: Vec<&Action> = settings.collect();
         wanted.sort_by(|a, b| names(a).cmp(&names(b)));
         wanted.dedup_by(|next, kept| {
@@ -54,6 +57,7 @@ impl Kernel {
         });
         let is_wanted = |(path, file): &Key| {
             (group.is_some() && path == RESCTRL)
+                || (network.is_some() && path == NETWORK)
                 || wanted
                     .binary_search_by(|a| names(a).cmp(&(path.as_str(), file.as_str())))
                     .is_ok()
@@ -123,6 +127,13 @@ impl Kernel {
         match group.map_or(Ok(0), |group| self.hold_group(group)) {
             Ok(written) => acted.written += written,
             Err(message) => self.fail(SCHEMATA, message),
+        }
+        match network.map_or(Ok([0; 2]), |network| self.hold_network(network)) {
+            Ok([written, reasserted]) => {
+                acted.written += written;
+                acted.reasserted += reasserted;
+            }
+            Err(message) => self.fail(POLICE, message),
         }
         for order in actions.iter().filter(|a| a.file == RECLAIM) {
             if let Err(message) = self.reclaim(order) {

@@ -3,6 +3,7 @@
 mod actor;
 mod cache;
 mod host;
+mod network;
 mod observer;
 mod refusals;
 mod slot;
@@ -43,6 +44,8 @@ pub struct Roots {
     pub journal: PathBuf,
     /// `/sys`, with resctrl below it where that is mounted.
     pub sys: PathBuf,
+    /// Whether links of the node are looked after: it has to be asked for, since it needs a capability and the node's own network.
+    pub network: bool,
 }
 
 /// The node's own kernel.
@@ -80,6 +83,8 @@ pub struct Kernel {
     numa: Vec<NumaNode>,
     /// Block devices by name, and whether they are whole disks.
     disks: BTreeMap<String, bool>,
+    /// Absent where links are not looked after.
+    network: Option<network::Network>,
     looks: u64,
     /// When it was looked last.
     now: Millis,
@@ -149,6 +154,7 @@ impl Kernel {
             cache: None,
             numa: Vec::new(),
             disks: BTreeMap::new(),
+            network: None,
             looks: 0,
             now: 0,
             journal,
@@ -173,6 +179,12 @@ impl Kernel {
             Ok(cache) => kernel.cache = cache,
             Err(error) => kernel.fail("resctrl", error.to_string()),
         }
+        if roots.network {
+            match network::Network::open(&roots.sys) {
+                Ok(network) => kernel.network = Some(network),
+                Err(message) => kernel.fail("netlink", message),
+            }
+        }
         let left = kernel.journal.entries().len();
         if left > 0 {
             let restored = kernel.restore();
@@ -180,6 +192,12 @@ impl Kernel {
                 left,
                 written = restored.written,
                 "put back what an agent before this one left changed"
+            );
+        }
+        if let Some(Err(error)) = kernel.network.as_mut().map(network::Network::sweep) {
+            kernel.fail(
+                "netlink",
+                format!("links cannot be searched for what is left there: {error}"),
             );
         }
         Ok(kernel)

@@ -58,6 +58,7 @@ impl Kernel {
         let pressure = |k: &mut Self, resource: &'static str| k.read("pressure", |k| k.proc.pressure(resource));
         let waiting = pressure(self, "memory");
         self.observe_cache(seen);
+        self.observe_network(seen);
         seen.stall = Stall {
             cpu: pressure(self, "cpu").map(|p| p.some.total),
             memory: waiting.map(|p| p.some.total),
@@ -248,6 +249,7 @@ impl Kernel {
             io_max: group.has("io.max"),
             io_pressure: matches!(group.io_pressure(), Ok(Some(_))),
             cgroup_kill: group.has("cgroup.kill"),
+            police: self.can_police(),
             refused: BTreeMap::new(),
         };
         self.capabilities.clone_from(&self.probed);

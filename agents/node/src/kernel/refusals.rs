@@ -152,6 +152,7 @@ mod tests {
             proc: dir.join("proc"),
             journal: dir.join("journal"),
             sys: dir.join("sys"),
+            network: false,
         };
         Kernel::open(&roots).unwrap()
     }

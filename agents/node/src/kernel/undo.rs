@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use duosuan_cgroup::{Cgroup, Error};
+use duosuan_policy::network::NETWORK;
 use rustix::io::Errno;
 
-use super::{Kernel, cache, slot};
+use super::{Kernel, cache, network, slot};
 use crate::{
     fault::{self, Point},
     journal::Entry,
@@ -22,7 +23,11 @@ impl Kernel {
     pub(super) fn put_all_back(&mut self) -> Acted {
         self.slow.settle(SETTLE);
         self.pending.clear();
-        let acted = self.act_on(&[]);
+        let mut acted = self.act_on(&[]);
+        match self.settle_network() {
+            Ok(written) => acted.written += u64::from(written),
+            Err(message) => self.fail(NETWORK, message),
+        }
         self.take_leave();
         acted
     }
@@ -31,6 +36,9 @@ impl Kernel {
     pub(super) fn put_back(&mut self, entry: &Entry) -> Result<bool, String> {
         if cache::is_group(entry) {
             return self.give_up_group();
+        }
+        if network::is_ours(entry) {
+            return self.release(entry);
         }
         let key = (entry.path.clone(), entry.file.clone());
         let restored = match self.group(&entry.path) {

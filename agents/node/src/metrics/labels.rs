@@ -82,6 +82,19 @@ pub(super) struct GroupLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct WayLabels {
+    pub(super) node: String,
+    pub(super) group: &'static str,
+    pub(super) way: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct ReachLabels {
+    pub(super) node: String,
+    pub(super) state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(super) struct GuardLabels {
     pub(super) node: String,
     pub(super) guard: String,

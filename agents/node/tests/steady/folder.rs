@@ -202,6 +202,7 @@ impl Folder {
             proc: self.dir.path().join("proc"),
             journal: self.dir.path().join("journal"),
             sys: self.dir.path().join("sys"),
+            network: false,
         };
         Kernel::open(&roots).unwrap()
     }

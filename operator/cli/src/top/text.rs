@@ -339,6 +339,9 @@ fn guards(guards: &[GuardReport]) -> String {
 /// As `limitMilli` is described in the API: of some guards it is a part, of the others milli-cores.
 fn limit(guard: &GuardReport) -> String {
     let part = |milli: i64, of: &str| format!("{}.{} % of {of}", milli / 10, milli % 10);
+    if let Some(bits) = guard.limit_bits {
+        return format!("{} Mbit/s", bits / 1_000_000);
+    }
     match (guard.limit_milli, guard.limit_bytes) {
         (_, Some(bytes)) => format!("{}Mi", bytes >> 20),
         (Some(milli), None) if guard.name == "io" => part(milli, "its IO"),
