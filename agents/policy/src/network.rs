@@ -111,6 +111,10 @@ impl NetworkGuard {
             self.switch_off(capabilities.known().then_some(why.as_str()));
             return None;
         };
+        if network.unread {
+            // Missing is never zero: what held goes on.
+            return self.action();
+        }
         let need = self.measure(network, now);
         if network.held == 0 {
             self.release(network);

@@ -15,6 +15,8 @@ pub struct Network {
     pub taken: u32,
     /// Those whose processes the agent does not see, and with them not where their link is.
     pub unseen: u32,
+    /// The kernel did not say how it is now: this is how it was.
+    pub unread: bool,
     /// What batch's pods with a link have sent.
     pub sent: Traffic,
     /// What they have received.

@@ -223,6 +223,15 @@ fn a_counter_that_begins_anew_or_a_look_that_knows_none_changes_nothing() {
     plant.guard.step(&policy(None, None), &able(), &node(anew), plant.now);
     assert_eq!(plant.rates(), rates);
     plant.now += 1_000;
+    let unread = Network {
+        unread: true,
+        uplink: None,
+        held: 0,
+        ..Network::default()
+    };
+    let action = plant.guard.step(&policy(None, None), &able(), &node(unread), plant.now);
+    assert_eq!((action.is_some(), plant.rates()), (true, rates));
+    plant.now += 1_000;
     let mut blind = plant.seen.clone();
     blind.uplink = None;
     let action = plant

@@ -37,9 +37,8 @@ impl Kernel {
         let rates = entries.get(&rates_key());
         let into = seen.network.get_or_insert_with(Seen::default);
         let outcome = outcome.and_then(|()| network.count(rates, ours.len(), into));
+        into.unread = outcome.is_err();
         if let Err(error) = outcome {
-            // What is not known is not there.
-            into.uplink = None;
             self.fail("netlink", said("the node's network cannot be looked at", error));
         }
     }
