@@ -1,6 +1,6 @@
-//! Plain shapes: prod pods that ask for no device, no host port, no volume of others, nothing of other pods and no claim to devices. All of them that the same nodes
-//! admit share one [tree](super::headroom), so that a thousand shapes cost no more than one. What a tree cannot tell
-//! quickly is left to a list.
+//! Plain shapes: prod pods that ask for no device, no host port, no volume of others, nothing of other pods and have no claim to
+//! devices. All of them that the same nodes admit share one [tree](super::headroom), so that a thousand shapes cost no more
+//! than one. What a tree cannot tell quickly is left to a list.
 
 use std::collections::{BTreeSet, HashMap};
 

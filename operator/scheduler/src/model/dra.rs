@@ -29,8 +29,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct DeviceName(Arc<str>, Arc<str>, Arc<str>);
 
-/// Driver and name of a pool.
-pub(crate) type PoolKey = (Arc<str>, Arc<str>);
+/// Driver and name of a pool, or namespace and name of a claim.
+pub(crate) type Key = (Arc<str>, Arc<str>);
 
 /// What is held of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,16 +53,16 @@ impl Held {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dra {
     pools: Slab<PoolOrd, Arc<Pool>>,
-    by_name: BTreeMap<PoolKey, PoolOrd>,
+    by_name: BTreeMap<Key, PoolOrd>,
     /// Pools with devices that one node alone can use, by the name of the node.
-    by_node: BTreeMap<Arc<str>, BTreeMap<PoolKey, PoolOrd>>,
+    by_node: BTreeMap<Arc<str>, BTreeMap<Key, PoolOrd>>,
     /// Pools with other devices.
-    wide: BTreeMap<PoolKey, PoolOrd>,
+    wide: BTreeMap<Key, PoolOrd>,
     names: Counted<DeviceOrd, DeviceName>,
     /// By device.
     held: Vec<Held>,
     pub(crate) claims: Slab<DeviceClaimOrd, DeviceClaimSlot>,
-    claims_by_name: HashMap<PoolKey, DeviceClaimOrd>,
+    claims_by_name: HashMap<Key, DeviceClaimOrd>,
     /// Claims whose devices were decided with the binding of a pod and that do not say so yet, by UID of the pod.
     promises: BTreeMap<Arc<str>, Vec<DeviceClaimOrd>>,
     faults: Fresh<FaultOrd, String>,

@@ -332,7 +332,7 @@ impl Model {
                 node,
                 devices,
                 numa,
-                allocations: Allocations::default(),
+                allocations: same.map(|seat| seat.allocations.clone()).unwrap_or_default(),
             });
         }
         match old {

@@ -411,3 +411,50 @@ fn nothing_is_left_when_everything_is_gone() {
     }
     assert!(world.cluster.model.dra.is_empty());
 }
+
+/// Each of a thousand pods with a device of its own would otherwise cost a look at all nodes.
+#[test]
+fn a_pod_that_takes_a_device_has_the_node_alone_looked_at_that_it_goes_to() {
+    let mut world = World::default();
+    for i in 0..40 {
+        let name = format!("n{i:02}");
+        world.tell(gpus(&name, 2));
+        world.tell(node(&name, 4));
+    }
+    for i in 0..60 {
+        world.tell(one(&format!("c{i}")));
+        world.tell(using(&format!("p{i}"), &[&format!("c{i}")]));
+    }
+    let decisions = world.cycle();
+    assert_eq!(given(&decisions).len(), 60);
+    let work = world.cluster.work();
+    assert_eq!(work.shapes_built, 1, "pods with claims of their own are alike");
+    assert!(work.nodes_visited <= 40 + 60, "{work:?}");
+}
+
+/// Who is bound needs its claims no more: to take its seat from it on trial, and to give it back, touches no device.
+#[test]
+fn a_pod_that_holds_a_device_is_spared_if_another_is_enough() {
+    let mut world = World::with([node("a", 4).into(), gpus("a", 1).into(), one("c").into()]);
+    let low = Pod {
+        requests: [("cpu".to_owned(), 2000)].into(),
+        ..using("device", &["c"])
+    };
+    world.tell(low);
+    world.tell(pod("plain", 2000));
+    let decisions = world.cycle();
+    world.tell(told(one("c"), &decisions));
+    world.confirm(&decisions);
+    let before = world.cluster.model.dra.clone();
+    world.tell(Pod {
+        priority: 9,
+        ..pod("urgent", 1500)
+    });
+    let evicted = world
+        .cycle()
+        .iter()
+        .filter(|d| matches!(d, Decision::Evict { .. }))
+        .count();
+    assert_eq!(evicted, 1);
+    assert!(world.cluster.model.dra == before);
+}

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::PoolKey;
+use super::Key;
 use crate::{
     decision::Reason,
     event::{self, DeviceAllocation, DeviceClaim, DeviceClaimSpec},
@@ -16,7 +16,7 @@ pub(crate) const USERS: usize = 256;
 /// A claim, or the name of one that pods use and that is not there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct DeviceClaimSlot {
-    pub(crate) name: PoolKey,
+    pub(crate) name: Key,
     /// False for a mere name.
     pub(crate) known: bool,
     pub(crate) uid: Arc<str>,
@@ -44,7 +44,7 @@ impl DeviceClaimSlot {
         self.told.as_ref().or(self.decided.as_ref())
     }
 
-    /// True if as many may use it as ever do. (Who has a seat and is not named yet counts.)
+    /// True if as many as ever may are named as its users.
     pub(crate) fn is_full(&self) -> bool {
         self.reserved.len() >= USERS
     }
@@ -171,7 +171,7 @@ impl Model {
     }
 
     fn device_claim_named(&mut self, namespace: &str, name: &str) -> DeviceClaimOrd {
-        let key: PoolKey = (namespace.into(), name.into());
+        let key: Key = (namespace.into(), name.into());
         if let Some(&known) = self.dra.claims_by_name.get(&key) {
             return known;
         }
@@ -261,8 +261,8 @@ impl Model {
 
     /// True if a pod uses the claims that an event says.
     pub(crate) fn uses_device_claims(&self, pod: &PodSlot, event: &event::Pod) -> bool {
-        if event.device_claims.is_empty() || event.node.is_some() {
-            return event.node.is_some() || pod.device_claims.is_empty();
+        if event.node.is_some() || event.device_claims.is_empty() {
+            return pod.device_claims.is_empty();
         }
         let used = pod
             .device_claims

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{DeviceName, Dra, PoolKey};
+use super::{DeviceName, Dra, Key};
 use crate::{
     event::{DevicePool, PoolDevice, Reach},
     model::{Model, NodeSlot},
@@ -13,7 +13,7 @@ use crate::{
 /// A pool.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Pool {
-    pub(crate) key: PoolKey,
+    pub(crate) key: Key,
     /// Why nothing may be had of it.
     pub(crate) fault: Option<FaultOrd>,
     pub(crate) devices: Vec<Device>,
@@ -48,7 +48,7 @@ impl Dra {
     /// The pools that have devices for a node, in order.
     pub(crate) fn pools_of(&self, node: &NodeSlot) -> Vec<(PoolOrd, &Pool)> {
         let local = self.by_node.get(&node.name).into_iter().flatten();
-        let mut all: Vec<(&PoolKey, PoolOrd)> = local.chain(&self.wide).map(|(key, pool)| (key, *pool)).collect();
+        let mut all: Vec<(&Key, PoolOrd)> = local.chain(&self.wide).map(|(key, pool)| (key, *pool)).collect();
         all.sort_unstable();
         all.dedup();
         let found = all
@@ -70,7 +70,7 @@ impl Dra {
     }
 
     fn put(&mut self, event: &DevicePool) -> PoolOrd {
-        let key: PoolKey = (event.driver.as_str().into(), event.pool.as_str().into());
+        let key: Key = (event.driver.as_str().into(), event.pool.as_str().into());
         let counters: Vec<(&String, i64)> = event.counters.iter().map(|(name, value)| (name, *value)).collect();
         let mut first_alike: HashMap<PoolDevice, usize> = HashMap::new();
         let mut devices = Vec::with_capacity(event.devices.len());
@@ -116,7 +116,7 @@ impl Dra {
         ord
     }
 
-    fn take_out(&mut self, key: &PoolKey) -> Option<Arc<Pool>> {
+    fn take_out(&mut self, key: &Key) -> Option<Arc<Pool>> {
         let ord = self.by_name.remove(key)?;
         let pool = self.pools.remove(ord)?;
         self.wide.remove(key);
@@ -145,7 +145,7 @@ impl Dra {
 impl Model {
     /// Takes in a pool.
     pub(crate) fn apply_device_pool(&mut self, event: &DevicePool) {
-        let key: PoolKey = (event.driver.as_str().into(), event.pool.as_str().into());
+        let key: Key = (event.driver.as_str().into(), event.pool.as_str().into());
         // What is new is known before what was there is let go of: names that both have stay the same.
         let old = self
             .dra
