@@ -219,6 +219,9 @@ impl Binder {
                     Outcome::Done => self.bind(pod, node, &given, open_until).await,
                     not_granted => not_granted,
                 };
+                if matches!(outcome, Outcome::Failed(_) | Outcome::Refused(_) | Outcome::Gone) {
+                    self.take_back(pod, grants).await;
+                }
                 let result = outcome.label("bound");
                 self.metrics.binds.get_or_create(&ResultLabel { result }).inc();
                 outcome

@@ -34,10 +34,32 @@ impl Binder {
         Outcome::Done
     }
 
-    async fn write_claim(&self, pod: &PodName, grant: &mut Grant) -> Result<(), Failure> {
+    /// Gives back what was written into the claims of a pod that is certainly not bound: it may have to go elsewhere. Where
+    /// that fails, it is tried where its devices are.
+    pub(super) async fn take_back(&self, pod: &PodName, grants: &mut [Grant]) {
+        for grant in grants.iter_mut().filter(|grant| grant.written.is_some()) {
+            let api = self.claims(&pod.namespace);
+            for _ in 0..TRIES {
+                match self.try_to_take_back(&api, pod, grant).await {
+                    Err(Failure::Conflict(_)) => {}
+                    Ok(()) | Err(Failure::Gone) => break,
+                    Err(failure) => {
+                        let (claim, error) = (&grant.of.claim, failure.message());
+                        tracing::warn!(namespace = pod.namespace, claim, error, "a claim keeps its devices");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn claims(&self, namespace: &str) -> Api<DynamicObject> {
         let kind = GroupVersionKind::gvk("resource.k8s.io", "v1", "ResourceClaim");
-        let resource = ApiResource::from_gvk(&kind);
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &pod.namespace, &resource);
+        Api::namespaced_with(self.client.clone(), namespace, &ApiResource::from_gvk(&kind))
+    }
+
+    async fn write_claim(&self, pod: &PodName, grant: &mut Grant) -> Result<(), Failure> {
+        let api = self.claims(&pod.namespace);
         let mut last = String::new();
         for _ in 0..TRIES {
             match self.try_to_write(&api, pod, grant).await {
@@ -46,6 +68,32 @@ impl Binder {
             }
         }
         Err(Failure::Conflict(last))
+    }
+
+    async fn try_to_take_back(
+        &self,
+        api: &Api<DynamicObject>,
+        pod: &PodName,
+        grant: &mut Grant,
+    ) -> Result<(), Failure> {
+        let name = grant.of.claim.clone();
+        let mut claim = self.retry.run(|| api.get(&name)).await?;
+        let has = claim.data.pointer("/status/allocation");
+        let ours = has.is_some_and(|has| same_devices(has, &grant.of.allocation));
+        if claim.metadata.uid.as_deref() != Some(&grant.of.uid) || !ours {
+            return Ok(());
+        }
+        let reserved = claim.data.pointer("/status/reservedFor").and_then(Value::as_array);
+        let mut others = reserved.cloned().unwrap_or_default();
+        others.retain(|consumer| consumer.get("uid").and_then(Value::as_str) != Some(&pod.uid));
+        if others.is_empty() {
+            status_of(&mut claim, "allocation", |_| Value::Null);
+        }
+        status_of(&mut claim, "reservedFor", |_| others.into());
+        let params = PostParams::default();
+        claim = self.retry.run(|| api.replace_status(&name, &params, &claim)).await?;
+        grant.written = serde_json::to_value(claim).ok();
+        Ok(())
     }
 
     async fn try_to_write(&self, api: &Api<DynamicObject>, pod: &PodName, grant: &mut Grant) -> Result<(), Failure> {
@@ -103,3 +151,6 @@ fn status_of(claim: &mut DynamicObject, field: &str, change: impl FnOnce(&Value)
         status.insert(field.to_owned(), new);
     }
 }
+
+#[cfg(test)]
+mod tests;
