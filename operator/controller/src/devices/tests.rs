@@ -37,11 +37,11 @@ fn one(more: Value) -> Claim {
 }
 
 fn pool(events: &[Event]) -> &DevicePool {
-    let pools = events.iter().filter_map(|event| match event {
+    let mut pools = events.iter().filter_map(|event| match event {
         Event::DevicePool(pool) => Some(&**pool),
         _ => None,
     });
-    pools.last().unwrap()
+    pools.next_back().unwrap()
 }
 
 fn told(events: &[Event]) -> &DeviceClaim {
