@@ -120,8 +120,8 @@ pub enum Event {
         /// What the API server answered.
         message: String,
     },
-    /// An eviction that `cycle()` decided is not made, since another one that is needed beside it was refused; it would have
-    /// been carried out.
+    /// An eviction that `cycle()` decided is not made, since another one that is needed beside it was refused, or nobody
+    /// [waits for it](crate::Cluster::makes_room) any more; it would have been carried out.
     EvictCalledOff {
         /// UID of the pod.
         pod: String,

@@ -8,7 +8,7 @@ use crate::{
     Cluster, Tier,
     amount::{Amount, Totals},
     decision::Reason,
-    model::{Model, QueueSlot, TIERS, tier_index},
+    model::{Model, Place, QueueSlot, Seat, TIERS, tier_index},
     slab::{QueueOrd, ResourceOrd},
 };
 
@@ -211,11 +211,19 @@ impl Cluster {
         Some(&self.model.nodes[seat.node].name)
     }
 
-    /// True while a pod is to go for a claim that waits for that.
+    /// True while a pod is to go for a claim that waits for that; also if it is another one than it was, which counts on
+    /// what the pod leaves.
     #[must_use]
     pub fn makes_room(&self, pod: &str) -> bool {
-        let pod = self.model.pods_by_uid.get(pod).map(|pod| &self.model.pods[*pod]);
-        pod.is_some_and(|pod| pod.leaving && pod.leaving_for.is_some())
+        let model = &self.model;
+        let Some(pod) = model.pods_by_uid.get(pod).map(|pod| &model.pods[*pod]) else {
+            return false;
+        };
+        let kept = |seat: &Seat| {
+            let mut there = model.nodes[seat.node].pods.iter();
+            there.any(|p| matches!(model.pods[*p].place, Place::Nominated(_)))
+        };
+        pod.leaving && (pod.leaving_for.is_some() || pod.place.seat().is_some_and(kept))
     }
 
     /// Node and devices of a pod that is bound or about to be.

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use duosuan_scheduler::{Event, EvictCause};
+use duosuan_scheduler::{Cluster, Event, EvictCause};
 
 use super::Session;
 use crate::binder::{Eviction, Order, PodName};
@@ -15,7 +15,7 @@ pub(super) type Together = BTreeMap<String, Vec<Eviction>>;
 /// Whose turn it is.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    /// Those who go for one claim each, in the order in which that was decided.
+    /// Those who go for one claim each, cycle by cycle as that was decided.
     waiting: VecDeque<Vec<Eviction>>,
     /// By namespace, what is under way.
     busy: BTreeMap<String, Busy>,
@@ -30,35 +30,38 @@ struct Busy {
     together: bool,
 }
 
-fn namespaces(evictions: &[Eviction]) -> BTreeSet<&str> {
-    evictions
-        .iter()
-        .map(|eviction| eviction.pod.namespace.as_str())
-        .collect()
+fn namespaces(evictions: &[Eviction]) -> BTreeSet<String> {
+    let namespaces = evictions.iter().map(|eviction| eviction.pod.namespace.clone());
+    namespaces.collect()
+}
+
+/// True if somebody waits still for the room that an eviction makes: a claim may have gone, or found its place elsewhere,
+/// since it was decided.
+fn is_wanted(cluster: &Cluster, eviction: &Eviction) -> bool {
+    eviction.cause.by().is_none() || cluster.makes_room(&eviction.pod.uid)
 }
 
 impl Turns {
-    /// The next ones whose turn it is, from whom on they are under way: with one order in each of their namespaces.
-    fn next(&mut self) -> Option<Vec<Eviction>> {
+    /// The next ones whose turn it is: those who are wanted still are under way from now on, with one order in each of
+    /// their namespaces; the others come back second.
+    fn next(&mut self, wanted: impl Fn(&Eviction) -> bool) -> Option<(Vec<Eviction>, Vec<Eviction>)> {
         let mut ahead = BTreeSet::new();
         let at = self.waiting.iter().position(|evictions| {
             let together = evictions.len() > 1;
-            let is_free = |namespace: &&str| match self.busy.get(*namespace) {
+            let is_free = |namespace: &String| match self.busy.get(namespace) {
                 None => true,
                 Some(busy) => !together && !busy.together,
             };
             let theirs = namespaces(evictions);
-            let free = theirs
-                .iter()
-                .all(|namespace| !ahead.contains(namespace) && is_free(namespace));
+            let free = theirs.iter().all(|n| !ahead.contains(n) && is_free(n));
             ahead.extend(theirs);
             free
         })?;
-        let evictions = self.waiting.remove(at)?;
+        let (evictions, others): (Vec<_>, Vec<_>) = self.waiting.remove(at)?.into_iter().partition(wanted);
         for namespace in namespaces(&evictions) {
-            self.began(namespace, evictions.len() > 1);
+            self.began(&namespace, evictions.len() > 1);
         }
-        Some(evictions)
+        Some((evictions, others))
     }
 
     fn began(&mut self, namespace: &str, together: bool) {
@@ -91,12 +94,8 @@ impl Session {
     }
 
     fn begin_turns(&mut self) {
-        while let Some(evictions) = self.turns.next() {
-            let of = namespaces(&evictions)
-                .into_iter()
-                .map(str::to_owned)
-                .collect::<Vec<_>>();
-            let mut evictions = self.still_wanted(evictions);
+        while let Some((mut evictions, others)) = self.turns.next(|eviction| is_wanted(&self.cluster, eviction)) {
+            others.iter().for_each(|eviction| self.called_off(eviction));
             if evictions.len() > 1 {
                 self.order(Order::AskToEvict {
                     evictions,
@@ -104,38 +103,19 @@ impl Session {
                     one_by_one: false,
                 });
             } else if let Some(eviction) = evictions.pop() {
-                let only = eviction.pod.namespace.clone();
                 self.order(Order::Evict(eviction));
-                of.iter().filter(|namespace| **namespace != only).for_each(|namespace| {
-                    self.turns.ended(namespace);
-                });
-            } else {
-                of.iter().for_each(|namespace| {
-                    self.turns.ended(namespace);
-                });
             }
         }
-    }
-
-    /// Those for whose room somebody waits still: a claim may have gone, or found its place elsewhere, since it was decided.
-    fn still_wanted(&mut self, evictions: Vec<Eviction>) -> Vec<Eviction> {
-        let (wanted, others): (Vec<_>, Vec<_>) = evictions
-            .into_iter()
-            .partition(|eviction| eviction.cause.by().is_none() || self.cluster.makes_room(&eviction.pod.uid));
-        others.into_iter().for_each(|eviction| self.called_off(&eviction));
-        wanted
     }
 
     /// It is known whether all may go that have to go for one claim. Only where a disruption budget would never let all of
     /// them go together, they go as it lets them.
     pub(super) fn asked_to_evict(&mut self, evictions: Vec<Eviction>, kept: &[(PodName, String)], one_by_one: bool) {
-        let of = namespaces(&evictions)
-            .into_iter()
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
+        let of = namespaces(&evictions);
         let kept: HashMap<&PodName, &String> = kept.iter().map(|(pod, message)| (pod, message)).collect();
-        for eviction in self.still_wanted(evictions) {
+        for eviction in evictions {
             match kept.get(&eviction.pod) {
+                _ if !is_wanted(&self.cluster, &eviction) => self.called_off(&eviction),
                 Some(message) => self.not_evicted(&eviction, (*message).clone()),
                 None if kept.is_empty() || one_by_one => {
                     self.turns.began(&eviction.pod.namespace, true);
@@ -210,7 +190,7 @@ mod tests {
     }
 
     fn next(turns: &mut Turns) -> Vec<String> {
-        let next = turns.next().unwrap_or_default();
+        let (next, _) = turns.next(|_| true).unwrap_or_default();
         next.into_iter().map(|eviction| eviction.pod.uid).collect()
     }
 
@@ -246,5 +226,14 @@ mod tests {
         assert!(turns.ended("a"));
         assert_eq!(next(&mut turns), ["a/5"]);
         assert!(turns.ended("a") && turns.busy.is_empty() && turns.waiting.is_empty());
+    }
+
+    #[test]
+    fn who_is_not_wanted_any_more_when_the_turn_comes_takes_no_part_in_it() {
+        let mut turns = turns(&[&["a/1", "a/2", "b/3"], &["b/4", "b/5"]]);
+        let (evictions, others) = turns.next(|eviction| eviction.pod.name != "3").unwrap();
+        assert_eq!((evictions, others), (going(&["a/1", "a/2"]), going(&["b/3"])));
+        assert_eq!(turns.next(|_| false), Some((vec![], going(&["b/4", "b/5"]))));
+        assert!(turns.ended("a") && turns.busy.is_empty());
     }
 }

@@ -10,7 +10,7 @@ use super::{candidates::Candidates, lineup::Part};
 use crate::{
     model::{
         Model,
-        kin::{Domain, Kin},
+        kin::{Domain, Kin, Kins, Nearness},
     },
     slab::{KinOrd, NodeOrd},
 };
@@ -38,14 +38,11 @@ impl<'a> Apart<'a> {
         self.kin.nodes()
     }
 
-    /// The fault domains, those with the fewest kin first, and how many of them each has.
-    pub(super) fn domains(&self) -> Vec<(u32, Domain)> {
+    /// The fault domains.
+    pub(super) fn domains(&self) -> impl Iterator<Item = Domain> + '_ {
         let areas = self.model.kins.level().into_iter();
         let areas = areas.flat_map(|level| self.model.areas.of_level(level).map(Some));
-        let all = areas.chain([None]);
-        let mut domains: Vec<(u32, Domain)> = all.map(|d| (self.model.kins.within(self.kin, d), d)).collect();
-        domains.sort_by_key(|(kin, _)| *kin);
-        domains
+        areas.chain([None])
     }
 
     /// The nodes of a fault domain.
@@ -56,24 +53,27 @@ impl<'a> Apart<'a> {
             .map_or(Part::Whole, |level| Part::Of(level, domain))
     }
 
-    /// How many kin nodes of some fault domains have, ascending and each once.
-    pub(super) fn counts(&self, domains: &[(u32, Domain)]) -> Vec<u32> {
+    /// How near nodes are to kin, the farthest first, each with the fault domains that have such nodes: there nodes are
+    /// farther that have fewer.
+    pub(super) fn farthest_first(&self) -> Vec<(Nearness, Domain)> {
+        let kins = &self.model.kins;
         let nodes = |domain: Domain| match domain {
             Some(area) => self.model.areas.nodes(area),
             // Not more than there are.
             None => u32::try_from(self.model.nodes_by_name.len()).unwrap_or(u32::MAX),
         };
-        let counts = domains
-            .iter()
-            .flat_map(|(_, domain)| self.kin.counts(*domain, nodes(*domain)));
-        let mut counts: Vec<u32> = counts.collect();
-        counts.sort_unstable();
-        counts.dedup();
-        counts
+        let near = |domain: Domain| {
+            let within = kins.within(self.kin, domain);
+            let counts = self.kin.counts(domain, nodes(domain));
+            counts.map(move |on| (Kins::nearness(within, on), domain))
+        };
+        let mut all: Vec<(Nearness, Domain)> = self.domains().flat_map(near).collect();
+        all.sort_by_key(|(near, _)| *near);
+        all
     }
 
-    fn beside(&self, node: NodeOrd) -> (u32, u32) {
-        self.model.kins.beside(self.kin, node, &self.model.nodes[node])
+    fn near(&self, node: NodeOrd) -> Nearness {
+        self.model.kins.near(self.kin, node, &self.model.nodes[node])
     }
 
     /// The node of a list.
@@ -86,11 +86,7 @@ impl<'a> Apart<'a> {
         });
         let at_most = first.min()?.by_use_at_most();
         // Who is no nearer to kin than anybody can be need not be compared with those after him.
-        let domains = self.domains();
-        let farthest = domains.chunk_by(|a, b| a.0 == b.0).next().and_then(|first| {
-            let (within, _) = first.first()?;
-            Some((*within, self.counts(first).first().copied()?))
-        });
+        let farthest = self.farthest_first().first().map(|(near, _)| *near);
         let mut best = None;
         for (bucket, against) in judged {
             for ((cost, rank), node) in bucket.fitting.iter().filter(|(_, node)| free(node)) {
@@ -98,12 +94,12 @@ impl<'a> Apart<'a> {
                 if cost > at_most {
                     break;
                 }
-                let beside = self.beside(*node);
-                let found = (beside, cost, *rank, *node);
+                let near = self.near(*node);
+                let found = (near, cost, *rank, *node);
                 if best.is_none_or(|best| found < best) {
                     best = Some(found);
                 }
-                if farthest.is_some_and(|farthest| beside <= farthest) {
+                if farthest.is_some_and(|farthest| near <= farthest) {
                     break;
                 }
             }
@@ -116,7 +112,7 @@ impl<'a> Apart<'a> {
     pub(super) fn best_of(&self, fitting: &[(crate::score::Cost, u64, NodeOrd)]) -> Option<NodeOrd> {
         let at_most = fitting.iter().min()?.0.by_use_at_most();
         let alike = fitting.iter().filter(|(cost, _, _)| *cost <= at_most);
-        let best = alike.min_by_key(|(cost, rank, node)| (self.beside(*node), *cost, *rank));
+        let best = alike.min_by_key(|(cost, rank, node)| (self.near(*node), *cost, *rank));
         best.map(|(_, _, node)| *node)
     }
 }

@@ -133,23 +133,17 @@ impl Headroom {
     }
 
     /// Takes in the nodes that changed, and says how many. The shape stands for all whom the same nodes admit.
-    pub(super) fn catch_up(&mut self, model: &Model, shape: &Shape, lineup: &mut Lineup) -> u64 {
+    pub(super) fn catch_up(&mut self, model: &Model, shape: &Shape, lineup: &Lineup) -> u64 {
         let cursor = std::mem::replace(&mut self.cursor, model.changes.clock());
-        if cursor == self.cursor && self.built == Some(lineup.version()) {
-            return 0;
-        }
-        let changed = || model.changes.since(cursor).map(|ord| (ord, model.nodes.find(ord)));
-        if changed().any(|(ord, node)| !lineup.is_right(ord, node)) {
-            lineup.renew(model);
-        }
         if self.built != Some(lineup.version()) {
             return self.build(model, shape, lineup);
         }
         let mut visited = 0;
-        for (ord, node) in changed() {
+        for ord in model.changes.since(cursor) {
             let Some(position) = lineup.position(ord) else { continue };
             visited += 1;
-            self.take_in(model, shape, position, node.filter(|node| lineup.holds(node)));
+            let node = model.nodes.find(ord).filter(|node| lineup.holds(node));
+            self.take_in(model, shape, position, node);
             self.rise(self.size + position);
         }
         visited

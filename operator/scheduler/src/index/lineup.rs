@@ -1,5 +1,7 @@
 //! The nodes in their order, each at a position: what the [trees](super::headroom) stand on.
 
+use std::collections::HashMap;
+
 use crate::{
     event::Level,
     model::{Model, NodeSlot, kin::Domain},
@@ -25,6 +27,14 @@ impl Part {
             Part::Of(level, domain) => node.areas.get(level.index()).copied().flatten() == domain,
         }
     }
+
+    /// False if it is of an area that is gone, which is never known again.
+    pub(super) fn is_there(self, model: &Model) -> bool {
+        match self {
+            Part::Whole | Part::Of(_, None) => true,
+            Part::Of(level, Some(area)) => model.areas.level(area) == Some(level),
+        }
+    }
 }
 
 /// Nodes by position. A node that is gone keeps its position until a new one needs one.
@@ -32,6 +42,8 @@ impl Part {
 pub(super) struct Lineup {
     /// Which nodes stand in it.
     part: Part,
+    /// Position in the change log.
+    cursor: u64,
     /// By position, with the rank that the node had.
     nodes: Vec<(NodeOrd, u64)>,
     /// By node.
@@ -41,13 +53,13 @@ pub(super) struct Lineup {
 }
 
 impl Lineup {
-    /// Of no nodes yet.
-    pub(super) fn of(part: Part) -> Lineup {
+    fn of(part: Part, model: &Model, version: u64) -> Lineup {
         Lineup {
             part,
+            cursor: model.changes.clock(),
             nodes: Vec::new(),
-            positions: Vec::new(),
-            version: 0,
+            positions: vec![NONE; model.nodes.bound()],
+            version,
         }
     }
 
@@ -78,7 +90,7 @@ impl Lineup {
     }
 
     /// True if a node stands where it belongs. One that is gone, or belongs elsewhere, needs no place.
-    pub(super) fn is_right(&self, ord: NodeOrd, node: Option<&NodeSlot>) -> bool {
+    fn is_right(&self, ord: NodeOrd, node: Option<&NodeSlot>) -> bool {
         let Some(node) = node.filter(|node| self.holds(node)) else {
             return true;
         };
@@ -86,21 +98,80 @@ impl Lineup {
         known.is_some_and(|(_, rank)| *rank == node.rank)
     }
 
-    /// Lines all nodes up anew.
-    pub(super) fn renew(&mut self, model: &Model) {
-        self.version += 1;
+    fn push(&mut self, ord: NodeOrd, rank: u64) {
+        let position = u32::try_from(self.nodes.len()).unwrap_or(NONE);
+        self.nodes.push((ord, rank));
+        if let Some(slot) = self.positions.get_mut(ord.index()) {
+            *slot = position;
+        }
+    }
+
+    /// Lines its nodes up anew, by this version, if one does not stand where it belongs.
+    fn catch_up(&mut self, model: &Model, version: u64) {
+        let cursor = std::mem::replace(&mut self.cursor, model.changes.clock());
+        let mut changed = model.changes.since(cursor);
+        if changed.all(|ord| self.is_right(ord, model.nodes.find(ord))) {
+            return;
+        }
+        self.version = version;
         self.nodes.clear();
         self.positions.clear();
         self.positions.resize(model.nodes.bound(), NONE);
-        let part = self.part;
-        let held = model
-            .nodes_by_name
-            .values()
-            .filter(|node| part.holds(&model.nodes[**node]));
-        for (position, &node) in held.enumerate() {
-            self.nodes.push((node, model.nodes[node].rank));
-            if let Some(slot) = self.positions.get_mut(node.index()) {
-                *slot = u32::try_from(position).unwrap_or(NONE);
+        for &ord in model.nodes_by_name.values() {
+            let node = &model.nodes[ord];
+            if self.part.holds(node) {
+                self.push(ord, node.rank);
+            }
+        }
+    }
+}
+
+/// The line-ups of the parts that were asked for.
+#[derive(Debug, Default)]
+pub(super) struct Lineups {
+    // Looked up, never iterated.
+    parts: HashMap<Part, Lineup>,
+    /// The last version that one was given. None is given twice: a tree that was built for one that is gone must not take
+    /// another one for it.
+    version: u64,
+}
+
+impl Lineups {
+    /// That of a part.
+    pub(super) fn get(&self, part: Part) -> Option<&Lineup> {
+        self.parts.get(&part)
+    }
+
+    /// That of a part, as its nodes stand now.
+    pub(super) fn caught_up(&mut self, model: &Model, part: Part) -> Option<&Lineup> {
+        self.version += 1;
+        match self.parts.get_mut(&part) {
+            Some(known) => known.catch_up(model, self.version),
+            None => self.line_up(model, part),
+        }
+        self.get(part)
+    }
+
+    /// Lines up a part; of one fault domain, all others too, by one look at the nodes.
+    fn line_up(&mut self, model: &Model, part: Part) {
+        let version = self.version;
+        let new = |part: Part| (part, Lineup::of(part, model, version));
+        match part {
+            Part::Whole => self.parts.extend([new(part)]),
+            Part::Of(level, _) => {
+                self.parts.retain(|part, _| *part == Part::Whole);
+                let domains = model.areas.of_level(level).map(Some).chain([None]);
+                self.parts.extend(domains.map(|domain| new(Part::Of(level, domain))));
+            }
+        }
+        for &ord in model.nodes_by_name.values() {
+            let node = &model.nodes[ord];
+            let its = match part {
+                Part::Whole => part,
+                Part::Of(level, _) => Part::Of(level, node.areas.get(level.index()).copied().flatten()),
+            };
+            if let Some(lineup) = self.parts.get_mut(&its) {
+                lineup.push(ord, node.rank);
             }
         }
     }

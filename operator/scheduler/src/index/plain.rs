@@ -7,19 +7,23 @@ use std::collections::{BTreeSet, HashMap};
 use super::{
     apart::Apart,
     headroom::{Found, Headroom, Scratch},
-    lineup::{Lineup, Part},
+    lineup::{Lineups, Part},
 };
 use crate::{
     event::{PreferredNodes, Term, Tier, Toleration},
     intern::Counted,
-    model::{Model, Shape, kin::Domain},
+    model::{
+        Model, Shape,
+        kin::{Domain, Nearness},
+    },
     score::Cost,
     slab::{FilterOrd, NodeOrd, ShapeOrd},
     worth::Worths,
 };
 
 /// Leaves of all trees together that are kept: at two places of 80 bytes each for three resources, 160 MiB (of 200 each for
-/// [as many as a tree knows](super::headroom::RESOURCES), 400 MiB). 128 filters on 5,000 nodes, of 8,192 leaves each.
+/// [as many as a tree knows](super::headroom::RESOURCES), 400 MiB). 128 filters on 5,000 nodes, of 8,192 leaves each;
+/// half of them, if they are of replicas as well.
 const LEAVES: usize = 1 << 20;
 /// How often a shape of which its tree could not tell is left to its list, before the tree is tried again.
 const PAUSE: u32 = 64;
@@ -55,8 +59,7 @@ pub(super) struct Plain {
     // Looked up; the one that was asked for longest ago is one alone.
     /// With when it was last asked for.
     trees: HashMap<Tree, (u64, Headroom)>,
-    // Looked up, never iterated.
-    lineups: HashMap<Part, Lineup>,
+    lineups: Lineups,
     scratch: Scratch,
     leaves: usize,
     clock: u64,
@@ -152,9 +155,9 @@ impl Plain {
         worths: &mut Worths,
         visited: &mut u64,
     ) -> Found {
-        let domains = apart.domains();
+        let domains: Vec<Domain> = apart.domains().collect();
         let mut least = None;
-        for (_, domain) in &domains {
+        for domain in &domains {
             let tree = (filter, apart.part(*domain));
             if !self.catch_up(sought, tree, visited) {
                 return Found::Unknown;
@@ -164,11 +167,10 @@ impl Plain {
             least = least.into_iter().chain(here).min();
         }
         let Some(least) = least else { return Found::Nowhere };
-        let mut cheapest = None;
-        let mut best = |plain: &mut Plain, domains: &[(u32, Domain)], most: u32| {
+        let mut best = |plain: &mut Plain, domains: &mut dyn Iterator<Item = Domain>, most: u32| {
             let mut best: Option<(Cost, u64, NodeOrd)> = None;
-            for (_, domain) in domains {
-                let tree = (filter, apart.part(*domain));
+            for domain in domains {
+                let tree = (filter, apart.part(domain));
                 let too_near = (|node| apart.on(node) > most, apart.nodes());
                 match plain.search(sought, tree, worths, too_near, visited) {
                     Found::Unknown => return Err(Found::Unknown),
@@ -181,29 +183,32 @@ impl Plain {
             }
             Ok(best)
         };
-        let found = domains.chunk_by(|a, b| a.0 == b.0).find_map(|alike| {
-            apart.counts(alike).into_iter().find_map(|most| {
-                let found = match best(self, alike, most) {
-                    Ok(found) => found?,
-                    Err(unknown) => return Some(unknown),
-                };
-                let (cost, _, node) = found;
-                // What the best costs is mostly not needed: it costs no less than the bounds say.
-                if cost > least.by_use_at_most() {
-                    if cheapest.is_none() {
-                        match best(self, &domains, u32::MAX) {
-                            Ok(found) => cheapest = found,
-                            Err(unknown) => return Some(unknown),
-                        }
-                    }
-                    if cheapest.is_some_and(|(cheapest, _, _)| cost > cheapest.by_use_at_most()) {
-                        return None;
-                    }
+        let mut cheapest = None;
+        let mut alike = |plain: &mut Plain, alike: &[(Nearness, Domain)]| -> Result<Option<Found>, Found> {
+            let Some(((_, _, most), _)) = alike.first() else {
+                return Ok(None);
+            };
+            let Some((cost, _, node)) = best(plain, &mut alike.iter().map(|(_, domain)| *domain), *most)? else {
+                return Ok(None);
+            };
+            // What the best costs is mostly not needed: it costs no less than the bounds say.
+            if cost > least.by_use_at_most() {
+                if cheapest.is_none() {
+                    cheapest = best(plain, &mut domains.iter().copied(), u32::MAX)?;
                 }
-                Some(Found::Node(node, cost))
-            })
-        });
-        found.unwrap_or(Found::Nowhere)
+                if cheapest.is_some_and(|(cheapest, _, _)| cost > cheapest.by_use_at_most()) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(Found::Node(node, cost)))
+        };
+        for nodes in apart.farthest_first().chunk_by(|a, b| a.0 == b.0) {
+            match alike(self, nodes) {
+                Ok(None) => {}
+                Ok(Some(found)) | Err(found) => return found,
+            }
+        }
+        Found::Nowhere
     }
 
     /// What is known of a shape.
@@ -239,8 +244,11 @@ impl Plain {
     /// Has a tree take in the nodes that changed. False if it does not cover what the shape requests.
     fn catch_up(&mut self, sought: Sought<'_>, tree: Tree, visited: &mut u64) -> bool {
         self.make_room(tree, sought.model.nodes.bound());
-        let lineup = self.lineups.entry(tree.1).or_insert_with(|| Lineup::of(tree.1));
-        let Some((asked, tree)) = self.trees.get_mut(&tree) else {
+        if self.lineups.get(tree.1).is_none() {
+            self.drop_trees(|(_, part)| !part.is_there(sought.model));
+        }
+        let lineup = self.lineups.caught_up(sought.model, tree.1);
+        let (Some((asked, tree)), Some(lineup)) = (self.trees.get_mut(&tree), lineup) else {
             return false;
         };
         *asked = self.clock;
@@ -262,7 +270,7 @@ impl Plain {
         (too_near, many): (impl Fn(NodeOrd) -> bool, usize),
         visited: &mut u64,
     ) -> Found {
-        let (Some((_, of)), Some(lineup)) = (self.trees.get(&tree), self.lineups.get(&tree.1)) else {
+        let (Some((_, of)), Some(lineup)) = (self.trees.get(&tree), self.lineups.get(tree.1)) else {
             return Found::Unknown;
         };
         let refused = |node: NodeOrd| sought.refused.contains(&node) || too_near(node);
@@ -293,9 +301,6 @@ impl Plain {
             *leaves -= if goes { of.size() } else { 0 };
             !goes
         });
-        let trees = &self.trees;
-        self.lineups
-            .retain(|part, _| trees.keys().any(|(_, used)| used == part));
     }
 
     /// Forgets a shape that is no more; its ordinal may name another one next.

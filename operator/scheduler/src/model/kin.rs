@@ -14,10 +14,17 @@ use crate::{
 
 /// Areas of a level at most that count as fault domains: of more, such as a rack of each node's own, one says little more
 /// than a node does, and all of them are looked at for a pod.
-const DOMAINS: usize = 64;
+const DOMAINS: usize = 128;
+/// So many kin on a node are better than as many more in its fault domain: what kube-scheduler allows a node to have more
+/// than another one where nothing is said (`maxSkew` of its default constraints).
+const TOGETHER: u32 = 3;
 
 /// A fault domain: an area of the [level](Kins::level) of fault domains. `None` are the nodes that are in none.
 pub(crate) type Domain = Option<AreaOrd>;
+
+/// How near a node is to kin, the farther the less: first by those on it, as far as these are many; then by those in its
+/// fault domain; then by those on it.
+pub(crate) type Nearness = (u32, u32, u32);
 
 /// The pods of one controller that have a seat.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +108,7 @@ pub(crate) struct Kins {
     pub(crate) slots: Slab<KinOrd, Kin>,
     // Looked up, never iterated.
     by_uid: HashMap<Arc<str>, KinOrd>,
-    /// The largest level of which there are several areas: what fails together.
+    /// What fails together: the largest level that [parts](Model::parts_by) the nodes.
     level: Option<Level>,
 }
 
@@ -151,13 +158,18 @@ impl Kins {
         self.level.and_then(|level| of.get(level.index()).copied().flatten())
     }
 
-    /// How many kin share a node and what fails with it: first those in the fault domain, then those on the node itself. A
-    /// node that is in none is worse than all others, since it may fail with any.
-    pub(crate) fn beside(&self, kin: &Kin, ord: NodeOrd, node: &NodeSlot) -> (u32, u32) {
-        (self.within(kin, self.domain(&node.areas)), kin.on(ord))
+    /// How near a node is to kin; it is in a fault domain with so many of them, and has so many itself.
+    pub(crate) fn nearness(within: u32, on: u32) -> Nearness {
+        (on / TOGETHER, within, on)
     }
 
-    /// How many kin share what fails together.
+    /// How near a node is to kin.
+    pub(crate) fn near(&self, kin: &Kin, ord: NodeOrd, node: &NodeSlot) -> Nearness {
+        Self::nearness(self.within(kin, self.domain(&node.areas)), kin.on(ord))
+    }
+
+    /// How many kin share what fails together. What is in no fault domain is worse than all others, since it may fail with
+    /// any.
     pub(crate) fn within(&self, kin: &Kin, domain: Domain) -> u32 {
         if domain.is_none() && self.level.is_some() {
             u32::MAX
@@ -186,8 +198,8 @@ impl Model {
         self.kins.slots[kin].change(seat.node, domain, hold);
     }
 
-    /// The kin that a pod is to be kept apart from, if there are any: unless it says itself how it is spread, or is one of a
-    /// gang, which has to be close together.
+    /// The kin that a pod is to be kept apart from, if there are any: unless it has constraints of topology spread itself, or
+    /// is one of a gang, which has to be close together.
     pub(crate) fn kin_to_avoid(&self, ord: PodOrd) -> Option<KinOrd> {
         let pod = &self.pods[ord];
         let kin = pod.kin.filter(|kin| self.kins.slots[*kin].nodes() > 0)?;
@@ -203,10 +215,22 @@ impl Model {
         (counts(shape) && !spreads && !gang()).then_some(kin)
     }
 
+    /// True if the areas of a level are what fails together: several, in which nearly all nodes are, and not nearly all of
+    /// them in the same. While only some nodes are labelled, all replicas would go to those.
+    fn parts_by(&self, level: Level) -> bool {
+        if !(2..=DOMAINS).contains(&self.areas.count(level)) {
+            return false;
+        }
+        let nodes = |area: AreaOrd| u64::from(self.areas.nodes(area));
+        let inside: u64 = self.areas.of_level(level).map(nodes).sum();
+        let largest = self.areas.of_level(level).map(nodes).max().unwrap_or(0);
+        inside * 10 >= self.areas.count(Level::Node) as u64 * 9 && largest * 4 <= inside * 3
+    }
+
     /// A node is in other areas than it was: it, or all, are counted by what fails together now.
     pub(crate) fn domains_changed(&mut self, ord: NodeOrd, left: &InAreas) {
-        let several = |level: &Level| (2..=DOMAINS).contains(&self.areas.count(*level));
-        let level = [Level::Zone, Level::Block, Level::Rack].into_iter().find(several);
+        let level = [Level::Zone, Level::Block, Level::Rack];
+        let level = level.into_iter().find(|level| self.parts_by(*level));
         if level != self.kins.level {
             self.kins.level = level;
             let all: Vec<KinOrd> = self.kins.slots.iter().map(|(kin, _)| kin).collect();

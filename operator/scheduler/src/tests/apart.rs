@@ -104,15 +104,79 @@ fn without_zones_blocks_or_racks_are_what_fails_together_and_without_those_nodes
     assert_eq!(places(&mut world, replicas("web", 5)), ["n1", "n2", "n3", "n4", "n1"]);
     // Racks become known while they run.
     for (name, rack) in names.into_iter().zip(["r1", "r1", "r2", "r2"]) {
-        let mut known = node(name, 16);
-        known.location.rack = Some(rack.into());
-        known.location.zone = Some("the only one".into());
-        world.tell(known);
+        world.tell(in_rack(name, rack));
     }
     assert_eq!(places(&mut world, [replica("new", "web", 100)]), ["n3"]);
-    // One that is in no rack may fail with any.
-    world.tell(node("n0", 16));
-    assert_eq!(places(&mut world, [replica("newer", "web", 100)]), ["n2"]);
+}
+
+fn in_rack(name: &str, rack: &str) -> Node {
+    let mut node = node(name, 16);
+    node.location.rack = Some(rack.into());
+    node.location.zone = Some("the only one".into());
+    node
+}
+
+#[test]
+fn one_that_is_in_no_rack_may_fail_with_any() {
+    let racks = (0..10).map(|i| in_rack(&format!("r{i}"), &format!("{}", i % 5)).into());
+    let mut world = World::with(racks);
+    world.tell(node("a", 16));
+    let went = places(&mut world, replicas("web", 12));
+    // The first has nobody to be kept apart from.
+    assert_eq!(went[0], "a");
+    assert_eq!(went[1..6], ["r0", "r1", "r2", "r3", "r4"]);
+    assert!(!went[1..].contains(&"a".to_owned()), "{went:?}");
+}
+
+/// How many of so many pods of each of some services are on each node.
+fn counted(nodes: impl IntoIterator<Item = Event>, services: usize, each: usize) -> BTreeMap<String, usize> {
+    let mut world = World::with(nodes);
+    let mut on: BTreeMap<String, usize> = BTreeMap::new();
+    for service in 0..services {
+        for node in places(&mut world, replicas(&format!("s{service}"), each)) {
+            *on.entry(node).or_default() += 1;
+        }
+    }
+    on
+}
+
+/// All replicas would go to the two that are labelled first, or that are GPU servers.
+#[test]
+fn a_few_nodes_with_labels_among_many_without_are_no_fault_domains() {
+    let plain = (0..18).map(|i| node(&format!("n{i:02}"), 64).into());
+    let labelled = ["a", "b"].map(|zone| in_zone(&format!("z{zone}"), zone, 64).into());
+    let on = counted(plain.chain(labelled), 20, 10);
+    let labelled = on.get("za").copied().unwrap_or(0) + on.get("zb").copied().unwrap_or(0);
+    assert!(labelled <= 30, "{on:?}");
+}
+
+#[test]
+fn a_zone_of_one_node_does_not_get_half_of_a_large_service() {
+    let main = (0..7).map(|i| in_zone(&format!("n{i}"), "main", 64).into());
+    let small = (0..3).map(|i| in_zone(&format!("x{i}"), "x", 64).into());
+    // Three on each: then as many on each of the others.
+    let on = counted(main.chain(small), 1, 30);
+    assert_eq!(on.values().copied().collect::<Vec<_>>(), [3; 10]);
+}
+
+#[test]
+fn racks_count_where_nearly_all_nodes_are_in_one_zone() {
+    let mut alone = in_zone("alone", "other", 64);
+    alone.unschedulable = true;
+    let racks = (0..12).map(|i| in_rack(&format!("n{i:02}"), &format!("r{}", i / 4)).into());
+    let on = counted(racks.chain([alone.into()]), 1, 3);
+    assert_eq!(on.into_keys().collect::<Vec<_>>(), ["n00", "n04", "n08"]);
+}
+
+#[test]
+fn a_hundred_racks_are_fault_domains_and_as_many_as_nodes_are_not() {
+    let racks = |nodes_of_each: usize| {
+        (0..200).map(move |i| in_rack(&format!("n{i:03}"), &format!("r{:03}", i / nodes_of_each)).into())
+    };
+    let on = counted(racks(2), 1, 3);
+    assert_eq!(on.into_keys().collect::<Vec<_>>(), ["n000", "n002", "n004"]);
+    let on = counted(racks(1), 1, 3);
+    assert_eq!(on.into_keys().collect::<Vec<_>>(), ["n000", "n001", "n002"]);
 }
 
 #[test]

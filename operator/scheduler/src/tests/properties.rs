@@ -65,6 +65,7 @@ fn any_pod() -> impl Strategy<Value = Event> {
             if i % 4 == 0 {
                 pod.namespace = "other".into();
             }
+            pod.owner = ["", "one", "two"][(i + group) % 3].into();
             pod.created = Time((i % 5) as i64);
             pod.priority = (i % 3) as i32;
             pod.claim = (claim < CLAIMS).then(|| format!("c{claim}"));

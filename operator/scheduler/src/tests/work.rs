@@ -212,10 +212,13 @@ fn any_plain_node() -> impl Strategy<Value = Node> {
         node.allocatable
             .extend((0..odd * 2).map(|r| (format!("example.com/r{r}"), 1)));
         node.labels.insert("zone".into(), ["a", "b"][i % 2].into());
-        // A fault domain, none, or a node that moves from one to the other.
-        node.location.zone = ["a", "b", "c", ""]
-            .get(i % 2 + odd.unsigned_abs() as usize % 3)
+        // A fault domain, or a node that moves from one to another; the last has none.
+        let zones = ["a", "b", "c", "d"];
+        node.location.zone = zones
+            .get(i % 2 + odd as usize % 3)
+            .filter(|_| i < 11)
             .map(|zone| (*zone).into());
+        node.location.rack = zones.get(i % 3).map(|rack| (*rack).into());
         (node.hot, node.stale) = (hot && taint, stale);
         if taint {
             node.taints = vec![Taint {
@@ -302,6 +305,7 @@ proptest! {
                 let refused = BTreeSet::from_iter(best);
                 let next = cluster.index.best_beside(&cluster.model, Policy::Standard, look, &refused, None);
                 prop_assert_eq!(next, by_scan(&cluster.model, &refused));
+                prop_assert_eq!(cluster.check(), Ok(()));
                 let Some(kin) = cluster.model.pods[pod].kin else { continue };
                 for refused in [BTreeSet::new(), refused] {
                     let apart = cluster.index.best_apart(&cluster.model, Policy::Standard, look, &refused, kin);
