@@ -142,8 +142,12 @@ impl Headroom {
         for ord in model.changes.since(cursor) {
             let Some(position) = lineup.position(ord) else { continue };
             visited += 1;
-            let node = model.nodes.find(ord).filter(|node| lineup.holds(node));
-            self.take_in(model, shape, position, node);
+            self.take_in(
+                model,
+                shape,
+                position,
+                model.nodes.find(ord).filter(|n| lineup.holds(n)),
+            );
             self.rise(self.size + position);
         }
         visited
@@ -157,7 +161,12 @@ impl Headroom {
         self.least = vec![NEVER; 2 * self.size];
         self.bounds = vec![EMPTY; 2 * self.size * self.resources.len()];
         for (position, ord) in lineup.nodes().enumerate() {
-            self.take_in(model, shape, position, model.nodes.find(ord));
+            self.take_in(
+                model,
+                shape,
+                position,
+                model.nodes.find(ord).filter(|n| lineup.holds(n)),
+            );
         }
         for at in (1..self.size).rev() {
             self.join(at);
@@ -165,7 +174,7 @@ impl Headroom {
         nodes as u64
     }
 
-    /// Takes in a node.
+    /// Takes in a node; none where it has left the part that is lined up, which keeps its position.
     fn take_in(&mut self, model: &Model, shape: &Shape, position: usize, node: Option<&NodeSlot>) {
         let at = self.size + position;
         let width = self.resources.len();

@@ -152,17 +152,20 @@ impl Lineups {
         self.get(part)
     }
 
-    /// Lines up a part; of one fault domain, all others too, by one look at the nodes.
+    /// Lines up a part; of one fault domain, all others too that are not lined up yet, by one look at the nodes. Those that
+    /// are stay as they are: trees may have caught up with them for the same question.
     fn line_up(&mut self, model: &Model, part: Part) {
-        let version = self.version;
-        let new = |part: Part| (part, Lineup::of(part, model, version));
-        match part {
-            Part::Whole => self.parts.extend([new(part)]),
+        let mut new: HashMap<Part, Lineup> = HashMap::new();
+        let parts: Vec<Part> = match part {
+            Part::Whole => vec![part],
             Part::Of(level, _) => {
-                self.parts.retain(|part, _| *part == Part::Whole);
+                self.parts.retain(|part, _| part.is_there(model));
                 let domains = model.areas.of_level(level).map(Some).chain([None]);
-                self.parts.extend(domains.map(|domain| new(Part::Of(level, domain))));
+                domains.map(|domain| Part::Of(level, domain)).collect()
             }
+        };
+        for part in parts.into_iter().filter(|part| !self.parts.contains_key(part)) {
+            new.insert(part, Lineup::of(part, model, self.version));
         }
         for &ord in model.nodes_by_name.values() {
             let node = &model.nodes[ord];
@@ -170,9 +173,10 @@ impl Lineups {
                 Part::Whole => part,
                 Part::Of(level, _) => Part::Of(level, node.areas.get(level.index()).copied().flatten()),
             };
-            if let Some(lineup) = self.parts.get_mut(&its) {
+            if let Some(lineup) = new.get_mut(&its) {
                 lineup.push(ord, node.rank);
             }
         }
+        self.parts.extend(new);
     }
 }
