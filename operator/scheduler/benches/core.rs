@@ -293,7 +293,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> f64 {
 
 type Case = (&'static str, fn() -> Row);
 
-const CASES: [Case; 31] = [
+const CASES: [Case; 32] = [
     ("basic", basic),
     ("mixed shapes", mixed_shapes),
     ("node affinity", placement::node_affinity),
@@ -301,6 +301,7 @@ const CASES: [Case; 31] = [
     ("images", images::held),
     ("replicas", placement::replicas),
     ("replicas of one", placement::replicas_of_one),
+    ("replicas apart on hosts", relations::replicas_on_hosts),
     ("unschedulable", unschedulable),
     ("infeasible cycle", infeasible_cycle),
     ("pod affinity", relations::affinity),

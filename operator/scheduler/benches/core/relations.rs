@@ -132,8 +132,21 @@ pub(super) fn preferred_spread() -> Row {
 
 /// 250 Deployments in turn, each spread over the zones and kept apart on hosts.
 pub(super) fn many() -> Row {
+    many_apart(true)
+}
+
+/// 250 Deployments in turn, each kept apart on hosts; over the zones, too, without asking for it.
+pub(super) fn replicas_on_hosts() -> Row {
+    many_apart(false)
+}
+
+fn many_apart(spread_by_rule: bool) -> Row {
     let kinds = 250;
-    let mut run = Run::of(nodes());
+    let mut nodes = nodes();
+    for node in &mut nodes {
+        node.location.zone = node.labels.get(ZONE).cloned();
+    }
+    let mut run = Run::of(nodes);
     let pod = |i: i64| {
         let app = format!("app-{}", i % kinds);
         let selector = vec![Requirement {
@@ -157,10 +170,11 @@ pub(super) fn many() -> Row {
         };
         let rules = PodRules {
             anti_affinity: vec![apart],
-            spread: vec![spread],
+            spread: if spread_by_rule { vec![spread] } else { vec![] },
             ..Default::default()
         };
         Pod {
+            owner: app.clone(),
             labels: [("app".to_owned(), app)].into(),
             rules: Some(Box::new(rules)),
             ..pod(format!("pod-{i}"), 100, 500 * MI)

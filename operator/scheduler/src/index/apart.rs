@@ -57,23 +57,30 @@ impl<'a> Apart<'a> {
     /// farther that have fewer.
     pub(super) fn farthest_first(&self) -> Vec<(Nearness, Domain)> {
         let kins = &self.model.kins;
-        let nodes = |domain: Domain| match domain {
-            Some(area) => self.model.areas.nodes(area),
-            // Not more than there are.
-            None => u32::try_from(self.model.nodes_by_name.len()).unwrap_or(u32::MAX),
-        };
         let near = |domain: Domain| {
             let within = kins.within(self.kin, domain);
-            let counts = self.kin.counts(domain, nodes(domain));
-            counts.map(move |on| (Kins::nearness(within, on), domain))
+            self.counts(domain).map(move |on| (Kins::nearness(within, on), domain))
         };
         let mut all: Vec<(Nearness, Domain)> = self.domains().flat_map(near).collect();
         all.sort_by_key(|(near, _)| *near);
         all
     }
 
+    /// How many kin nodes of a fault domain have, ascending and each once.
+    fn counts(&self, domain: Domain) -> impl Iterator<Item = u32> + '_ {
+        let nodes = match domain {
+            Some(area) => self.model.areas.nodes(area),
+            // Not more than there are.
+            None => u32::try_from(self.model.nodes_by_name.len()).unwrap_or(u32::MAX),
+        };
+        self.kin.counts(domain, nodes)
+    }
+
+    #[cfg(test)]
     fn near(&self, node: NodeOrd) -> Nearness {
-        self.model.kins.near(self.kin, node, &self.model.nodes[node])
+        let kins = &self.model.kins;
+        let domain = kins.domain(&self.model.nodes[node].areas);
+        Kins::nearness(kins.within(self.kin, domain), self.on(node))
     }
 
     /// The node of a list.
@@ -85,21 +92,22 @@ impl<'a> Apart<'a> {
             Some(cost.against(*against))
         });
         let at_most = first.min()?.by_use_at_most();
-        // Who is no nearer to kin than anybody can be need not be compared with those after him.
-        let farthest = self.farthest_first().first().map(|(near, _)| *near);
         let mut best = None;
         for (bucket, against) in judged {
+            let within = self.model.kins.within(self.kin, bucket.fault);
+            let fewest = self.counts(bucket.fault).next().unwrap_or(0);
             for ((cost, rank), node) in bucket.fitting.iter().filter(|(_, node)| free(node)) {
                 let cost = cost.against(against);
                 if cost > at_most {
                     break;
                 }
-                let near = self.near(*node);
-                let found = (near, cost, *rank, *node);
+                let on = self.on(*node);
+                let found = (Kins::nearness(within, on), cost, *rank, *node);
                 if best.is_none_or(|best| found < best) {
                     best = Some(found);
                 }
-                if farthest.is_some_and(|farthest| near <= farthest) {
+                // Those after it have no fewer, and cost no less.
+                if on <= fewest {
                     break;
                 }
             }

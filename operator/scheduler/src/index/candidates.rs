@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{ByArea, related::Related};
 use crate::{
+    event::Level,
     fit::Constraint,
-    model::{Model, NodeSlot, Shape, areas::LEVELS, rules::Check},
+    model::{Model, NodeSlot, Shape, areas::LEVELS, kin::Domain, rules::Check},
     score::{self, Cost, Policy, Welcome},
     slab::{ImageOrd, NodeOrd},
     worth::Worths,
@@ -22,10 +23,13 @@ pub(super) struct Candidates {
     pub(super) outlook: u64,
     /// By node.
     pub(super) entries: Vec<Option<Entry>>,
-    /// Nodes that fit. One for all, if no rule about other pods is judged by the parts of a topology.
+    /// Nodes that fit. One for all, if there are no fault domains, and no rule about other pods is judged by the parts of a
+    /// topology.
     pub(super) buckets: Vec<Bucket>,
-    /// Buckets by the parts that they stand for.
-    pub(super) buckets_by_domains: HashMap<Box<[u32]>, u32>,
+    /// Buckets by the parts and the fault domain that they stand for.
+    pub(super) buckets_by_domains: HashMap<(Box<[u32]>, Domain), u32>,
+    /// The level of those fault domains.
+    level: Option<Level>,
     /// How many nodes each constraint turns away. A handful.
     pub(super) against: Vec<(Constraint, u32)>,
     /// Those that fit by area, for the levels that were asked about.
@@ -42,10 +46,11 @@ pub(super) struct Candidates {
     devices: u64,
 }
 
-/// Nodes that belong to the same parts.
+/// Nodes that belong to the same parts, and fail together.
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
     pub(super) domains: Box<[u32]>,
+    pub(super) fault: Domain,
     /// Those that fit, as far as they can tell by themselves: by cost, then in node order.
     pub(super) fitting: BTreeMap<(Cost, u64), NodeOrd>,
 }
@@ -61,14 +66,9 @@ pub(super) struct Entry {
 
 impl Candidates {
     pub(super) fn new(model: &Model, checks: Vec<Check>, own: u64, wanted: &[ImageOrd]) -> Candidates {
-        let related = Related::of(model, checks, own);
-        let buckets = match related {
-            Some(_) => Vec::new(),
-            None => vec![Bucket::default()],
-        };
         Candidates {
-            related,
-            buckets,
+            related: Related::of(model, checks, own),
+            level: model.kins.level(),
             wanted: wanted.into(),
             ..Default::default()
         }
@@ -80,7 +80,8 @@ impl Candidates {
     }
 
     pub(super) fn is_outdated(&self, model: &Model) -> bool {
-        self.related.as_ref().is_some_and(|related| related.is_outdated(model))
+        let other = |related: &Related| related.is_outdated(model);
+        self.level != model.kins.level() || self.related.as_deref().is_some_and(other)
     }
 
     /// Values the nodes that changed since it last looked, and says how many.
@@ -177,24 +178,33 @@ impl Candidates {
     }
 
     /// The bucket of a node.
-    fn bucket(&mut self, node: NodeOrd) -> u32 {
-        let Some(related) = &self.related else { return 0 };
-        let domains = related.coarse_domains(node);
-        if let Some(&known) = self.buckets_by_domains.get(domains) {
-            return known;
+    fn bucket(&mut self, model: &Model, ord: NodeOrd) -> u32 {
+        let domains = self.related.as_deref().map_or(&[][..], |r| r.coarse_domains(ord));
+        let fault = model.nodes.find(ord).and_then(|node| model.kins.domain(&node.areas));
+        // Mostly the one that it is in.
+        let before = self.entries.get(ord.index()).copied().flatten();
+        if let Some(before) = before.map(|entry| entry.bucket)
+            && let Some(bucket) = self.buckets.get(before as usize)
+            && (&*bucket.domains, bucket.fault) == (domains, fault)
+        {
+            return before;
         }
+        let domains: Box<[u32]> = domains.into();
         let new = u32::try_from(self.buckets.len()).unwrap_or(u32::MAX);
-        self.buckets_by_domains.insert(domains.into(), new);
-        self.buckets.push(Bucket {
-            domains: domains.into(),
-            ..Default::default()
-        });
-        new
+        let at = *self.buckets_by_domains.entry((domains.clone(), fault)).or_insert(new);
+        if at == new {
+            self.buckets.push(Bucket {
+                domains,
+                fault,
+                fitting: BTreeMap::new(),
+            });
+        }
+        at
     }
 
     fn revalue(&mut self, model: &Model, policy: Policy, worths: &mut Worths, shape: &Shape, ord: NodeOrd) {
         let node = model.nodes.find(ord).filter(|n| n.present);
-        let bucket = self.bucket(ord);
+        let bucket = self.bucket(model, ord);
         let images = self.values_images(policy);
         let Some(slot) = self.entries.get_mut(ord.index()) else {
             return;

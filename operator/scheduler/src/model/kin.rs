@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     event::{Level, Tier},
-    model::{Model, NodeSlot, Shape, areas::InAreas},
+    model::{Model, Shape, areas::InAreas},
     slab::{AreaOrd, KinOrd, NodeOrd, PodOrd, Slab},
 };
 
@@ -161,11 +161,6 @@ impl Kins {
     /// How near a node is to kin; it is in a fault domain with so many of them, and has so many itself.
     pub(crate) fn nearness(within: u32, on: u32) -> Nearness {
         (on / TOGETHER, within, on)
-    }
-
-    /// How near a node is to kin.
-    pub(crate) fn near(&self, kin: &Kin, ord: NodeOrd, node: &NodeSlot) -> Nearness {
-        Self::nearness(self.within(kin, self.domain(&node.areas)), kin.on(ord))
     }
 
     /// How many kin share what fails together. What is in no fault domain is worse than all others, since it may fail with
