@@ -6,8 +6,8 @@
 //!
 //! - the sum of what each pod is expected to need for itself: a high quantile of the peaks of its minutes, over days
 //!   ([`policy::Mid`]); what it asked for or used at most, until a day of it was seen;
-//! - the same quantile, plus a sigma of its error, of the peaks of the minutes of all together, beside which newcomers count
-//!   with the most that they used: of many pods that seldom work, one always does;
+//! - the same quantile, plus a sigma of its error, of the peaks of the minutes of all together, but not more than the most of
+//!   each in those days, beside which newcomers count with the most that they used: of many pods that seldom work, one always does;
 //! - its peak of the next minutes, as batch's offer has it.
 //!
 //! Of what prod asked for, the rest stays unused. Offered is the least of that, of what the node has beyond margin, system and
@@ -28,7 +28,7 @@ use crate::{
     action::MidTerms,
     amounts::{percent, plus},
     pasts::Newcomers,
-    policy,
+    policy::{self, Policy},
     state::{Forecasts, State},
 };
 
@@ -45,12 +45,8 @@ pub(crate) struct Known {
 }
 
 /// The terms of the offers of CPU and memory.
-pub(crate) fn terms(
-    mid: &policy::Mid,
-    [cpu, memory]: [Known; 2],
-    newcomers: &Newcomers,
-    state: &State,
-) -> [MidTerms; 2] {
+pub(crate) fn terms(policy: &Policy, [cpu, memory]: [Known; 2], newcomers: &Newcomers, state: &State) -> [MidTerms; 2] {
+    let mid = &policy.mid;
     let [apart, _] = newcomers.used;
     let of = |known: Known, together: Option<i64>, apart: i64, own: i64, requests: i64, share: u32| {
         let together = plus(together, Some(apart));
@@ -67,13 +63,24 @@ pub(crate) fn terms(
             share: percent(known.capacity, share),
         }
     };
-    let long = |forecasts: &Forecasts| forecasts.long.peak(mid.quantile_percent);
+    let [cpu_most, memory_most] = state.pasts.most_in_days(policy.min_samples);
+    let long = |forecasts: &Forecasts, most: Option<i64>| {
+        let peak = forecasts.long.peak(mid.quantile_percent)?;
+        Some(most.map_or(peak, |most| peak.min(most)))
+    };
     let (own, requests) = (newcomers.own, newcomers.requests);
     [
-        of(cpu, long(&state.cpu), apart.cpu, own.cpu, requests.cpu, mid.cpu_percent),
+        of(
+            cpu,
+            long(&state.cpu, cpu_most),
+            apart.cpu,
+            own.cpu,
+            requests.cpu,
+            mid.cpu_percent,
+        ),
         of(
             memory,
-            long(&state.memory),
+            long(&state.memory, memory_most),
             apart.memory,
             own.memory,
             requests.memory,

@@ -79,7 +79,7 @@ pub(crate) fn step(
         peak,
     };
     let both = [known(&cpu_terms, of_prod.cpu), known(&memory_terms, of_prod.memory)];
-    let mid_terms = mid::terms(&policy.mid, both, &newcomers, state);
+    let mid_terms = mid::terms(policy, both, &newcomers, state);
 
     let closed = state.eviction.closed(now);
     let step = |offer: &mut Offer, step: Step| {

@@ -6,7 +6,9 @@
 //!
 //! - A pod that *left* is taken out of all samples with what it used at least, with the certainty that the policy's quantile
 //!   asks for (P2 where that is P98): whatever the rest did while it was there, it was not more than the sum less that. (Its
-//!   peak may have been at another time than the tier's, so that to take that out could be too much.)
+//!   peak may have been at another time than the tier's, so that to take that out could be too much.) One that leaves while
+//!   most of the samples are from before it joined, within a half-life, takes along just what was added for it: otherwise the
+//!   rests of jobs that come and go would add up.
 //! - A pod that *came* is no member until it has a past of its own, [`Policy::warm_up`] long. Until then it counts beside the
 //!   members, with its request, or with the most that it used where that is more. Then it joins: its own quantile is added to
 //!   all samples that were taken without it, as if both peaked together; as these fade, the common past takes over.
@@ -69,6 +71,12 @@ struct Past {
     /// What `long` makes expect of both, as of the last minute; nothing while it is too short.
     #[serde(skip)]
     proven: Option<[i64; 2]>,
+    /// The most of both that the long past knows, as of the last minute.
+    #[serde(skip)]
+    greatest: [Option<i64>; 2],
+    /// When it joined its tier, and what was added to both for it; nothing of one that was a member from the start.
+    #[serde(default)]
+    joined: Option<(Millis, [i64; 2])>,
 }
 
 /// What pods count with beside the members of their tier.
@@ -128,13 +136,7 @@ impl Pasts {
             self.of.retain(|path, past| {
                 let tier = seen.group(path).map(|group| group.tier);
                 if tier != Some(past.tier) && past.member {
-                    past.member = false;
-                    let low = |h: &Histogram<3>| h.quantile_at_least(100_u32.saturating_sub(q)).unwrap_or(0);
-                    cpu.of_mut(past.tier).shift(-low(&past.cpu));
-                    memory
-                        .of_mut(past.tier)
-                        .shift(low(&past.memory).saturating_mul(-MEMORY_STEP));
-                    past.leave(&policy.mid, cpu, memory);
+                    past.leave(policy, cpu, memory, now);
                 }
                 match tier {
                     // What is known of it is known in its new tier, too, which it then joins.
@@ -164,9 +166,10 @@ impl Pasts {
                 cpu.of_mut(past.tier).shift(of_cpu);
                 memory.of_mut(past.tier).shift(of_memory);
                 if past.tier == Tier::Prod {
-                    cpu.long.shift(of_cpu);
-                    memory.long.shift(of_memory);
+                    cpu.shift_long(of_cpu);
+                    memory.shift_long(of_memory);
                 }
+                past.joined = Some((now, [of_cpu, of_memory]));
             }
         }
         self.unwritten &= !seen.complete;
@@ -213,10 +216,22 @@ impl Pasts {
     /// The most that the members of a tier used, each for itself, CPU and memory; nothing where one has no past, or one of less
     /// than `least` samples.
     pub(crate) fn most(&self, tier: Tier, least: u32) -> [Option<i64>; 2] {
+        self.sum(tier, least, |past| past.most)
+    }
+
+    /// The same of prod, as far back as its long pasts go.
+    pub(crate) fn most_in_days(&self, least: u32) -> [Option<i64>; 2] {
+        self.sum(Tier::Prod, least, |past| {
+            let ([cpu, memory], [long_cpu, long_memory]) = (past.most, past.greatest);
+            [cpu.max(long_cpu), memory.max(long_memory)]
+        })
+    }
+
+    fn sum(&self, tier: Tier, least: u32, of: impl Fn(&Past) -> [Option<i64>; 2]) -> [Option<i64>; 2] {
         let mut sum = [Some(0), Some(0)];
         for past in self.of.values().filter(|past| past.member && past.tier == tier) {
             let samples = [past.cpu.samples(), past.memory.samples()];
-            for ((sum, most), samples) in sum.iter_mut().zip(past.most).zip(samples) {
+            for ((sum, most), samples) in sum.iter_mut().zip(of(past)).zip(samples) {
                 *sum = plus(*sum, most.filter(|_| samples >= u64::from(least)));
             }
         }
@@ -285,6 +300,8 @@ impl Past {
             long: [Histogram::default(), Histogram::default()],
             minute: [None; 2],
             proven: None,
+            greatest: [None; 2],
+            joined: None,
         }
     }
 
@@ -298,23 +315,34 @@ impl Past {
         self.proven = peaks
             .filter(|_| enough && self.tier == Tier::Prod)
             .map(|(cpu, memory)| [cpu, memory.saturating_mul(MEMORY_STEP)]);
+        let greatest = memory.quantile(100).map(|memory| memory.saturating_mul(MEMORY_STEP));
+        self.greatest = [cpu.quantile(100), greatest];
     }
 
-    /// Takes it out of prod's long past, with what it used at least, and forgets its own: should it come back from another tier, it
-    /// begins anew.
-    fn leave(&mut self, mid: &Mid, cpu: &mut Forecasts, memory: &mut Forecasts) {
+    /// Takes it out of the samples of its tier, and of prod's long past; and forgets its own long past: should it come back from
+    /// another tier, it begins anew.
+    fn leave(&mut self, policy: &Policy, cpu: &mut Forecasts, memory: &mut Forecasts, now: Millis) {
+        self.member = false;
+        let joined = self.joined.take();
+        let part = |[cpu, memory]: [&Histogram<3>; 2], quantile: u32, half_life: Millis| {
+            let joined = joined.filter(|(at, _)| now.saturating_sub(*at) < half_life);
+            let least = |past: &Histogram<3>| past.quantile_at_least(100_u32.saturating_sub(quantile)).unwrap_or(0);
+            let least = || [least(cpu), least(memory).saturating_mul(MEMORY_STEP)];
+            joined.map_or_else(least, |(_, added)| added)
+        };
+        let past = [&self.cpu, &self.memory];
+        let [of_cpu, of_memory] = part(past, policy.quantile_percent, policy.half_life);
+        cpu.of_mut(self.tier).shift(-of_cpu);
+        memory.of_mut(self.tier).shift(-of_memory);
         if self.tier != Tier::Prod {
             return;
         }
-        let low = |h: &Histogram<3>| {
-            h.quantile_at_least(100_u32.saturating_sub(mid.quantile_percent))
-                .unwrap_or(0)
-        };
-        let [of_cpu, of_memory] = self.long.each_ref().map(low);
-        cpu.long.shift(-of_cpu);
-        memory.long.shift(of_memory.saturating_mul(-MEMORY_STEP));
+        let mid = &policy.mid;
+        let [of_cpu, of_memory] = part(self.long.each_ref(), mid.quantile_percent, mid.half_life);
+        cpu.shift_long(-of_cpu);
+        memory.shift_long(-of_memory);
         self.long = Default::default();
-        (self.minute, self.proven) = ([None; 2], None);
+        (self.minute, self.proven, self.greatest) = ([None; 2], None, [None; 2]);
     }
 
     fn recall(&mut self) {

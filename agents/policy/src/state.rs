@@ -135,6 +135,12 @@ impl Forecasts {
         self.system.add(system, now, half_life, quantile);
     }
 
+    /// Takes prod's long past, and the present minute, for so much more, or less if negative.
+    pub(crate) fn shift_long(&mut self, by: i64) {
+        self.long.shift(by);
+        self.minute = self.minute.map(|peak| peak.saturating_add(by).max(0));
+    }
+
     /// A minute is over: its peak is part of prod's long past.
     pub(crate) fn end_minute(&mut self, mid: &Mid, now: Millis) {
         if let Some(peak) = self.minute.take() {

@@ -218,6 +218,34 @@ fn a_pod_counts_with_what_it_asked_for_until_its_own_past_is_long_enough() {
     about(14_000, node.seconds(2, calm).offer(Tier::Mid).cpu);
 }
 
+/// Each job that came was added to the past with its peak, and taken out again with its least: after six hours of them 78 cores
+/// were expected of prod, and mid was offered nothing for days.
+#[test]
+fn jobs_of_prod_that_come_and_go_all_day_leave_the_long_peak_within_what_those_there_ever_used() {
+    let mut node = Node::of(&[("a", 12), ("b", 8)]);
+    let mut report = node.seconds(900, calm);
+    let before = report.offer(Tier::Mid);
+    for minute in 0..8 * 60 {
+        let (job, old) = (format!("job{}", minute / 10), format!("job{}", minute / 10 - 1));
+        if minute % 10 == 0 {
+            node.leaves(&old);
+            node.comes(&job, Tier::Prod, 2);
+        }
+        for second in 0..60 {
+            let burst = if second % 30 == 0 { 2_000 } else { 100 };
+            report = node.second(|name| if name == job { burst } else { calm(name) });
+        }
+        let peak = report.mid_terms[0].peak.unwrap();
+        // 6 cores and 2, of buckets that answer up to an eighth too much.
+        assert!((8_000..=9_000).contains(&peak), "{peak} after {minute} minutes");
+    }
+    node.leaves("job47");
+    report = node.seconds(120, calm);
+    let [cpu, memory] = report.mid_terms.map(|terms| terms.peak.unwrap());
+    assert!(cpu <= 6_750 && memory <= 6 * GIB + 6 * GIB / 8, "{cpu} {memory}");
+    assert_eq!(node.seconds(600, calm).offer(Tier::Mid), before);
+}
+
 /// Each of many pods works a minute in a hundred, so that its own quantile is nothing; one of them always works.
 #[test]
 fn pods_that_seldom_work_count_with_what_they_use_together() {
@@ -233,6 +261,34 @@ fn pods_that_seldom_work_count_with_what_they_use_together() {
     }
     let peak = report.mid_terms[0].peak.unwrap();
     assert!(peak >= 4_000, "{peak}");
+}
+
+/// The most of each, added up, is no bound that would show what jobs leave behind: what was added for them goes with them.
+#[test]
+fn jobs_that_come_and_go_beside_pods_that_seldom_work_leave_nothing_behind() {
+    let names: Vec<String> = (0..60).map(|n| format!("{n:03}")).collect();
+    let mut node = Node::of(&names.iter().map(|n| (n.as_str(), 1)).collect::<Vec<_>>());
+    (node.policy.mid.warm_up, node.policy.mid.quantile_percent) = (60 * 60_000, 98);
+    let mut report = Report::clone(&node.second(|_| 0));
+    for minute in 0..240_usize {
+        let job = format!("job{}", minute / 10);
+        if minute >= 120 && minute % 10 == 0 {
+            node.leaves(&format!("job{}", minute / 10 - 1));
+            node.comes(&job, Tier::Prod, 2);
+        }
+        for second in 0..60 {
+            // Within one of the minutes of which the peaks are kept.
+            let works = |name: &str| name.parse() == Ok(minute % 60) && (10..40).contains(&second);
+            let burst = if second % 30 == 0 { 2_000 } else { 100 };
+            report = node.second(|name| match name {
+                _ if works(name) => 1_000,
+                _ if name == job => burst,
+                _ => 0,
+            });
+        }
+    }
+    let peak = report.mid_terms[0].peak.unwrap();
+    assert!((3_000..=4_500).contains(&peak), "{peak}");
 }
 
 #[test]
