@@ -226,7 +226,7 @@ impl Evictor {
         // Whatever it may be for: whom it costs least is asked before somebody has to go.
         let low = available.is_some_and(|a| a < line.saturating_mul(2));
         let soon = low || reading.exhausted.is_some() || self.floor_since.is_some();
-        let soon = soon || self.suffered.cpu > 0;
+        let soon = soon || self.suffered.any();
         self.near = seen.groups.iter().any(|g| g.tier != Tier::Prod) && soon;
 
         let mut decided = Decided::default();

@@ -4,7 +4,8 @@
 //! What mid was promised is what prod was not expected to need for days. Where it needs it after all, the node first takes no
 //! more of mid (the offer falls to what is bound), then its batch goes. What is left to do is evicted here:
 //!
-//! - memory, where less is available than the policy's line, or prod stalls for it;
+//! - memory, where less is available than the policy's line, or prod stalls for it and less than four times that is available
+//!   (with more, it stalls at a limit of its own, and what mid holds is not what it lacks);
 //! - CPU, where prod stalls and mid uses more than prod's peak leaves.
 //!
 //! Suffering counts up while it lasts and down while it does not, so that one calm second does not forget minutes, and one bad
@@ -30,10 +31,15 @@ pub(super) struct Suffered {
     at: Option<Millis>,
     short: Millis,
     memory: Millis,
-    pub(super) cpu: Millis,
+    cpu: Millis,
 }
 
 impl Suffered {
+    /// Whether somebody of mid may have to go.
+    pub(super) fn any(&self) -> bool {
+        [self.short, self.memory, self.cpu].iter().any(|suffered| *suffered > 0)
+    }
+
     fn note(&mut self, [short, memory, cpu]: [bool; 3], most: Millis, now: Millis) {
         let span = self.at.map_or(0, |at| now.saturating_sub(at)).min(SPAN);
         self.at = Some(now);
@@ -68,10 +74,10 @@ impl Evictor {
         let no_cpu = !seen.batch().any(|group| stays(&group));
         let available = seen.available();
         let stalls = |stall: Option<i64>, threshold| reading.fresh && stall.is_some_and(|s| s > threshold);
-        let short = available.is_some_and(|a| a < line);
+        let less_than = |line: i64| available.is_some_and(|a| a < line);
         let suffers = [
-            no_memory && short,
-            no_memory && reading.exhausted.is_some() && stalls(reading.prod_stall.memory, reading.threshold),
+            no_memory && less_than(line),
+            no_memory && less_than(line.saturating_mul(4)) && stalls(reading.prod_stall.memory, reading.threshold),
             no_cpu && stalls(reading.prod_stall.cpu, reading.cpu_threshold),
         ];
         self.suffered.note(suffers, most, now);

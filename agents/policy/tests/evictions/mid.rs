@@ -150,3 +150,32 @@ fn mid_stays_where_it_is_not_prod_that_stalls_or_not_for_long_or_not_for_mid() {
         node.ordered
     );
 }
+
+/// It was waited for the memory guard to have nothing more to take of batch, which it never tries where there is none.
+#[test]
+fn where_prod_lacks_memory_for_long_and_there_is_no_batch_mid_is_evicted() {
+    for memory_guard in [false, true] {
+        let mut node = with_mid();
+        node.policy.memory.disabled = !memory_guard;
+        for name in ["a", "b", "c"] {
+            node.holds(name, 7);
+        }
+        node.prod_stall = 500;
+        node.seconds(200);
+        assert_eq!(
+            node.ordered(),
+            [""; 0],
+            "69 % are available: prod stalls at a limit of its own"
+        );
+        node.others = 72;
+        node.seconds(58);
+        assert_eq!(node.ordered(), [""; 0]);
+        let report = node.seconds(10);
+        assert_eq!(node.ordered, [("a".to_owned(), Cause::MemoryStall)]);
+        assert!(report.eviction.near, "what its end loses is asked before");
+        // The stall has passed.
+        node.prod_stall = 0;
+        node.seconds(400);
+        assert_eq!(node.ordered(), ["a"]);
+    }
+}
