@@ -33,7 +33,7 @@ pub struct PodInfo {
     /// Where to read the latency that it promises, or why that cannot be. Batch promises none, and a pod without an address
     /// has none yet.
     pub latency: Option<Result<Target, String>>,
-    /// What an eviction looks at; of pods of mid and batch alone.
+    /// What an eviction looks at; of pods of batch, and of those of mid that ask for mid's capacity, alone.
     pub evictable: Option<EvictablePod>,
 }
 
@@ -88,7 +88,8 @@ pub fn reduce(pod: &Pod) -> Option<PodInfo> {
         requests,
         burstable: firm != Resources::default(),
         latency,
-        evictable: (tier != Tier::Prod).then(|| evictable(pod, spec)),
+        // A pod that calls itself mid and asks for firm CPU and memory has paid for them: nothing was lent to it.
+        evictable: (tier == Tier::Batch || mid != Resources::default()).then(|| evictable(pod, spec)),
     })
 }
 
@@ -284,13 +285,23 @@ mod tests {
         }));
         let batch = info.unwrap().evictable.unwrap();
         assert_eq!((batch.checkpoint, batch.cards, batch.leaving), (None, 2_000, false));
-        let of = |tier: &str| {
+    }
+
+    #[test]
+    fn a_pod_that_only_calls_itself_mid_is_not_evicted_since_nothing_was_lent_to_it() {
+        let of = |tier: &str, resource: &str| {
             let meta = serde_json::json!({"name": "p", "uid": "u", "labels": {"duosuan.io/tier": tier}});
-            pod(serde_json::json!({"metadata": meta, "spec": {"nodeName": "n", "containers": []}}))
-                .unwrap()
-                .evictable
+            let containers = serde_json::json!([{"name": "a", "resources": {"requests": {resource: "1"}}}]);
+            let info = pod(serde_json::json!({"metadata": meta, "spec": {"nodeName": "n", "containers": containers}}));
+            let info = info.unwrap();
+            (info.tier, info.evictable.is_some())
         };
-        assert!(of("mid").is_some() && of("prod").is_none());
+        assert_eq!(of("mid", "cpu"), (Tier::Mid, false));
+        assert_eq!(of("mid", "memory"), (Tier::Mid, false));
+        assert_eq!(of("mid", RESOURCE_MID_MEMORY), (Tier::Mid, true));
+        assert_eq!(of("prod", RESOURCE_MID_CPU), (Tier::Mid, true), "by what it asks for");
+        assert_eq!(of("batch", "cpu"), (Tier::Batch, true));
+        assert_eq!(of("prod", "cpu"), (Tier::Prod, false));
     }
 
     #[test]

@@ -20,9 +20,6 @@ use settling::Settling;
 
 mod settling;
 
-/// What a node does not lend while it takes nothing new of mid and batch. (Of mid it offers what is bound and no more then.)
-const BATCH: [&str; 2] = [RESOURCE_BATCH_CPU, RESOURCE_BATCH_MEMORY];
-
 /// Age of a report over which nothing is placed by it, unless a policy says otherwise: 5 min.
 const EXPIRE: i64 = 5 * 60 * 1000;
 
@@ -30,7 +27,8 @@ const EXPIRE: i64 = 5 * 60 * 1000;
 /// that it does not swing with each report.
 const COOLED: i64 = 50;
 
-/// What an agent lends, and a kubelet learns of only by its watch.
+/// What an agent lends, and a kubelet learns of only by its watch. A node that takes nothing new of mid and batch lends none of
+/// it.
 const LENT: [&str; 4] = [
     RESOURCE_BATCH_CPU,
     RESOURCE_BATCH_MEMORY,
@@ -340,12 +338,8 @@ impl Nodes {
         for (resource, lent) in &mut entry.lent {
             let counts = lent.advance(now);
             if let Some(amount) = node.allocatable.get_mut(*resource) {
-                // Who was evicted would only come back; what is bound stays.
-                *amount = if entry.closed && BATCH.contains(resource) {
-                    0
-                } else {
-                    counts
-                };
+                // Who was evicted would only come back, into what he held and the node still offers; what is bound stays.
+                *amount = if entry.closed { 0 } else { counts };
             }
         }
         if let Some((report, _)) = entry.report.as_ref().filter(|(r, _)| !r.gpus.is_empty()) {

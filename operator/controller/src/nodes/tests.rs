@@ -128,6 +128,28 @@ fn a_node_that_evicted_batch_lends_none_until_it_takes_new_batch_again() {
 }
 
 #[test]
+fn a_node_that_evicted_mid_lends_no_mid_so_that_the_successor_does_not_come_back_into_the_hole() {
+    let mut nodes = Nodes::default();
+    let lends_mid = event::Node {
+        allocatable: [
+            (RESOURCE_MID_CPU.to_owned(), 4_000),
+            (RESOURCE_MID_MEMORY.to_owned(), 8 << 30),
+        ]
+        .into(),
+        ..node(0)
+    };
+    nodes.node(lends_mid, Time(0));
+    let report = Report {
+        closed: true,
+        ..report(1)
+    };
+    let Some(Event::Node(seen)) = nodes.report("n".into(), Some(report), Time(1)) else {
+        unreachable!()
+    };
+    assert!(seen.allocatable.values().all(|amount| *amount == 0), "{seen:?}");
+}
+
+#[test]
 fn a_heartbeat_is_no_news_and_reported_gpus_and_numa_nodes_are() {
     let mut nodes = Nodes::default();
     assert!(nodes.node(node(1), Time(0)).is_some());
