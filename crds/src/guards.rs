@@ -180,12 +180,16 @@ pub struct LatencyGuard {
 
 /// Eviction of batch pods from a node, lowest lost work first and never more than needed. A pod that is to go gets the annotation
 /// `duosuan.io/eviction-notice`, and SIGTERM with its grace two seconds later; where its disruption budget keeps it, the next one goes.
-/// Pods of mid are evicted only where no batch is left to evict and prod has suffered for `suppressedFor` (for a minute where
-/// memory is under `availablePercent`), with `midNotice` between the annotation and SIGTERM; they are never killed. Pods of prod
-/// are never evicted.
+/// Pods that ask for mid's resources are evicted only where no batch is left to evict and prod has suffered for `suppressedFor`
+/// (for a minute where memory is under `availablePercent`), with `midNotice` between the annotation and SIGTERM; they are never
+/// killed. Those that are mid by their label alone, and pods of prod, are never evicted. A pod under notice stays, and the
+/// annotation is taken off, where the policy does not allow evictions any more or the agent ends, and one of mid also where the
+/// node has recovered of what it was to go for, unless that is prod's stall for memory.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new("(has(self.killPercent) ? self.killPercent : 1) < (has(self.availablePercent) ? self.availablePercent : 3)")
     .message("killPercent (1 if absent) must be less than availablePercent (3 if absent)").field_path(".killPercent"))]
+#[x_kube(validation = Rule::new("!has(self.midNotice) || duration(self.midNotice) <= duration('1h')")
+    .message("midNotice must be an hour or less").field_path(".midNotice"))]
 #[serde(rename_all = "camelCase")]
 pub struct Eviction {
     /// True switches eviction off: what is suppressed stays suppressed, and the kernel's OOM killer decides.
@@ -205,7 +209,7 @@ pub struct Eviction {
     /// evicted, and how long prod may lack memory when batch has no page cache left to give. Default: `5m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suppressed_for: Option<Duration>,
-    /// Time between the annotation and SIGTERM for pods of mid. Default: `60s`.
+    /// Time between the annotation and SIGTERM for pods of mid, an hour at most. Default: `60s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mid_notice: Option<Duration>,
 }

@@ -158,8 +158,8 @@ pub struct EvictionReport {
     #[schemars(extend("enum" = ["MemoryShort", "MemoryFails", "MemoryStall", "CpuSuppressed", "CpuStall"]))]
     pub cause: String,
     /// `Ordered`: asked for, and not answered yet. `Evicted`: the API server evicts the pod. `Refused`: a disruption budget
-    /// keeps it. `Failed`: the order did not work out. `Killed`: its processes were killed. `Observed`: the mode is
-    /// `observe`, and nothing was done.
+    /// keeps it. `Failed`: the order did not work out, or was taken back under notice. `Killed`: its processes were killed.
+    /// `Observed`: the mode is `observe`, and nothing was done.
     #[schemars(extend("enum" = ["Ordered", "Evicted", "Refused", "Failed", "Killed", "Observed"]))]
     pub outcome: String,
     /// Work that was lost with it, of its whole claim where that cannot spare the pod, in core-seconds since the last

@@ -71,6 +71,13 @@ impl<M: Machine> Agent<M> {
         self.observe_only || by_policy
     }
 
+    /// Whether it may evict anybody, by its own flag and by the policy.
+    pub fn evicts(&self) -> bool {
+        let by_policy =
+            matches!(&self.choice, Choice::Policy { policy, .. } if !policy.suspended && !policy.eviction.disabled);
+        by_policy && !self.observes()
+    }
+
     /// The policy that holds from the next look on.
     pub fn follow(&mut self, choice: Choice) {
         match &choice {

@@ -2,7 +2,10 @@
 //! an event; and what is known there of the gangs that may be hit.
 //!
 //! A pod has two seconds between the notice and SIGTERM, one of mid as long as the policy says, and then its grace. The notice is the annotation
-//! `duosuan.io/eviction-notice`, which a pod reads as a file by the downward API.
+//! `duosuan.io/eviction-notice`, which a pod reads as a file by the downward API. It is taken back where nobody is to be evicted
+//! any more ([`Need`]), where the agent ends before it has asked, and by the next agent where this one had no time to.
+
+mod notice;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +13,7 @@ use std::{
 };
 
 use anyhow::Context;
-use duosuan_crds::{ANNOTATION_EVICTION_NOTICE, CapacityClaim};
+use duosuan_crds::CapacityClaim;
 use duosuan_policy::{
     Answer, Gang, Millis,
     eviction::{Eviction, EvictionView, Outcome},
@@ -18,14 +21,13 @@ use duosuan_policy::{
 use http::{Request, header::CONTENT_TYPE};
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::MicroTime};
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, Client};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::{agent::Agent, machine::Machine, metrics::Metrics, pods, publish::FIELD_MANAGER};
+use crate::{agent::Agent, machine::Machine, metrics::Metrics, pods};
+pub use notice::left_behind;
+use notice::{Leftovers, Need, Needs, note};
 
 /// Label of an Eviction: the node of the agent that asks for it. The rules of the chart demand it of agents, and look at the
 /// pods of those alone.
@@ -73,6 +75,8 @@ pub struct Evictions {
     client: Client,
     node: String,
     tasks: JoinSet<Done>,
+    needs: Needs,
+    leftovers: Leftovers,
     asked: Option<Millis>,
 }
 
@@ -92,16 +96,28 @@ impl Evictions {
             client,
             node: node.to_owned(),
             tasks: JoinSet::new(),
+            needs: Needs::default(),
+            leftovers: Leftovers::default(),
             asked: None,
         }
     }
 
-    /// Starts what a look ordered; asks for the gangs where one of them may soon be hit.
-    pub fn follow(&mut self, view: &EvictionView, gangs: impl FnOnce() -> BTreeSet<String>, now: Millis) {
+    /// Starts what a look ordered, and ends what is under notice where `allowed` is false: by its policy or its own flag the
+    /// agent evicts nobody. Asks for the gangs where one of them may soon be hit.
+    pub fn follow(
+        &mut self,
+        view: &EvictionView,
+        allowed: bool,
+        gangs: impl FnOnce() -> BTreeSet<String>,
+        now: Millis,
+    ) {
+        self.needs.look(allowed, view.near, now);
         for order in view.orders() {
+            self.leftovers.leave(&order.uid);
             let (client, node, order) = (self.client.clone(), self.node.clone(), order.clone());
+            let need = self.needs.of(&order);
             self.tasks.spawn(async move {
-                let answer = evict(&client, &node, &order).await;
+                let answer = evict(&client, &node, &order, &need).await;
                 Done::Order {
                     eviction: Box::new(order),
                     answer,
@@ -115,6 +131,18 @@ impl Evictions {
                 self.tasks.spawn(async move { Done::Gangs(ask(&client, names).await) });
             }
         }
+    }
+
+    /// Takes back the notices that an agent before this one left on its pods, named by UID as `namespace/name`: whom it is
+    /// about, this agent would have to order anew.
+    pub fn take_back(&mut self, noticed: BTreeMap<String, String>) {
+        self.leftovers.take_back(&self.client, noticed);
+    }
+
+    /// Ends what is under notice, takes the notices back, and waits until nothing is under way.
+    pub async fn end(&mut self) {
+        self.needs.end();
+        while self.tasks.join_next().await.is_some() {}
     }
 
     /// What is done by now, if anything.
@@ -136,7 +164,7 @@ impl Evictions {
 
 /// Evicts one pod. One whose processes were killed gets neither trial nor notice: nobody is left to read it. One that is gone
 /// is as good as evicted, and nothing is said of it.
-async fn evict(client: &Client, node: &str, order: &Eviction) -> Answer {
+async fn evict(client: &Client, node: &str, order: &Eviction, need: &Need) -> Answer {
     let Some((namespace, name)) = order.name.split_once('/') else {
         return Answer::Failed;
     };
@@ -150,7 +178,11 @@ async fn evict(client: &Client, node: &str, order: &Eviction) -> Answer {
         }
         let notice = format!("{} {}: {}", Timestamp::now(), order.cause.as_str(), order.why);
         note(&pods, name, &order.uid, Some(&notice)).await;
-        tokio::time::sleep(NOTICE.max(Duration::from_millis(order.notice))).await;
+        if let Err(why) = need.lasts(NOTICE.max(Duration::from_millis(order.notice))).await {
+            tracing::info!(pod = %order.name, "not evicted, its notice is taken back: {why}");
+            note(&pods, name, &order.uid, None).await;
+            return Answer::Failed;
+        }
     }
     let Some(answer) = ask_to_evict(client, node, order, (namespace, name), false).await else {
         return Answer::Evicted;
@@ -162,25 +194,10 @@ async fn evict(client: &Client, node: &str, order: &Eviction) -> Answer {
                 tracing::warn!(pod = %order.name, "no event tells of the eviction: {error:#}");
             }
         }
-        Answer::Refused | Answer::Failed if alive => note(&pods, name, &order.uid, None).await,
+        Answer::Refused | Answer::Failed if alive => drop(note(&pods, name, &order.uid, None).await),
         Answer::Refused | Answer::Failed => {}
     }
     answer
-}
-
-/// Writes the notice, or takes it back; of this pod, and never of its successor of the same name. That it could not be
-/// written is no reason to stay.
-async fn note(pods: &Api<Pod>, name: &str, uid: &str, notice: Option<&str>) {
-    let patch = Patch::Merge(json!({"metadata": {"uid": uid, "annotations": {ANNOTATION_EVICTION_NOTICE: notice}}}));
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
-    match tokio::time::timeout(TIMEOUT, pods.patch_metadata(name, &params, &patch)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(pod = name, "the eviction notice is not written: {error}"),
-        Err(_) => tracing::warn!(pod = name, "the eviction notice is not written: no answer"),
-    }
 }
 
 /// Asks for an eviction, or whether it would be granted; `None` if the pod is gone.
@@ -354,7 +371,7 @@ mod tests {
     async fn of_a_pod_that_is_gone_its_successor_gets_neither_notice_nor_event() {
         for status in [404, 409] {
             let (client, asked) = server(status);
-            assert_eq!(evict(&client, "n", &order()).await, Answer::Evicted);
+            assert_eq!(evict(&client, "n", &order(), &Need::default()).await, Answer::Evicted);
             let asked = asked.lock().unwrap();
             assert_eq!(asked.len(), 1, "{asked:?}");
             assert!(asked[0].starts_with("POST /api/v1/namespaces/ns/pods/web/eviction?dryRun=All"));
@@ -364,7 +381,7 @@ mod tests {
     #[tokio::test]
     async fn the_notice_is_written_to_this_pod_alone() {
         let (client, asked) = server(200);
-        assert_eq!(evict(&client, "n", &order()).await, Answer::Evicted);
+        assert_eq!(evict(&client, "n", &order(), &Need::default()).await, Answer::Evicted);
         let asked = asked.lock().unwrap();
         let methods: Vec<&str> = asked.iter().filter_map(|a| a.split(' ').next()).collect();
         assert_eq!(methods, ["POST", "PATCH", "POST", "POST"]);
@@ -377,9 +394,122 @@ mod tests {
             let (client, _) = server(200);
             let began = tokio::time::Instant::now();
             let order = Eviction { notice, ..order() };
-            assert_eq!(evict(&client, "n", &order).await, Answer::Evicted);
+            assert_eq!(evict(&client, "n", &order, &Need::default()).await, Answer::Evicted);
             assert!((least..least * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
         }
+    }
+
+    fn of_mid(cause: Cause) -> Eviction {
+        Eviction {
+            tier: Tier::Mid,
+            cause,
+            notice: 60_000,
+            ..order()
+        }
+    }
+
+    /// What a look tells of whom it orders, and of whether anything is amiss.
+    fn view(order: Option<Eviction>, near: bool) -> EvictionView {
+        EvictionView {
+            decided: order.into_iter().collect(),
+            near,
+            ..EvictionView::default()
+        }
+    }
+
+    /// Follows an order of a second ago and then, each second until it is answered, looks that say this.
+    async fn follow(order: Eviction, allowed: bool, near: bool) -> (Answer, Vec<String>, Millis) {
+        let (client, asked) = server(200);
+        let mut evictions = Evictions::new(client, "n");
+        evictions.follow(&view(Some(order), true), true, BTreeSet::new, 0);
+        for second in 1..120 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            evictions.follow(&view(None, near), allowed, BTreeSet::new, second * 1_000);
+            if let Some(Done::Order { answer, .. }) = evictions.try_done() {
+                let asked = asked.lock().unwrap().clone();
+                return (answer, asked, second);
+            }
+        }
+        unreachable!("never answered")
+    }
+
+    fn takes_the_notice_back(asked: &[String]) -> bool {
+        let last = asked.last().unwrap();
+        let written = |a: &String| a.starts_with("PATCH") && a.contains("eviction-notice");
+        asked.iter().filter(|a| written(a)).count() == 2
+            && last.starts_with("PATCH")
+            && last.contains("\"duosuan.io/eviction-notice\":null")
+            && !asked.iter().any(|a| a.contains("/eviction "))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_that_lets_nobody_be_evicted_any_more_ends_what_is_under_notice() {
+        let (answer, asked, second) = follow(of_mid(Cause::Memory), false, true).await;
+        assert_eq!(answer, Answer::Failed);
+        assert!(takes_the_notice_back(&asked), "{asked:?}");
+        assert!(second <= 3, "at once, and not at the end of the notice: {second}");
+        let (answer, asked, _) = follow(order(), false, true).await;
+        assert_eq!(answer, Answer::Failed, "batch too");
+        assert!(takes_the_notice_back(&asked), "{asked:?}");
+        let killed = Eviction {
+            outcome: Outcome::Killed,
+            ..order()
+        };
+        let (answer, ..) = follow(killed, false, true).await;
+        assert_eq!(answer, Answer::Evicted, "nothing is left of it to be spared");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_mid_stays_where_nothing_is_amiss_any_more_at_the_end_of_its_notice() {
+        for (order, near, stays) in [
+            (of_mid(Cause::Memory), false, true),
+            (of_mid(Cause::CpuStall), false, true),
+            (of_mid(Cause::Memory), true, false),
+            // Of a stall for memory no look says that it is over.
+            (of_mid(Cause::MemoryStall), false, false),
+            // What batch holds is taken back at once.
+            (order(), false, false),
+        ] {
+            let (answer, asked, _) = follow(order.clone(), true, near).await;
+            assert_eq!(answer == Answer::Failed, stays, "{order:?} {near}");
+            assert_eq!(takes_the_notice_back(&asked), stays, "{asked:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_ends_takes_its_notices_back() {
+        let (client, asked) = server(200);
+        let mut evictions = Evictions::new(client, "n");
+        evictions.follow(&view(Some(of_mid(Cause::Memory)), true), true, BTreeSet::new, 0);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let began = tokio::time::Instant::now();
+        evictions.end().await;
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(takes_the_notice_back(&asked.lock().unwrap()), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_notice_that_an_agent_before_left_is_taken_back_unless_its_pod_is_ordered_anew() {
+        let left = || BTreeMap::from([("u-1".to_owned(), "ns/web".to_owned())]);
+        for (status, times) in [(200, 1), (404, 1), (409, 1), (500, notice::TRIES)] {
+            let (client, asked) = server(status);
+            let mut evictions = Evictions::new(client, "n");
+            evictions.take_back(left());
+            tokio::time::sleep(Duration::from_secs(3_600)).await;
+            let asked = asked.lock().unwrap();
+            assert_eq!(asked.len(), times, "{status}: {asked:?}");
+            assert!(asked[0].contains("\"duosuan.io/eviction-notice\":null"), "{asked:?}");
+            assert!(asked[0].contains("\"uid\":\"u-1\""), "{asked:?}");
+        }
+        let (client, asked) = server(500);
+        let mut evictions = Evictions::new(client, "n");
+        evictions.take_back(left());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        evictions.follow(&view(Some(order()), true), true, BTreeSet::new, 1_000);
+        tokio::time::sleep(Duration::from_secs(3_600)).await;
+        let asked = asked.lock().unwrap();
+        let patched = asked.iter().filter(|a| a.starts_with("PATCH")).count();
+        assert_eq!(patched, 1, "{asked:?}");
     }
 
     #[test]

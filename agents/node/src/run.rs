@@ -4,7 +4,7 @@
 //! the own pods, the own node and the policies; a report every 15 s or when something moved. The kernel side runs on
 //! when the API server does not answer. At the end, the kernel is put back and the offer falls to what is bound.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use duosuan_crds::{ColocationPolicy, report::NumaReport};
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     agent::Agent,
     clock::Clock,
-    evict::{Done, Evictions},
+    evict::{self, Done, Evictions},
     fault,
     http::{self, Pulse},
     identity,
@@ -117,6 +117,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let node = LiveNode {
         publisher: client.as_ref().map(|client| Publisher::new(client.clone(), &name)),
         evictions: client.as_ref().map(|client| Evictions::new(client.clone(), &name)),
+        noticed: BTreeMap::new(),
         name,
         numa,
         agent,
@@ -208,6 +209,8 @@ struct LiveNode {
     publisher: Option<Publisher>,
     /// Absent without an API server.
     evictions: Option<Evictions>,
+    /// Pods that have a notice of an agent before this one, by UID, until all are listed.
+    noticed: BTreeMap<String, String>,
     reported: Option<(Millis, Report)>,
     delivered: Option<Millis>,
     not_before: Millis,
@@ -284,7 +287,8 @@ impl LiveNode {
         }
         self.pulse.beat(now);
         if let Some(evictions) = &mut self.evictions {
-            evictions.follow(&look.report.eviction, || self.agent.gang_names(), now);
+            let allowed = self.agent.evicts();
+            evictions.follow(&look.report.eviction, allowed, || self.agent.gang_names(), now);
         }
         if !look.report.eviction.decided.is_empty() {
             // A restart must not forget that the node is closed.
@@ -310,6 +314,9 @@ impl LiveNode {
         use crate::mirror::Changed;
         match event {
             Watched::Pod(event) => {
+                if let (false, watcher::Event::InitApply(pod)) = (self.pods.ready(), &event) {
+                    self.noticed.extend(evict::left_behind(pod));
+                }
                 let changed = self.pods.apply(event, |pod: &Pod| {
                     (
                         format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any()),
@@ -321,6 +328,9 @@ impl LiveNode {
                     self.services.follow(&pods);
                     self.agent.set_services(self.services.observed());
                     self.agent.set_pods(pods);
+                    if let Some(evictions) = &mut self.evictions {
+                        evictions.take_back(std::mem::take(&mut self.noticed));
+                    }
                 }
                 // The tick comes soon enough; a list of 250 pods is no reason for 250 looks.
                 false
@@ -430,7 +440,8 @@ impl LiveNode {
     }
 
     /// Puts the kernel back first, then lowers the offer: nobody guards the node from here on, so nothing more is to be
-    /// placed on it, but what is bound stays offered, since a kubelet that restarts would fail it otherwise.
+    /// placed on it, but what is bound stays offered, since a kubelet that restarts would fail it otherwise. Nor is anybody
+    /// evicted whose notice it has given.
     async fn end(&mut self) {
         let acted = self.agent.machine.restore();
         for failure in &acted.failed {
@@ -452,10 +463,16 @@ impl LiveNode {
             }
             Ok(())
         };
+        let notices = async {
+            if let Some(evictions) = &mut self.evictions {
+                evictions.end().await;
+            }
+        };
+        let farewell = async { futures::join!(farewell, notices).0 };
         match tokio::time::timeout(FAREWELL, farewell).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!("the offer stays as it was: {error}"),
-            Err(_) => tracing::warn!("the offer stays as it was: the API server does not answer"),
+            Err(_) => tracing::warn!("the offer or a notice stays as it was: the API server does not answer"),
         }
     }
 }

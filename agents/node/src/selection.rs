@@ -7,12 +7,15 @@ use duosuan_crds::{
     policy::{Mode as ApiMode, selects},
 };
 use duosuan_policy::{
-    Guard, Mode, NamedGroup, Policy, Resources, Tier,
+    Guard, Millis, Mode, NamedGroup, Policy, Resources, Tier,
     policy::{Eviction, IoGuard, LatencyGuard, LlcGuard, MemoryGuard, Mid, NetworkGuard},
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::quantity;
+
+/// Longest notice of mid, as the API has it: an hour. What prod lacks until then it lacks.
+const LONGEST_NOTICE: Millis = 60 * 60 * 1000;
 
 /// What a node follows.
 #[allow(
@@ -108,6 +111,10 @@ pub fn translate(spec: &ColocationPolicySpec, capacity: Resources) -> Result<Pol
         base.eviction.suppressed_for,
     );
     let mid_notice = millis("eviction.midNotice", &eviction.mid_notice, base.eviction.mid_notice);
+    if mid_notice > LONGEST_NOTICE {
+        let text = eviction.mid_notice.clone().unwrap_or_default().0;
+        problems.push(format!("eviction.midNotice is {text:?}: give an hour or less"));
+    }
     let floor = spec.guards.cpu.floor.as_ref().and_then(|text| {
         let floor = quantity::milli(text);
         if floor.is_none() {
@@ -293,6 +300,14 @@ mod tests {
             ..Mid::default()
         };
         assert_eq!(translate(&given, NODE).unwrap().mid, expected);
+    }
+
+    #[test]
+    fn mid_is_given_an_hours_notice_at_most() {
+        let of = |notice: &str| translate(&spec(serde_json::json!({"eviction": {"midNotice": notice}})), NODE);
+        assert_eq!(of("1h").unwrap().eviction.mid_notice, LONGEST_NOTICE);
+        let problems = of("61m").unwrap_err();
+        assert_eq!(problems, ["eviction.midNotice is \"61m\": give an hour or less"]);
     }
 
     #[test]

@@ -335,9 +335,8 @@ impl Fleet {
                 done.tell(&mut member.agent, name, self.options.metrics.as_deref(), now);
             }
             let look = member.agent.look(now);
-            member
-                .evictions
-                .follow(&look.report.eviction, || member.agent.gang_names(), now);
+            let (allowed, gangs) = (member.agent.evicts(), || member.agent.gang_names());
+            member.evictions.follow(&look.report.eviction, allowed, gangs, now);
             if let Some(metrics) = &self.options.metrics {
                 metrics.record(name, &look.report, &look.acted);
                 if let Some(at) = member.delivered {
