@@ -219,7 +219,10 @@ impl Binder {
                     Outcome::Done => self.bind(pod, node, &given, open_until).await,
                     not_granted => not_granted,
                 };
-                if matches!(outcome, Outcome::Failed(_) | Outcome::Refused(_) | Outcome::Gone) {
+                if matches!(outcome, Outcome::Failed(_) | Outcome::Refused(_) | Outcome::Gone)
+                    && grants.iter().any(|grant| grant.written.is_some())
+                    && self.is_nowhere(pod).await
+                {
                     self.take_back(pod, grants).await;
                 }
                 let result = outcome.label("bound");
@@ -292,6 +295,18 @@ impl Binder {
                 }
                 (_, not_done) => not_done,
             },
+        }
+    }
+
+    /// True if a pod is gone or has no node: elsewhere it may be using its claims.
+    async fn is_nowhere(&self, pod: &PodName) -> bool {
+        match self.get(pod).await {
+            Err(Failure::Gone) => true,
+            Err(_) => false,
+            Ok(found) => {
+                found.metadata.uid.as_deref() != Some(&pod.uid)
+                    || found.spec.node_name.as_deref().is_none_or(str::is_empty)
+            }
         }
     }
 

@@ -34,7 +34,7 @@ impl Binder {
         Outcome::Done
     }
 
-    /// Gives back what was written into the claims of a pod that is certainly not bound: it may have to go elsewhere. Where
+    /// Gives back what was written into the claims of a pod that has no node: it may have to go elsewhere. Where
     /// that fails, it is tried where its devices are.
     pub(super) async fn take_back(&self, pod: &PodName, grants: &mut [Grant]) {
         for grant in grants.iter_mut().filter(|grant| grant.written.is_some()) {

@@ -147,6 +147,7 @@ fn what_a_claim_asks_for_is_understood_or_refused_with_its_field() {
             "spec.devices.requests[0].exactly.adminAccess",
         ),
         (json!({"count": 0}), "spec.devices.requests[0].exactly.count"),
+        (json!({"count": 33}), "spec.devices.requests: ask for 33 devices"),
         (
             json!({"allocationMode": "Some"}),
             "spec.devices.requests[0].exactly.allocationMode",
@@ -272,4 +273,15 @@ fn an_older_word_of_a_claim_is_passed_over_and_grants_carry_the_configuration_of
     let mut another = one(json!({}));
     another.uid = "v".into();
     assert_eq!(devices.claim(another).len(), 1);
+}
+
+#[test]
+fn a_claim_is_one_pods_own_only_if_it_was_made_from_a_template() {
+    let owned = |annotations: Value| {
+        let owners = json!([{"apiVersion": "v1", "kind": "X", "name": "x", "uid": "x", "controller": true}]);
+        let metadata = json!({"name": "c", "ownerReferences": owners, "annotations": annotations});
+        dra::claim(serde_json::from_value(json!({"metadata": metadata, "spec": {}})).unwrap()).owner
+    };
+    assert_eq!(owned(json!({"resource.kubernetes.io/pod-claim-name": "gpu"})).as_deref(), Some("x"));
+    assert_eq!(owned(json!({"other": "gpu"})), None);
 }

@@ -13,6 +13,12 @@ pub use result::{allocation_result, same_devices};
 
 mod result;
 
+/// Annotation of the claims that are made for pods from templates.
+const MADE_FOR_A_POD: &str = "resource.kubernetes.io/pod-claim-name";
+
+/// Devices that a claim has at most, as the API server has it.
+const MOST_DEVICES: u32 = 32;
+
 /// A slice of a pool.
 #[derive(Clone, Debug, Default)]
 pub struct Slice {
@@ -73,7 +79,7 @@ pub struct Claim {
     pub uid: String,
     /// Version, if it is a number.
     pub version: Option<u64>,
-    /// UID of what controls it: the pod that it was made for.
+    /// UID of the pod that it was made for from a template.
     pub owner: Option<String>,
     /// What it asks for, if that can be understood and honoured. Of one that has devices nobody asks.
     pub asks: Result<Asks, FieldError>,
@@ -308,7 +314,13 @@ pub fn claim(object: Object<lean::ResourceClaim>) -> Claim {
     let (meta, spec, status) = (object.metadata, object.spec, object.status);
     let allocation = status.allocation.as_ref();
     Claim {
-        owner: controller(&meta).map(str::to_owned),
+        // A claim that somebody made by its own name is for all that name it, whatever controls it.
+        owner: meta
+            .annotations
+            .as_ref()
+            .filter(|annotations| annotations.contains_key(MADE_FOR_A_POD))
+            .and_then(|_| controller(&meta))
+            .map(str::to_owned),
         asks: if allocation.is_some() {
             Ok(Asks::default())
         } else {
@@ -358,6 +370,13 @@ fn asks(devices: &dra::ClaimedDevices) -> Result<Asks, FieldError> {
             _ => return Err(FieldError::new(field, "has to have either exactly or firstAvailable")),
         };
         requests.push((request.name.clone(), options));
+    }
+    // A claim can never have more, whatever is free.
+    let least = |(_, options): &(String, Vec<Alternative>)| options.iter().map(|o| o.count.unwrap_or(1)).min();
+    let asked = requests.iter().filter_map(least).fold(0, u32::saturating_add);
+    if asked > MOST_DEVICES {
+        let problem = format!("ask for {asked} devices, and a claim has {MOST_DEVICES} at most: use several claims");
+        return Err(FieldError::new("spec.devices.requests".to_owned(), problem));
     }
     let mut constraints = Vec::with_capacity(devices.constraints.len());
     for (i, constraint) in devices.constraints.iter().enumerate() {

@@ -16,6 +16,15 @@ use crate::{
 const CLAIM: &str = "/apis/resource.k8s.io/v1/namespaces/ns/resourceclaims/c";
 const BINDING: &str = "POST /api/v1/namespaces/ns/pods/p/binding";
 
+const POD: &str = "GET /api/v1/namespaces/ns/pods/p";
+
+fn pod_on(node: &str) -> Answer {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "uid": "u"}, "spec": {"nodeName": node},
+    });
+    Answer::Is(200, pod)
+}
+
 fn get() -> String {
     format!("GET {CLAIM}")
 }
@@ -153,6 +162,7 @@ async fn what_was_written_for_a_pod_that_is_not_bound_is_taken_back_unless_other
             .on(&get(), claim(Some("gpu-0"), &others))
             .on(&put_status(), claim(Some("gpu-0"), &with_pod))
             .on(BINDING, Answer::fails(422, "no"))
+            .on(POD, pod_on(""))
             .on(&get(), claim(Some("gpu-0"), &with_pod))
             .on(&put_status(), claim(kept.then_some("gpu-0"), &others));
         let (outcome, written) = bind(&script).await;
@@ -162,4 +172,15 @@ async fn what_was_written_for_a_pod_that_is_not_bound_is_taken_back_unless_other
         assert_eq!(status["reservedFor"].as_array().unwrap().len(), others.len());
         assert_eq!(written.unwrap()["status"]["allocation"].is_null(), !kept);
     }
+}
+
+#[tokio::test]
+async fn a_pod_that_runs_elsewhere_keeps_what_its_claims_have() {
+    let script = Script::default()
+        .on(&get(), claim(Some("gpu-0"), &["u"]))
+        .on(BINDING, Answer::fails(409, "already assigned"))
+        .on(POD, pod_on("other"))
+        .on(POD, pod_on("other"));
+    let (outcome, _) = bind(&script).await;
+    assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
 }

@@ -11,7 +11,7 @@ use super::{
     pools::{Device, Pool},
 };
 use crate::{
-    event::{DeviceAllocation, DeviceClaimSpec, DeviceConstraint, DeviceOption},
+    event::{DeviceAllocation, DeviceClaimSpec, DeviceConstraint, DeviceOption, Taint},
     model::NodeSlot,
     selector,
     slab::{DeviceOrd, FaultOrd, PoolOrd},
@@ -219,7 +219,10 @@ impl<'a> Search<'a> {
                 option,
             };
             let found = match option.count {
-                Some(count) => self.some(at, count as usize, 0)?,
+                Some(count) => {
+                    let open = self.open(at, count as usize);
+                    self.some(at, count as usize, &open)?
+                }
                 None => self.all(at)?,
             };
             if found {
@@ -229,8 +232,30 @@ impl<'a> Search<'a> {
         Ok(false)
     }
 
-    /// So many devices more, from one of the candidates on.
-    fn some(&mut self, at: At<'a>, count: usize, from: usize) -> Result<bool, NoDevices> {
+    /// Candidates that may be had for a request, in order; none if they are fewer than it asks for. Where it is not known of
+    /// one whether it is meant, the search is to come upon it.
+    fn open(&mut self, at: At<'a>, count: usize) -> Vec<usize> {
+        // To look is work too.
+        self.tried = self.tried.saturating_add(u32::try_from(self.candidates.len() / 8).unwrap_or(u32::MAX));
+        let (mut open, mut unknown) = (Vec::new(), false);
+        for (index, candidate) in self.candidates.iter().enumerate() {
+            match is_open(at.option, candidate) {
+                Ok(true) => open.push(index),
+                Ok(false) => {}
+                Err(_) => {
+                    open.push(index);
+                    unknown = true;
+                }
+            }
+        }
+        if open.len() < count && !unknown {
+            open.clear();
+        }
+        open
+    }
+
+    /// So many devices more, of those that are open yet.
+    fn some(&mut self, at: At<'a>, count: usize, open: &[usize]) -> Result<bool, NoDevices> {
         if count == 0 {
             return self.request(at.claim, at.request + 1);
         }
@@ -238,7 +263,9 @@ impl<'a> Search<'a> {
             return Ok(false);
         }
         let mut in_vain: Vec<(PoolOrd, usize)> = Vec::new();
-        for index in from..self.candidates.len() {
+        let mut rest = open;
+        while let Some((&index, after)) = rest.split_first() {
+            rest = after;
             self.tried += 1;
             if self.tried > TRIED {
                 return Err(NoDevices::TooMuchWork);
@@ -253,7 +280,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             if self.take(at, index)? {
-                if self.some(at, count - 1, index + 1)? {
+                if self.some(at, count - 1, after)? {
                     return Ok(true);
                 }
                 self.put_back(at, index);
@@ -300,18 +327,10 @@ impl<'a> Search<'a> {
             return Ok(false);
         };
         let (ord, pool, device) = (candidate.ord, candidate.pool, candidate.device);
-        let in_use = candidate.taken || candidate.held.is_some_and(|held| held.whole > 0);
-        if in_use || (!device.is.shared && candidate.parts() > 0) || !is_meant(at.option, device)? {
+        if !is_open(at.option, candidate)? {
             return Ok(false);
         }
-        let Some(share) = share_of(at.option, candidate, true) else {
-            return Ok(false);
-        };
-        let blocking = |taint: &&crate::event::Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
-        let mut taints = device.is.taints.iter().filter(blocking);
-        if taints.any(|taint| !selector::tolerated(taint, &at.option.tolerations)) {
-            return Ok(false);
-        }
+        let share = share_of(at.option, candidate, true).unwrap_or_default();
         let first = candidate.parts() == 0;
         let Some(consumes) = &device.consumes else {
             return Ok(false);
@@ -441,6 +460,20 @@ fn is_meant(option: &DeviceOption, device: &Device) -> Result<bool, NoDevices> {
         return Err(NoDevices::Fault(*fault));
     }
     Ok(device.is.selectors.binary_search(&option.selector).is_ok())
+}
+
+/// True if a device is one of those that are asked for, and nothing of its own is against its being had.
+fn is_open(option: &DeviceOption, candidate: &Candidate<'_>) -> Result<bool, NoDevices> {
+    let device = candidate.device;
+    let in_use = candidate.taken || candidate.held.is_some_and(|held| held.whole > 0);
+    if in_use || (!device.is.shared && candidate.parts() > 0) || !is_meant(option, device)? {
+        return Ok(false);
+    }
+    let blocking = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
+    let mut taints = device.is.taints.iter().filter(blocking);
+    Ok(share_of(option, candidate, true).is_some()
+        && !taints.any(|taint| !selector::tolerated(taint, &option.tolerations))
+        && device.consumes.is_some())
 }
 
 /// What of a device's capacity is had by a request, if there is so much: beside what is had already, or at all.
