@@ -1,7 +1,7 @@
 //! Dynamic resource allocation: slices become pools, classes and requests become numbered selectors of which each device
 //! says by which it is meant, and claims name those numbers. The core sees nothing else. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use duosuan_scheduler::{
     ClaimAllocation, Event,
@@ -16,6 +16,9 @@ use crate::{
         expression::{Expression, Functions},
     },
 };
+
+/// Selectors that are kept though no claim names them: to know of each device whether a new one means it costs much more.
+const IDLE: usize = 64;
 
 /// Driver and name of a pool.
 type PoolName = (String, String);
@@ -58,6 +61,8 @@ pub struct Devices {
     classes: BTreeMap<String, Class>,
     claims: BTreeMap<Namespaced, Known>,
     selectors: HashMap<Selector, Used>,
+    /// Selectors that no claim names for the moment, the one longest so first: the next pod of a template names them again.
+    idle: VecDeque<Selector>,
     compiled: BTreeMap<u32, Compiled>,
     /// The number that the last new selector got.
     numbers: u32,
@@ -160,6 +165,12 @@ impl Devices {
         events
     }
 
+    /// True if this very claim is there, whatever is known of it.
+    pub fn has(&self, claim: &Claim) -> bool {
+        let known = self.claims.get(&(claim.namespace.clone(), claim.name.clone()));
+        known.is_some_and(|known| known.claim.uid == claim.uid)
+    }
+
     /// A claim is gone.
     pub fn claim_gone(&mut self, name: Namespaced) -> Event {
         let known = self.claims.remove(&name);
@@ -224,6 +235,9 @@ impl Devices {
                     number: self.numbers,
                 }
             });
+            if used.claims == 0 {
+                self.idle.retain(|idle| idle != selector);
+            }
             used.claims = used.claims.saturating_add(1);
             numbers.push(used.number);
         }
@@ -245,8 +259,13 @@ impl Devices {
             };
             used.claims = used.claims.saturating_sub(1);
             if used.claims == 0 {
+                self.idle.push_back(selector);
+            }
+        }
+        while self.idle.len() > IDLE {
+            let oldest = self.idle.pop_front();
+            if let Some(used) = oldest.and_then(|selector| self.selectors.remove(&selector)) {
                 self.compiled.remove(&used.number);
-                self.selectors.remove(&selector);
             }
         }
     }

@@ -267,7 +267,8 @@ impl Session {
             Fact::Policy(name, _) => drop(self.awaited.remove(&Target::Policy(name.clone()))),
             Fact::PodGone(uid) => {
                 self.tries.remove(uid);
-                self.forget_preparing(uid);
+                // Its claims to devices are to get nothing, either.
+                self.gave_up(uid, "the pod is gone".to_owned());
             }
             _ => {}
         }

@@ -1,12 +1,13 @@
 //! Writes into the claims of a pod which devices they have, before the pod is bound.
 
+use http::Request;
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, GroupVersionKind, PostParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind},
 };
 use serde_json::{Value, json};
 
-use super::{Binder, Outcome, PodName};
+use super::{BINDING_TIMEOUT, Binder, Outcome, PodName};
 use crate::{
     devices::Grant,
     failure::Failure,
@@ -42,7 +43,12 @@ impl Binder {
             for _ in 0..TRIES {
                 match self.try_to_take_back(&api, pod, grant).await {
                     Err(Failure::Conflict(_)) => {}
-                    Ok(()) | Err(Failure::Gone) => break,
+                    Ok(()) => break,
+                    // What is written of it is of a claim that is no more.
+                    Err(Failure::Gone) => {
+                        grant.written = None;
+                        break;
+                    }
                     Err(failure) => {
                         let (claim, error) = (&grant.of.claim, failure.message());
                         tracing::warn!(namespace = pod.namespace, claim, error, "a claim keeps its devices");
@@ -80,7 +86,10 @@ impl Binder {
         let mut claim = self.retry.run(|| api.get(&name)).await?;
         let has = claim.data.pointer("/status/allocation");
         let ours = has.is_some_and(|has| same_devices(has, &grant.of.allocation));
-        if claim.metadata.uid.as_deref() != Some(&grant.of.uid) || !ours {
+        if claim.metadata.uid.as_deref() != Some(&grant.of.uid) {
+            return Err(Failure::Gone);
+        }
+        if !ours {
             return Ok(());
         }
         let reserved = claim.data.pointer("/status/reservedFor").and_then(Value::as_array);
@@ -90,16 +99,32 @@ impl Binder {
             status_of(&mut claim, "allocation", |_| Value::Null);
         }
         status_of(&mut claim, "reservedFor", |_| others.into());
-        let params = PostParams::default();
-        claim = self.retry.run(|| api.replace_status(&name, &params, &claim)).await?;
+        claim = self.put(pod, &claim, "/status").await?;
         grant.written = serde_json::to_value(claim).ok();
         Ok(())
+    }
+
+    /// Writes a claim, or a subresource of it, soon or never: a late write must not meet what a next leader has decided.
+    async fn put(&self, pod: &PodName, claim: &DynamicObject, subresource: &str) -> Result<DynamicObject, Failure> {
+        let name = claim.metadata.name.as_deref().unwrap_or_default();
+        let path = format!(
+            "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaims/{name}{subresource}?timeout={}s",
+            pod.namespace,
+            BINDING_TIMEOUT.as_secs()
+        );
+        let body = serde_json::to_vec(claim).map_err(|error| Failure::Refused(error.to_string()))?;
+        let write = || {
+            let request = Request::put(&path)
+                .header(http::header::CONTENT_TYPE, "application/json")
+                .body(body.clone());
+            async { self.client.request(request.map_err(kube::Error::HttpError)?).await }
+        };
+        self.retry.run(write).await
     }
 
     async fn try_to_write(&self, api: &Api<DynamicObject>, pod: &PodName, grant: &mut Grant) -> Result<(), Failure> {
         let name = grant.of.claim.clone();
         let refuse = |what: &str| Err(Failure::Refused(what.to_owned()));
-        let params = PostParams::default();
         let mut claim = self.retry.run(|| api.get(&name)).await?;
         if claim.metadata.uid.as_deref() != Some(&grant.of.uid) {
             return refuse("it is another one of the same name by now");
@@ -117,7 +142,7 @@ impl Binder {
                 let finalizers = claim.metadata.finalizers.get_or_insert_default();
                 if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
                     finalizers.push(FINALIZER.to_owned());
-                    claim = self.retry.run(|| api.replace(&name, &params, &claim)).await?;
+                    claim = self.put(pod, &claim, "").await?;
                 }
                 let result = allocation_result(&claim.data, &grant.of.allocation, &grant.of.uid, &grant.classes);
                 status_of(&mut claim, "allocation", |_| result);
@@ -132,7 +157,7 @@ impl Binder {
                 consumers.push(consumer);
                 consumers.into()
             });
-            claim = self.retry.run(|| api.replace_status(&name, &params, &claim)).await?;
+            claim = self.put(pod, &claim, "/status").await?;
         }
         grant.written = serde_json::to_value(claim).ok();
         Ok(())

@@ -88,7 +88,7 @@ fn a_pool_has_the_slices_of_its_newest_generation_and_none_while_one_is_missing(
 }
 
 #[test]
-fn devices_say_by_which_selectors_they_are_meant_and_a_selector_that_nobody_names_is_forgotten() {
+fn devices_say_by_which_selectors_they_are_meant() {
     let mut devices = Devices::default();
     let gpus = json!([
         {"name": "a", "attributes": {"model": {"string": "A100"}}},
@@ -117,11 +117,10 @@ fn devices_say_by_which_selectors_they_are_meant_and_a_selector_that_nobody_name
         [true, true, true],
         "the old one is let go of after the new one is there"
     );
-    assert_eq!(devices.selectors.len(), 1);
     let events = devices.slice_gone("nothing");
     assert_eq!(events, []);
     let events = devices.pools_anew([("d".to_owned(), "p".to_owned())]);
-    assert_eq!(meant(&events), [true, false, false]);
+    assert_eq!(meant(&events), [true, true, true]);
     let (_, why) = &pool(&events).devices[2].failed[0];
     assert!(
         why.starts_with("selector #0 on device d/p/x: CEL runtime error") && why.contains("model"),
@@ -134,8 +133,28 @@ fn devices_say_by_which_selectors_they_are_meant_and_a_selector_that_nobody_name
         refused.contains("request r: class gpu: selector #0: CEL compile error"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_selector_that_nobody_names_is_kept_for_a_while() {
+    let mut devices = Devices::default();
+    devices.slice(slice("s", 1, 1, json!([{"name": "a"}])));
+    devices.class("gpu", Some(class("true")));
+    let asks = |i: usize| one(json!({"selectors": [{"cel": {"expression": format!("{i} < 1000")}}]}));
+    let pools = |events: &[Event]| events.iter().filter(|e| matches!(e, Event::DevicePool(_))).count();
+    assert_eq!(pools(&devices.claim(asks(0))), 1);
     devices.claim_gone(("ns".into(), "c".into()));
-    assert!(devices.selectors.is_empty() && devices.compiled.is_empty());
+    // The next pod of the same template has no device looked at.
+    assert_eq!(pools(&devices.claim(asks(0))), 0);
+    for i in 1..=IDLE + 1 {
+        assert_eq!(pools(&devices.claim(asks(i))), 1);
+    }
+    devices.claim_gone(("ns".into(), "c".into()));
+    assert_eq!(
+        (devices.selectors.len(), devices.compiled.len(), devices.idle.len()),
+        (IDLE, IDLE, IDLE)
+    );
+    assert_eq!(pools(&devices.claim(asks(0))), 1);
 }
 
 #[test]
@@ -282,6 +301,9 @@ fn a_claim_is_one_pods_own_only_if_it_was_made_from_a_template() {
         let metadata = json!({"name": "c", "ownerReferences": owners, "annotations": annotations});
         dra::claim(serde_json::from_value(json!({"metadata": metadata, "spec": {}})).unwrap()).owner
     };
-    assert_eq!(owned(json!({"resource.kubernetes.io/pod-claim-name": "gpu"})).as_deref(), Some("x"));
+    assert_eq!(
+        owned(json!({"resource.kubernetes.io/pod-claim-name": "gpu"})).as_deref(),
+        Some("x")
+    );
     assert_eq!(owned(json!({"other": "gpu"})), None);
 }

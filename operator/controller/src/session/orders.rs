@@ -148,6 +148,13 @@ impl Session {
                 order => self.order(order),
             };
         }
+        if let Order::Bind { grants, .. } = &order
+            && !grants.is_empty()
+            && !self.index.pods.contains_key(&uid)
+        {
+            // What became of its claims is not known: to ask for the binding finds out, and takes back what was written.
+            return self.order(order);
+        }
         self.tries.remove(&uid);
         if let Order::Bind { node, .. } = &order
             && self.cluster.seat_of_pod(&uid).is_some_and(|(seat, _)| seat == node)
@@ -213,11 +220,9 @@ impl Session {
             return;
         };
         let (pod, node, claims) = (pod.clone(), node.clone(), !grants.is_empty());
-        if outcome != Outcome::Done {
-            // What was written of them counts before the pod waits again.
-            let written: Vec<Value> = grants.iter().filter_map(|grant| grant.written.clone()).collect();
-            self.take_written(written);
-        }
+        // What was written of them counts before the pod waits again, or ends before the watch has said it.
+        let written: Vec<Value> = grants.iter().filter_map(|grant| grant.written.clone()).collect();
+        self.take_written(written);
         match outcome {
             Outcome::Done => {
                 self.index.set_unsure(&pod.uid, None);
@@ -264,8 +269,10 @@ impl Session {
         let now = self.cluster.now();
         for claim in claims {
             let read: Result<Object<lean::ResourceClaim>, _> = serde_json::from_value(claim);
-            if let Ok(read) = read {
-                self.take(Fact::ResourceClaim(Box::new(dra::claim(read))), now);
+            let Ok(read) = read.map(dra::claim) else { continue };
+            // The watch may have said already that it is gone.
+            if self.index.devices.has(&read) {
+                self.take(Fact::ResourceClaim(Box::new(read)), now);
             }
         }
     }

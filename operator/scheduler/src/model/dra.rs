@@ -7,6 +7,7 @@ mod allocate;
 mod capacity;
 mod claims;
 mod pools;
+mod room;
 mod seats;
 
 use std::{

@@ -475,3 +475,30 @@ fn a_claim_to_more_devices_than_are_free_is_not_searched_for_in_vain() {
     let said = reason(&mut world, "p2");
     assert!(said.contains("cannot allocate all claims"), "{said}");
 }
+
+#[test]
+fn a_shared_claim_keeps_its_devices_until_it_is_known_of_every_pod_whether_it_is_bound() {
+    let mut world = World::with([
+        node("a", 4).into(),
+        gpus("a", 1).into(),
+        one("c").into(),
+        one("d").into(),
+    ]);
+    world.tell(using("p", &["c"]));
+    world.tell(using("q", &["c"]));
+    assert_eq!(given(&world.cycle()).len(), 2);
+    let failed = |uid: &str| Event::BindFailed {
+        pod: uid.into(),
+        node: "a".into(),
+        message: "gone".into(),
+        lasting: false,
+    };
+    for uid in ["p", "q"] {
+        world.tell(Event::PodGone(uid.into()));
+    }
+    world.tell(failed("p"));
+    world.tell(using("r", &["d"]));
+    assert_eq!(given(&world.cycle()), [], "q may have written the claim");
+    world.tell(failed("q"));
+    assert_eq!(given(&world.cycle()).len(), 1);
+}

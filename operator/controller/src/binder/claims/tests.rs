@@ -184,3 +184,25 @@ async fn a_pod_that_runs_elsewhere_keeps_what_its_claims_have() {
     let (outcome, _) = bind(&script).await;
     assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
 }
+
+#[tokio::test]
+async fn a_claim_is_written_soon_or_never() {
+    let script = Script::default()
+        .on(&get(), claim(None, &[]))
+        .on(&put(), claim(None, &[]))
+        .on(&put_status(), claim(Some("gpu-0"), &["u"]))
+        .on(BINDING, Answer::ok());
+    bind(&script).await;
+    assert_eq!(script.queries(&put()), ["timeout=10s"]);
+    assert_eq!(script.queries(&put_status()), ["timeout=10s"]);
+}
+
+#[tokio::test]
+async fn nothing_is_said_to_be_written_of_a_claim_that_is_gone() {
+    let script = Script::default()
+        .on(&get(), claim(Some("gpu-0"), &["u"]))
+        .on(BINDING, Answer::fails(422, "no"))
+        .on(POD, pod_on(""))
+        .on(&get(), Answer::fails(404, "not found"));
+    assert_eq!(bind(&script).await.1, None);
+}

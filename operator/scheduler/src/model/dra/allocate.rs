@@ -11,10 +11,10 @@ use super::{
     pools::{Device, Pool},
 };
 use crate::{
-    event::{DeviceAllocation, DeviceClaimSpec, DeviceConstraint, DeviceOption, Taint},
+    event::{DeviceClaimSpec, DeviceConstraint, DeviceOption, Taint},
     model::NodeSlot,
     selector,
-    slab::{DeviceOrd, FaultOrd, PoolOrd},
+    slab::{FaultOrd, PoolOrd},
 };
 
 /// Devices that one search tries at most: some milliseconds of work.
@@ -134,62 +134,6 @@ impl Dra {
         let mut reached = devices.filter(|device| device.reaches(node));
         reached.any(|device| is_meant(option, device) == Ok(true))
     }
-
-    /// True if a node's devices have room for exactly these allocations together.
-    pub(crate) fn has_room_for(&self, node: &NodeSlot, allocations: &[&DeviceAllocation]) -> bool {
-        let mut counters: BTreeMap<PoolOrd, Vec<i64>> = BTreeMap::new();
-        let mut beside: BTreeMap<DeviceOrd, Held> = BTreeMap::new();
-        allocations.iter().flat_map(|a| &a.devices).all(|wanted| {
-            let Some((ord, pool)) = self.pool_named(&wanted.driver, &wanted.pool) else {
-                return false;
-            };
-            let mut devices = pool.devices.iter();
-            let Some(device) = devices.find(|d| d.is.name == wanted.device && d.reaches(node)) else {
-                return false;
-            };
-            let held = self.held(device.ord).cloned().unwrap_or_default();
-            let held = beside.entry(device.ord).or_insert(held);
-            let first = held.is_free();
-            match &wanted.share {
-                None if !first || device.is.shared => return false,
-                None => held.whole += 1,
-                Some(_) if !device.is.shared || held.whole > 0 => return false,
-                Some(share) => {
-                    held.parts += 1;
-                    for (name, amount) in share {
-                        let consumed = held.consumed.entry(name.clone()).or_insert(0);
-                        *consumed = consumed.saturating_add(*amount);
-                        if *consumed > device.is.capacity.get(name).map_or(0, |capacity| capacity.value) {
-                            return false;
-                        }
-                    }
-                }
-            }
-            let left = counters.entry(ord).or_insert_with(|| self.counters_left(pool));
-            let mut draws = device.consumes.iter().flatten().filter(|_| first);
-            pool.fault.is_none()
-                && draws.all(|&(position, amount)| {
-                    let left = left.get_mut(position).map(|left| {
-                        *left = left.saturating_sub(amount);
-                        *left
-                    });
-                    left.is_some_and(|left| left >= 0)
-                })
-        })
-    }
-
-    /// What the devices of a pool that are held leave of its counters.
-    pub(super) fn counters_left(&self, pool: &Pool) -> Vec<i64> {
-        let mut left = pool.counters.clone();
-        for device in pool.devices.iter().filter(|device| self.held(device.ord).is_some()) {
-            for &(position, amount) in device.consumes.iter().flatten() {
-                if let Some(left) = left.get_mut(position) {
-                    *left = left.saturating_sub(amount);
-                }
-            }
-        }
-        left
-    }
 }
 
 impl<'a> Search<'a> {
@@ -236,7 +180,9 @@ impl<'a> Search<'a> {
     /// one whether it is meant, the search is to come upon it.
     fn open(&mut self, at: At<'a>, count: usize) -> Vec<usize> {
         // To look is work too.
-        self.tried = self.tried.saturating_add(u32::try_from(self.candidates.len() / 8).unwrap_or(u32::MAX));
+        self.tried = self
+            .tried
+            .saturating_add(u32::try_from(self.candidates.len() / 8).unwrap_or(u32::MAX));
         let (mut open, mut unknown) = (Vec::new(), false);
         for (index, candidate) in self.candidates.iter().enumerate() {
             match is_open(at.option, candidate) {

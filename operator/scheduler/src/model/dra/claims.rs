@@ -30,8 +30,8 @@ pub(crate) struct DeviceClaimSlot {
     pub(crate) reserved: BTreeSet<Arc<str>>,
     /// What was decided that it has, and is not said yet.
     decided: Option<Arc<DeviceAllocation>>,
-    /// The pod with whose binding that was decided, by UID: whether it is carried out is not known.
-    promised: Option<Arc<str>>,
+    /// The pods with whose bindings that was decided, by UID: whether they are carried out is not known.
+    promised: BTreeSet<Arc<str>>,
     /// Seats of those who use it, with its devices.
     pub(crate) seats: u32,
     /// Pods that use it and may be placed yet.
@@ -340,7 +340,7 @@ impl Model {
                 };
                 if hold && slot.allocation().is_none() {
                     slot.decided = Some(allocation);
-                } else if slot.seats == 0 && slot.promised.is_none() {
+                } else if slot.seats == 0 && slot.promised.is_empty() {
                     slot.decided = None;
                 }
             });
@@ -352,22 +352,20 @@ impl Model {
         let pod = &self.pods[ord];
         for claim in pod.device_claims.clone() {
             let slot = &mut self.dra.claims[claim];
-            if slot.decided.is_some() && slot.promised.is_none() {
-                let uid = self.pods[ord].uid.clone();
-                slot.promised = Some(uid.clone());
-                self.dra.promises.entry(uid).or_default().push(claim);
+            let uid = &self.pods[ord].uid;
+            if slot.decided.is_some() && slot.promised.insert(uid.clone()) {
+                self.dra.promises.entry(uid.clone()).or_default().push(claim);
             }
         }
     }
 
     fn forget_promise(&mut self, ord: DeviceClaimOrd) {
-        let Some(uid) = self.dra.claims[ord].promised.take() else {
-            return;
-        };
-        if let Some(claims) = self.dra.promises.get_mut(&uid) {
-            claims.retain(|claim| *claim != ord);
-            if claims.is_empty() {
-                self.dra.promises.remove(&uid);
+        for uid in std::mem::take(&mut self.dra.claims[ord].promised) {
+            if let Some(claims) = self.dra.promises.get_mut(&uid) {
+                claims.retain(|claim| *claim != ord);
+                if claims.is_empty() {
+                    self.dra.promises.remove(&uid);
+                }
             }
         }
     }
@@ -376,8 +374,8 @@ impl Model {
     pub(crate) fn take_back_promises(&mut self, uid: &str) {
         for claim in self.dra.promises.remove(uid).unwrap_or_default() {
             self.set_device_allocation(claim, |slot| {
-                slot.promised = None;
-                if slot.seats == 0 {
+                slot.promised.remove(uid);
+                if slot.seats == 0 && slot.promised.is_empty() {
                     slot.decided = None;
                 }
             });

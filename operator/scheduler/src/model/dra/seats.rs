@@ -150,8 +150,8 @@ impl Model {
         pod.device_claims.is_empty() || self.shapes.value(pod.shape).claims == self.claim_needs(pod)
     }
 
-    /// The first request of a shape that a node has too few free devices for, and some that are meant: its name, how many it asks for, and how many more
-    /// would have to be free.
+    /// The first request of a shape that a node has too few free devices for, and some that are meant: its name, how many
+    /// it asks for, and how many more would have to be free.
     pub(crate) fn devices_missing(&self, shape: &Shape, node: &NodeSlot) -> Option<(String, i64, i64)> {
         let mut specs = Vec::new();
         self.parts(shape, node, &mut specs).ok()?;
@@ -160,7 +160,8 @@ impl Model {
             let [option] = request.options.as_slice() else {
                 return None;
             };
-            let count = option.count?;
+            // More than that no node ever has for it.
+            let count = option.count.filter(|count| *count <= MOST)?;
             let has = |count: u32| {
                 let option = DeviceOption {
                     count: Some(count),
@@ -178,7 +179,7 @@ impl Model {
             if !self.dra.has_any(node, option) || has(count) != Err(NoDevices::TooFew) {
                 return None;
             }
-            let free = (0..count.min(MOST + 1)).rev().find(|&count| has(count).is_ok())?;
+            let free = (0..count).rev().find(|&count| has(count).is_ok())?;
             Some((request.name.clone(), count.into(), i64::from(count) - i64::from(free)))
         });
         lacks.next()
