@@ -298,6 +298,11 @@ impl Watcher {
                 .inc();
         }
         match code {
+            // Whoever forgets a claim gives its devices away. One API server of several may not serve it for a moment.
+            _ if unserved && K::KIND == <lean::ResourceClaim as Watched>::KIND && !keys.is_empty() => {
+                warn!(kind = K::KIND, %error, "may not be watched for the moment; what is known of it stays");
+                Ok(())
+            }
             _ if unserved => {
                 // The session says so, once for all kinds.
                 debug!(kind = K::KIND, "the API server does not serve this kind");
@@ -432,6 +437,10 @@ impl Keys {
     fn forget(&mut self, key: &str) {
         self.unseen.remove(key);
         self.known.remove(key);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.known.is_empty() && self.unseen.is_empty()
     }
 
     /// A list ends: what it did not name is gone.

@@ -141,3 +141,33 @@ async fn a_kind_that_most_clusters_do_without_is_asked_for_ever_less_and_counted
         assert_eq!(restarts.get(), 0);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_hold_devices_are_kept_while_their_kind_is_not_served_for_a_moment() {
+    const CLAIMS: &str = "GET /apis/resource.k8s.io/v1/resourceclaims";
+    let claim = |name: &str| json!({"metadata": {"name": name, "namespace": "ns", "resourceVersion": "1"}, "spec": {}});
+    let expired =
+        json!({"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"});
+    for code in [404, 403] {
+        let script = Script::default()
+            .on(CLAIMS, list(&[claim("a"), claim("b")]))
+            .on(CLAIMS, Answer::Is(200, json!({"type": "ERROR", "object": expired})))
+            .on(CLAIMS, Answer::fails(code, "no"))
+            .on(CLAIMS, list(&[claim("b")]))
+            .on(CLAIMS, Answer::Hangs);
+        let (said, _) = facts_of::<lean::ResourceClaim>(&script).await;
+        let said: Vec<&str> = said.iter().map(|said| said.split('(').next().unwrap()).collect();
+        let claims = "ResourceClaim";
+        assert_eq!(
+            said,
+            [
+                claims,
+                claims,
+                "synced true",
+                claims,
+                "ResourceClaimGone",
+                "synced true"
+            ]
+        );
+    }
+}
