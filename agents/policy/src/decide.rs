@@ -250,6 +250,8 @@ fn evictions(
         exhausted: state.memory_guard.exhausted,
         at_floor: low(&state.guard) || (low(&state.latency_guard.share) && !state.latency_guard.measures()),
         left: left.map(|left| left.max(floor)),
+        floor,
+        batch_cpu: measured.tiers[2].cpu,
         prod_stall: measured.prod_stall,
         cpu_threshold: i64::from(policy.cpu.stall_milli),
         mid_cpu: measured.tiers[1].cpu,

@@ -38,7 +38,7 @@ const LONG_PAUSE: Millis = 60_000;
 const LEAVES: Millis = 60_000;
 /// How long one whom his disruption budget keeps is not asked for again, and after an order that failed.
 const BARRED: (Millis, Millis) = (30_000, 10_000);
-/// How long the node takes nothing new of mid and batch after an order, and after a shortage that outlasts that: 5 min and 1 min.
+/// How long the node takes nothing new of mid and batch after an order (after the notice that it gives), and after a shortage that outlasts that: 5 min and 1 min.
 const CLOSED: (Millis, Millis) = (300_000, 60_000);
 /// Full memory stall of the node, thousandths, over which memory is about to fail.
 const FULL: i64 = 50;
@@ -66,6 +66,10 @@ pub struct Reading<'a> {
     pub at_floor: bool,
     /// CPU that prod leaves to batch by the forecast, or that it has at least, milli-cores; `None` if not known.
     pub left: Option<i64>,
+    /// CPU that batch has at least, milli-cores.
+    pub floor: i64,
+    /// CPU that batch uses, milli-cores.
+    pub batch_cpu: Option<i64>,
     /// Stall of prod without mid, thousandths.
     pub prod_stall: StallView,
     /// Prod's CPU stall, thousandths, over which the CPU guard cuts.
@@ -260,17 +264,17 @@ impl Evictor {
             && long(self.floor_since)
             && let Some(left) = reading.left
         {
-            let asked = seen.batch().filter(|g| !self.leaves(g)).map(|g| g.requests.cpu);
-            let asked: i64 = asked.fold(0, i64::saturating_add);
+            let asked = self.asked(seen);
             let seconds = self.floor_since.map_or(0, |at| now.saturating_sub(at) / 1000);
             let why = format!(
                 "batch was held at its floor for {seconds} s: its pods asked for {asked}m of CPU, {left}m are left"
             );
             decided.evictions = self.order(reading, Order::of_batch(Cause::Cpu, asked - left), &why, now);
         }
-        let of_mid = self.step_mid(policy, reading, line, now);
+        let suffers = self.suffer(policy, reading, line, now);
+        // An order that is not handed on would be waited for.
         if decided.evictions.is_empty() {
-            decided.evictions = of_mid;
+            decided.evictions = self.order_mid(policy, reading, suffers, line, now);
         }
         if self.closed(now) && self.short_since.is_some() {
             self.closed_until = self.closed_until.max(Some(now.saturating_add(CLOSED.1)));
@@ -300,6 +304,12 @@ impl Evictor {
             young && group(uid).map_or(!seen.complete, |g| frees(g) > killed.held / 2)
         });
         self.barred.retain(|_, until| now < *until);
+    }
+
+    /// CPU that those of batch who stay asked for, milli-cores.
+    fn asked(&self, seen: &Observation) -> i64 {
+        let asked = seen.batch().filter(|g| !self.leaves(g)).map(|g| g.requests.cpu);
+        asked.fold(0, i64::saturating_add)
     }
 
     fn leaves(&self, group: &Group) -> bool {
@@ -402,8 +412,10 @@ impl Evictor {
             Cause::MemoryFails => Outcome::Killed,
             Cause::Memory | Cause::MemoryStall | Cause::Cpu | Cause::CpuStall => Outcome::Ordered,
         };
+        // It leaves from the end of its notice on.
+        let leaves = now.saturating_add(notice);
         if !self.observed {
-            self.closed_until = self.closed_until.max(Some(now.saturating_add(CLOSED.0)));
+            self.closed_until = self.closed_until.max(Some(leaves.saturating_add(CLOSED.0)));
         }
         let eviction = |victim: &Victim<'_>| {
             let pod = victim.group.pod.as_ref();
@@ -422,8 +434,6 @@ impl Evictor {
             }
         };
         let decided: Vec<Eviction> = victims.iter().map(eviction).collect();
-        // It leaves from the end of its notice on.
-        let leaves = now.saturating_add(notice);
         self.leaving.extend(decided.iter().map(|e| (e.uid.clone(), leaves)));
         let last = Arc::make_mut(&mut self.last);
         last.extend(decided.iter().cloned());

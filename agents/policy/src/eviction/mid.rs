@@ -1,4 +1,4 @@
-//! When mid is taken back: only from where no batch is left that could be, only where prod has suffered for long, and with
+//! When mid is taken back: only from where batch has no more to give, only where prod has suffered for long, and with
 //! notice.
 //!
 //! What mid was promised is what prod was not expected to need for days. Where it needs it after all, the node first takes no
@@ -25,7 +25,7 @@ const SHORT: Millis = 60_000;
 /// A look later than this is no witness of all the time since the one before.
 const SPAN: Millis = 5_000;
 
-/// How long prod has suffered with no batch left to take from.
+/// How long prod has suffered with nothing left to take from batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Suffered {
     at: Option<Millis>,
@@ -57,21 +57,24 @@ impl Suffered {
 }
 
 impl Evictor {
-    /// Who of mid has to leave now.
-    pub(super) fn step_mid(
+    /// Takes note of what prod suffers now with no batch left to take from: less memory than the line, want of memory, of CPU.
+    pub(super) fn suffer(
         &mut self,
         policy: &policy::Eviction,
         reading: Reading<'_>,
         line: i64,
         now: Millis,
-    ) -> Vec<Eviction> {
+    ) -> [bool; 3] {
         let seen = reading.seen;
-        let most = policy.suppressed_for;
         // One that its disruption budget keeps, or that is no pod, gives nothing however long it is waited for.
         let stays = |group: &&Group| group.pod.is_some() && !self.barred.contains_key(super::key(group));
         let held = seen.batch().filter(stays).map(frees).fold(0, i64::saturating_add);
         let no_memory = held < seen.capacity.memory / 100;
-        let no_cpu = !seen.batch().any(|group| stays(&group));
+        // Batch that is held at its floor, or uses no more by itself, has no more to give; but who asked for more than is left goes
+        // first, as soon as it was held there for long.
+        let little = reading.at_floor || reading.batch_cpu.is_some_and(|used| used <= reading.floor);
+        let goes_first = reading.at_floor && reading.left.is_none_or(|left| self.asked(seen) > left);
+        let no_cpu = (little && !goes_first) || !seen.batch().any(|group| stays(&group));
         let available = seen.available();
         let stalls = |stall: Option<i64>, threshold| reading.fresh && stall.is_some_and(|s| s > threshold);
         let less_than = |line: i64| available.is_some_and(|a| a < line);
@@ -80,7 +83,20 @@ impl Evictor {
             no_memory && less_than(line.saturating_mul(4)) && stalls(reading.prod_stall.memory, reading.threshold),
             no_cpu && stalls(reading.prod_stall.cpu, reading.cpu_threshold),
         ];
-        self.suffered.note(suffers, most, now);
+        self.suffered.note(suffers, policy.suppressed_for, now);
+        suffers
+    }
+
+    /// Who of mid has to leave now.
+    pub(super) fn order_mid(
+        &mut self,
+        policy: &policy::Eviction,
+        reading: Reading<'_>,
+        suffers: [bool; 3],
+        line: i64,
+        now: Millis,
+    ) -> Vec<Eviction> {
+        let (seen, most) = (reading.seen, policy.suppressed_for);
         let pause = LONG_PAUSE.saturating_add(policy.mid_notice);
         if !rested(self.ordered, pause, now) {
             return Vec::new();
@@ -94,7 +110,7 @@ impl Evictor {
         };
         if suffers[0]
             && self.suffered.short >= SHORT
-            && let Some(available) = available
+            && let Some(available) = seen.available()
         {
             let why = format!(
                 "{} of the node's memory are available, the policy wants {}, and no batch is left to evict",
@@ -116,7 +132,7 @@ impl Evictor {
             && let (Some(used), Some(left)) = (reading.mid_cpu, reading.left_to_mid)
         {
             let why = format!(
-                "prod has stalled for CPU for most of {} s, no batch is left to evict, and mid uses {used}m where prod's peak \
+                "prod has stalled for CPU for most of {} s, batch has no more to give, and mid uses {used}m where prod's peak \
                  leaves {left}m",
                 most / 1_000
             );

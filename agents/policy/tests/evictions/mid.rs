@@ -1,6 +1,6 @@
 //! Mid, which goes last, late and with notice.
 
-use duosuan_policy::{Cause, Outcome, Resources, Tier};
+use duosuan_policy::{Cause, Outcome, Tier};
 
 use crate::node::Node;
 
@@ -84,13 +84,18 @@ fn batch_that_its_disruption_budget_keeps_does_not_keep_mid() {
 }
 
 /// A second in which online and each pod of mid use so much CPU, and online and mid stall so much.
-fn cpu(node: &mut Node, [online, mid]: [u64; 2], [stall, mid_stall]: [u64; 2]) {
+fn cpu(node: &mut Node, [online, mid]: [u64; 2], stalls: [u64; 2]) {
+    cpu_with(node, [online, mid, 0], stalls);
+}
+
+/// The same, with each pod of batch.
+fn cpu_with(node: &mut Node, [online, mid, batch]: [u64; 3], [stall, mid_stall]: [u64; 2]) {
     let mut all = 0;
     for group in &mut node.seen.groups {
         let (used, stall) = match group.tier {
             Tier::Prod => (online, stall),
             Tier::Mid => (mid, mid_stall),
-            Tier::Batch => (0, 0),
+            Tier::Batch => (batch, 0),
         };
         all += used;
         *group.cpu_usage.as_mut().unwrap() += used * 1_000;
@@ -137,18 +142,52 @@ fn mid_stays_where_it_is_not_prod_that_stalls_or_not_for_long_or_not_for_mid() {
     let mut node = with_mid();
     (0..400).for_each(|_| cpu(&mut node, [7_000, 500], [300, 0]));
     assert_eq!(node.ordered(), [""; 0]);
-    // With batch there, its guard and its eviction come first.
+    // Batch uses what prod lacks, and its guard is off: that is where to begin.
     let mut node = with_mid();
     node.batch("batch", 1, 10);
-    node.seen.bound_batch = Resources::default();
-    for _ in 0..100 {
-        cpu(&mut node, [7_000, 900], [300, 0]);
+    node.policy.cpu.disabled = true;
+    (0..400).for_each(|_| cpu_with(&mut node, [6_500, 900, 800], [300, 0]));
+    assert_eq!(node.ordered(), [""; 0]);
+}
+
+/// One small pod of batch, which nobody evicts since it asks for no more than batch always has, kept all of mid for ever.
+#[test]
+fn batch_that_uses_no_more_than_its_floor_does_not_keep_mid_but_goes_first_where_it_asks_for_more() {
+    for (asked, used, first) in [
+        (100, 300, "a"),
+        (400, 400, "a"),
+        (400, 900, "a"),
+        (1_000, 350, "a"),
+        (1_000, 900, "batch"),
+    ] {
+        let mut node = with_mid();
+        node.batch("batch", 1, 10);
+        node.group("batch").unwrap().requests.cpu = asked;
+        (0..50).for_each(|_| cpu_with(&mut node, [7_000, 900, used], [300, 0]));
+        assert_eq!(node.ordered(), [""; 0]);
+        (0..600).for_each(|_| cpu_with(&mut node, [7_000, 900, used], [300, 0]));
+        assert_eq!(
+            (node.ordered()[0], node.ordered().contains(&"a")),
+            (first, true),
+            "{asked} {used} {:?}",
+            node.ordered
+        );
+        assert_eq!(node.pods().contains(&"batch"), first == "a");
     }
-    assert!(
-        !node.ordered().iter().any(|name| ["a", "b", "c"].contains(name)),
-        "{:?}",
-        node.ordered
-    );
+}
+
+#[test]
+fn the_node_takes_nothing_new_for_five_minutes_from_the_end_of_a_notice_and_not_from_its_beginning() {
+    let mut node = Node::new(80);
+    node.policy.eviction.mid_notice = 600_000;
+    node.pod(Tier::Mid, "mid", 18, 10);
+    node.seconds(61);
+    assert_eq!(node.ordered(), ["mid"]);
+    for second in 0..890 {
+        assert!(node.second().eviction.closed, "open again after {second} s");
+    }
+    assert_eq!(node.pods(), [""; 0]);
+    assert!(!node.seconds(30).eviction.closed);
 }
 
 /// It was waited for the memory guard to have nothing more to take of batch, which it never tries where there is none.
