@@ -137,6 +137,8 @@ pub struct Publisher {
     uid: Option<String>,
     /// What stands in the node's status by our hand; `None` if that is not known.
     published: Option<Offers>,
+    /// What was logged of resources that another writes, while he does.
+    contested: Option<String>,
     conditions: Conditions,
     /// The report as the API server has it; `None` if that is not known.
     standing: Option<Standing>,
@@ -185,6 +187,7 @@ impl Publisher {
             node: node.to_owned(),
             uid: None,
             published: None,
+            contested: None,
             conditions: Conditions::default(),
             standing: None,
         }
@@ -286,6 +289,7 @@ impl Publisher {
         let (good, reason, message) = match said {
             None => {
                 self.published = Some(wanted);
+                self.contested = None;
                 (true, "Published", sentence(wanted))
             }
             Some(said) => {
@@ -295,7 +299,10 @@ impl Publisher {
                     "another field manager writes {} of this node; its value stays until it lets go of it: {said}",
                     theirs.join(" and ")
                 );
-                tracing::warn!(node = %self.node, "{message}");
+                if self.contested.as_ref() != Some(&message) {
+                    tracing::warn!(node = %self.node, "{message}");
+                    self.contested = Some(message.clone());
+                }
                 (false, "OwnedByAnother", message)
             }
         };

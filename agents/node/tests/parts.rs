@@ -59,6 +59,50 @@ fn load_paging_and_whole_disks_are_reported_and_exported() {
 }
 
 #[test]
+fn a_disk_whose_counters_begin_anew_is_counted_on_and_one_that_is_gone_is_not_shown() {
+    let folder = Folder::of(0);
+    let (mut agent, metrics) = (folder.agent(), Metrics::new());
+    let mut at = 0;
+    let mut shown = |names: &[String], figure: u64| {
+        folder.disks(names, figure);
+        for _ in 0..5 {
+            at += 1_000;
+            let look = agent.look(at);
+            metrics.record("n", &look.report, &look.acted);
+        }
+        metrics.encode()
+    };
+    let [sda, sdb] = ["sda", "sdb"].map(str::to_owned);
+    let both = [sda.clone(), sdb];
+    shown(&both, 4_000);
+    let text = shown(&both, 1_000);
+    for line in [
+        "duosuan_node_disk_busy_seconds_total{node=\"n\",disk=\"sda\"} 1.0",
+        "duosuan_node_disk_waited_seconds_total{node=\"n\",disk=\"sda\"} 1.0",
+        "duosuan_node_disk_operations_total{node=\"n\",disk=\"sda\",kind=\"read\"} 1000",
+        "duosuan_node_disk_bytes_total{node=\"n\",disk=\"sda\",kind=\"written\"} 512000",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    // Where one went, those that are left are listed anew at the read after it.
+    let left = [sda];
+    shown(&left, 1_500);
+    let text = shown(&left, 2_000);
+    assert!(text.contains("disk=\"sda\"} 2.0") && !text.contains("sdb"), "{text}");
+}
+
+#[test]
+fn disks_are_told_of_however_many_devices_of_files_and_memory_are_listed_before_them() {
+    let folder = Folder::of(0);
+    let before = (0..40).flat_map(|n| [format!("loop{n}"), format!("ram{n}"), format!("zram{n}")]);
+    let names: Vec<String> = before.chain(["nvme0n1".to_owned()]).collect();
+    folder.disks(&names, 1);
+    let report = folder.agent().look(1_000).report;
+    let told: Vec<&str> = report.host.disks.iter().map(|disk| disk.name.as_str()).collect();
+    assert_eq!(told, ["nvme0n1"]);
+}
+
+#[test]
 fn what_each_numa_node_uses_and_could_give_adds_up_to_the_nodes_own_figures() {
     let folder = Folder::of(0);
     folder.numa([0, 0], [6 << 20, 1 << 20]);

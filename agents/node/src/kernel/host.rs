@@ -73,7 +73,7 @@ impl Kernel {
             }
         }
         for error in failed {
-            self.fail("meminfo", error.to_string());
+            self.fail("node/meminfo", error.to_string());
         }
     }
 
@@ -98,7 +98,9 @@ impl Kernel {
         let disks = &mut host.disks;
         let read = self.read("diskstats", |k| {
             k.proc.diskstats(|name, stat| {
-                if stat.reads == 0 && stat.writes == 0 {
+                // The many devices of memory and files are listed before the disks.
+                let made = ["loop", "ram", "zram"].iter().any(|kind| name.starts_with(kind));
+                if made || (stat.reads == 0 && stat.writes == 0) {
                     return;
                 }
                 // Partitions are part of a disk. A slash in a name is none in a path.

@@ -13,7 +13,7 @@ mod undo;
 mod units;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
@@ -32,6 +32,10 @@ use crate::{
     machine::{Acted, Failure, Machine},
     pods::PodInfo,
 };
+
+/// A failure that was not met in so many looks has ceased, and is logged when it begins anew. What is read least often is
+/// read at one look of 60.
+const FORGOTTEN_AFTER: u64 = 60;
 
 /// Where the kernel is found.
 #[derive(Clone, Debug)]
@@ -101,9 +105,8 @@ pub struct Kernel {
     slow: slow::Slow,
     pending: BTreeMap<Key, actor::Pending>,
     failed: Vec<Failure>,
-    /// Failures that were logged already, and have not ceased since.
-    logged: BTreeSet<String>,
-    failing: BTreeSet<String>,
+    /// Failures that were logged already and have not ceased since, with the look at which each was met last.
+    logged: BTreeMap<String, u64>,
 }
 
 impl Kernel {
@@ -166,8 +169,7 @@ impl Kernel {
             slow: slow::Slow::start().context("no thread to reclaim memory")?,
             pending: BTreeMap::new(),
             failed: Vec::new(),
-            logged: BTreeSet::new(),
-            failing: BTreeSet::new(),
+            logged: BTreeMap::new(),
         };
         match numa::nodes(&roots.sys) {
             Ok(nodes) => kernel.numa = nodes,
@@ -235,10 +237,9 @@ impl Kernel {
 
     /// Logs a failure when it begins, counts it each time.
     fn fail(&mut self, file: &str, message: String) {
-        if self.logged.insert(message.clone()) {
+        if self.logged.insert(message.clone(), self.looks).is_none() {
             tracing::warn!(file, "{message}; going on without it");
         }
-        self.failing.insert(message.clone());
         self.count(file, message);
     }
 
@@ -281,8 +282,9 @@ impl Machine for Kernel {
 
     fn observe(&mut self, pods: &[PodInfo], now: Millis, seen: &mut Observation) {
         self.now = now;
-        // What did not fail again since the last look may be logged again.
-        self.logged = std::mem::take(&mut self.failing);
+        let looks = self.looks;
+        self.logged
+            .retain(|_, last| looks.saturating_sub(*last) <= FORGOTTEN_AFTER);
         self.observe_groups(pods, seen);
     }
 

@@ -1,6 +1,9 @@
 //! Metrics of the node's parts and of what is counted of it as a whole.
 
-use std::sync::atomic::AtomicU64;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError, atomic::AtomicU64},
+};
 
 use duosuan_policy::{Report, host::HostView};
 use prometheus_client::{
@@ -11,7 +14,7 @@ use prometheus_client::{
 use super::{
     Float,
     labels::{DiskKindLabels, DiskLabels, KindLabels, NumaLabels, NumaTierLabels},
-    plain, raise, show, with_unit,
+    plain, raise, raise_anew, show, with_unit,
 };
 
 /// These metrics.
@@ -24,6 +27,8 @@ pub(super) struct HostMetrics {
     bytes: Family<DiskKindLabels, Counter>,
     busy: Family<DiskLabels, Counter<f64, AtomicU64>>,
     waited: Family<DiskLabels, Counter<f64, AtomicU64>>,
+    /// Disks that are shown, by node.
+    disks: Mutex<BTreeMap<String, BTreeSet<String>>>,
     numa_usage: Family<NumaLabels, Float>,
     numa_reclaimable: Family<NumaTierLabels, Float>,
 }
@@ -70,6 +75,7 @@ impl HostMetrics {
                 "The same, counted once for each request",
                 Unit::Seconds,
             ),
+            disks: Mutex::default(),
             numa_usage: plain(r, "node_numa_usage", "Used now, by NUMA node"),
             numa_reclaimable: plain(r, "node_numa_reclaimable", "Offered to a tier, by NUMA node"),
         }
@@ -108,14 +114,20 @@ impl HostMetrics {
                 raise(&self.faults.get_or_create(&labels), count);
             }
         }
+        self.forget_others(node, host);
         for disk in &host.disks {
             let of = DiskLabels {
                 node: node.to_owned(),
                 disk: disk.name.clone(),
             };
             for (family, micros) in [(&self.busy, disk.total.busy), (&self.waited, disk.total.waited)] {
+                let seconds = micros as f64 / 1e6;
+                // The kernel counts in 32 bits, and another disk may have come under the name.
+                if seconds < family.get_or_create(&of).get() {
+                    family.remove(&of);
+                }
                 let counter = family.get_or_create(&of);
-                counter.inc_by((micros as f64 / 1e6 - counter.get()).max(0.0));
+                counter.inc_by((seconds - counter.get()).max(0.0));
             }
             let mut of = DiskKindLabels {
                 node: of.node,
@@ -123,11 +135,35 @@ impl HostMetrics {
                 kind: "read",
             };
             let io = disk.total.io;
-            raise(&self.operations.get_or_create(&of), io.reads);
-            raise(&self.bytes.get_or_create(&of), io.read_bytes);
+            raise_anew(&self.operations, &of, io.reads);
+            raise_anew(&self.bytes, &of, io.read_bytes);
             of.kind = "written";
-            raise(&self.operations.get_or_create(&of), io.writes);
-            raise(&self.bytes.get_or_create(&of), io.written_bytes);
+            raise_anew(&self.operations, &of, io.writes);
+            raise_anew(&self.bytes, &of, io.written_bytes);
+        }
+    }
+
+    /// Shows the disks that are gone no more.
+    fn forget_others(&self, node: &str, host: &HostView) {
+        let now: BTreeSet<String> = host.disks.iter().map(|disk| disk.name.clone()).collect();
+        let mut shown = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = shown.insert(node.to_owned(), now.clone()).unwrap_or_default();
+        for disk in before.difference(&now) {
+            let (node, disk) = (node.to_owned(), disk.clone());
+            let of = DiskLabels { node, disk };
+            self.busy.remove(&of);
+            self.waited.remove(&of);
+            let DiskLabels { node, disk } = of;
+            let mut of = DiskKindLabels {
+                node,
+                disk,
+                kind: "read",
+            };
+            for kind in ["read", "written"] {
+                of.kind = kind;
+                self.operations.remove(&of);
+                self.bytes.remove(&of);
+            }
         }
     }
 

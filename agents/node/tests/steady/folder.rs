@@ -55,6 +55,16 @@ impl Folder {
         self.put("proc/diskstats", &diskstats(milliseconds));
     }
 
+    /// These lines of disks alone, as the kernel lists them.
+    pub(crate) fn disks(&self, names: &[String], figure: u64) {
+        let line = |name: &String| {
+            self.put(&format!("sys/block/{name}/size"), "1");
+            format!("8 0 {name} {figure} 0 {figure} 0 {figure} 0 {figure} 0 0 {figure} {figure}\n")
+        };
+        let lines: String = names.iter().map(line).collect();
+        self.put("proc/diskstats", &lines);
+    }
+
     /// Two NUMA nodes, of two CPUs and 8 GiB each, of which so many ticks and so much memory, KiB, were used.
     pub(crate) fn numa(&self, ticks: [u64; 2], used: [u64; 2]) {
         let all: u64 = ticks.iter().sum();
