@@ -88,12 +88,17 @@ struct Meter {
     total: u64,
 }
 
+/// The part that an action of ours counts, beside those of links by their indexes.
+const ACTION: u32 = 0;
+
 impl Meter {
-    /// Takes in the counts of all parts. What a part counted before it was first seen does not count, nor does what is lost where
-    /// it begins anew.
+    /// Takes in the counts of all parts. What a link counted before it was first seen does not count, nor does what is lost where
+    /// it begins anew. An action of ours counts from its beginning: it takes over from the links, and what went by it until it
+    /// is first seen would be taken for prod's.
     fn take(&mut self, parts: BTreeMap<u32, u64>) -> u64 {
         for (part, now) in &parts {
-            let before = self.parts.get(part).copied().unwrap_or(*now);
+            let new = if *part == ACTION { 0 } else { *now };
+            let before = self.parts.get(part).copied().unwrap_or(new);
             self.total += now.saturating_sub(before);
         }
         self.parts = parts;
@@ -248,7 +253,7 @@ impl Network {
                 let police = tc::policed(&mut self.socket, way)?;
                 self.astray |= !police.is_some_and(|police| is_as_left(&police, rate, links_held));
                 if let Some(police) = police {
-                    bytes.insert(0, police.bytes);
+                    bytes.insert(ACTION, police.bytes);
                     *dropped = u64::from(police.dropped);
                 }
             }
@@ -381,5 +386,22 @@ fn first_of_each(group: &Cgroup, into: &mut Vec<i32>) {
         if let Ok(child) = group.child(&name) {
             first_of_each(&child, into);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Batch's traffic of the look in which its rates are set first would be taken for prod's, and batch be cut for it.
+    #[test]
+    fn nothing_is_lost_when_the_count_goes_over_from_links_to_the_action_that_holds_them() {
+        let mut meter = Meter::default();
+        let links = |a, b| BTreeMap::from([(7, a), (8, b)]);
+        assert_eq!(meter.take(links(1_000, 50)), 0, "what was before is not counted");
+        assert_eq!(meter.take(links(1_100, 60)), 110);
+        assert_eq!(meter.take(BTreeMap::from([(ACTION, 90)])), 200);
+        assert_eq!(meter.take(BTreeMap::from([(ACTION, 95)])), 205);
+        assert_eq!(meter.take(links(2_000, 500)), 205);
     }
 }

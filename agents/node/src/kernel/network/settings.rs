@@ -120,15 +120,16 @@ impl Kernel {
                 to_hold.push((*index, name.clone()));
             } else if astray && !network.holds(*index).map_err(text)? {
                 network.let_go(*index, true).map_err(text)?;
+                self.journal.restored(&link_key(*index)).map_err(journal)?;
+                // Whose link it is may have changed: a host end that comes from a pod's namespace keeps its index, and may get
+                // one that was batch's. The next look finds out, and it is held again if it is batch's still.
+                network.due = 0;
                 let times = network.lost.entry(*index).or_default();
                 *times += 1;
                 if *times < YIELD_AT {
-                    to_hold.push((*index, name.clone()));
                     reasserted += 1;
                 } else {
                     tracing::warn!(link = %name, "somebody keeps taking batch's rates off it: left to him");
-                    self.journal.restored(&link_key(*index)).map_err(journal)?;
-                    network.due = 0;
                 }
             }
         }
@@ -222,7 +223,7 @@ fn rates_key() -> Key {
     (NETWORK.to_owned(), RATES.to_owned())
 }
 
-/// A link's entry in the journal. The kernel gives no index twice.
+/// A link's entry in the journal.
 fn link_entry(index: u32, name: &str) -> Entry {
     entry(format!("link {index}"), index, name)
 }
