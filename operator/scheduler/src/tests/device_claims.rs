@@ -461,7 +461,7 @@ fn a_pod_that_holds_a_device_is_spared_if_another_is_enough() {
 
 #[test]
 fn a_claim_to_more_devices_than_are_free_is_not_searched_for_in_vain() {
-    let mut many = gpus("a", 16);
+    let mut many = gpus("a", 24);
     for device in &mut many.devices {
         // As drivers have it: no two are alike.
         device.attributes = [("gpu/uuid".to_owned(), device.name.clone())].into();
@@ -469,7 +469,7 @@ fn a_claim_to_more_devices_than_are_free_is_not_searched_for_in_vain() {
     let mut world = World::with([node("a", 4).into(), many.into(), one("c1").into()]);
     world.tell(using("p1", &["c1"]));
     assert_eq!(given(&world.cycle()).len(), 1);
-    world.tell(asks("all", vec![request("gpu", 16)]));
+    world.tell(asks("all", vec![request("gpu", 24)]));
     world.tell(using("p2", &["all"]));
     assert!(given(&world.cycle()).is_empty());
     let said = reason(&mut world, "p2");

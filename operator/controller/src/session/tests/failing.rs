@@ -344,6 +344,32 @@ async fn devices_of_a_pod_that_went_while_its_binding_had_no_answer_are_free_whe
     stage.bind("b").await;
 }
 
+/// Claim `c` has the device since the order was carried out.
+fn write_claim(order: &mut Order) {
+    let Order::Bind { grants, .. } = order else { panic!() };
+    let mut written = device_claim("c", "2");
+    let result = json!({"request": "r", "driver": "d", "pool": "n", "device": "gpu-0"});
+    written["status"] = json!({"allocation": {"devices": {"results": [result]}}});
+    grants[0].written = Some(written);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_the_watch_shows_only_after_its_pod_has_ended_holds_no_devices() {
+    let facts = [node("n", 4)].into_iter().chain(devices_for(&["c", "other"]));
+    let mut stage = Stage::start(facts.chain([using("a", "c")]).collect()).await;
+    stage.lead().await;
+    let mut order = stage.bind("a").await;
+    write_claim(&mut order);
+    stage.answer(order, Outcome::Done);
+    stage.no_order().await;
+    stage.facts.send(a_pod("a", None, Some("n"))).await.unwrap();
+    stage.facts.send(Fact::PodGone("uid-a".into())).await.unwrap();
+    let read = dra::claim(serde_json::from_value(device_claim("c", "3")).unwrap());
+    stage.facts.send(Fact::ResourceClaim(Box::new(read))).await.unwrap();
+    stage.facts.send(using("b", "other")).await.unwrap();
+    stage.bind("b").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_went_before_its_pod_was_not_bound_holds_no_devices() {
     let facts = [node("n", 4)].into_iter().chain(devices_for(&["c", "other"]));
