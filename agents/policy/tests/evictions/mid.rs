@@ -218,3 +218,32 @@ fn where_prod_lacks_memory_for_long_and_there_is_no_batch_mid_is_evicted() {
         assert_eq!(node.ordered(), ["a"]);
     }
 }
+
+/// The order was noted, the node closed, and the next one waited for it; but nobody was asked to carry it out.
+#[test]
+fn no_order_of_mid_is_noted_beside_a_kill() {
+    let start = || {
+        let mut node = with_mid();
+        node.batch("batch", 9, 10);
+        node.group("batch").unwrap().requests.cpu = 100;
+        node
+    };
+    let suffers = |node: &mut Node| cpu_with(node, [7_000, 900, 100], [300, 0]);
+    let mut node = start();
+    let mut seconds = 0;
+    while node.ordered.is_empty() {
+        suffers(&mut node);
+        seconds += 1;
+        assert!(seconds < 200);
+    }
+    assert_eq!(node.ordered(), ["a"]);
+    // Memory fails in just that second.
+    let mut node = start();
+    (1..seconds).for_each(|_| suffers(&mut node));
+    (node.others, node.full) = (90, 500);
+    suffers(&mut node);
+    assert_eq!((node.killed.len(), node.ordered()), (1, vec!["batch"]));
+    let report = node.second();
+    let of_mid = report.eviction.last.iter().find(|e| e.tier == Tier::Mid);
+    assert!(of_mid.is_none_or(|e| e.at == node.now), "{of_mid:?} was not handed on");
+}
