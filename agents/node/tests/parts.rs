@@ -142,3 +142,24 @@ fn what_each_numa_node_uses_and_could_give_adds_up_to_the_nodes_own_figures() {
         report.capacity.cpu
     );
 }
+
+/// Memory of a device, or of a GPU, is a NUMA node without CPUs: for it, nobody knew what any of them used.
+#[test]
+fn a_numa_node_of_memory_alone_uses_no_cpu_and_does_not_hide_what_the_others_use() {
+    let folder = Folder::of(0);
+    folder.numa([0, 0], [6 << 20, 1 << 20]);
+    let of_memory = "sys/devices/system/node/node2";
+    folder.put(&format!("{of_memory}/cpulist"), "\n");
+    folder.put(
+        &format!("{of_memory}/meminfo"),
+        "Node 2 MemTotal: 8388608 kB\nNode 2 MemFree: 8388608 kB\nNode 2 Active(file): 0 kB\n",
+    );
+    let mut agent = folder.agent();
+    let mut report = None;
+    for second in 1..=10_u64 {
+        folder.numa([second * 150, 0], [6 << 20, 1 << 20]);
+        report = Some(agent.look(second * 1_000).report);
+    }
+    let used: Vec<_> = report.unwrap().numa.iter().map(|node| node.usage.cpu).collect();
+    assert_eq!(used, [Some(1_500), Some(0), Some(0)]);
+}

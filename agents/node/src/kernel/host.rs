@@ -43,7 +43,14 @@ impl Kernel {
             }
         };
         let wanted: Option<&mut dyn FnMut(u32, u64)> = if self.numa.is_empty() { None } else { Some(&mut each) };
-        self.proc.cpu_times(wanted)
+        let time = self.proc.cpu_times(wanted);
+        // Memory alone (CXL, HBM), or all its CPUs are offline: nobody is busy there, which is not that nobody knows.
+        if time.is_ok() && parts.iter().any(|part| part.cpu_busy.is_some()) {
+            for part in parts.iter_mut() {
+                part.cpu_busy.get_or_insert(0);
+            }
+        }
+        time
     }
 
     /// Memory of the NUMA nodes. Where there is one, it is the node's.
