@@ -180,8 +180,9 @@ pub struct LatencyGuard {
 
 /// Eviction of batch pods from a node, lowest lost work first and never more than needed. A pod that is to go gets the annotation
 /// `duosuan.io/eviction-notice`, and SIGTERM with its grace two seconds later; where its disruption budget keeps it, the next one goes.
-/// Pods that ask for mid's resources are evicted only where no batch is left to evict and prod has suffered for `suppressedFor`
-/// (for a minute where memory is under `availablePercent`), with `midNotice` between the annotation and SIGTERM; they are never
+/// Pods that ask for mid's resources are evicted only where no batch is left whose eviction would help (what uses no more CPU than
+/// the guards leave batch in any case does not count) and prod has suffered for `suppressedFor` (for a minute where memory is
+/// under `availablePercent`; by a stall for memory only while less than four times that is available), with `midNotice` between the annotation and SIGTERM; they are never
 /// killed. Those that are mid by their label alone, and pods of prod, are never evicted. A pod under notice stays, and the
 /// annotation is taken off, where the policy does not allow evictions any more or the agent ends, and one of mid also where the
 /// node has recovered of what it was to go for, unless that is prod's stall for memory.

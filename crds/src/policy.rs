@@ -65,7 +65,9 @@ pub struct ColocationPolicySpec {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
     pub groups: Vec<NamedGroup>,
-    /// When pods of batch, and then of mid, have to leave a node that cannot be relieved otherwise. Absent: on, with its defaults.
+    /// When pods of batch, and then of mid, have to leave a node that cannot be relieved otherwise. Of mid only those that ask for
+    /// mid's resources, where no batch is left whose eviction would help and prod has suffered for `suppressedFor` (a minute where
+    /// memory is under `availablePercent`). Absent: on, with its defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eviction: Option<Eviction>,
 }
