@@ -18,7 +18,7 @@ mod scene;
 use scene::{ACT, Scene};
 
 const GUARDS: &str = "{cpu: {disabled: true}, io: {disabled: true}, memory: {availablePercent: 25}}";
-const KILLS: &str = "duosuan_node_evictions_total{node=\"vm\",cause=\"MemoryFails\",outcome=\"Killed\"}";
+const KILLS: &str = "duosuan_node_evictions_total{node=\"vm\",tier=\"batch\",cause=\"MemoryFails\",outcome=\"Killed\"}";
 
 fn policy(disabled: bool) -> String {
     format!("{GUARDS}, eviction: {{disabled: {disabled}, availablePercent: 23, killPercent: 20}}")
