@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Context;
 use duosuan_cgroup::Identity;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::fault::{self, Point};
 
@@ -42,9 +42,24 @@ pub struct Entry {
     pub weight: Option<String>,
     /// Value that the agent wrote, or was about to.
     pub new: String,
-    /// Value of the agent's that stood there before `new`: what a crash between journal and kernel leaves.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub was: Option<String>,
+    /// Values of the agent's that may stand there instead of `new`: the one before it, which a crash between journal and kernel
+    /// leaves, and those that systemd was told and may still write.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    pub was: Vec<String>,
+}
+
+/// Agents before this one wrote down a single value.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Values {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Values::deserialize(deserializer)? {
+        Values::One(value) => vec![value],
+        Values::Many(values) => values,
+    })
 }
 
 impl Entry {
@@ -56,7 +71,8 @@ impl Entry {
         }
     }
 
-    fn key(&self) -> Key {
+    /// Of which file of which cgroup it is.
+    pub fn key(&self) -> Key {
         (self.path.clone(), self.file.clone())
     }
 }
@@ -248,7 +264,7 @@ mod tests {
             old: "max 100000".to_owned(),
             weight: None,
             new: new.to_owned(),
-            was: None,
+            was: Vec::new(),
         }
     }
 
@@ -306,6 +322,20 @@ mod tests {
             journal.entries().values().cloned().collect::<Vec<_>>(),
             [entry("b", "1 100000")]
         );
+    }
+
+    #[test]
+    fn what_an_agent_before_wrote_of_a_value_before_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let mut journal = Journal::open(&path, "boot").unwrap();
+        journal.set(entry("a", "2 100000")).unwrap();
+        drop(journal);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("\"new\":", "\"was\":\"1 100000\",\"new\":")).unwrap();
+        let journal = Journal::open(&path, "boot").unwrap();
+        let was: Vec<&Entry> = journal.entries().values().collect();
+        assert_eq!(was.first().unwrap().was, ["1 100000"]);
     }
 
     #[test]

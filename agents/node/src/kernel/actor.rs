@@ -65,7 +65,7 @@ impl Kernel {
         let entries = self.journal.entries().iter();
         let over: Vec<Entry> = entries.filter(|(k, _)| !is_wanted(k)).map(|(_, e)| e.clone()).collect();
         for entry in over {
-            let key = (entry.path.clone(), entry.file.clone());
+            let key = entry.key();
             let lately = |at: &Millis| self.now.saturating_sub(*at) < RETRY_AFTER;
             if self.units.as_ref().is_some_and(|units| units.waits(&key, self.now))
                 || self.opened.get(&key).is_some_and(lately)
@@ -280,7 +280,7 @@ impl Kernel {
             (None, _) => None,
         };
         let entry = Entry {
-            was: ours.as_ref().map(|e| e.new.clone()),
+            was: ours.as_ref().map_or_else(Vec::new, |ours| self.may_stand(ours)),
             path: action.path.clone(),
             file: action.file.clone(),
             device: identity.device,
@@ -310,7 +310,7 @@ impl Kernel {
             setting,
             why,
         } = plan;
-        let key = (entry.path.clone(), entry.file.clone());
+        let key = entry.key();
         fault::reach(Point::Journalled);
         if is_slow(&key.1) {
             self.pending.insert(

@@ -107,7 +107,7 @@ impl Kernel {
                     old: String::new(),
                     weight: None,
                     new: action.value.clone(),
-                    was: None,
+                    was: Vec::new(),
                 })
                 .map_err(journal)?;
         }

@@ -40,7 +40,7 @@ impl Kernel {
         if network::is_ours(entry) {
             return self.release(entry);
         }
-        let key = (entry.path.clone(), entry.file.clone());
+        let key = entry.key();
         let restored = match self.group(&entry.path) {
             Ok(group) if group.identity().is_ok_and(|i| i == entry.identity()) => match restore(&group, entry) {
                 Err(error) if error.errno() == Some(Errno::NOSPC) && key.1 == CPUSET && entry.old.is_empty() => {
@@ -64,7 +64,7 @@ impl Kernel {
         let noted = if self.tell_back(entry, &key, restored == Restored::Another) {
             // Until systemd knows, the next agent has to tell it.
             self.journal.set(Entry {
-                was: Some(entry.new.clone()),
+                was: self.may_stand(entry),
                 new: entry.old.clone(),
                 ..entry.clone()
             })
@@ -83,14 +83,14 @@ impl Kernel {
         let above = entry.path.rsplit_once('/').map_or("", |(above, _)| above);
         let all = self.group(above).and_then(|above| above.read("cpuset.cpus.effective"));
         let all = all.map_err(text)?.unwrap_or_default();
-        let key = (entry.path.clone(), entry.file.clone());
+        let key = entry.key();
         self.opened.insert(key, self.now);
         if group.read(CPUSET).map_err(text)?.as_ref() == Some(&all) {
             return Ok(false);
         }
         // The journal keeps it: an agent after this one would take the list for somebody's choice.
         let entry = Entry {
-            was: Some(entry.new.clone()),
+            was: self.may_stand(entry),
             new: all.clone(),
             ..entry.clone()
         };
@@ -121,7 +121,7 @@ fn restore(group: &Cgroup, entry: &Entry) -> Result<Restored, Error> {
         // The crash came between the journal and the kernel, or somebody did it for us. The weight may still be off.
         return restore_weight(group, entry, Restored::Found);
     }
-    if current != entry.new && entry.was.as_ref() != Some(&current) {
+    if current != entry.new && !entry.was.contains(&current) {
         tracing::warn!(path = %entry.path, file = %entry.file, %current, "somebody else has written here since: left as it is");
         return Ok(Restored::Another);
     }

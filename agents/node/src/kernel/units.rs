@@ -56,7 +56,22 @@ impl Units {
     }
 }
 
+/// Values that systemd may still write are kept, at most: a value is told ten times a second, and an answer that takes longer
+/// than five seconds is none.
+const IN_FLIGHT: usize = 64;
+
 impl Kernel {
+    /// The values of ours that may stand in a file when another one is written after `entry`: its own, and before it those that
+    /// systemd was told and has not answered.
+    pub(super) fn may_stand(&self, entry: &Entry) -> Vec<String> {
+        let units = self.units.as_ref();
+        let open = units.is_some_and(|units| units.systemd.is_open(&entry.key()));
+        let told = entry.was.iter().filter(|value| open && **value != entry.new);
+        let mut values: Vec<String> = told.chain([&entry.new]).cloned().collect();
+        values.drain(..values.len().saturating_sub(IN_FLIGHT));
+        values
+    }
+
     /// Tells systemd of a setting that was written.
     pub(super) fn tell(&mut self, entry: &Entry, key: &Key) {
         if let Some(units) = &mut self.units {
@@ -123,7 +138,10 @@ impl Kernel {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use duosuan_policy::Action;
+
     use super::*;
+    use crate::kernel::Roots;
 
     /// All that was written in the cgroup of a unit that systemd could not be told of was taken for what systemd is about to
     /// put right, and counted by nobody for as long as there was no bus.
@@ -144,5 +162,52 @@ mod tests {
         assert!(!units.is_at("batch.slice", Instant::now()));
         // It is told again all the same.
         assert!(units.is_due(&key, RETRY_AFTER) && !units.is_due(&key, RETRY_AFTER - 1));
+    }
+
+    /// systemd is told beside the agent, one value after the other: what it is at when the agent is killed it writes later, and the
+    /// next agent took that for somebody else's and left it for ever.
+    #[test]
+    fn what_systemd_may_still_write_of_a_killed_agent_is_put_back_by_the_next_one() {
+        const BEFORE: &str = "190000 100000";
+        let dir = tempfile::tempdir().unwrap();
+        let batch = dir.path().join("cgroup/batch.slice");
+        std::fs::create_dir_all(&batch).unwrap();
+        std::fs::write(dir.path().join("cgroup/cgroup.controllers"), "cpu\n").unwrap();
+        let file = batch.join("cpu.max");
+        let open = || {
+            let roots = Roots {
+                cgroup: dir.path().join("cgroup"),
+                proc: "/proc".into(),
+                journal: dir.path().join("journal"),
+                sys: dir.path().join("sys"),
+                network: false,
+            };
+            Kernel::open(&roots).unwrap()
+        };
+        for late in ["50000 100000", "40000 100000", "30000 100000"] {
+            std::fs::write(&file, BEFORE).unwrap();
+            let socket = dir.path().join("bus");
+            let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            let mut killed = open();
+            killed.units = Some(Units {
+                systemd: Systemd::at(format!("unix:path={}", socket.display())).unwrap(),
+                leaving: BTreeSet::new(),
+                failed: BTreeMap::new(),
+            });
+            for value in ["50000 100000", "40000 100000", "30000 100000"] {
+                let action = Action {
+                    path: "batch.slice".into(),
+                    file: "cpu.max".into(),
+                    value: value.into(),
+                    why: "a test".into(),
+                };
+                assert_eq!(killed.act_on(&[action]).written, 1);
+            }
+            drop(killed);
+            std::fs::write(&file, late).unwrap();
+            open().put_all_back();
+            assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), BEFORE, "{late}");
+            std::fs::remove_file(&socket).unwrap();
+        }
     }
 }

@@ -181,7 +181,7 @@ impl Kernel {
             network.let_go(index, true).map_err(text)?
         };
         fault::reach(Point::PutBack);
-        let key = (entry.path.clone(), entry.file.clone());
+        let key = entry.key();
         self.journal.restored(&key).map_err(|e| format!("{e:#}"))?;
         fault::reach(Point::Restored);
         if written {
@@ -237,6 +237,6 @@ fn entry(file: String, index: u32, new: &str) -> Entry {
         old: String::new(),
         weight: None,
         new: new.to_owned(),
-        was: None,
+        was: Vec::new(),
     }
 }
