@@ -107,7 +107,7 @@ impl Index {
             Found::Unknown => {}
         }
         let judged = self.refresh(model, policy, look)?.judged();
-        let best = judged.into_iter().filter_map(|(bucket, against)| {
+        let best = judged.filter_map(|(bucket, against)| {
             let ((cost, rank), node) = bucket.fitting.iter().find(|(_, node)| !refused.contains(node))?;
             Some((cost.against(against), *rank, *node))
         });
@@ -307,7 +307,8 @@ impl Index {
             }
             let checks = model.checks(look.shape, model.marks.hits(look.hits));
             let wanted = model.images.of(look.wanted);
-            lists.push((look, Candidates::new(model, checks, look.own, wanted)));
+            let shape = model.shapes.value(look.shape);
+            lists.push((look, Candidates::new(model, shape, checks, look.own, wanted)));
         }
         let lists = self.shapes.get_mut(&look.shape)?;
         let at = at.unwrap_or(lists.len().saturating_sub(1));
@@ -343,10 +344,11 @@ impl Index {
 pub(crate) fn verdicts(model: &Model, pod: &PodSlot) -> BTreeMap<NodeOrd, Option<Constraint>> {
     let hits = model.marks.find_hits(pod.identity);
     let checks = model.checks(pod.shape, &hits);
-    let mut candidates = Candidates::new(model, checks, model.own(pod.shape, pod.identity), &[]);
+    let shape = model.shapes.value(pod.shape);
+    let mut candidates = Candidates::new(model, shape, checks, model.own(pod.shape, pod.identity), &[]);
     // What a place costs does not matter, only whether there is one.
     let mut worths = Worths::default();
-    candidates.catch_up(model, Policy::FirstFit, &mut worths, model.shapes.value(pod.shape));
+    candidates.catch_up(model, Policy::FirstFit, &mut worths, shape);
     let entries = candidates.entries.iter().enumerate();
     let said = entries.filter_map(|(i, entry)| {
         let node = NodeOrd::new(i);

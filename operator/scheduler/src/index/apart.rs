@@ -85,7 +85,7 @@ impl<'a> Apart<'a> {
 
     /// The node of a list.
     pub(super) fn best_listed(&self, list: &Candidates, refused: &BTreeSet<NodeOrd>) -> Option<NodeOrd> {
-        let judged = list.judged();
+        let judged: Vec<_> = list.judged().collect();
         let free = |node: &NodeOrd| !refused.contains(node);
         let first = judged.iter().filter_map(|(bucket, against)| {
             let ((cost, _), _) = bucket.fitting.iter().find(|(_, node)| free(node))?;

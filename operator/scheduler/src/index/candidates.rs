@@ -7,7 +7,12 @@ use super::{ByArea, related::Related};
 use crate::{
     event::Level,
     fit::Constraint,
-    model::{Model, NodeSlot, Shape, areas::LEVELS, kin::Domain, rules::Check},
+    model::{
+        Model, NodeSlot, Shape,
+        areas::LEVELS,
+        kin::{self, Domain},
+        rules::Check,
+    },
     score::{self, Cost, Policy, Welcome},
     slab::{ImageOrd, NodeOrd},
     worth::Worths,
@@ -23,12 +28,13 @@ pub(super) struct Candidates {
     pub(super) outlook: u64,
     /// By node.
     pub(super) entries: Vec<Option<Entry>>,
-    /// Nodes that fit. One for all, if there are no fault domains, and no rule about other pods is judged by the parts of a
-    /// topology.
+    /// Nodes that fit. One for all, if its pods are kept apart by no fault domains, and no rule about other pods is judged by the
+    /// parts of a topology.
     pub(super) buckets: Vec<Bucket>,
     /// Buckets by the parts and the fault domain that they stand for.
     pub(super) buckets_by_domains: HashMap<(Box<[u32]>, Domain), u32>,
-    /// The level of those fault domains.
+    /// Its pods are kept apart by fault domains, of this level.
+    apart: bool,
     level: Option<Level>,
     /// How many nodes each constraint turns away. A handful.
     pub(super) against: Vec<(Constraint, u32)>,
@@ -65,9 +71,10 @@ pub(super) struct Entry {
 }
 
 impl Candidates {
-    pub(super) fn new(model: &Model, checks: Vec<Check>, own: u64, wanted: &[ImageOrd]) -> Candidates {
+    pub(super) fn new(model: &Model, shape: &Shape, checks: Vec<Check>, own: u64, wanted: &[ImageOrd]) -> Candidates {
         Candidates {
             related: Related::of(model, checks, own),
+            apart: kin::counts(shape),
             level: model.kins.level(),
             wanted: wanted.into(),
             ..Default::default()
@@ -81,7 +88,7 @@ impl Candidates {
 
     pub(super) fn is_outdated(&self, model: &Model) -> bool {
         let other = |related: &Related| related.is_outdated(model);
-        self.level != model.kins.level() || self.related.as_deref().is_some_and(other)
+        (self.apart && self.level != model.kins.level()) || self.related.as_deref().is_some_and(other)
     }
 
     /// Values the nodes that changed since it last looked, and says how many.
@@ -162,13 +169,13 @@ impl Candidates {
     }
 
     /// The buckets that are not turned away as a whole, each with what is wished against its nodes.
-    pub(super) fn judged(&self) -> Vec<(&Bucket, i64)> {
-        let judge = |bucket: &Bucket| match &self.related {
+    pub(super) fn judged(&self) -> impl Iterator<Item = (&Bucket, i64)> {
+        let judge = move |bucket: &Bucket| match &self.related {
             Some(related) => related.judge_domains(&bucket.domains).ok(),
             None => Some(0),
         };
         let buckets = self.buckets.iter();
-        buckets.filter_map(|bucket| Some((bucket, judge(bucket)?))).collect()
+        buckets.filter_map(move |bucket| Some((bucket, judge(bucket)?)))
     }
 
     pub(super) fn related_to(&self, node: NodeOrd) -> Result<(), Constraint> {
@@ -180,7 +187,8 @@ impl Candidates {
     /// The bucket of a node.
     fn bucket(&mut self, model: &Model, ord: NodeOrd) -> u32 {
         let domains = self.related.as_deref().map_or(&[][..], |r| r.coarse_domains(ord));
-        let fault = model.nodes.find(ord).and_then(|node| model.kins.domain(&node.areas));
+        let node = model.nodes.find(ord).filter(|_| self.apart);
+        let fault = node.and_then(|node| model.kins.domain(&node.areas));
         // Mostly the one that it is in.
         let before = self.entries.get(ord.index()).copied().flatten();
         if let Some(before) = before.map(|entry| entry.bucket)

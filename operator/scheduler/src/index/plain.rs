@@ -12,10 +12,7 @@ use super::{
 use crate::{
     event::{PreferredNodes, Term, Tier, Toleration},
     intern::Counted,
-    model::{
-        Model, Shape,
-        kin::{Domain, Nearness},
-    },
+    model::{Model, Shape, kin::Domain},
     score::Cost,
     slab::{FilterOrd, NodeOrd, ShapeOrd},
     worth::Worths,
@@ -57,8 +54,8 @@ pub(super) struct Plain {
     /// By shape.
     known: Vec<Option<Known>>,
     // Looked up; the one that was asked for longest ago is one alone.
-    /// With when it was last asked for.
-    trees: HashMap<Tree, (u64, Headroom)>,
+    /// By filter, then part, with when it was last asked for.
+    trees: Vec<HashMap<Part, (u64, Headroom)>>,
     lineups: Lineups,
     scratch: Scratch,
     leaves: usize,
@@ -78,6 +75,20 @@ impl Sought<'_> {
         self.model.shapes.value(self.ord)
     }
 }
+
+/// A pod that is kept apart from its kin, with the filter of its shape.
+#[derive(Clone, Copy)]
+struct Seeker<'a> {
+    sought: Sought<'a>,
+    apart: Apart<'a>,
+    filter: FilterOrd,
+}
+
+/// The bounds say too little.
+struct Unknown;
+
+/// What a place costs, then in node order.
+type Place = (Cost, u64, NodeOrd);
 
 impl Plain {
     /// True for shapes that trees know of, if no other pod speaks of them.
@@ -138,77 +149,84 @@ impl Plain {
         if Self::rests(known) {
             return Found::Unknown;
         }
-        let found = self.search_apart(sought, apart, filter, worths, visited);
-        if found == Found::Unknown
-            && let Some(known) = self.known(sought)
-        {
-            known.pause = PAUSE;
+        let seeker = Seeker { sought, apart, filter };
+        match self.search_apart(seeker, worths, visited) {
+            Ok(Some((cost, _, node))) => Found::Node(node, cost),
+            Ok(None) => Found::Nowhere,
+            Err(Unknown) => {
+                if let Some(known) = self.known(sought) {
+                    known.pause = PAUSE;
+                }
+                Found::Unknown
+            }
         }
-        found
     }
 
     fn search_apart(
         &mut self,
-        sought: Sought<'_>,
-        apart: Apart<'_>,
-        filter: FilterOrd,
+        seeker: Seeker<'_>,
         worths: &mut Worths,
         visited: &mut u64,
-    ) -> Found {
+    ) -> Result<Option<Place>, Unknown> {
+        let Seeker { sought, apart, filter } = seeker;
         let domains: Vec<Domain> = apart.domains().collect();
         let mut least = None;
         for domain in &domains {
-            let tree = (filter, apart.part(*domain));
-            if !self.catch_up(sought, tree, visited) {
-                return Found::Unknown;
+            let part = apart.part(*domain);
+            if !self.catch_up(sought, (filter, part), visited) {
+                return Err(Unknown);
             }
-            let here = self.trees.get(&tree);
-            let here = here.and_then(|(_, tree)| tree.least(sought.model, sought.shape(), &mut self.scratch));
+            let tree = self.trees.get(filter.index()).and_then(|trees| trees.get(&part));
+            let here = tree.and_then(|(_, tree)| tree.least(sought.model, sought.shape(), &mut self.scratch));
             least = least.into_iter().chain(here).min();
         }
-        let Some(least) = least else { return Found::Nowhere };
-        let mut best = |plain: &mut Plain, domains: &mut dyn Iterator<Item = Domain>, most: u32| {
-            let mut best: Option<(Cost, u64, NodeOrd)> = None;
-            for domain in domains {
-                let tree = (filter, apart.part(domain));
-                let too_near = (|node| apart.on(node) > most, apart.nodes());
-                match plain.search(sought, tree, worths, too_near, visited) {
-                    Found::Unknown => return Err(Found::Unknown),
-                    Found::Nowhere => {}
-                    Found::Node(node, cost) => {
-                        let found = (cost, sought.model.nodes[node].rank, node);
-                        best = Some(best.map_or(found, |best| best.min(found)));
-                    }
-                }
-            }
-            Ok(best)
-        };
+        let Some(least) = least else { return Ok(None) };
         let mut cheapest = None;
-        let mut alike = |plain: &mut Plain, alike: &[(Nearness, Domain)]| -> Result<Option<Found>, Found> {
+        for alike in apart.farthest_first().chunk_by(|a, b| a.0 == b.0) {
             let Some(((_, _, most), _)) = alike.first() else {
-                return Ok(None);
+                continue;
             };
-            let Some((cost, _, node)) = best(plain, &mut alike.iter().map(|(_, domain)| *domain), *most)? else {
-                return Ok(None);
+            let among = alike.iter().map(|(_, domain)| *domain);
+            let Some(found) = self.cheapest(seeker, among, *most, worths, visited)? else {
+                continue;
             };
             // What the best costs is mostly not needed: it costs no less than the bounds say.
-            if cost > least.by_use_at_most() {
+            if found.0 > least.by_use_at_most() {
                 if cheapest.is_none() {
-                    cheapest = best(plain, &mut domains.iter().copied(), u32::MAX)?;
+                    cheapest = self.cheapest(seeker, domains.iter().copied(), u32::MAX, worths, visited)?;
                 }
-                if cheapest.is_some_and(|(cheapest, _, _)| cost > cheapest.by_use_at_most()) {
-                    return Ok(None);
+                if cheapest.is_some_and(|(cheapest, _, _)| found.0 > cheapest.by_use_at_most()) {
+                    continue;
                 }
             }
-            Ok(Some(Found::Node(node, cost)))
-        };
-        for nodes in apart.farthest_first().chunk_by(|a, b| a.0 == b.0) {
-            match alike(self, nodes) {
-                Ok(None) => {}
-                Ok(Some(found)) | Err(found) => return found,
+            return Ok(Some(found));
+        }
+        Ok(None)
+    }
+
+    /// The cheapest place in some fault domains, on a node with so many kin at most.
+    fn cheapest(
+        &mut self,
+        Seeker { sought, apart, filter }: Seeker<'_>,
+        domains: impl Iterator<Item = Domain>,
+        most: u32,
+        worths: &mut Worths,
+        visited: &mut u64,
+    ) -> Result<Option<Place>, Unknown> {
+        let mut best: Option<Place> = None;
+        for domain in domains {
+            let tree = (filter, apart.part(domain));
+            let too_near = (|node| apart.on(node) > most, apart.nodes());
+            match self.search(sought, tree, worths, too_near, visited) {
+                Found::Unknown => return Err(Unknown),
+                Found::Nowhere => {}
+                Found::Node(node, cost) => {
+                    let found = (cost, sought.model.nodes[node].rank, node);
+                    best = Some(best.map_or(found, |best| best.min(found)));
+                }
             }
         }
-        Found::Nowhere
+        Ok(best)
     }
 
     /// What is known of a shape.
@@ -242,20 +260,28 @@ impl Plain {
     }
 
     /// Has a tree take in the nodes that changed. False if it does not cover what the shape requests.
-    fn catch_up(&mut self, sought: Sought<'_>, tree: Tree, visited: &mut u64) -> bool {
-        self.make_room(tree, sought.model.nodes.bound());
-        if self.lineups.get(tree.1).is_none() {
-            self.drop_trees(|(_, part)| !part.is_there(sought.model));
+    fn catch_up(&mut self, sought: Sought<'_>, (filter, part): Tree, visited: &mut u64) -> bool {
+        let model = sought.model;
+        if self.lineups.get(part).is_none() {
+            self.drop_trees(|_, part| !part.is_there(model));
         }
-        let lineup = self.lineups.caught_up(sought.model, tree.1);
-        let (Some((asked, tree)), Some(lineup)) = (self.trees.get_mut(&tree), lineup) else {
+        let nodes = self
+            .lineups
+            .caught_up(model, part)
+            .map_or(0, |lineup| lineup.nodes().len());
+        self.make_room((filter, part), nodes);
+        let tree = self
+            .trees
+            .get_mut(filter.index())
+            .and_then(|trees| trees.get_mut(&part));
+        let (Some((asked, tree)), Some(lineup)) = (tree, self.lineups.get(part)) else {
             return false;
         };
         *asked = self.clock;
         let covers = tree.covers(sought.shape());
         if covers {
             self.leaves -= tree.size();
-            *visited += tree.catch_up(sought.model, sought.shape(), lineup);
+            *visited += tree.catch_up(model, sought.shape(), lineup);
             self.leaves += tree.size();
         }
         covers
@@ -265,42 +291,57 @@ impl Plain {
     fn search(
         &mut self,
         sought: Sought<'_>,
-        tree: Tree,
+        (filter, part): Tree,
         worths: &mut Worths,
         (too_near, many): (impl Fn(NodeOrd) -> bool, usize),
         visited: &mut u64,
     ) -> Found {
-        let (Some((_, of)), Some(lineup)) = (self.trees.get(&tree), self.lineups.get(tree.1)) else {
+        let tree = self.trees.get(filter.index()).and_then(|trees| trees.get(&part));
+        let (Some((_, tree)), Some(lineup)) = (tree, self.lineups.get(part)) else {
             return Found::Unknown;
         };
         let refused = |node: NodeOrd| sought.refused.contains(&node) || too_near(node);
         let refused = (refused, sought.refused.len() + many);
         let scratch = (&mut self.scratch, visited);
-        of.best(sought.model, sought.shape(), lineup, worths, refused, scratch)
+        tree.best(sought.model, sought.shape(), lineup, worths, refused, scratch)
     }
 
-    /// Has a tree, if need be instead of those that were not asked for longest.
-    fn make_room(&mut self, tree: Tree, size: usize) {
+    /// Has a tree of so many nodes, if need be instead of those that were not asked for longest.
+    fn make_room(&mut self, (filter, part): Tree, nodes: usize) {
         self.clock += 1;
-        if self.trees.contains_key(&tree) {
+        if self.trees.len() <= filter.index() {
+            self.trees.resize_with(filter.index() + 1, HashMap::new);
+        }
+        if self
+            .trees
+            .get(filter.index())
+            .is_some_and(|trees| trees.contains_key(&part))
+        {
             return;
         }
-        while self.leaves + size.next_power_of_two() > LEAVES {
+        while self.leaves + nodes.next_power_of_two() > LEAVES {
+            let all = self.trees.iter().flat_map(HashMap::values);
             // `asked` is different for each.
-            let oldest = self.trees.iter().map(|(tree, (asked, _))| (*asked, *tree)).min();
-            let Some((_, oldest)) = oldest else { break };
-            self.drop_trees(|tree| tree == oldest);
+            let Some(oldest) = all.map(|(asked, _)| *asked).min() else {
+                break;
+            };
+            self.drop_trees(|asked, _| asked == oldest);
         }
-        self.trees.insert(tree, (self.clock, Headroom::default()));
+        if let Some(trees) = self.trees.get_mut(filter.index()) {
+            trees.insert(part, (self.clock, Headroom::default()));
+        }
     }
 
-    fn drop_trees(&mut self, go: impl Fn(Tree) -> bool) {
+    /// Drops trees, by when they were last asked for and their parts.
+    fn drop_trees(&mut self, go: impl Fn(u64, Part) -> bool) {
         let leaves = &mut self.leaves;
-        self.trees.retain(|tree, (_, of)| {
-            let goes = go(*tree);
-            *leaves -= if goes { of.size() } else { 0 };
-            !goes
-        });
+        for trees in &mut self.trees {
+            trees.retain(|part, (asked, tree)| {
+                let goes = go(*asked, *part);
+                *leaves -= if goes { tree.size() } else { 0 };
+                !goes
+            });
+        }
     }
 
     /// Forgets a shape that is no more; its ordinal may name another one next.
@@ -308,7 +349,12 @@ impl Plain {
         if let Some(gone) = self.known.get_mut(shape.index()).and_then(Option::take)
             && self.filters.release(gone.filter)
         {
-            self.drop_trees(|(filter, _)| filter == gone.filter);
+            let gone = self.trees.get_mut(gone.filter.index()).map(std::mem::take);
+            self.leaves -= gone
+                .into_iter()
+                .flatten()
+                .map(|(_, (_, tree))| tree.size())
+                .sum::<usize>();
         }
     }
 

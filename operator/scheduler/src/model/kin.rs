@@ -175,7 +175,7 @@ impl Kins {
 }
 
 /// True for pods whose kin are counted: GPU pods are packed, and what batch and mid lose with a node is theirs to lose.
-fn counts(shape: &Shape) -> bool {
+pub(crate) fn counts(shape: &Shape) -> bool {
     shape.tier == Tier::Prod && shape.gpus.is_none()
 }
 

@@ -81,3 +81,36 @@ fn one_that_waits_for_an_eviction_does_not_take_a_promised_seat_meanwhile() {
     world.tell(node("c", 4));
     assert_eq!(binds(&world.run()), [("high", "c")]);
 }
+
+/// Who waits for what they leave need not be whom they were told to go for.
+#[test]
+fn a_pod_makes_room_as_long_as_somebody_counts_on_what_it_leaves() {
+    let mut world = World::with([
+        node("n", 3).into(),
+        queue("mine", None, &[("cpu", 3000)], &[]).into(),
+        queue("theirs", None, &[("cpu", 0)], &[]).into(),
+    ]);
+    let of = |uid: &str, queue: &str, milli: i64, created: i64| Pod {
+        queue: queue.into(),
+        created: Time(created),
+        ..pod(uid, milli)
+    };
+    for i in 0..3 {
+        world.tell(of(&format!("v{i}"), "theirs", 1000, i));
+    }
+    world.run();
+    world.tell(of("a", "mine", 1500, 10));
+    let first: Vec<String> = evictions(&world.run()).iter().map(|pod| (*pod).to_owned()).collect();
+    assert_eq!(first.len(), 2, "{first:?}");
+    world.tell(of("b", "mine", 1500, 11));
+    let second: Vec<String> = evictions(&world.run()).iter().map(|pod| (*pod).to_owned()).collect();
+    assert_eq!(second.len(), 1, "b takes what a leaves of theirs");
+    world.tell(Event::PodGone("a".into()));
+    for victim in first.iter().chain(&second) {
+        assert!(world.cluster.makes_room(victim), "{victim}");
+    }
+    world.tell(Event::PodGone("b".into()));
+    for victim in first.iter().chain(&second) {
+        assert!(!world.cluster.makes_room(victim), "{victim}");
+    }
+}

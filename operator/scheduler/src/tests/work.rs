@@ -306,7 +306,7 @@ proptest! {
                 let next = cluster.index.best_beside(&cluster.model, Policy::Standard, look, &refused, None);
                 prop_assert_eq!(next, by_scan(&cluster.model, &refused));
                 prop_assert_eq!(cluster.check(), Ok(()));
-                let Some(kin) = cluster.model.pods[pod].kin else { continue };
+                let Some(kin) = cluster.model.kin_to_avoid(pod) else { continue };
                 for refused in [BTreeSet::new(), refused] {
                     let apart = cluster.index.best_apart(&cluster.model, Policy::Standard, look, &refused, kin);
                     let by_scan = index::by_scan(&cluster.model, Policy::Standard, look, &refused, Some(kin));
