@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::fixtures::*;
 use crate::{
-    Event,
+    Event, Tier,
     event::{Node, Pod, Spread, Taint, Topology},
 };
 
@@ -169,14 +169,45 @@ fn racks_count_where_nearly_all_nodes_are_in_one_zone() {
 }
 
 #[test]
-fn a_hundred_racks_are_fault_domains_and_as_many_as_nodes_are_not() {
-    let racks = |nodes_of_each: usize| {
-        (0..200).map(move |i| in_rack(&format!("n{i:03}"), &format!("r{:03}", i / nodes_of_each)).into())
-    };
-    let on = counted(racks(2), 1, 3);
+fn a_hundred_racks_are_fault_domains_and_more_than_are_looked_at_are_not() {
+    let racks = |count: usize| (0..2 * count).map(|i| in_rack(&format!("n{i:03}"), &format!("r{:03}", i / 2)).into());
+    let on = counted(racks(128), 1, 3);
     assert_eq!(on.into_keys().collect::<Vec<_>>(), ["n000", "n002", "n004"]);
-    let on = counted(racks(1), 1, 3);
+    let on = counted(racks(129), 1, 3);
     assert_eq!(on.into_keys().collect::<Vec<_>>(), ["n000", "n001", "n002"]);
+}
+
+#[test]
+fn gangs_gpu_pods_and_those_of_other_tiers_are_not_kept_apart() {
+    let mut nodes = ["a", "b"].map(|zone| in_zone(zone, zone, 128));
+    for node in &mut nodes {
+        node.gpus = gpu_node("", 4, "A100").gpus;
+        node.allocatable.insert("duosuan.io/batch-cpu".into(), 64_000);
+    }
+    let mut world = World::with(nodes.map(Into::into));
+    let gpu = |uid: &str| Pod {
+        gpus: Some(share(100)),
+        ..replica(uid, "inference", 100)
+    };
+    let went = places(&mut world, [gpu("g0"), gpu("g1")]);
+    assert_eq!(went[0], went[1]);
+    let batch = |uid: &str| Pod {
+        tier: Tier::Batch,
+        requests: amounts(&[("duosuan.io/batch-cpu", 100)]),
+        ..replica(uid, "spark", 0)
+    };
+    let went = places(&mut world, [batch("b0"), batch("b1")]);
+    assert_eq!(went[0], went[1]);
+    world.tell(claim("gang", "", &[("w", 2, 2, 1)]));
+    for uid in ["m0", "m1"] {
+        world.tell(Pod {
+            owner: "mpi".into(),
+            ..member(uid, "gang", "w", 100)
+        });
+    }
+    let decisions = world.run();
+    let went = binds(&decisions);
+    assert_eq!((went.len(), went[0].1), (2, went[1].1));
 }
 
 #[test]
