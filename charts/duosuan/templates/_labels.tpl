@@ -12,9 +12,9 @@ app.kubernetes.io/name: {{ .name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- end }}
 
-{{- /* Of what Helm makes before it uninstalls, in this order, and deletes when that is done. */ -}}
+{{- /* Of what Helm makes before it deletes agents, in this order, and deletes when they are gone. */ -}}
 {{- define "duosuan.leave" -}}
-helm.sh/hook: pre-delete
-helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook: {{ .event }}
+helm.sh/hook-weight: {{ .weight | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
