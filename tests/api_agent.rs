@@ -148,7 +148,7 @@ async fn the_terms_of_an_offer_and_what_guards_did_are_reported_and_shown_by_top
     );
     assert!(deed.time <= *status.time.as_ref().unwrap());
 
-    let binary = duosuan_tests::binary::binary("duosuan", "duosuan").unwrap();
+    let binary = duosuan_tests::binary::binary("duosuan").unwrap();
     let kubeconfig = cluster().unwrap().kubeconfig().display().to_string();
     let top = |arguments: &[&str]| {
         let mut command = std::process::Command::new(&binary);

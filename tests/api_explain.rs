@@ -101,7 +101,7 @@ async fn a_live_cluster_is_explained_as_files_of_its_objects_are() {
                 .unwrap();
         }
     }
-    let binary = binary("duosuan", "duosuan").unwrap();
+    let binary = binary("duosuan").unwrap();
     let kubeconfig = plane.kubeconfig().to_str().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let before = dump(&client, folder.path()).await;

@@ -134,7 +134,7 @@ async fn what_prod_asked_for_and_does_not_use_is_offered_to_mid_and_a_mid_pod_is
     assert_eq!(milli(&offers[0].share), 4_000);
     assert!(milli(&offers[0].offered) <= target);
 
-    let binary = duosuan_tests::binary::binary("duosuan", "duosuan").unwrap();
+    let binary = duosuan_tests::binary::binary("duosuan").unwrap();
     let kubeconfig = lab::cluster().kubeconfig().display().to_string();
     let shown = std::process::Command::new(binary)
         .args(["top", "node", "mid-1", "--kubeconfig", &kubeconfig])

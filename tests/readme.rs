@@ -119,7 +119,7 @@ fn every_command_of_the_readme_does_what_it_says() {
         std::env::var("PATH").unwrap()
     );
     // In the test's profile: what is tried is the command, not its speed.
-    let binary = binary("duosuan", "duosuan").unwrap();
+    let binary = binary("duosuan").unwrap();
     let data = TempDir::new().unwrap();
     let up = Up::start(&binary, data.path());
 
@@ -134,7 +134,7 @@ fn every_command_of_the_readme_does_what_it_says() {
             // Where no machine may boot, whoever starts the tests says so.
             ["tests/vm/run", ..] if std::env::var_os("DUOSUAN_NO_VM").is_some() => {}
             ["tests/vm/run", arguments @ ..] => {
-                let program = duosuan_tests::binary::binary("duosuan-tests", "vm-run").unwrap();
+                let program = duosuan_tests::binary::binary("vm-run").unwrap();
                 let line = format!("{} {}", program.display(), arguments.join(" "));
                 said.push((line.clone(), run(&line, &root(), "", &path)));
             }

@@ -33,7 +33,7 @@ use crate::lab::{Lab, PATIENCE, bound, cluster, running};
 /// The binary, built now if it is not up to date.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| duosuan_tests::binary::binary("duosuan-controller", "duosuan-operator").unwrap())
+    BINARY.get_or_init(|| duosuan_tests::binary::binary("duosuan-operator").unwrap())
 }
 
 /// A running operator. It is killed when this is dropped.

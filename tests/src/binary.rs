@@ -9,30 +9,33 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// Builds a binary of a package, in the tests' own profile, unless it is up to date, and returns its path. So a test
+/// Builds a binary of the workspace, in the tests' own profile, unless it is up to date, and returns its path. So a test
 /// never runs an old one, and finds it wherever cargo puts it.
 ///
 /// # Errors
 ///
 /// If it does not build.
-pub fn binary(package: &str, name: &str) -> Result<PathBuf> {
-    build(package, name, &[])
+pub fn binary(name: &str) -> Result<PathBuf> {
+    // With the features of the whole workspace's tests, as its dependencies are there already: for the package alone, or
+    // without what tests depend on, most of them would be built a second time. There are no examples; that they are asked
+    // for makes cargo count what tests depend on.
+    build(name, &["--workspace", "--examples"])
 }
 
-/// As [`binary`], built as users run it: for measurements.
+/// A binary of a package built as users run it: for measurements.
 ///
 /// # Errors
 ///
 /// If it does not build.
 pub fn release(package: &str, name: &str) -> Result<PathBuf> {
-    build(package, name, &["--release"])
+    build(name, &["--release", "--package", package])
 }
 
-fn build(package: &str, name: &str, profile: &[&str]) -> Result<PathBuf> {
+fn build(name: &str, more: &[&str]) -> Result<PathBuf> {
     let mut build = cargo();
     build
-        .args(["build", "--locked", "--package", package, "--bin", name])
-        .args(profile)
+        .args(["build", "--locked", "--bin", name])
+        .args(more)
         .arg("--message-format=json-render-diagnostics");
     let output = build.stderr(Stdio::inherit()).output();
     let output = output.with_context(|| format!("run {}", build.get_program().to_string_lossy()))?;

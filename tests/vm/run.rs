@@ -81,7 +81,7 @@ fn run(cases: &[Case], file: &Path, mut take: impl FnMut(Outcome) -> Result<()>)
         return Ok(());
     };
     let mut cargo = binary::cargo();
-    cargo.args(["test", "--locked", "--package", "duosuan-tests", "--test", binary, "--"]);
+    cargo.args(["test", "--locked", "--workspace", "--test", binary, "--"]);
     // Two at a time take turns in one machine: it is not booted for each of them.
     cargo.args(["--exact", "--test-threads", "2"]);
     cargo.args(cases.iter().map(|case| case.test));
