@@ -71,6 +71,7 @@ impl Scheduler {
                 )?);
                 command.arg("--kubeconfig").arg(kubeconfig);
                 command.args(["--no-leader-election", "--log-level=warn"]);
+                command.envs(duosuan_tests::chart::operator_environment()?);
                 command
             }
             Scheduler::Ceiling | Scheduler::CeilingEvents => {

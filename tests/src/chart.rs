@@ -5,8 +5,11 @@ use std::{
     process::{Command, Output},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use duosuan_embedded::{Tool, build};
+use k8s_openapi::api::apps::v1::Deployment;
+
+use crate::cluster::objects;
 
 /// The repository's root, below which the chart is `charts/duosuan`.
 #[must_use]
@@ -55,4 +58,26 @@ pub fn render(namespace: &str, arguments: &[&str]) -> Result<String> {
     all.extend(["--kube-version", duosuan_embedded::kubernetes_version()]);
     all.extend(arguments);
     run(&all)
+}
+
+/// The environment that the chart gives the operator's process, by name.
+///
+/// # Errors
+///
+/// As [`render`], and if there is no operator.
+pub fn operator_environment() -> Result<Vec<(String, String)>> {
+    let rendered = render("duosuan-system", &["--show-only", "templates/operator.yaml"])?;
+    for object in objects(&rendered)? {
+        if object.types.as_ref().is_some_and(|types| types.kind == "Deployment") {
+            let operator: Deployment = object.try_parse()?;
+            let pod = operator.spec.template.spec;
+            let container = pod.and_then(|pod| pod.containers.into_iter().next());
+            let given = container.and_then(|container| container.env).unwrap_or_default();
+            let given = given.into_iter();
+            return Ok(given
+                .filter_map(|variable| Some((variable.name, variable.value?)))
+                .collect());
+        }
+    }
+    bail!("the chart has no Deployment of the operator")
 }
