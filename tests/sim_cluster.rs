@@ -358,10 +358,12 @@ fn a_pod_is_as_urgent_as_its_priority_class_says() {
 
 #[test]
 fn pods_of_a_pod_group_start_together_or_not_at_all() {
-    let group = json!({
-        "apiVersion": "scheduling.k8s.io/v1beta1", "kind": "PodGroup", "metadata": {"name": "train"},
-        "spec": {"schedulingPolicy": {"gang": {"minCount": 3}}},
-    });
+    let group = |version: &str| {
+        json!({
+            "apiVersion": format!("scheduling.k8s.io/{version}"), "kind": "PodGroup", "metadata": {"name": "train"},
+            "spec": {"schedulingPolicy": {"gang": {"minCount": 3}}},
+        })
+    };
     let member = |name: &str| {
         pod(
             name,
@@ -369,10 +371,19 @@ fn pods_of_a_pod_group_start_together_or_not_at_all() {
             json!({"spec": {"schedulingGroup": {"podGroupName": "train"}}}),
         )
     };
-    let objects = |cpu: &str| json!([node("n", cpu), group, member("a"), member("b"), member("c")]);
-    assert_eq!(cluster(objects("2"))["bound"], json!([]));
-    let bound = cluster(objects("3"))["bound"].clone();
-    assert_eq!(names(&bound, "pod"), ["default/a", "default/b", "default/c"]);
+    let objects =
+        |cpu: &str, version: &str| json!([node("n", cpu), group(version), member("a"), member("b"), member("c")]);
+    for version in ["v1beta1", "v1alpha3", "v1alpha2"] {
+        assert_eq!(cluster(objects("2", version))["bound"], json!([]));
+        let bound = cluster(objects("3", version))["bound"].clone();
+        assert_eq!(names(&bound, "pod"), ["default/a", "default/b", "default/c"]);
+    }
+    let unknown = json!({"kind": "List", "apiVersion": "v1", "items": objects("3", "v1alpha1")}).to_string();
+    let refused = failure(&["-f", "-"], &unknown);
+    assert!(
+        refused.contains("apiVersion: this build reads PodGroup of scheduling.k8s.io in versions v1beta1"),
+        "{refused}"
+    );
 }
 
 #[test]

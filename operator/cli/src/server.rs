@@ -69,10 +69,22 @@ impl Server {
     /// If the API server does not answer, or says something else than that it does not know the kind or that it refuses.
     pub(crate) async fn list<T>(&self) -> anyhow::Result<Listed<T>>
     where
-        T: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+        T: Resource<DynamicType: Default> + Clone + Debug + DeserializeOwned,
     {
-        let api: Api<T> = Api::all_with(self.client.clone(), &());
-        let kind = T::plural(&());
+        self.list_as(&T::DynamicType::default()).await
+    }
+
+    /// The same of a kind that has to be told what it is, or in which version.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::list`].
+    pub(crate) async fn list_as<T>(&self, is: &T::DynamicType) -> anyhow::Result<Listed<T>>
+    where
+        T: Resource + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<T> = Api::all_with(self.client.clone(), is);
+        let kind = T::plural(is);
         let server = &self.url;
         let mut objects = Vec::new();
         let mut page = ListParams::default().limit(PAGE);

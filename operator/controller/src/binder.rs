@@ -355,7 +355,7 @@ impl Binder {
     }
 
     async fn get(&self, pod: &PodName) -> Result<Object<lean::Pod>, Failure> {
-        let api: Api<Object<lean::Pod>> = Api::namespaced_with(self.client.clone(), &pod.namespace, &());
+        let api: Api<Object<lean::Pod>> = Api::namespaced_with(self.client.clone(), &pod.namespace, &None);
         self.retry.run(|| api.get(&pod.name)).await
     }
 

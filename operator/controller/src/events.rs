@@ -1,6 +1,7 @@
 //! Events for people: a bounded queue of its own behind the bindings. What does not fit is dropped and counted.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
     time::{Duration, Instant},
@@ -20,8 +21,8 @@ use crate::metrics::Metrics;
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Regarding {
-    /// `v1` or `duosuan.io/v1alpha1`.
-    pub api_version: &'static str,
+    /// `v1`, `duosuan.io/v1alpha1` or that of a pod group.
+    pub api_version: Cow<'static, str>,
     /// Kind.
     pub kind: &'static str,
     /// Namespace.
@@ -227,7 +228,7 @@ mod tests {
 
     fn note(reason: &'static str, uid: &str, text: &str) -> Note {
         let regarding = Regarding {
-            api_version: "v1",
+            api_version: "v1".into(),
             kind: "Pod",
             namespace: "ns".into(),
             name: "p".into(),

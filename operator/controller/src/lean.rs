@@ -34,6 +34,8 @@ pub trait Kind: Clone + Debug + Send + Sync + 'static {
     const GROUP: &'static str;
     /// Version.
     const VERSION: &'static str;
+    /// Versions that mean the same, for API servers that do not serve [`Kind::VERSION`]; the newest first.
+    const OLDER: &'static [&'static str] = &[];
     /// Kind.
     const KIND: &'static str;
     /// Plural, as it stands in paths.
@@ -43,6 +45,9 @@ pub trait Kind: Clone + Debug + Send + Sync + 'static {
     /// What is read of its status.
     type Status: DeserializeOwned + Default + Clone + Debug + Send + 'static;
 }
+
+/// The version in which a kind is asked for, if it is not [`Kind::VERSION`].
+pub type Older = Option<&'static str>;
 
 /// An object of kind `K`: its metadata without what nobody reads (of the managed fields there is one entry at most, see
 /// [`nominated_by_us`]), and the read parts of its spec and status.
@@ -137,19 +142,19 @@ pub fn nominated_by_us(pod: &ObjectMeta) -> bool {
 }
 
 impl<K: Kind> kube::Resource for Object<K> {
-    type DynamicType = ();
+    type DynamicType = Older;
     type Scope = kube::core::DynamicResourceScope;
 
-    fn kind((): &()) -> Cow<'_, str> {
+    fn kind(_: &Older) -> Cow<'_, str> {
         K::KIND.into()
     }
-    fn group((): &()) -> Cow<'_, str> {
+    fn group(_: &Older) -> Cow<'_, str> {
         K::GROUP.into()
     }
-    fn version((): &()) -> Cow<'_, str> {
-        K::VERSION.into()
+    fn version(older: &Older) -> Cow<'_, str> {
+        older.unwrap_or(K::VERSION).into()
     }
-    fn plural((): &()) -> Cow<'_, str> {
+    fn plural(_: &Older) -> Cow<'_, str> {
         K::PLURAL.into()
     }
     fn meta(&self) -> &ObjectMeta {
@@ -161,7 +166,7 @@ impl<K: Kind> kube::Resource for Object<K> {
 }
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident: $group:expr, $version:literal, $kind:literal, $plural:literal, $spec:ty, $status:ty;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $group:expr, $version:literal $(or $older:expr)?, $kind:literal, $plural:literal, $spec:ty, $status:ty;)*) => {
         $($(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub struct $name;
@@ -169,6 +174,7 @@ macro_rules! kinds {
         impl Kind for $name {
             const GROUP: &'static str = $group;
             const VERSION: &'static str = $version;
+            $(const OLDER: &'static [&'static str] = $older;)?
             const KIND: &'static str = $kind;
             const PLURAL: &'static str = $plural;
             type Spec = $spec;
@@ -190,8 +196,8 @@ kinds! {
     Queue: GROUP, "v1alpha1", "Queue", "queues", Unread, Unread;
     /// A node's report: the part of a `NodeReportStatus` that placement looks at.
     Report: GROUP, "v1alpha1", "NodeReport", "nodereports", IgnoredAny, ReportStatus;
-    /// A pod group of Kubernetes' own.
-    PodGroup: "scheduling.k8s.io", "v1beta1", "PodGroup", "podgroups", PodGroupSpec, PodGroupStatus;
+    /// A pod group of Kubernetes' own: of 1.37 the first two versions, which are alike, and of 1.36 the last.
+    PodGroup: "scheduling.k8s.io", "v1beta1" or &["v1alpha3", "v1alpha2"], "PodGroup", "podgroups", PodGroupSpec, PodGroupStatus;
     /// A co-location policy: a `ColocationPolicySpec` and a `ColocationPolicyStatus`.
     Policy: GROUP, "v1alpha1", "ColocationPolicy", "colocationpolicies", Unread, Unread;
     /// A claim to a persistent volume.

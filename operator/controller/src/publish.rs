@@ -31,8 +31,8 @@ pub enum Target {
     Pod(PodName),
     /// A claim.
     Claim(Namespaced),
-    /// A pod group, by what it is called where claims are named.
-    PodGroup(Namespaced),
+    /// A pod group, by what it is called where claims are named, in the version that is served.
+    PodGroup(Namespaced, &'static str),
     /// A queue.
     Queue(String),
     /// A policy.
@@ -60,9 +60,9 @@ impl Target {
     pub fn apply(&self, status: &impl Serialize) -> Patch {
         match self {
             Self::Claim((namespace, name)) => apply::<lean::Claim>(Some(namespace), name, status),
-            Self::PodGroup((namespace, name)) => {
+            Self::PodGroup((namespace, name), version) => {
                 let name = pod_group::of_claim_name(name).unwrap_or(name);
-                apply::<lean::PodGroup>(Some(namespace), name, status)
+                apply_in::<lean::PodGroup>(version, Some(namespace), name, status)
             }
             Self::Queue(name) => apply::<lean::Queue>(None, name, status),
             Self::Policy(name) => apply::<lean::Policy>(None, name, status),
@@ -72,7 +72,11 @@ impl Target {
 }
 
 fn apply<K: Kind>(namespace: Option<&str>, name: &str, status: &impl Serialize) -> Patch {
-    let (group, version, plural) = (K::GROUP, K::VERSION, K::PLURAL);
+    apply_in::<K>(K::VERSION, namespace, name, status)
+}
+
+fn apply_in<K: Kind>(version: &str, namespace: Option<&str>, name: &str, status: &impl Serialize) -> Patch {
+    let (group, plural) = (K::GROUP, K::PLURAL);
     let within = namespace.map_or_else(String::new, |n| format!("namespaces/{n}/"));
     let root = if group.is_empty() {
         format!("/api/{version}")

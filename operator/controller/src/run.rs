@@ -23,7 +23,7 @@ use crate::{
     publish,
     record::Recorder,
     session::{CaughtUp, Ended, Links, Session},
-    watch::{PAGE, Watched, Watcher},
+    watch::{PAGE, Reading, Watched, Watcher},
 };
 
 /// Runs an operator until `end` is cancelled: watches, decides while it leads, and gives its lease up in the end.
@@ -255,13 +255,13 @@ async fn fresh<K>(
 where
     K: Watched<Read = Object<K>> + Kind,
 {
-    let api: Api<Object<K>> = Api::all_with(client.clone(), &());
+    let api: Api<Object<K>> = Api::all_with(client.clone(), &None);
     let mut parameters = parameters.limit(PAGE);
     loop {
         let page = tokio::time::timeout(Duration::from_secs(30), api.list(&parameters)).await;
         let page = page.map_err(|elapsed| kube::Error::Service(elapsed.into()))??;
         let objects = page.items.into_iter();
-        let facts = objects.filter_map(|object| K::fact(object, scheduler_name).ok());
+        let facts = objects.filter_map(|object| K::fact(object, Reading::of(scheduler_name)).ok());
         if answers.send(CaughtUp::Some(facts.collect())).await.is_err() {
             return Ok(());
         }

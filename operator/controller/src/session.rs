@@ -259,10 +259,10 @@ impl Session {
                 claim.claim.namespace.clone(),
                 claim.claim.name.clone(),
             )))),
-            Fact::PodGroup(group) => drop(self.awaited.remove(&Target::PodGroup((
-                group.claim.namespace.clone(),
-                group.claim.name.clone(),
-            )))),
+            Fact::PodGroup(group) => {
+                let name = (group.claim.namespace.clone(), group.claim.name.clone());
+                self.awaited.remove(&Target::PodGroup(name, group.version));
+            }
             Fact::Queue(queue) => drop(self.awaited.remove(&Target::Queue(queue.queue.name.clone()))),
             Fact::Policy(name, _) => drop(self.awaited.remove(&Target::Policy(name.clone()))),
             Fact::PodGone(uid) => {

@@ -10,7 +10,7 @@ use k8s_openapi::{
 
 use crate::{
     index::{ClaimEntry, Index, Namespaced, PodEntry},
-    translate::pod_group::INITIALLY_SCHEDULED,
+    translate::pod_group,
 };
 
 mod policy;
@@ -231,7 +231,7 @@ pub fn pod_group(index: &Index, name: &Namespaced, now: Timestamp) -> Option<Con
     };
     let same = entry.says.as_ref() == Some(&(scheduled, message.clone()));
     (!same).then(|| Condition {
-        type_: INITIALLY_SCHEDULED.to_owned(),
+        type_: pod_group::scheduled_condition(entry.version).to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
         message,

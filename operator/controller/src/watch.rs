@@ -1,31 +1,31 @@
 //! One watch per kind: objects come in, are translated at once, and leave as facts. What is read of an object is
 //! gone after that; only its key is kept, to notice what vanished while the watch was down.
 
-use std::{borrow::Cow, collections::HashSet, fmt::Debug, time::Duration};
+use std::{borrow::Cow, fmt::Debug};
 
 use futures::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, Resource,
-    runtime::{
-        WatchStreamExt,
-        utils::Backoff,
-        watcher::{self, Config, Event, watcher},
-    },
+    runtime::watcher::{self, Config, Event, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    lean,
+    lean::{self, Older},
     metrics::{self, Metrics},
     site::Site,
     translate::{FieldError, claim, dra, node, pod, pod_group, policy, queue, volume},
 };
+use keys::Keys;
+use pauses::Pauses;
 
+mod keys;
 mod kinds;
+mod pauses;
 
 /// Something that a watch says.
 #[derive(Clone, Debug)]
@@ -163,6 +163,26 @@ pub const OURS: [&str; 4] = [
     <lean::Policy as Watched>::KIND,
 ];
 
+/// How an object was read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    /// What pods name that are ours to place.
+    pub scheduler_name: &'a str,
+    /// In which version.
+    pub older: Older,
+}
+
+impl<'a> Reading<'a> {
+    /// In the version in which its kind is asked for first.
+    #[must_use]
+    pub fn of(scheduler_name: &'a str) -> Self {
+        Self {
+            scheduler_name,
+            older: None,
+        }
+    }
+}
+
 /// A kind whose objects become facts.
 pub trait Watched: Sized + Send + Sync + 'static {
     /// Group, empty for the core.
@@ -170,9 +190,11 @@ pub trait Watched: Sized + Send + Sync + 'static {
     /// Kind.
     const KIND: &'static str;
     /// What is read of an object.
-    type Read: kube::Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static;
+    type Read: kube::Resource<DynamicType = Older> + DeserializeOwned + Clone + Debug + Send + 'static;
     /// Most clusters do well without it: where it is not served, nothing is said of that.
     const OPTIONAL: bool = false;
+    /// Versions that are asked for in turn where the one before is not served.
+    const OLDER: &'static [&'static str] = &[];
     /// What the core knows an object by.
     fn key(object: &Self::Read) -> Option<Cow<'_, str>>;
     /// The fact that the object is there.
@@ -180,7 +202,7 @@ pub trait Watched: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// If it cannot be understood and is better left as it was.
-    fn fact(object: Self::Read, scheduler_name: &str) -> Result<Fact, FieldError>;
+    fn fact(object: Self::Read, reading: Reading<'_>) -> Result<Fact, FieldError>;
     /// The fact that it is gone.
     fn gone(key: String) -> Fact;
 }
@@ -214,29 +236,48 @@ impl Watcher {
 
     /// Watches one kind until nobody listens any more.
     async fn watch<K: Watched>(&self) {
-        let api: Api<K::Read> = Api::all_with(self.client.clone(), &());
-        let config = Config::default().page_size(PAGE);
-        let mut events = std::pin::pin!(watcher(api, config).backoff(Pauses::of::<K>()));
-        let mut keys = Keys::default();
-        let mut synced = false;
-        while let Some(event) = events.next().await {
-            let sent = match event {
-                Ok(event) => self.take::<K>(event, &mut keys, &mut synced).await,
-                Err(error) => self.failed::<K>(&error, &mut keys, &mut synced).await,
-            };
-            if sent.is_err() {
-                return;
-            }
-        }
+        let mut watch = Watch::of::<K>();
+        while self.watch_in_version::<K>(&mut watch).await.is_ok() {}
     }
 
-    async fn take<K: Watched>(&self, event: Event<K::Read>, keys: &mut Keys, synced: &mut bool) -> Result<(), Closed> {
+    /// Watches one kind in one version, as long as that is served.
+    async fn watch_in_version<K: Watched>(&self, watch: &mut Watch) -> Result<(), Closed> {
+        let api: Api<K::Read> = Api::all_with(self.client.clone(), &watch.older);
+        let config = Config::default().page_size(PAGE);
+        let mut events = std::pin::pin!(watcher(api, config));
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => self.take::<K>(event, watch).await?,
+                Err(error) => {
+                    let unknown = code(&error) == Some(404);
+                    if unknown && watch.turn_to_next_version(K::OLDER) {
+                        return Ok(());
+                    }
+                    self.failed::<K>(&error, watch).await?;
+                    tokio::time::sleep(watch.pauses.following()).await;
+                    if unknown && !K::OLDER.is_empty() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Err(Closed)
+    }
+
+    async fn take<K: Watched>(&self, event: Event<K::Read>, watch: &mut Watch) -> Result<(), Closed> {
+        // That a list begins says nothing yet of whether there is one.
+        if !matches!(event, Event::Init) {
+            watch.in_vain = 0;
+        }
+        let Watch {
+            keys, synced, older, ..
+        } = watch;
         match event {
             Event::Init => keys.start(),
             Event::Apply(object) | Event::InitApply(object) => {
                 if let Some(key) = K::key(&object) {
                     keys.see(&key);
-                    self.translate::<K>(object).await?;
+                    self.translate::<K>(object, *older).await?;
                 }
             }
             Event::Delete(object) => {
@@ -250,7 +291,8 @@ impl Watcher {
                     self.send(K::gone(key)).await?;
                 }
                 if !*synced {
-                    info!(kind = K::KIND, objects = keys.known.len(), "watch is synced");
+                    let objects = keys.known.len();
+                    info!(kind = K::KIND, version = *older, objects, "watch is synced");
                 }
                 *synced = true;
                 self.send(Fact::Synced {
@@ -263,10 +305,14 @@ impl Watcher {
         Ok(())
     }
 
-    async fn translate<K: Watched>(&self, object: K::Read) -> Result<(), Closed> {
+    async fn translate<K: Watched>(&self, object: K::Read, older: Older) -> Result<(), Closed> {
         let meta = object.meta();
         let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
-        match K::fact(object, &self.site.scheduler_name) {
+        let reading = Reading {
+            scheduler_name: &self.site.scheduler_name,
+            older,
+        };
+        match K::fact(object, reading) {
             Ok(mut fact) => {
                 self.site.complete(&mut fact);
                 self.send(fact).await
@@ -282,12 +328,8 @@ impl Watcher {
         }
     }
 
-    async fn failed<K: Watched>(
-        &self,
-        error: &watcher::Error,
-        keys: &mut Keys,
-        synced: &mut bool,
-    ) -> Result<(), Closed> {
+    async fn failed<K: Watched>(&self, error: &watcher::Error, watch: &mut Watch) -> Result<(), Closed> {
+        let Watch { keys, synced, .. } = watch;
         let code = code(error);
         // Without a rule for it, the API server does not even say whether it serves a kind.
         let unserved = code == Some(404) && !K::GROUP.is_empty() || code == Some(403) && K::OPTIONAL;
@@ -346,60 +388,49 @@ impl Watcher {
     }
 }
 
-/// Pauses between two tries of a watch: 0.5, 1, 2, 4, 8, 8 ... s, so that a kind that is installed later is found soon.
-///
-/// They start from the shortest again only after a calm time. (That a list begins is a success to the stream, and would
-/// start them anew before each failure of that list.)
+/// How the watch of one kind stands.
 #[derive(Debug)]
-struct Pauses {
-    longest: Duration,
-    tried: u32,
-    last: Option<Instant>,
+struct Watch {
+    /// The version in which it is asked for.
+    older: Older,
+    /// Versions that were not served since the last answer.
+    in_vain: usize,
+    keys: Keys,
+    /// Its first list has come, or is not to be had.
+    synced: bool,
+    pauses: Pauses,
 }
 
-/// After so long without a failure, the pauses start from the shortest again.
-const CALM: Duration = Duration::from_secs(60);
-const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// Of a kind that most clusters do without. To serve it, an API server is started anew.
-const LONGEST_PAUSE_OF_OPTIONAL: Duration = Duration::from_secs(60);
-
-impl Pauses {
+impl Watch {
     fn of<K: Watched>() -> Self {
         Self {
-            longest: if K::OPTIONAL {
-                LONGEST_PAUSE_OF_OPTIONAL
-            } else {
-                LONGEST_PAUSE
-            },
-            tried: 0,
-            last: None,
+            older: None,
+            in_vain: 0,
+            keys: Keys::default(),
+            synced: false,
+            pauses: Pauses::of::<K>(),
         }
     }
-}
 
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        if self
-            .last
-            .is_some_and(|last| last.elapsed() > CALM.max(self.longest.saturating_mul(2)))
-        {
-            self.tried = 0;
+    /// Turns to the next older version, and from the oldest to the newest, which an API server serves that was renewed. False
+    /// if all were asked for in vain, one after the other: then the newest is the next one.
+    fn turn_to_next_version(&mut self, older: &[&'static str]) -> bool {
+        self.in_vain += 1;
+        let all = self.in_vain > older.len();
+        self.older = match self.older {
+            _ if all => None,
+            None => older.first().copied(),
+            Some(version) => older.iter().skip_while(|v| **v != version).nth(1).copied(),
+        };
+        if all {
+            self.in_vain = 0;
         }
-        self.last = Some(Instant::now());
-        let pause = SHORTEST_PAUSE.saturating_mul(1 << self.tried.min(7)).min(self.longest);
-        self.tried = self.tried.saturating_add(1);
-        Some(pause)
+        !all
     }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {}
 }
 
 /// Nobody listens any more.
+#[derive(Debug)]
 struct Closed;
 
 fn code(error: &watcher::Error) -> Option<u16> {
@@ -409,45 +440,6 @@ fn code(error: &watcher::Error) -> Option<u16> {
         | watcher::Error::WatchFailed(kube::Error::Api(status))
         | watcher::Error::WatchError(status) => Some(status.code),
         _ => None,
-    }
-}
-
-/// Keys of the objects that are there.
-#[derive(Debug, Default)]
-struct Keys {
-    known: HashSet<Box<str>>,
-    /// Those that a list that is under way has not named yet.
-    unseen: HashSet<Box<str>>,
-}
-
-impl Keys {
-    /// A list begins.
-    fn start(&mut self) {
-        // A list that did not end leaves its rest in `unseen`.
-        self.unseen.extend(self.known.drain());
-    }
-
-    fn see(&mut self, key: &str) {
-        self.unseen.remove(key);
-        if !self.known.contains(key) {
-            self.known.insert(key.into());
-        }
-    }
-
-    fn forget(&mut self, key: &str) {
-        self.unseen.remove(key);
-        self.known.remove(key);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.known.is_empty() && self.unseen.is_empty()
-    }
-
-    /// A list ends: what it did not name is gone.
-    fn finish(&mut self) -> Vec<String> {
-        let mut gone: Vec<String> = self.unseen.drain().map(String::from).collect();
-        gone.sort_unstable();
-        gone
     }
 }
 

@@ -7,7 +7,7 @@ use duosuan_controller::{
     clock::Clock,
     lean::{self, Object},
     site::Site,
-    watch::{EachKind, Fact, Watched, each_kind},
+    watch::{EachKind, Fact, Reading, Watched, each_kind},
 };
 use duosuan_planner::budgets::Budget;
 use kube::Resource;
@@ -59,8 +59,17 @@ impl EachKind for Lists<'_> {
     type Error = anyhow::Error;
 
     async fn with<K: Watched>(&mut self) -> anyhow::Result<()> {
-        let kind = K::Read::plural(&());
-        let objects = match self.server.list::<K::Read>().await? {
+        let kind = K::Read::plural(&None);
+        let mut older = None;
+        let mut listed = self.server.list_as::<K::Read>(&older).await?;
+        for version in K::OLDER {
+            if !matches!(listed, Listed::Unserved) {
+                break;
+            }
+            older = Some(*version);
+            listed = self.server.list_as::<K::Read>(&older).await?;
+        }
+        let objects = match listed {
             Listed::All(objects) => objects,
             Listed::Unserved if !K::GROUP.is_empty() => {
                 if !K::OPTIONAL {
@@ -72,10 +81,14 @@ impl EachKind for Lists<'_> {
             Listed::Unserved => bail!("{} does not serve {kind}: is it an API server?", self.server.url()),
             Listed::Refused(why) => bail!(why),
         };
+        let reading = Reading {
+            scheduler_name: self.scheduler_name,
+            older,
+        };
         self.reports |= K::KIND == lean::Report::KIND;
         for object in objects {
             let name = object.meta().name.clone().unwrap_or_default();
-            match K::fact(object, self.scheduler_name) {
+            match K::fact(object, reading) {
                 Ok(fact) => self.facts.push(fact),
                 // As the operator does, which goes on without it.
                 Err(error) => self

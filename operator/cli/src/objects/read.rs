@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fmt};
 
 use anyhow::{anyhow, bail};
 use duosuan_controller::{
-    lean::{self, Object},
+    lean::{self, Kind, Object, Older},
     translate::{FieldError, dra, node, policy, queue},
-    watch::{Fact, Watched},
+    watch::{Fact, Reading, Watched},
 };
 use duosuan_crds::{
     ANNOTATION_RUN_TIME, ColocationPolicySpec, Duration, GROUP, QueueSpec,
@@ -202,7 +202,8 @@ impl<'a> Reader<'a> {
             (GROUP, "CapacityClaim") => {
                 defaults::fill(&mut value, "claim", true);
                 part::<CapacityClaimSpec>(&value, "spec").map_err(fail)?;
-                let fact = lean::Claim::fact(object(value).map_err(fail)?, self.scheduler_name).map_err(fail)?;
+                let fact =
+                    lean::Claim::fact(object(value).map_err(fail)?, Reading::of(self.scheduler_name)).map_err(fail)?;
                 if let Fact::Claim(claim) = &fact
                     && let Some(error) = claim.broken.as_ref().filter(|_| claim.claim.groups.is_empty())
                 {
@@ -254,7 +255,8 @@ impl<'a> Reader<'a> {
             ("scheduling.k8s.io", "PriorityClass") => {}
             ("scheduling.k8s.io", "PodGroup") => {
                 defaults::fill(&mut value, "podgroup", true);
-                self.watched::<lean::PodGroup>(value).map_err(fail)?;
+                let older = version_of::<lean::PodGroup>(place, identity)?;
+                self.watched_in::<lean::PodGroup>(value, older).map_err(fail)?;
             }
             (group, kind) => match READ_ONLY.iter().position(|(g, k, _)| (*g, *k) == (group, kind)) {
                 Some(position) => *self.read_only.entry(position).or_default() += 1,
@@ -266,7 +268,15 @@ impl<'a> Reader<'a> {
 
     /// Takes in an object as its watch would.
     fn watched<K: Watched>(&mut self, value: Value) -> Result<(), FieldError> {
-        let fact = K::fact(object(value)?, self.scheduler_name)?;
+        self.watched_in::<K>(value, None)
+    }
+
+    fn watched_in<K: Watched>(&mut self, value: Value, older: Older) -> Result<(), FieldError> {
+        let reading = Reading {
+            scheduler_name: self.scheduler_name,
+            older,
+        };
+        let fact = K::fact(object(value)?, reading)?;
         let broken = match &fact {
             Fact::VolumeClaim(claim) => claim.broken.clone(),
             Fact::Volume(volume) => volume.broken.clone(),
@@ -294,7 +304,7 @@ impl<'a> Reader<'a> {
             .clone()
             .unwrap_or_else(|| "default-scheduler".to_owned());
         let undecided = dra::undecided(&object.spec);
-        let Fact::Pod(read) = lean::Pod::fact(object, self.scheduler_name)? else {
+        let Fact::Pod(read) = lean::Pod::fact(object, Reading::of(self.scheduler_name))? else {
             return Ok(());
         };
         // What the scheduler does not support keeps a pod waiting; what cannot be understood is a mistake in the file.
@@ -351,6 +361,23 @@ fn run_time(object: &Object<lean::Pod>) -> Result<Option<i64>, FieldError> {
         problem: error.to_string(),
     })?;
     Ok(Some(i64::try_from(parsed.as_millis()).unwrap_or(i64::MAX)))
+}
+
+/// The version of a kind of which several are read.
+///
+/// # Errors
+///
+/// If it is none of them.
+fn version_of<K: Kind>(place: &Place, identity: &Identity) -> anyhow::Result<Older> {
+    let known = K::OLDER.iter().find(|version| **version == identity.version);
+    if known.is_none() && identity.version != K::VERSION {
+        let (kind, group, older) = (K::KIND, K::GROUP, K::OLDER.join(", "));
+        bail!(
+            "{place}: apiVersion: this build reads {kind} of {group} in versions {}, {older} only",
+            K::VERSION
+        );
+    }
+    Ok(known.copied())
 }
 
 /// The parts of an object that the operator reads.

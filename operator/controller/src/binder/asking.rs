@@ -142,7 +142,7 @@ impl Binder {
     }
 
     async fn budgets(&self, namespace: &str) -> Result<Vec<Budget>, Failure> {
-        let api: Api<Object<lean::DisruptionBudget>> = Api::namespaced_with(self.client.clone(), namespace, &());
+        let api: Api<Object<lean::DisruptionBudget>> = Api::namespaced_with(self.client.clone(), namespace, &None);
         let all = ListParams::default();
         let list = self.retry.run(|| api.list(&all)).await?;
         Ok(list.items.into_iter().filter_map(Budget::read).collect())

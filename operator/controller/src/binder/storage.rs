@@ -38,7 +38,7 @@ impl Binder {
     async fn ask(&self, preparation: &Preparation) -> Result<(), Failure> {
         match preparation {
             Preparation::Select { claim, node } => {
-                let api: Api<Object<lean::VolumeClaim>> = Api::namespaced_with(self.client.clone(), &claim.0, &());
+                let api: Api<Object<lean::VolumeClaim>> = Api::namespaced_with(self.client.clone(), &claim.0, &None);
                 let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
                 self.merge(&api, &claim.1, &patch).await
             }
@@ -48,7 +48,7 @@ impl Binder {
                 volume,
                 version,
             } => {
-                let api: Api<Object<lean::Volume>> = Api::all_with(self.client.clone(), &());
+                let api: Api<Object<lean::Volume>> = Api::all_with(self.client.clone(), &None);
                 let patch = json!({
                     // Nobody else may have got it meanwhile.
                     "metadata": {"resourceVersion": version, "annotations": {BOUND_BY_CONTROLLER: "yes"}},

@@ -10,6 +10,8 @@ use crate::translate::pod_group;
 pub struct PodGroupEntry {
     /// UID.
     pub uid: String,
+    /// The version in which it was read, and is written.
+    pub version: &'static str,
     /// `metadata.generation`.
     pub generation: i64,
     /// Pods that it needs to be scheduled; at least 1.
@@ -23,12 +25,14 @@ impl Index {
     pub(super) fn pod_group(&mut self, read: pod_group::PodGroup, events: &mut Vec<Event>) {
         let pod_group::PodGroup {
             claim,
+            version,
             generation,
             says,
         } = read;
         let name = (claim.namespace.clone(), claim.name.clone());
         let entry = PodGroupEntry {
             uid: claim.uid.clone(),
+            version,
             generation,
             min: claim.groups.iter().map(|g| g.min).sum::<u32>().max(1),
             says,

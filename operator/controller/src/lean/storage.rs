@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use kube::api::ObjectMeta;
 use serde::Deserialize;
 
-use super::{LabelSelector, NodeSelector, Requirement, Resources, Texts, list, metadata};
+use super::{LabelSelector, NodeSelector, Older, Requirement, Resources, Texts, list, metadata};
 
 /// Spec of a claim to a persistent volume.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -130,19 +130,19 @@ pub struct Topology {
 }
 
 impl kube::Resource for StorageClass {
-    type DynamicType = ();
+    type DynamicType = Older;
     type Scope = kube::core::ClusterResourceScope;
 
-    fn kind((): &()) -> Cow<'_, str> {
+    fn kind(_: &Older) -> Cow<'_, str> {
         "StorageClass".into()
     }
-    fn group((): &()) -> Cow<'_, str> {
+    fn group(_: &Older) -> Cow<'_, str> {
         "storage.k8s.io".into()
     }
-    fn version((): &()) -> Cow<'_, str> {
+    fn version(_: &Older) -> Cow<'_, str> {
         "v1".into()
     }
-    fn plural((): &()) -> Cow<'_, str> {
+    fn plural(_: &Older) -> Cow<'_, str> {
         "storageclasses".into()
     }
     fn meta(&self) -> &ObjectMeta {

@@ -17,8 +17,9 @@ impl Session {
         let now = Timestamp::now();
         self.awaited.retain(|_, since| since.elapsed() < ECHO);
         for name in std::mem::take(&mut self.index.changed_claims) {
-            if self.index.pod_groups.contains_key(&name) {
-                self.publish_pod_group(name, now);
+            if let Some(group) = self.index.pod_groups.get(&name) {
+                let version = group.version;
+                self.publish_pod_group(name, version, now);
                 continue;
             }
             let target = Target::Claim(name.clone());
@@ -44,8 +45,8 @@ impl Session {
         }
     }
 
-    fn publish_pod_group(&mut self, name: Namespaced, now: Timestamp) {
-        let target = Target::PodGroup(name.clone());
+    fn publish_pod_group(&mut self, name: Namespaced, version: &'static str, now: Timestamp) {
+        let target = Target::PodGroup(name.clone(), version);
         if self.awaited.contains_key(&target) {
             self.index.changed_claims.insert(name);
         } else if let Some(condition) = status::pod_group(&self.index, &name, now) {

@@ -1,6 +1,6 @@
 //! What a session tells people of in events.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use duosuan_scheduler::EvictCause;
 use tokio::time::Instant;
@@ -141,8 +141,12 @@ impl Session {
             return self.index.pod_name(uid).map(about_pod);
         };
         let (api_version, kind, name) = match pod_group::of_claim_name(name) {
-            Some(name) => ("scheduling.k8s.io/v1beta1", lean::PodGroup::KIND, name),
-            None => ("duosuan.io/v1alpha1", lean::Claim::KIND, name.as_str()),
+            Some(group) => {
+                let entry = self.index.pod_groups.get(&(namespace.clone(), name.clone()))?;
+                let api_version = format!("{}/{}", lean::PodGroup::GROUP, entry.version);
+                (Cow::from(api_version), lean::PodGroup::KIND, group)
+            }
+            None => ("duosuan.io/v1alpha1".into(), lean::Claim::KIND, name.as_str()),
         };
         Some(Regarding {
             api_version,
@@ -156,7 +160,7 @@ impl Session {
 
 fn about_pod(pod: PodName) -> Regarding {
     Regarding {
-        api_version: "v1",
+        api_version: "v1".into(),
         kind: "Pod",
         namespace: pod.namespace,
         name: pod.name,

@@ -11,7 +11,18 @@ const PREFIX: &str = "podgroup/";
 /// The one group of a pod group.
 pub const GROUP: &str = "pods";
 /// Condition of a pod group: its pods were bound, as many as it needs. Once true, it stays so.
-pub const INITIALLY_SCHEDULED: &str = "PodGroupInitiallyScheduled";
+const INITIALLY_SCHEDULED: &str = "PodGroupInitiallyScheduled";
+/// What it is called in version `v1alpha2`.
+const SCHEDULED: &str = "PodGroupScheduled";
+
+/// What a version calls the condition that a pod group was scheduled.
+pub fn scheduled_condition(version: &str) -> &'static str {
+    if version == "v1alpha2" {
+        SCHEDULED
+    } else {
+        INITIALLY_SCHEDULED
+    }
+}
 
 /// What a pod group is called where claims are named.
 pub fn claim_name(pod_group: &str) -> String {
@@ -28,6 +39,8 @@ pub fn of_claim_name(claim: &str) -> Option<&str> {
 pub struct PodGroup {
     /// For the core.
     pub claim: event::Claim,
+    /// The version in which it was read.
+    pub version: &'static str,
     /// `metadata.generation`.
     pub generation: i64,
     /// Whether its condition says that it was scheduled, and why or why not.
@@ -36,15 +49,17 @@ pub struct PodGroup {
 
 /// Reads a pod group. What is missing of its pods breaks it only until it was scheduled for the first time; from then on
 /// they come and go each by itself, and those of a group with the basic policy do so from the beginning.
-pub fn read(object: &Object<lean::PodGroup>) -> PodGroup {
+pub fn read(object: &Object<lean::PodGroup>, version: &'static str) -> PodGroup {
     let (meta, spec) = (&object.metadata, &object.spec);
     let none = Texts::new();
     let labels = meta.labels.as_ref().unwrap_or(&none);
-    let conditions = object.status.conditions.iter();
-    let says = conditions
-        .filter(|c| c.type_ == INITIALLY_SCHEDULED)
-        .map(|c| (c.status == "True", c.message.clone().unwrap_or_default()))
-        .next();
+    let conditions = || object.status.conditions.iter();
+    let says = conditions()
+        .find(|c| c.type_ == scheduled_condition(version))
+        .map(|c| (c.status == "True", c.message.clone().unwrap_or_default()));
+    // Its word from before the API server was renewed counts, too.
+    let was_scheduled =
+        conditions().any(|c| c.status == "True" && [SCHEDULED, INITIALLY_SCHEDULED].contains(&c.type_.as_str()));
     let gang = spec.scheduling_policy.gang.as_ref();
     let tier = tier_label(labels);
     let refused = tier.as_ref().err().cloned().or_else(|| undecided(spec));
@@ -64,11 +79,12 @@ pub fn read(object: &Object<lean::PodGroup>) -> PodGroup {
         tier: tier.unwrap_or_default(),
         priority: spec.priority.unwrap_or_default(),
         groups: vec![group],
-        loose: gang.is_none() || says.as_ref().is_some_and(|(scheduled, _)| *scheduled),
+        loose: gang.is_none() || was_scheduled,
         refused: refused.map(|error| error.to_string()),
         ..event::Claim::default()
     };
     PodGroup {
+        version,
         generation: meta.generation.unwrap_or_default(),
         claim,
         says,
@@ -112,7 +128,25 @@ mod tests {
         let metadata =
             json!({"name": "g", "namespace": "ns", "uid": "u", "labels": {LABEL_QUEUE: "q", LABEL_TIER: "mid"}});
         let object = json!({"metadata": metadata, "spec": spec, "status": {"conditions": conditions}});
-        read(&serde_json::from_value(object).unwrap())
+        read(&serde_json::from_value(object).unwrap(), "v1beta1")
+    }
+
+    #[test]
+    fn each_version_has_its_name_for_the_condition_and_either_counts() {
+        for (version, name) in [
+            ("v1beta1", INITIALLY_SCHEDULED),
+            ("v1alpha3", INITIALLY_SCHEDULED),
+            ("v1alpha2", SCHEDULED),
+        ] {
+            assert_eq!(scheduled_condition(version), name);
+            let condition = json!({"type": SCHEDULED, "status": "True", "message": "m"});
+            let spec = json!({"schedulingPolicy": {"gang": {"minCount": 3}}});
+            let object = json!({"metadata": {"uid": "u"}, "spec": spec, "status": {"conditions": [condition]}});
+            let read = read(&serde_json::from_value(object).unwrap(), version);
+            assert!(read.claim.loose, "{version}");
+            let says = (version == "v1alpha2").then(|| (true, "m".to_owned()));
+            assert_eq!((read.version, read.says), (version, says));
+        }
     }
 
     #[test]

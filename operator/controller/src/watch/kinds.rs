@@ -6,7 +6,7 @@ use duosuan_scheduler::event::Node;
 use kube::api::ObjectMeta;
 use tracing::warn;
 
-use super::{Fact, Watched};
+use super::{Fact, Reading, Watched};
 use crate::{
     lean::{self, Kind, Object},
     translate::{FieldError, claim, dra, node, pod, pod_group, policy, queue, relations, volume},
@@ -14,7 +14,7 @@ use crate::{
 
 /// Kinds that are known by one text of their metadata: what an object and its end are to the core.
 macro_rules! watched {
-    ($($kind:ident by $key:ident: |$object:ident, $scheduler_name:tt| $fact:expr, $gone:ident;)*) => {
+    ($($kind:ident by $key:ident: |$object:ident, $reading:tt| $fact:expr, $gone:ident;)*) => {
         $(impl Watched for lean::$kind {
             const GROUP: &'static str = <Self as Kind>::GROUP;
             const KIND: &'static str = <Self as Kind>::KIND;
@@ -22,7 +22,7 @@ macro_rules! watched {
             fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
                 object.metadata.$key.as_deref().map(Cow::from)
             }
-            fn fact($object: Object<Self>, $scheduler_name: &str) -> Result<Fact, FieldError> {
+            fn fact($object: Object<Self>, $reading: Reading<'_>) -> Result<Fact, FieldError> {
                 Ok($fact)
             }
             fn gone(key: String) -> Fact {
@@ -33,7 +33,7 @@ macro_rules! watched {
 }
 
 watched! {
-    Pod by uid: |object, scheduler_name| Fact::Pod(Box::new(pod::read(&object, scheduler_name))), PodGone;
+    Pod by uid: |object, reading| Fact::Pod(Box::new(pod::read(&object, reading.scheduler_name))), PodGone;
     Namespace by name: |object, _| Fact::Namespace(Box::new(relations::namespace(&object))), NamespaceGone;
     Node by name: |object, _| Fact::Node(Box::new(read_node(&object))), NodeGone;
     Report by name: |object, _| {
@@ -60,16 +60,17 @@ fn read_node(object: &Object<lean::Node>) -> Node {
 
 /// Kinds that most clusters do well without.
 macro_rules! optional {
-    ($($kind:ident by $key:expr, |$object:ident| $fact:expr, $gone:ident;)*) => {
+    ($($kind:ident by $key:expr, |$object:ident, $reading:tt| $fact:expr, $gone:ident;)*) => {
         $(impl Watched for lean::$kind {
             const GROUP: &'static str = <Self as Kind>::GROUP;
             const KIND: &'static str = <Self as Kind>::KIND;
             const OPTIONAL: bool = true;
+            const OLDER: &'static [&'static str] = <Self as Kind>::OLDER;
             type Read = Object<Self>;
             fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
                 $key(&object.metadata)
             }
-            fn fact($object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+            fn fact($object: Object<Self>, $reading: Reading<'_>) -> Result<Fact, FieldError> {
                 Ok($fact)
             }
             fn gone(key: String) -> Fact {
@@ -80,10 +81,13 @@ macro_rules! optional {
 }
 
 optional! {
-    PodGroup by uid, |object| Fact::PodGroup(Box::new(pod_group::read(&object))), PodGroupGone;
-    ResourceSlice by name, |object| Fact::ResourceSlice(Box::new(dra::slice(object)?)), ResourceSliceGone;
-    DeviceClass by name, |object| Fact::DeviceClass(Box::new(dra::class(object)?)), DeviceClassGone;
-    ResourceClaim by namespaced, |object| Fact::ResourceClaim(Box::new(dra::claim(object))), ResourceClaimGone;
+    PodGroup by uid, |object, reading| {
+        let version = reading.older.unwrap_or(<Self as Kind>::VERSION);
+        Fact::PodGroup(Box::new(pod_group::read(&object, version)))
+    }, PodGroupGone;
+    ResourceSlice by name, |object, _| Fact::ResourceSlice(Box::new(dra::slice(object)?)), ResourceSliceGone;
+    DeviceClass by name, |object, _| Fact::DeviceClass(Box::new(dra::class(object)?)), DeviceClassGone;
+    ResourceClaim by namespaced, |object, _| Fact::ResourceClaim(Box::new(dra::claim(object))), ResourceClaimGone;
 }
 
 fn uid(meta: &ObjectMeta) -> Option<Cow<'_, str>> {
@@ -105,7 +109,7 @@ impl Watched for lean::VolumeClaim {
     fn key(object: &Object<Self>) -> Option<Cow<'_, str>> {
         namespaced(&object.metadata)
     }
-    fn fact(object: Object<Self>, _: &str) -> Result<Fact, FieldError> {
+    fn fact(object: Object<Self>, _: Reading<'_>) -> Result<Fact, FieldError> {
         Ok(Fact::VolumeClaim(Box::new(volume::claim(object))))
     }
     fn gone(key: String) -> Fact {
@@ -120,7 +124,7 @@ impl Watched for lean::StorageClass {
     fn key(object: &Self) -> Option<Cow<'_, str>> {
         object.metadata.name.as_deref().map(Cow::from)
     }
-    fn fact(object: Self, _: &str) -> Result<Fact, FieldError> {
+    fn fact(object: Self, _: Reading<'_>) -> Result<Fact, FieldError> {
         Ok(Fact::StorageClass(Box::new(volume::class(object))))
     }
     fn gone(key: String) -> Fact {

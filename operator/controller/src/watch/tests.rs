@@ -1,8 +1,13 @@
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use serde_json::{Value, json};
 
-use super::*;
+use std::time::Duration;
+
+use super::{
+    pauses::{CALM, SHORTEST_PAUSE},
+    *,
+};
 use crate::script::{Answer, Script};
 
 const QUEUES: &str = "GET /apis/duosuan.io/v1alpha1/queues";
@@ -39,6 +44,8 @@ async fn facts_of<K: Watched>(script: &Script) -> (Vec<String>, Metrics) {
             Fact::Queue(queue) => format!("queue {}", queue.queue.name),
             Fact::QueueGone(name) => format!("gone {name}"),
             Fact::Synced { served, .. } => format!("synced {served}"),
+            Fact::PodGroup(group) => format!("pod group {} {}", group.claim.uid, group.version),
+            Fact::PodGroupGone(uid) => format!("pod group {uid} is gone"),
             other => format!("{other:?}"),
         });
     }
@@ -95,12 +102,11 @@ async fn pauses_grow_to_a_bound_until_it_has_been_calm() {
     let mut pauses = Pauses::of::<lean::Queue>();
     let mut seen = Vec::new();
     for _ in 0..6 {
-        pauses.reset();
-        seen.extend(pauses.next().map(|p| p.as_millis()));
+        seen.push(pauses.following().as_millis());
     }
     assert_eq!(seen, [500, 1000, 2000, 4000, 8000, 8000]);
     tokio::time::advance(CALM + Duration::from_millis(1)).await;
-    assert_eq!(pauses.next(), Some(SHORTEST_PAUSE));
+    assert_eq!(pauses.following(), SHORTEST_PAUSE);
 }
 
 #[test]
@@ -123,16 +129,24 @@ fn what_a_list_does_not_name_any_more_is_gone() {
     assert!(keys.finish().is_empty());
 }
 
+const GROUPS: [&str; 3] = [
+    "GET /apis/scheduling.k8s.io/v1beta1/podgroups",
+    "GET /apis/scheduling.k8s.io/v1alpha3/podgroups",
+    "GET /apis/scheduling.k8s.io/v1alpha2/podgroups",
+];
+
 #[tokio::test(start_paused = true)]
 async fn a_kind_that_most_clusters_do_without_is_asked_for_ever_less_and_counted_by_nobody() {
-    const GROUPS: &str = "GET /apis/scheduling.k8s.io/v1beta1/podgroups";
-    for code in [404, 403] {
+    // Who may not see it may not in any version.
+    for (code, versions) in [(404, &GROUPS[..]), (403, &GROUPS[..1])] {
         let mut script = Script::default();
-        for _ in 0..6 {
-            script = script.on(GROUPS, Answer::fails(code, "no"));
+        for version in versions {
+            for _ in 0..6 {
+                script = script.on(version, Answer::fails(code, "no"));
+            }
         }
         // Within the first minute, that is often enough.
-        script = script.on(GROUPS, Answer::Hangs);
+        script = script.on(GROUPS[0], Answer::Hangs);
         let (said, metrics) = facts_of::<lean::PodGroup>(&script).await;
         assert_eq!(said, ["synced false"; 6]);
         let restarts = metrics
@@ -140,6 +154,59 @@ async fn a_kind_that_most_clusters_do_without_is_asked_for_ever_less_and_counted
             .get_or_create(&metrics::Kind { kind: "PodGroup" });
         assert_eq!(restarts.get(), 0);
     }
+}
+
+/// A pod group, by name, as it stands in a list.
+fn pod_group(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "ns", "uid": name, "resourceVersion": "1"},
+        "spec": {"schedulingPolicy": {"gang": {"minCount": 2}}},
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn pod_groups_are_read_in_the_newest_version_that_is_served() {
+    for served in 0..GROUPS.len() {
+        let mut script = Script::default();
+        for version in &GROUPS[..served] {
+            script = script.on(
+                version,
+                Answer::fails(404, "the server could not find the requested resource"),
+            );
+        }
+        let script = script
+            .on(GROUPS[served], list(&[pod_group("g")]))
+            .on(GROUPS[served], Answer::Hangs);
+        let version = ["v1beta1", "v1alpha3", "v1alpha2"][served];
+        assert_eq!(
+            facts_of::<lean::PodGroup>(&script).await.0,
+            [&format!("pod group g {version}"), "synced true"]
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pod_groups_stay_when_the_api_server_is_renewed_and_serves_another_version() {
+    let expired =
+        json!({"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"});
+    let no = || Answer::fails(404, "the server could not find the requested resource");
+    let script = Script::default()
+        .on(GROUPS[0], no())
+        .on(GROUPS[1], no())
+        .on(GROUPS[2], list(&[pod_group("g"), pod_group("h")]))
+        .on(GROUPS[2], Answer::Is(200, json!({"type": "ERROR", "object": expired})))
+        .on(GROUPS[2], no())
+        .on(GROUPS[0], list(&[pod_group("g")]))
+        .on(GROUPS[0], Answer::Hangs);
+    let said = [
+        "pod group g v1alpha2",
+        "pod group h v1alpha2",
+        "synced true",
+        "pod group g v1beta1",
+        "pod group h is gone",
+        "synced true",
+    ];
+    assert_eq!(facts_of::<lean::PodGroup>(&script).await.0, said);
 }
 
 #[tokio::test(start_paused = true)]
