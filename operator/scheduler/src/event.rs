@@ -345,10 +345,28 @@ pub struct Claim {
     pub interruption: Interruption,
     /// Its pods come and go each by itself: that some are missing beside others that run breaks nothing.
     pub loose: bool,
+    /// In which parts it goes for others.
+    #[serde(skip_serializing_if = "is_default")]
+    pub disruption: Disruption,
     /// Why nothing more of it is to be placed as it is. What is bound counts and stays.
     pub refused: Option<String>,
     /// How all its pods stand to each other.
     pub topology: Option<Topology>,
+}
+
+/// In which parts a claim goes for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Disruption {
+    /// What it holds above its minima it gives back quantum by quantum before anybody is evicted, also for a minimum of the
+    /// same priority; the rest goes as a whole.
+    #[default]
+    Elastic,
+    /// What it holds above its minima goes quantum by quantum, for those who could have it evicted and in the order in which
+    /// they would; the rest as a whole.
+    Single,
+    /// As a whole or not at all.
+    All,
 }
 
 /// What a claim loses when it is interrupted, and what it gets before. Times in milliseconds.

@@ -1,6 +1,7 @@
 //! What is read of Kubernetes' own pod groups.
 
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::Value;
 
 use super::{Condition, list};
 
@@ -21,6 +22,8 @@ pub struct PodGroupSpec {
     pub scheduling_constraints: Option<SchedulingConstraints>,
     #[serde(deserialize_with = "list")]
     pub resource_claims: Vec<IgnoredAny>,
+    /// In `v1alpha2` a text, later an object.
+    pub disruption_mode: Value,
     pub parent_composite_pod_group_name: Option<String>,
     pub priority: Option<i32>,
 }

@@ -1,7 +1,8 @@
 //! Kubernetes' own pod groups: to the core each is a claim, by a name that no claim of ours can have.
 
 use duosuan_crds::LABEL_QUEUE;
-use duosuan_scheduler::event;
+use duosuan_scheduler::event::{self, Disruption};
+use serde_json::Value;
 
 use super::{FieldError, pod::tier_label, time};
 use crate::lean::{self, Object, Texts};
@@ -62,7 +63,9 @@ pub fn read(object: &Object<lean::PodGroup>, version: &'static str) -> PodGroup 
         conditions().any(|c| c.status == "True" && [SCHEDULED, INITIALLY_SCHEDULED].contains(&c.type_.as_str()));
     let gang = spec.scheduling_policy.gang.as_ref();
     let tier = tier_label(labels);
-    let refused = tier.as_ref().err().cloned().or_else(|| undecided(spec));
+    let disruption = disruption(&spec.disruption_mode);
+    let refused = tier.as_ref().err().or(disruption.as_ref().err()).cloned();
+    let refused = refused.or_else(|| undecided(spec));
     let group = event::Group {
         name: GROUP.to_owned(),
         min: gang.map_or(0, |gang| u32::try_from(gang.min_count).unwrap_or(1).max(1)),
@@ -80,6 +83,7 @@ pub fn read(object: &Object<lean::PodGroup>, version: &'static str) -> PodGroup 
         priority: spec.priority.unwrap_or_default(),
         groups: vec![group],
         loose: gang.is_none() || was_scheduled,
+        disruption: disruption.unwrap_or(Disruption::All),
         refused: refused.map(|error| error.to_string()),
         ..event::Claim::default()
     };
@@ -88,6 +92,31 @@ pub fn read(object: &Object<lean::PodGroup>, version: &'static str) -> PodGroup 
         generation: meta.generation.unwrap_or_default(),
         claim,
         says,
+    }
+}
+
+/// In which parts a pod group may go: each pod by itself, if it does not say.
+///
+/// # Errors
+///
+/// If it says what no version did that we know. Nothing of it is taken by itself then.
+fn disruption(mode: &Value) -> Result<Disruption, FieldError> {
+    let name = match mode {
+        Value::Null => "single",
+        Value::String(name) => name,
+        Value::Object(fields) => {
+            let set = fields.iter().find(|(_, value)| !value.is_null());
+            set.map_or("single", |(name, _)| name)
+        }
+        _ => "",
+    };
+    match name {
+        "Pod" | "single" => Ok(Disruption::Single),
+        "PodGroup" | "all" => Ok(Disruption::All),
+        _ => Err(FieldError::new(
+            "spec.disruptionMode",
+            format!("{mode} is not known to this scheduler; write single or all (v1alpha2: Pod or PodGroup)"),
+        )),
     }
 }
 
@@ -171,6 +200,32 @@ mod tests {
         assert_eq!((waits.claim.loose, waits.says), (false, Some((false, "m".into()))));
         let basic = group(json!({"schedulingPolicy": {"basic": {}}}), json!([]));
         assert_eq!((basic.claim.loose, basic.claim.groups[0].min), (true, 0));
+    }
+
+    #[test]
+    fn the_disruption_mode_reads_alike_in_each_version() {
+        let of = |mode: Value| {
+            let spec = json!({"schedulingPolicy": {"gang": {"minCount": 3}}, "disruptionMode": mode});
+            let claim = group(spec, json!([])).claim;
+            (claim.disruption, claim.refused)
+        };
+        for mode in [
+            json!(null),
+            json!("Pod"),
+            json!({"single": {}}),
+            json!({"single": {}, "all": null}),
+        ] {
+            assert_eq!(of(mode), (Disruption::Single, None));
+        }
+        for mode in [json!("PodGroup"), json!({"all": {}})] {
+            assert_eq!(of(mode), (Disruption::All, None));
+        }
+        for mode in [json!("Half"), json!({"half": {}}), json!(3)] {
+            let (disruption, refused) = of(mode.clone());
+            assert_eq!(disruption, Disruption::All);
+            let expected = format!("spec.disruptionMode: {mode} is not known to this scheduler");
+            assert!(refused.unwrap().starts_with(&expected), "{mode}");
+        }
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub(crate) struct ClaimSlot {
     pub(crate) interruption: event::Interruption,
     /// That some of its pods are missing beside others that run breaks nothing.
     pub(crate) loose: bool,
+    /// In which parts it goes for others.
+    pub(crate) disruption: event::Disruption,
     /// Why nothing more of it is to be placed as it is.
     pub(crate) refused: Option<String>,
     pub(crate) expected_duration: Option<i64>,
@@ -175,6 +177,7 @@ impl Model {
             min_runtime: 0,
             interruption: event::Interruption::default(),
             loose: false,
+            disruption: event::Disruption::default(),
             refused: None,
             expected_duration: None,
             window: None,
@@ -225,6 +228,7 @@ impl Model {
             && claim.tier == event.tier
             && claim.min_runtime == event.min_runtime
             && claim.loose == event.loose
+            && claim.disruption == event.disruption
             && claim.refused == refused
             && claim.expected_duration == event.expected_duration
             && claim.window == event.window
@@ -252,6 +256,7 @@ impl Model {
         claim.tier = event.tier;
         claim.min_runtime = event.min_runtime;
         claim.loose = event.loose;
+        claim.disruption = event.disruption;
         claim.refused = refused;
         claim.expected_duration = event.expected_duration;
         claim.window = event.window;

@@ -1,25 +1,28 @@
-//! In which order claims are tried that may have to go: those that only shrink before those that go as a whole; then the
-//! lowest priority; then the least lost work; then the newest; then by UID.
+//! In which order claims are tried that may have to go: those that only shrink before those that are evicted; then the
+//! lowest priority; then the least lost work; then the newest; then by UID, a part of
+//! a claim before the whole.
 
 use std::{cmp::Reverse, collections::HashMap, rc::Rc, sync::Arc};
 
 use super::{Round, s5_attempt::Asker, victims, victims::Right};
 use crate::{
     amount::Amounts,
-    event::Time,
+    event::{Disruption, Time},
     lost::LostWork,
     model::{Model, TIERS, tier_index},
     slab::{ClaimOrd, PodOrd, QueueOrd},
 };
 
-/// A claim that may have to go, or to give back one quantum above its minimum.
+/// A claim that may have to go, or one quantum that it holds above its minimum.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Candidate {
-    pub(super) whole: bool,
+    /// It would not give back what it can do without, but be evicted.
+    pub(super) evicts: bool,
     priority: i32,
     lost: LostWork,
     created: Reverse<Time>,
     uid: Reverse<Arc<str>>,
+    pub(super) whole: bool,
     pub(super) claim: ClaimOrd,
     pub(super) right: Right,
     /// Milliseconds of work of each of its pods that would be lost.
@@ -30,9 +33,9 @@ impl Candidate {
     /// A claim as a whole, or so many of its pods; `time` is how long it would have worked in vain.
     fn new(model: &Model, claim: ClaimOrd, right: Right, pods: Option<Vec<PodOrd>>, time: i64) -> Candidate {
         let slot = &model.claims[claim];
-        let whole = pods.is_none();
         Candidate {
-            whole,
+            evicts: pods.is_none() || slot.disruption != Disruption::Elastic,
+            whole: pods.is_none(),
             priority: slot.priority,
             lost: match pods {
                 Some(pods) => model.lost_in(time, pods),
@@ -51,7 +54,7 @@ impl Candidate {
 /// ones each may be cheap, and one large one cheaper than all.
 pub(super) fn by_time(candidates: &[Candidate]) -> Vec<Candidate> {
     let mut sorted = candidates.to_vec();
-    sorted.sort_by(|a, b| (a.whole, a.priority, a.time, a).cmp(&(b.whole, b.priority, b.time, b)));
+    sorted.sort_by(|a, b| (a.evicts, a.priority, a.time, a).cmp(&(b.evicts, b.priority, b.time, b)));
     sorted
 }
 
@@ -64,9 +67,15 @@ impl Prices {
     fn running(&mut self, model: &Model, queue: QueueOrd, tier: usize) -> Rc<[Candidate]> {
         let found = self.0.entry((queue, tier)).or_insert_with(|| {
             let running = model.queues[queue].running.get(tier).into_iter().flatten();
-            let mut all: Vec<Candidate> = running
-                .map(|key| Candidate::new(model, key.claim, Right::Rank, None, model.lost_time(key.claim)))
-                .collect();
+            let mut all: Vec<Candidate> = Vec::new();
+            for claim in running.map(|key| key.claim) {
+                let time = model.lost_time(claim);
+                if model.claims[claim].disruption == Disruption::Single && model.grown.contains(&claim) {
+                    let quanta = model.quanta_above_minimum(claim).into_iter();
+                    all.extend(quanta.map(|pods| Candidate::new(model, claim, Right::Rank, Some(pods), time)));
+                }
+                all.push(Candidate::new(model, claim, Right::Rank, None, time));
+            }
             all.sort_unstable();
             all.into()
         });
@@ -82,7 +91,7 @@ pub(super) fn below(round: &mut Round<'_>, asker: Asker<'_>, limit: usize) -> Ve
     let claim = &model.claims[ord];
     let rank = victims::rank(model, ord, pods);
     let of_quota = model.over_limit(ord, asker.ask).is_some();
-    let mut sparing = victims::Sparing::default();
+    let mut chosen = Chosen::new(asker, of_quota);
     // Mostly all are equally important, and nobody need be priced.
     let first = model.queues[claim.queue]
         .running
@@ -93,17 +102,51 @@ pub(super) fn below(round: &mut Round<'_>, asker: Asker<'_>, limit: usize) -> Ve
     }
     let running = round.prices.running(model, claim.queue, tier_index(claim.tier));
     let lower = running.iter().take_while(|c| i64::from(c.priority) < rank);
-    let found: Vec<Candidate> = lower
-        .filter(|c| {
-            c.claim != ord
-                && sparing.may_go(model, c.claim)
-                && (of_quota || victims::sits_in_the_way(model, c.claim, pods))
-        })
-        .take(limit)
-        .cloned()
-        .collect();
-    sparing.note(round.model);
+    let found: Vec<Candidate> = lower.filter(|c| chosen.may_go(model, c)).take(limit).cloned().collect();
+    chosen.sparing.note(round.model);
     found
+}
+
+/// Who of those that run may have to go.
+struct Chosen<'a> {
+    asker: Asker<'a>,
+    /// It is quota that is short: it is of no matter where somebody sits.
+    of_quota: bool,
+    sparing: victims::Sparing,
+    /// Those of whom a part was looked at: each pod of a large group may be one.
+    in_parts: HashMap<ClaimOrd, bool>,
+}
+
+impl<'a> Chosen<'a> {
+    fn new(asker: Asker<'a>, of_quota: bool) -> Self {
+        Self {
+            asker,
+            of_quota,
+            sparing: victims::Sparing::default(),
+            in_parts: HashMap::new(),
+        }
+    }
+
+    fn may_go(&mut self, model: &Model, candidate: &Candidate) -> bool {
+        let Asker { claim, pods, .. } = self.asker;
+        let other = candidate.claim;
+        if other == claim {
+            return false;
+        }
+        if let Some(known) = self.in_parts.get(&other).filter(|_| !candidate.whole) {
+            return *known;
+        }
+        let spared = if candidate.whole {
+            !self.sparing.may_go(model, other)
+        } else {
+            !self.sparing.may_shrink(model, other)
+        };
+        let may_go = !spared && (self.of_quota || victims::sits_in_the_way(model, other, pods));
+        if !candidate.whole {
+            self.in_parts.insert(other, may_go);
+        }
+        may_go
+    }
 }
 
 /// Claims of other queues, and of lower tiers, that may have to go for this one, those that go first first, and not many
@@ -116,7 +159,7 @@ pub(super) fn borrowers(round: &mut Round<'_>, asker: Asker<'_>, ask: &Amounts, 
     let devices = asks_for_devices(model, pods);
     let of_quota = model.over_limit(ord, asker.ask).is_some();
     let mut all: Vec<Candidate> = Vec::new();
-    let mut sparing = victims::Sparing::default();
+    let mut chosen = Chosen::new(asker, of_quota);
     for lower in TIERS.into_iter().rev().filter(|t| *t == tier || (*t > tier && devices)) {
         let (queues, right): (Vec<QueueOrd>, Right) = if lower == tier {
             let queues = victims::lenders_to(model, model.claims[ord].queue, tier, ask);
@@ -127,19 +170,14 @@ pub(super) fn borrowers(round: &mut Round<'_>, asker: Asker<'_>, ask: &Amounts, 
         let mut found: Vec<Candidate> = Vec::new();
         for queue in queues {
             let running = round.prices.running(model, queue, tier_index(lower));
-            let may_go = |c: &&Candidate| {
-                c.claim != ord
-                    && sparing.may_go(model, c.claim)
-                    && (of_quota || victims::sits_in_the_way(model, c.claim, pods))
-            };
-            let here = running.iter().filter(may_go).take(limit).cloned();
+            let here = running.iter().filter(|c| chosen.may_go(model, c)).take(limit).cloned();
             found.extend(here.map(|c| Candidate { right, ..c }));
         }
         found.sort_unstable();
         found.truncate(limit);
         all.append(&mut found);
     }
-    sparing.note(round.model);
+    chosen.sparing.note(round.model);
     all
 }
 
@@ -161,7 +199,8 @@ pub(super) fn grown(round: &mut Round<'_>, asker: Asker<'_>) -> Vec<Candidate> {
     let of_quota = model.over_limit(ord, asker.ask).is_some();
     let mut sparing = victims::Sparing::default();
     let mut all = Vec::new();
-    for &other in model.grown.iter().filter(|&&other| other != ord) {
+    let elastic = |other: &&ClaimOrd| model.claims[**other].disruption == Disruption::Elastic;
+    for &other in model.grown.iter().filter(elastic).filter(|&&other| other != ord) {
         let Some(right) = victims::right_to_shrink(model, ord, other, rank, devices, ask) else {
             continue;
         };

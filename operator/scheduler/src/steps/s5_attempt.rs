@@ -18,9 +18,11 @@ use crate::{
     transaction::Transaction,
 };
 
-/// A claim that has to go, or a quantum that it gives back, with the seats that its pods have.
+/// A claim that has to go, or a quantum of it, with the seats that its pods have.
 pub(super) struct Victim {
     pub(super) claim: ClaimOrd,
+    /// It does not give back what it can do without, but is evicted.
+    pub(super) evicted: bool,
     pub(super) whole: bool,
     right: Right,
     pub(super) seats: Vec<(PodOrd, Place)>,
@@ -29,7 +31,7 @@ pub(super) struct Victim {
 /// What some victims are worth; the least is taken.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Price {
-    /// Somebody goes as a whole.
+    /// Somebody is evicted.
     evicts: bool,
     /// The highest priority of those.
     priority: i32,
@@ -39,14 +41,14 @@ pub(super) struct Price {
 
 impl Price {
     pub(super) fn of(model: &Model, victims: &[Victim]) -> Price {
-        let whole = || victims.iter().filter(|v| v.whole);
+        let evicted = || victims.iter().filter(|v| v.evicted);
         let mut lost = LostWork::default();
         for victim in victims {
             lost += model.lost_work(victim.claim, victim.seats.iter().map(|(pod, _)| *pod));
         }
         Price {
-            evicts: whole().next().is_some(),
-            priority: whole()
+            evicts: evicted().next().is_some(),
+            priority: evicted()
                 .map(|v| model.claims[v.claim].priority)
                 .max()
                 .unwrap_or(i32::MIN),
@@ -185,6 +187,7 @@ fn take(round: &mut Round<'_>, transaction: &mut Transaction, of: &Candidate, wa
     round.trials_left = round.trials_left.saturating_sub(count);
     Some(Victim {
         claim: of.claim,
+        evicted: of.evicts,
         whole: of.whole,
         right: of.right,
         seats,

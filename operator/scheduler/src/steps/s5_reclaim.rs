@@ -201,7 +201,8 @@ fn preempt(round: &mut Round<'_>, asker: Asker<'_>, grown: &[Candidate], reclaim
     if !reclaims || is_unfinished(round.model, asker.claim) {
         return None;
     }
-    let freed: Vec<PodOrd> = own.iter().flat_map(|c| round.model.members(c.claim)).collect();
+    let below: BTreeSet<ClaimOrd> = own.iter().map(|c| c.claim).collect();
+    let freed: Vec<PodOrd> = below.iter().flat_map(|claim| round.model.members(*claim)).collect();
     let freed = round.model.ask_of_pods(&freed);
     let without: Amounts = asker
         .ask
@@ -254,7 +255,7 @@ fn order_evictions(round: &mut Round<'_>, claim: ClaimOrd, victims: &[Victim]) {
         let pods = of_it().flat_map(|v| v.seats.iter().map(|(pod, _)| *pod));
         let lost = model.lost_work(victim.claim, pods);
         let by = by.clone();
-        let cause = if !of_it().any(|v| v.whole) {
+        let cause = if !of_it().any(|v| v.evicted) {
             EvictCause::Shrunk { by }
         } else if victims::is_below(model, claim, victim.claim) {
             EvictCause::Preempted { by }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{any_relations::*, fixtures::*};
 use crate::{
     Budget, Cluster, Decision, Event, Tier, Time, cycle,
-    event::{Level, Location, Pod, Quota, Taint, Topology, Window},
+    event::{Disruption, Level, Location, Pod, Quota, Taint, Topology, Window},
 };
 
 const NODES: usize = 4;
@@ -132,6 +132,7 @@ fn any_claim() -> impl Strategy<Value = Event> {
                 claim.groups.truncate(if both { 2 } else { 1 });
                 claim.tier = [Tier::Prod, Tier::Mid, Tier::Batch][tier];
                 claim.created = Time(i as i64);
+                claim.disruption = [Disruption::Elastic, Disruption::Single, Disruption::All][(opens % 3) as usize];
                 claim.min_runtime = i64::from(min) * 20_000;
                 claim.expected_duration = (length > 0).then_some(length * 30_000);
                 claim.window = (opens > 3).then(|| Window {
