@@ -31,6 +31,7 @@ mod lending;
 mod load;
 mod lost_work;
 mod making_room;
+mod milp;
 mod optimum;
 mod preemption;
 mod preferred_nodes;

@@ -12,10 +12,10 @@ use crate::{
 const INSTANCES: u64 = 300;
 
 /// Numbers that only depend on the seed.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: i64) -> i64 {
+    pub(super) fn below(&mut self, bound: i64) -> i64 {
         // Knuth's linear congruential generator; its upper bits are the good ones.
         self.0 = self
             .0
@@ -24,7 +24,7 @@ impl Random {
         i64::try_from((self.0 >> 33) % u64::try_from(bound).unwrap()).unwrap()
     }
 
-    fn between(&mut self, low: i64, high: i64) -> i64 {
+    pub(super) fn between(&mut self, low: i64, high: i64) -> i64 {
         low + self.below(high - low + 1)
     }
 
@@ -74,7 +74,7 @@ fn most(free: &mut [i64], items: &[i64]) -> usize {
 
 /// Sums of what we reach and of what is possible.
 #[derive(Default)]
-struct Gap {
+pub(super) struct Gap {
     ours: i64,
     best: i64,
     equal: u32,
@@ -83,13 +83,13 @@ struct Gap {
 
 impl Gap {
     /// Notes an instance of something that is better the larger it is.
-    fn more_is_better(&mut self, ours: i64, best: i64) {
+    pub(super) fn more_is_better(&mut self, ours: i64, best: i64) {
         assert!(ours <= best, "{ours} of at most {best}");
         self.note(ours, best);
     }
 
     /// Notes an instance of something that is better the smaller it is.
-    fn less_is_better(&mut self, ours: i64, best: i64) {
+    pub(super) fn less_is_better(&mut self, ours: i64, best: i64) {
         assert!(ours >= best, "{ours} where {best} is the least");
         self.note(ours, best);
     }
@@ -103,7 +103,7 @@ impl Gap {
 
     /// Prints the gap, and holds it under a bound in thousandths.
     #[allow(clippy::print_stdout, reason = "the gap is what a reader of this test wants to see")]
-    fn print(&self, what: &str, bound: i64) {
+    pub(super) fn print(&self, what: &str, bound: i64) {
         let gap = (self.ours - self.best).abs() * 1000 / self.best.max(1);
         println!(
             "{what}: {} of {} instances solved exactly; {} against {} in sum, a gap of {}.{} %",
