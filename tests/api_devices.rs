@@ -14,7 +14,7 @@ mod lab;
 
 use duosuan_tests::cluster::apply;
 use k8s_openapi::api::{
-    core::v1::Pod,
+    core::v1::{Node, Pod},
     resource::v1::{DeviceClass, ResourceClaim, ResourceSlice},
 };
 use kube::{
@@ -133,6 +133,23 @@ async fn pod_for(lab: &Lab, scheduler: &str, name: &str, source: Value, labels: 
         }),
     )
     .await;
+}
+
+/// Somebody has allocated a device of a node to a claim, for the pod of the same name, and went no further.
+async fn left_allocated(lab: &Lab, name: &str, node: &str, device: &str) {
+    let uid = lab.api::<Pod>().get(name).await.unwrap().uid().unwrap();
+    let allocation = json!({
+        "devices": {"results": [{"request": "gpu", "driver": DRIVER, "pool": node, "device": device}]},
+        "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [
+            {"key": "metadata.name", "operator": "In", "values": [node]},
+        ]}]},
+    });
+    let reserved = json!([{"resource": "pods", "name": name, "uid": uid}]);
+    let status = json!({"status": {"allocation": allocation, "reservedFor": reserved}});
+    lab.api::<ResourceClaim>()
+        .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .unwrap();
 }
 
 fn says(words: &'static str) -> impl Fn(&Pod) -> bool {
@@ -330,19 +347,7 @@ async fn what_another_scheduler_allocated_counts_and_what_a_dead_operator_alloca
     for (name, scheduler, device) in [("theirs", "other", "gpu-0"), ("mine", "duosuan", "gpu-1")] {
         claim(&lab, name, asks.clone()).await;
         pod_for(&lab, scheduler, name, json!({"resourceClaimName": name}), json!({})).await;
-        let uid = lab.api::<Pod>().get(name).await.unwrap().uid().unwrap();
-        let allocation = json!({
-            "devices": {"results": [{"request": "gpu", "driver": DRIVER, "pool": "others-1", "device": device}]},
-            "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [
-                {"key": "metadata.name", "operator": "In", "values": ["others-1"]},
-            ]}]},
-        });
-        let reserved = json!([{"resource": "pods", "name": name, "uid": uid}]);
-        let status = json!({"status": {"allocation": allocation, "reservedFor": reserved}});
-        lab.api::<ResourceClaim>()
-            .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
-            .await
-            .unwrap();
+        left_allocated(&lab, name, "others-1", device).await;
     }
     let binding = json!({
         "apiVersion": "v1", "kind": "Binding", "metadata": {"name": "theirs", "namespace": lab.namespace},
@@ -360,6 +365,64 @@ async fn what_another_scheduler_allocated_counts_and_what_a_dead_operator_alloca
     pod(&lab, "late", json!({"resourceClaimName": "late"}), json!({})).await;
     lab.wait::<Pod>("late", says("cannot allocate all claims")).await;
     has(&lab, &[("mine", "others-1/gpu-1"), ("theirs", "others-1/gpu-0")]).await;
+    operator.end().await;
+    end(&lab).await;
+}
+
+/// An operator was killed between the claim and the binding, and then the node was drained, or went.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_with_devices_where_its_pod_cannot_go_gives_them_back_and_gets_others_elsewhere() {
+    let lab = Lab::start("stuck").await;
+    classes(&lab).await;
+    gpu_node(
+        &lab,
+        "stuck-1",
+        json!([gpu("gpu-0", "A100", 0), gpu("gpu-1", "A100", 1)]),
+    )
+    .await;
+    gpu_node(
+        &lab,
+        "stuck-2",
+        json!([gpu("gpu-0", "A100", 0), gpu("gpu-1", "A100", 1)]),
+    )
+    .await;
+    let cordon = Patch::Merge(json!({"spec": {"unschedulable": true}}));
+    Api::<Node>::all(lab.client.clone())
+        .patch("stuck-1", &PatchParams::default(), &cordon)
+        .await
+        .unwrap();
+    let asks = json!({"requests": [exactly("gpu", "gpu", json!({}))]});
+    for (name, node, device) in [("closed", "stuck-1", "gpu-0"), ("gone", "stuck-gone", "gpu-0")] {
+        claim(&lab, name, asks.clone()).await;
+        pod(&lab, name, json!({"resourceClaimName": name}), json!({})).await;
+        left_allocated(&lab, name, node, device).await;
+    }
+    // What others use stays where it is.
+    claim(&lab, "used", asks).await;
+    for name in ["used", "late"] {
+        pod(&lab, name, json!({"resourceClaimName": "used"}), json!({})).await;
+    }
+    left_allocated(&lab, "used", "stuck-1", "gpu-1").await;
+    let binding = json!({
+        "apiVersion": "v1", "kind": "Binding", "metadata": {"name": "used", "namespace": lab.namespace},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": "stuck-1"},
+    });
+    let params = PostParams::default();
+    let _: Status = lab
+        .api::<Pod>()
+        .create_subresource("binding", "used", &params, &binding)
+        .await
+        .unwrap();
+    let operator = lab.operator().await;
+    for name in ["closed", "gone"] {
+        lab.wait::<Pod>(name, bound).await;
+    }
+    lab.wait::<Pod>("late", says("resourceclaim not available on the node"))
+        .await;
+    let held = devices(&lab).await;
+    let mut of_two: Vec<&str> = held.iter().map(|(_, device)| device.as_str()).collect();
+    of_two.sort_unstable();
+    assert_eq!(of_two, ["stuck-1/gpu-1", "stuck-2/gpu-0", "stuck-2/gpu-1"], "{held:?}");
     operator.end().await;
     end(&lab).await;
 }

@@ -71,6 +71,15 @@ pub enum Order {
         /// What to ask for.
         preparations: Vec<Preparation>,
     },
+    /// Give back what claims to devices of a pod have, unless it has a node.
+    TakeBack {
+        /// The pod.
+        pod: PodName,
+        /// The claims, with what they have; in the answer, as the API server has them since.
+        grants: Vec<Grant>,
+        /// It has a place, which is let go of when that is done: the node, and why.
+        place: Option<(String, String)>,
+    },
     /// Evict a pod.
     Evict(Eviction),
     /// See whether all of some pods would be evicted, without doing it.
@@ -113,7 +122,10 @@ impl Order {
     /// The pod that it is about; none where it is about several.
     pub fn pod(&self) -> Option<&PodName> {
         match self {
-            Self::Bind { pod, .. } | Self::Probe { pod, .. } | Self::Prepare { pod, .. } => Some(pod),
+            Self::Bind { pod, .. }
+            | Self::Probe { pod, .. }
+            | Self::Prepare { pod, .. }
+            | Self::TakeBack { pod, .. } => Some(pod),
             Self::Evict(eviction) => Some(&eviction.pod),
             Self::AskToEvict { .. } => None,
         }
@@ -223,7 +235,9 @@ impl Binder {
                     && grants.iter().any(|grant| grant.written.is_some())
                     && self.is_nowhere(pod).await
                 {
-                    self.take_back(pod, grants).await;
+                    let written = grants.iter_mut().filter(|grant| grant.written.is_some());
+                    // Where that fails, it is tried where its devices are.
+                    self.take_back(pod, written).await;
                 }
                 let result = outcome.label("bound");
                 self.metrics.binds.get_or_create(&ResultLabel { result }).inc();
@@ -231,6 +245,13 @@ impl Binder {
             }
             Order::Probe { pod, node } => self.probe(pod, node).await,
             Order::Prepare { preparations, .. } => self.prepare(preparations).await,
+            Order::TakeBack { pod, grants, .. } => {
+                if self.is_nowhere(pod).await {
+                    self.take_back(pod, grants.iter_mut()).await
+                } else {
+                    Outcome::Failed("it is not known that the pod has no node".to_owned())
+                }
+            }
             Order::Evict(eviction) => {
                 let (outcome, result) = self.evict(eviction).await;
                 self.count(eviction, result);

@@ -182,6 +182,10 @@ impl Devices {
     /// What a claim asks for, with the position of each option's selector in the list beside it instead of a number; or why
     /// nothing is allocated for it.
     fn spec_of(&self, claim: &Claim) -> Result<(DeviceClaimSpec, Vec<Selector>), String> {
+        if claim.allocation.is_some() {
+            // It has what it asked for.
+            return Ok((DeviceClaimSpec::default(), Vec::new()));
+        }
         let asks = claim.asks.as_ref().map_err(ToString::to_string)?;
         let mut selectors = Vec::new();
         let mut requests = Vec::with_capacity(asks.requests.len());
@@ -381,6 +385,25 @@ impl Devices {
             claim.allocation.get_or_insert_with(|| of.allocation.clone());
             claim.reserved.push(pod.to_owned());
             events.extend(self.claim(claim));
+        }
+        events
+    }
+
+    /// Where there is no API server: claims of a pod have given back what they had.
+    pub fn taken_back(&mut self, namespace: &str, pod: &str, claims: &[ClaimAllocation]) -> Vec<Event> {
+        let mut events = Vec::new();
+        for of in claims {
+            if let Some(known) = self.claims.get(&(namespace.to_owned(), of.claim.clone())) {
+                let mut claim = known.claim.clone();
+                claim.reserved.retain(|uid| uid != pod);
+                claim.allocation = None;
+                events.extend(self.claim(claim));
+            }
+            events.push(Event::TakenBack {
+                namespace: namespace.to_owned(),
+                name: of.claim.clone(),
+                uid: of.uid.clone(),
+            });
         }
         events
     }

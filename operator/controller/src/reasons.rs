@@ -14,6 +14,7 @@ pub fn decision_name(decision: &Decision) -> &'static str {
     match decision {
         Decision::Bind { .. } => "Bind",
         Decision::Evict { .. } => "Evict",
+        Decision::TakeBack { .. } => "TakeBack",
         Decision::Resize { .. } => "Resize",
         Decision::Reserve { .. } => "Reserve",
         Decision::Pending { .. } => "Pending",

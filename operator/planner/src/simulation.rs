@@ -78,6 +78,9 @@ pub trait Edge {
     /// If it cannot be: why.
     fn bind(&mut self, bound: &Bound) -> Result<Vec<Event>, String>;
 
+    /// Claims to devices of a pod that waits, by UID, are to give back what they have: what the core has to be told of that.
+    fn take_back(&mut self, pod: &str, claims: &[ClaimAllocation]) -> Vec<Event>;
+
     /// A pod, by UID, has ended or is gone: what the core has to be told of others.
     fn left(&mut self, pod: &str) -> Vec<Event>;
 }
@@ -89,6 +92,10 @@ pub struct NoEdge;
 impl Edge for NoEdge {
     fn bind(&mut self, _: &Bound) -> Result<Vec<Event>, String> {
         Ok(Vec::new())
+    }
+
+    fn take_back(&mut self, _: &str, _: &[ClaimAllocation]) -> Vec<Event> {
+        Vec::new()
     }
 
     fn left(&mut self, _: &str) -> Vec<Event> {
@@ -287,6 +294,10 @@ impl<E: Edge> Simulation<E> {
                 });
             }
             Decision::Evict { pod, cause, lost, .. } => return self.evict(pod, cause, lost),
+            Decision::TakeBack { pod, claims } => {
+                let told = self.edge.take_back(&pod, &claims);
+                told.into_iter().for_each(|event| self.tell(event));
+            }
             Decision::Reserve { claim, start } => match start {
                 Some(start) => drop(self.estimates.insert(claim, start)),
                 None => drop(self.estimates.remove(&claim)),

@@ -42,6 +42,14 @@ pub enum Decision {
         #[serde(default)]
         notice: i64,
     },
+    /// Give back the devices that claims of a pod have: no node takes the pod with them, and nobody else uses them. None of
+    /// those who use such a claim is placed until it is known what became of that.
+    TakeBack {
+        /// UID of the pod.
+        pod: String,
+        /// The claims, with what they have.
+        claims: Vec<ClaimAllocation>,
+    },
     /// An elastic group shall have this many pods: it grows by what is bound with this decision, or shrinks by what is
     /// evicted.
     Resize {

@@ -94,6 +94,16 @@ pub enum Event {
         /// Its name.
         name: String,
     },
+    /// It is known what became of the decision to give back the devices of a claim, and was told before: there is nothing
+    /// under way any more.
+    TakenBack {
+        /// Namespace of the claim.
+        namespace: String,
+        /// Name of the claim.
+        name: String,
+        /// UID of the claim.
+        uid: String,
+    },
     /// A binding that `cycle()` decided was certainly not carried out; the pod is pending again. Of one whose outcome is
     /// not known nothing is said.
     BindFailed {

@@ -126,6 +126,7 @@ impl Cluster {
             Event::DevicePoolGone { driver, pool } => model.apply_device_pool_gone(&driver, &pool),
             Event::DeviceClaim(claim) => model.apply_device_claim(&claim),
             Event::DeviceClaimGone { namespace, name } => model.apply_device_claim_gone(&namespace, &name),
+            Event::TakenBack { namespace, name, uid } => model.apply_taken_back(&namespace, &name, &uid),
             Event::BindFailed {
                 pod,
                 node,

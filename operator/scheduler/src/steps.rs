@@ -17,6 +17,7 @@ mod s4_search;
 mod s5_areas;
 mod s5_attempt;
 mod s5_reclaim;
+mod s5_take_back;
 mod s6_commit;
 mod s7_explain;
 mod s7_topology;
@@ -31,7 +32,7 @@ use std::{
 
 use crate::{
     Budget, Cluster,
-    decision::{Decision, EvictCause, Reason},
+    decision::{ClaimAllocation, Decision, EvictCause, Reason},
     event::Time,
     index::{Index, Look},
     lost::LostWork,
@@ -76,6 +77,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, budget: Budget) -> Vec<Decision> 
     }
     s5_reclaim::reclaim(&mut round);
     s3_grow::grow(&mut round);
+    s5_take_back::take_back(&mut round);
     s5_reclaim::release_broken(&mut round);
     round.model.park_tried();
     s4_reserve::review(&mut round);
@@ -125,6 +127,10 @@ struct Round<'a> {
     /// Claims whose minimum found no place in this cycle.
     blocked: Vec<ClaimOrd>,
     evicted: Vec<(PodOrd, EvictCause, LostWork)>,
+    /// Pods that fitted nowhere, maybe because of what their claims to devices have.
+    stuck: Vec<PodOrd>,
+    /// Pods whose claims give back what they have.
+    taken_back: Vec<(PodOrd, Vec<ClaimAllocation>)>,
     /// Groups of elastic claims that have another size now.
     resized: BTreeSet<(ClaimOrd, Arc<str>)>,
     /// What is to be said of claims; the last word counts.
@@ -177,6 +183,8 @@ impl<'a> Round<'a> {
             growing: BTreeSet::new(),
             blocked: Vec::new(),
             evicted: Vec::new(),
+            stuck: Vec::new(),
+            taken_back: Vec::new(),
             resized: BTreeSet::new(),
             said: Vec::new(),
             said_of_pods: Vec::new(),

@@ -2,7 +2,7 @@
 
 use duosuan_controller::index::Index;
 use duosuan_planner::simulation::{Bound, Edge};
-use duosuan_scheduler::{Event, event::Pod};
+use duosuan_scheduler::{ClaimAllocation, Event, event::Pod};
 
 /// The index that the operator has before its core. Volumes come into being as soon as they are asked for.
 #[derive(Debug, Default)]
@@ -26,6 +26,13 @@ impl Edge for Volumes {
             told.extend(self.0.devices.granted(&name.namespace, pod, allocations));
         }
         Ok(told)
+    }
+
+    fn take_back(&mut self, pod: &str, claims: &[ClaimAllocation]) -> Vec<Event> {
+        let Some(name) = self.0.pod_name(pod) else {
+            return Vec::new();
+        };
+        self.0.devices.taken_back(&name.namespace, pod, claims)
     }
 
     fn left(&mut self, pod: &str) -> Vec<Event> {

@@ -138,6 +138,14 @@ fn words(decision: &Decision, names: Names<'_>) -> String {
             let cause = duosuan_controller::binder::cause_name(cause);
             format!("pod {} is evicted: {cause}; {lost} lost", names.pod(pod))
         }
+        Decision::TakeBack { pod, claims } => {
+            let claims: Vec<&str> = claims.iter().map(|of| of.claim.as_str()).collect();
+            format!(
+                "{} of pod {} give back their devices",
+                claims.join(", "),
+                names.pod(pod)
+            )
+        }
         Decision::Resize { claim, group, count } => {
             format!("group {group} of {} shall have {count} pods", subject(claim, names))
         }

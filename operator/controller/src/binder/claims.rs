@@ -1,5 +1,6 @@
 //! Writes into the claims of a pod which devices they have, before the pod is bound.
 
+use duosuan_scheduler::event::DeviceAllocation;
 use http::Request;
 use kube::{
     Api,
@@ -11,7 +12,8 @@ use super::{BINDING_TIMEOUT, Binder, Outcome, PodName};
 use crate::{
     devices::Grant,
     failure::Failure,
-    translate::dra::{allocation_result, same_devices},
+    lean,
+    translate::dra::{allocation_of, allocation_result, same_devices},
 };
 
 /// Keeps a claim until its devices are given back: the API server's own name for it.
@@ -35,28 +37,31 @@ impl Binder {
         Outcome::Done
     }
 
-    /// Gives back what was written into the claims of a pod that has no node: it may have to go elsewhere. Where
-    /// that fails, it is tried where its devices are.
-    pub(super) async fn take_back(&self, pod: &PodName, grants: &mut [Grant]) {
-        for grant in grants.iter_mut().filter(|grant| grant.written.is_some()) {
+    /// Gives back what claims of a pod have that has no node: it may have to go elsewhere. Done if none of them has what it
+    /// had, or others use it. All are tried, and to repeat it does no harm.
+    pub(super) async fn take_back<'a>(&self, pod: &PodName, grants: impl Iterator<Item = &'a mut Grant>) -> Outcome {
+        let mut outcome = Outcome::Done;
+        for grant in grants {
             let api = self.claims(&pod.namespace);
+            let mut tried = Ok(());
             for _ in 0..TRIES {
-                match self.try_to_take_back(&api, pod, grant).await {
-                    Err(Failure::Conflict(_)) => {}
-                    Ok(()) => break,
-                    // What is written of it is of a claim that is no more.
-                    Err(Failure::Gone) => {
-                        grant.written = None;
-                        break;
-                    }
-                    Err(failure) => {
-                        let (claim, error) = (&grant.of.claim, failure.message());
-                        tracing::warn!(namespace = pod.namespace, claim, error, "a claim keeps its devices");
-                        break;
-                    }
+                tried = self.try_to_take_back(&api, pod, grant).await;
+                if !matches!(tried, Err(Failure::Conflict(_))) {
+                    break;
+                }
+            }
+            match tried {
+                Ok(()) => {}
+                // What is written of it is of a claim that is no more.
+                Err(Failure::Gone) => grant.written = None,
+                Err(failure) => {
+                    let (claim, error) = (&grant.of.claim, failure.message());
+                    tracing::warn!(namespace = pod.namespace, claim, error, "a claim keeps its devices");
+                    outcome = Outcome::Failed(format!("resourceclaim {claim}: {error}"));
                 }
             }
         }
+        outcome
     }
 
     fn claims(&self, namespace: &str) -> Api<DynamicObject> {
@@ -84,22 +89,22 @@ impl Binder {
     ) -> Result<(), Failure> {
         let name = grant.of.claim.clone();
         let mut claim = self.retry.run(|| api.get(&name)).await?;
-        let has = claim.data.pointer("/status/allocation");
-        let ours = has.is_some_and(|has| same_devices(has, &grant.of.allocation));
         if claim.metadata.uid.as_deref() != Some(&grant.of.uid) {
             return Err(Failure::Gone);
         }
-        if !ours {
-            return Ok(());
+        if has(&claim, &grant.of.allocation) {
+            let reserved = claim.data.pointer("/status/reservedFor").and_then(Value::as_array);
+            let users = reserved.map_or(0, Vec::len);
+            let mut others = reserved.cloned().unwrap_or_default();
+            others.retain(|consumer| consumer.get("uid").and_then(Value::as_str) != Some(&pod.uid));
+            if others.is_empty() || others.len() < users {
+                if others.is_empty() {
+                    status_of(&mut claim, "allocation", |_| Value::Null);
+                }
+                status_of(&mut claim, "reservedFor", |_| others.into());
+                claim = self.put(pod, &claim, "/status").await?;
+            }
         }
-        let reserved = claim.data.pointer("/status/reservedFor").and_then(Value::as_array);
-        let mut others = reserved.cloned().unwrap_or_default();
-        others.retain(|consumer| consumer.get("uid").and_then(Value::as_str) != Some(&pod.uid));
-        if others.is_empty() {
-            status_of(&mut claim, "allocation", |_| Value::Null);
-        }
-        status_of(&mut claim, "reservedFor", |_| others.into());
-        claim = self.put(pod, &claim, "/status").await?;
         grant.written = serde_json::to_value(claim).ok();
         Ok(())
     }
@@ -162,6 +167,16 @@ impl Binder {
         grant.written = serde_json::to_value(claim).ok();
         Ok(())
     }
+}
+
+/// True if a claim has exactly these devices, as they are read or as they are written.
+fn has(claim: &DynamicObject, allocation: &DeviceAllocation) -> bool {
+    let written = claim.data.pointer("/status/allocation").filter(|has| !has.is_null());
+    let read = || {
+        let read: lean::dra::ResourceClaimStatus = serde_json::from_value(claim.data.get("status")?.clone()).ok()?;
+        allocation_of(&read)
+    };
+    written.is_some_and(|has| same_devices(has, allocation) || read().as_ref() == Some(allocation))
 }
 
 /// Changes a field of a claim's status.

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::{OUTSTANDING, Session, evicting::Together};
 use crate::{
     binder::{Eviction, Order, Outcome, PodName},
+    devices::Grant,
     index::Waiting,
     lean::{self, Object},
     metrics, reasons,
@@ -93,6 +94,16 @@ impl Session {
                     message: "the pod is not known to the operator".to_owned(),
                 }),
             },
+            Decision::TakeBack { pod, claims } => {
+                if let Some(pod) = self.index.pod_name(&pod) {
+                    let grants = self.index.devices.grants(&pod.namespace, claims);
+                    self.order(Order::TakeBack {
+                        pod,
+                        grants,
+                        place: None,
+                    });
+                }
+            }
             Decision::Resize { claim, group, count } => self.tell_size(&claim, &group, count),
             Decision::Reserve { claim, start } => self.index.set_estimate(&claim, start),
             Decision::Placed { claim } => {
@@ -141,12 +152,24 @@ impl Session {
         if self.index.pods.get(&uid).is_some_and(|pod| !pod.bound && !pod.finished) {
             return match order {
                 // Nobody else can get its place there, and it is not to be bound to what is not there.
-                Order::Bind { pod, node, .. } if self.index.nodes.get(&node).is_none() => {
+                Order::Bind { pod, node, grants, .. } if self.index.nodes.get(&node).is_none() => {
                     let message = format!("node {node} is gone");
-                    self.not_bound(pod, node, message);
+                    if grants.is_empty() {
+                        return self.not_bound(pod, node, message);
+                    }
+                    // Its claims may have devices there, and are to have others before it goes elsewhere.
+                    let place = Some((node, message));
+                    self.order(Order::TakeBack { pod, grants, place });
                 }
                 order => self.order(order),
             };
+        }
+        if let Order::TakeBack { pod, grants, place } = order {
+            if self.index.pods.get(&uid).is_some_and(|pod| pod.bound) {
+                // It uses them.
+                return self.taken_back(pod, grants, place);
+            }
+            return self.order(Order::TakeBack { pod, grants, place });
         }
         if let Order::Bind { grants, .. } = &order
             && !grants.is_empty()
@@ -181,6 +204,11 @@ impl Session {
         }
         match (order, outcome) {
             (order @ Order::Bind { .. }, outcome) => self.bound_or_not(order, outcome),
+            (Order::TakeBack { pod, grants, place }, Outcome::Done | Outcome::Gone) => {
+                self.taken_back(pod, grants, place);
+            }
+            // It may be done or not: nobody gets the devices, nor is anybody bound with them, until that is known.
+            (order @ Order::TakeBack { .. }, _) => self.order_later(order),
             (Order::Probe { pod, .. }, Outcome::Done) => {
                 self.tries.remove(&pod.uid);
                 self.apply(Event::BindAllowed { pod: pod.uid });
@@ -274,6 +302,23 @@ impl Session {
             if self.index.devices.has(&read) {
                 self.take(Fact::ResourceClaim(Box::new(read)), now);
             }
+        }
+    }
+
+    /// Claims of a pod have given back what they had, or somebody uses it: nothing of that is under way any more.
+    fn taken_back(&mut self, pod: PodName, grants: Vec<Grant>, place: Option<(String, String)>) {
+        self.tries.remove(&pod.uid);
+        let (written, claims): (Vec<_>, Vec<_>) = grants.into_iter().map(|grant| (grant.written, grant.of)).unzip();
+        self.take_written(written.into_iter().flatten().collect());
+        if let Some((node, message)) = place {
+            return self.not_bound(pod, node, message);
+        }
+        for of in claims {
+            self.apply(Event::TakenBack {
+                namespace: pod.namespace.clone(),
+                name: of.claim,
+                uid: of.uid,
+            });
         }
     }
 

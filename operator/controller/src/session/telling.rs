@@ -38,7 +38,7 @@ impl Session {
                 "Evicting",
                 reasons::evicted(cause, *lost, &self.index),
             ),
-            Order::Probe { .. } | Order::Prepare { .. } | Order::AskToEvict { .. } => return,
+            Order::Probe { .. } | Order::Prepare { .. } | Order::TakeBack { .. } | Order::AskToEvict { .. } => return,
         };
         self.links.events.record(Note {
             regarding: about_pod(pod.clone()),

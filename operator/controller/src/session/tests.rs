@@ -19,6 +19,7 @@ use crate::{
     translate::{claim, pod},
 };
 
+mod devices;
 mod failing;
 
 /// A session without an API server: what it is told, and what it wants done.

@@ -81,7 +81,7 @@ pub struct Claim {
     pub version: Option<u64>,
     /// UID of the pod that it was made for from a template.
     pub owner: Option<String>,
-    /// What it asks for, if that can be understood and honoured. Of one that has devices nobody asks.
+    /// What it asks for, if that can be understood and honoured.
     pub asks: Result<Asks, FieldError>,
     /// What it has.
     pub allocation: Option<DeviceAllocation>,
@@ -312,7 +312,6 @@ fn expressions(selectors: &[dra::Selector], within: &str) -> Result<Vec<String>,
 /// A claim.
 pub fn claim(object: Object<lean::ResourceClaim>) -> Claim {
     let (meta, spec, status) = (object.metadata, object.spec, object.status);
-    let allocation = status.allocation.as_ref();
     Claim {
         // A claim that somebody made by its own name is for all that name it, whatever controls it.
         owner: meta
@@ -321,16 +320,8 @@ pub fn claim(object: Object<lean::ResourceClaim>) -> Claim {
             .filter(|annotations| annotations.contains_key(MADE_FOR_A_POD))
             .and_then(|_| controller(&meta))
             .map(str::to_owned),
-        asks: if allocation.is_some() {
-            Ok(Asks::default())
-        } else {
-            asks(&spec.devices)
-        },
-        allocation: allocation.map(|allocation| DeviceAllocation {
-            devices: allocation.devices.results.iter().filter_map(allocated).collect(),
-            // What cannot be understood lets it be used nowhere.
-            nodes: placement::node_terms(None, allocation.node_selector.as_ref()).unwrap_or_else(|_| vec![Vec::new()]),
-        }),
+        asks: asks(&spec.devices),
+        allocation: allocation_of(&status),
         reserved: status.reserved_for.into_iter().map(|consumer| consumer.uid).collect(),
         deleting: meta.deletion_timestamp.is_some(),
         version: meta.resource_version.and_then(|version| version.parse().ok()),
@@ -338,6 +329,16 @@ pub fn claim(object: Object<lean::ResourceClaim>) -> Claim {
         name: meta.name.unwrap_or_default(),
         uid: meta.uid.unwrap_or_default(),
     }
+}
+
+/// What a claim has, by its status.
+pub fn allocation_of(status: &dra::ResourceClaimStatus) -> Option<DeviceAllocation> {
+    let allocation = status.allocation.as_ref()?;
+    Some(DeviceAllocation {
+        devices: allocation.devices.results.iter().filter_map(allocated).collect(),
+        // What cannot be understood lets it be used nowhere.
+        nodes: placement::node_terms(None, allocation.node_selector.as_ref()).unwrap_or_else(|_| vec![Vec::new()]),
+    })
 }
 
 /// A device that a claim has; `None` for one that it has beside others, for administration.

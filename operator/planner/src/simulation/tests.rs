@@ -181,6 +181,10 @@ impl Edge for OneAtATime {
         }
     }
 
+    fn take_back(&mut self, _: &str, _: &[ClaimAllocation]) -> Vec<Event> {
+        Vec::new()
+    }
+
     fn left(&mut self, _: &str) -> Vec<Event> {
         self.0 = None;
         Vec::new()

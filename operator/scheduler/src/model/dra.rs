@@ -9,6 +9,7 @@ mod claims;
 mod pools;
 mod room;
 mod seats;
+mod take_back;
 
 use std::{
     collections::{BTreeMap, HashMap},

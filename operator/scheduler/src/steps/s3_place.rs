@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Round, s1_heads, s3_grow, s3_topology::seat_gang, s4_backfill, s4_reserve, s7_explain};
+use super::{Round, s1_heads, s3_grow, s3_topology::seat_gang, s4_backfill, s4_reserve, s5_take_back, s7_explain};
 use crate::{
     decision::Reason,
     index::{Index, Look},
@@ -226,6 +226,7 @@ pub(super) fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<Pod
         Err(no_place) => {
             // Said before it is taken back: what is said counts the places that the others of the gang had found.
             s7_explain::say_no_place(round, claim, &no_place);
+            s5_take_back::note_stuck(round, no_place.look);
             transaction.rollback(round.model);
             if minimum {
                 round.blocked.push(claim);

@@ -3,7 +3,7 @@
 use super::Round;
 use crate::decision::Decision;
 
-/// Binds, gang by gang, then evictions, then sizes.
+/// Binds, gang by gang, then evictions, then devices that are given back, then sizes.
 pub(super) fn commit(round: &mut Round<'_>) -> Vec<Decision> {
     let mut decisions = Vec::with_capacity(round.admitted.len() + round.evicted.len());
     for (claim, pods) in std::mem::take(&mut round.admitted) {
@@ -36,6 +36,10 @@ pub(super) fn commit(round: &mut Round<'_>) -> Vec<Decision> {
             lost,
             notice: claim.map_or(0, |claim| claim.interruption.notice),
         });
+    }
+    for (pod, claims) in std::mem::take(&mut round.taken_back) {
+        let pod = round.model.pods[pod].uid.to_string();
+        decisions.push(Decision::TakeBack { pod, claims });
     }
     decisions.extend(resized(round));
     decisions

@@ -56,7 +56,8 @@ fn claim(device: Option<&str>, users: &[&str]) -> Answer {
     )
 }
 
-async fn bind(script: &Script) -> (Outcome, Option<Value>) {
+/// Carries out an order about pod `p` and its claim `c` to `gpu-0`: what came of it, and what was written of the claim.
+async fn carry_out(script: &Script, order: impl FnOnce(PodName, Grant) -> Order) -> (Outcome, Option<Value>) {
     let device = AllocatedDevice {
         request: "r".into(),
         driver: "d".into(),
@@ -86,14 +87,28 @@ async fn bind(script: &Script) -> (Outcome, Option<Value>) {
         ..Retry::default()
     };
     let binder = Binder::new(script.client(), retry, Metrics::new());
-    let (order, outcome) = binder
-        .carry_out(Order::bind(pod, "n".into(), vec![], None, vec![grant]))
-        .await;
+    let (order, outcome) = binder.carry_out(order(pod, grant)).await;
     script.played();
-    let Order::Bind { grants, .. } = order else {
+    let (Order::Bind { grants, .. } | Order::TakeBack { grants, .. }) = order else {
         panic!("{order:?}");
     };
     (outcome, grants[0].written.clone())
+}
+
+async fn bind(script: &Script) -> (Outcome, Option<Value>) {
+    carry_out(script, |pod, grant| {
+        Order::bind(pod, "n".into(), vec![], None, vec![grant])
+    })
+    .await
+}
+
+async fn take_back(script: &Script) -> (Outcome, Option<Value>) {
+    let order = |pod, grant| Order::TakeBack {
+        pod,
+        grants: vec![grant],
+        place: None,
+    };
+    carry_out(script, order).await
 }
 
 #[tokio::test]
@@ -205,4 +220,67 @@ async fn nothing_is_said_to_be_written_of_a_claim_that_is_gone() {
         .on(POD, pod_on(""))
         .on(&get(), Answer::fails(404, "not found"));
     assert_eq!(bind(&script).await.1, None);
+}
+
+#[tokio::test]
+async fn what_a_claim_has_that_nobody_else_uses_is_taken_back_from_a_pod_without_a_node() {
+    for users in [&["u"][..], &[]] {
+        let script = Script::default()
+            .on(POD, pod_on(""))
+            .on(&get(), claim(Some("gpu-0"), users))
+            .on(&put_status(), claim(None, &[]));
+        let (outcome, written) = take_back(&script).await;
+        assert_eq!(outcome, Outcome::Done);
+        assert!(written.unwrap()["status"]["allocation"].is_null());
+        let body = &script.bodies(&put_status())[0];
+        assert!(body["status"]["allocation"].is_null(), "{body}");
+        assert_eq!(body["status"]["reservedFor"], json!([]));
+        // Whoever else writes it meanwhile is not overridden.
+        assert_eq!(body["metadata"]["resourceVersion"], "1");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_taken_back_from_a_pod_that_runs_or_of_which_that_is_not_known() {
+    for answer in [pod_on("n"), Answer::fails(500, "ill")] {
+        let script = Script::default().on(POD, answer);
+        assert!(matches!(take_back(&script).await.0, Outcome::Failed(_)));
+    }
+}
+
+#[tokio::test]
+async fn what_others_use_by_then_or_what_is_allocated_anew_is_left_and_said() {
+    let others = [
+        claim(Some("gpu-0"), &["other"]),
+        claim(Some("gpu-7"), &["u"]),
+        claim(None, &[]),
+    ];
+    for (stands, device) in others.into_iter().zip([Some("gpu-0"), Some("gpu-7"), None]) {
+        let script = Script::default()
+            .on(POD, pod_on(""))
+            // Of the first try nothing is written: somebody else came before it.
+            .on(&get(), claim(Some("gpu-0"), &["u"]))
+            .on(&put_status(), Answer::fails(409, "the object has been modified"))
+            .on(&get(), stands);
+        let (outcome, written) = take_back(&script).await;
+        assert_eq!(outcome, Outcome::Done);
+        let has = &written.unwrap()["status"]["allocation"]["devices"]["results"][0]["device"];
+        assert_eq!(has.as_str(), device);
+    }
+}
+
+#[tokio::test]
+async fn to_take_back_is_tried_again_if_the_api_server_says_no_and_not_if_the_claim_is_gone() {
+    let script = Script::default()
+        .on(POD, pod_on(""))
+        .on(&get(), claim(Some("gpu-0"), &["u"]))
+        .on(&put_status(), Answer::fails(403, "forbidden"));
+    let Outcome::Failed(message) = take_back(&script).await.0 else {
+        panic!();
+    };
+    assert!(message.starts_with("resourceclaim c: "), "{message}");
+    let script = Script::default()
+        .on(POD, pod_on(""))
+        .on(&get(), Answer::fails(404, "not found"));
+    assert_eq!(take_back(&script).await, (Outcome::Done, None));
 }

@@ -1,13 +1,11 @@
 //! Orders that fail, alone and in the middle of a gang.
 
-use serde_json::{Value, json};
-
 use super::*;
-use crate::{binder::Eviction, translate::dra};
+use crate::binder::Eviction;
 
 impl Stage {
     /// The next order, which must be to bind this pod.
-    async fn bind(&mut self, name: &str) -> Order {
+    pub(super) async fn bind(&mut self, name: &str) -> Order {
         let order = self.order().await;
         assert!(
             matches!(&order, Order::Bind { pod, .. } if pod.name == name),
@@ -16,12 +14,12 @@ impl Stage {
         order
     }
 
-    fn answer(&self, order: Order, outcome: Outcome) {
+    pub(super) fn answer(&self, order: Order, outcome: Outcome) {
         self.answers.send((order, outcome)).unwrap();
     }
 
     /// The first thing written about an object that holds these words.
-    async fn says(&mut self, words: &str) -> Target {
+    pub(super) async fn says(&mut self, words: &str) -> Target {
         loop {
             let (target, patch) = self.patch().await;
             if patch.body().contains(words) {
@@ -295,98 +293,4 @@ async fn nobody_goes_for_a_claim_that_went_while_it_was_asked_who_may() {
     let (order, names) = asked(&mut stage).await;
     go(&mut stage, order, &names).await;
     stage.bind("other").await;
-}
-
-fn device_claim(name: &str, version: &str) -> Value {
-    let request = json!({"name": "r", "exactly": {"deviceClassName": "gpu"}});
-    json!({
-        "metadata": {"name": name, "namespace": "ns", "uid": name, "resourceVersion": version},
-        "spec": {"devices": {"requests": [request]}},
-    })
-}
-
-fn devices_for(claims: &[&str]) -> Vec<Fact> {
-    let slice = json!({"metadata": {"name": "s"}, "spec": {
-        "driver": "d", "nodeName": "n", "devices": [{"name": "gpu-0"}],
-        "pool": {"name": "n", "generation": 1, "resourceSliceCount": 1},
-    }});
-    let class = json!({"metadata": {"name": "gpu"}, "spec": {}});
-    let slice = dra::slice(serde_json::from_value(slice).unwrap()).unwrap();
-    let class = dra::class(serde_json::from_value(class).unwrap()).unwrap();
-    let read = |name: &&str| dra::claim(serde_json::from_value(device_claim(name, "1")).unwrap());
-    let claims = claims.iter().map(|name| Fact::ResourceClaim(Box::new(read(name))));
-    [Fact::ResourceSlice(Box::new(slice)), Fact::DeviceClass(Box::new(class))]
-        .into_iter()
-        .chain(claims)
-        .collect()
-}
-
-fn using(name: &str, claim: &str) -> Fact {
-    let Fact::Pod(mut pod) = a_pod(name, None, None) else {
-        panic!()
-    };
-    pod.pod.device_claims = vec![claim.to_owned()];
-    Fact::Pod(pod)
-}
-
-#[tokio::test(start_paused = true)]
-async fn devices_of_a_pod_that_went_while_its_binding_had_no_answer_are_free_when_that_is_found_out() {
-    let facts = [node("n", 4)].into_iter().chain(devices_for(&["c", "other"]));
-    let mut stage = Stage::start(facts.chain([using("a", "c")]).collect()).await;
-    stage.lead().await;
-    let order = stage.bind("a").await;
-    stage.answer(order, Outcome::Unknown("no answer within 10 s".into()));
-    stage.facts.send(Fact::PodGone("uid-a".into())).await.unwrap();
-    stage.facts.send(using("b", "other")).await.unwrap();
-    // What was written of the claim is not known before the API server says it.
-    let order = stage.bind("a").await;
-    stage.answer(order, Outcome::Gone);
-    stage.bind("b").await;
-}
-
-/// Claim `c` has the device since the order was carried out.
-fn write_claim(order: &mut Order) {
-    let Order::Bind { grants, .. } = order else { panic!() };
-    let mut written = device_claim("c", "2");
-    let result = json!({"request": "r", "driver": "d", "pool": "n", "device": "gpu-0"});
-    written["status"] = json!({"allocation": {"devices": {"results": [result]}}});
-    grants[0].written = Some(written);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_claim_that_the_watch_shows_only_after_its_pod_has_ended_holds_no_devices() {
-    let facts = [node("n", 4)].into_iter().chain(devices_for(&["c", "other"]));
-    let mut stage = Stage::start(facts.chain([using("a", "c")]).collect()).await;
-    stage.lead().await;
-    let mut order = stage.bind("a").await;
-    write_claim(&mut order);
-    stage.answer(order, Outcome::Done);
-    stage.no_order().await;
-    stage.facts.send(a_pod("a", None, Some("n"))).await.unwrap();
-    stage.facts.send(Fact::PodGone("uid-a".into())).await.unwrap();
-    let read = dra::claim(serde_json::from_value(device_claim("c", "3")).unwrap());
-    stage.facts.send(Fact::ResourceClaim(Box::new(read))).await.unwrap();
-    stage.facts.send(using("b", "other")).await.unwrap();
-    stage.bind("b").await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_claim_that_went_before_its_pod_was_not_bound_holds_no_devices() {
-    let facts = [node("n", 4)].into_iter().chain(devices_for(&["c", "other"]));
-    let mut stage = Stage::start(facts.chain([using("a", "c")]).collect()).await;
-    stage.lead().await;
-    let mut order = stage.bind("a").await;
-    let Order::Bind { grants, .. } = &mut order else {
-        panic!()
-    };
-    let mut written = device_claim("c", "2");
-    let result = json!({"request": "r", "driver": "d", "pool": "n", "device": "gpu-0"});
-    written["status"] = json!({"allocation": {"devices": {"results": [result]}}});
-    grants[0].written = Some(written);
-    stage.facts.send(Fact::ResourceClaimGone("ns/c".into())).await.unwrap();
-    stage.facts.send(Fact::PodGone("uid-a".into())).await.unwrap();
-    stage.no_order().await;
-    stage.answer(order, Outcome::Gone);
-    stage.facts.send(using("b", "other")).await.unwrap();
-    stage.bind("b").await;
 }

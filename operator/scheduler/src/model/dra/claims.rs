@@ -23,15 +23,17 @@ pub(crate) struct DeviceClaimSlot {
     owner: Option<Arc<str>>,
     pub(crate) spec: Arc<DeviceClaimSpec>,
     refused: Option<Arc<str>>,
-    deleting: bool,
+    pub(super) deleting: bool,
     /// What the API server says that it has.
-    told: Option<Arc<DeviceAllocation>>,
+    pub(super) told: Option<Arc<DeviceAllocation>>,
     /// Who may use it, by the word of the API server.
     pub(crate) reserved: BTreeSet<Arc<str>>,
     /// What was decided that it has, and is not said yet.
     decided: Option<Arc<DeviceAllocation>>,
     /// The pods with whose bindings that was decided, by UID: whether they are carried out is not known.
-    promised: BTreeSet<Arc<str>>,
+    pub(super) promised: BTreeSet<Arc<str>>,
+    /// Its devices are being given back, and it is not known what came of that: nobody is to be bound with them.
+    pub(super) taking_back: bool,
     /// Seats of those who use it, with its devices.
     pub(crate) seats: u32,
     /// Pods that use it and may be placed yet.
@@ -61,6 +63,11 @@ impl DeviceClaimSlot {
         if self.owner.as_ref().is_some_and(|owner| *owner != pod.uid) {
             return Some(format!(
                 "resourceclaim {name} was made for another pod, and not for this one: delete it, and it is made anew"
+            ));
+        }
+        if self.taking_back {
+            return Some(format!(
+                "resourceclaim {name}: its devices are given back, since no node takes the pod with them"
             ));
         }
         if self.is_full() && !self.reserved.contains(&pod.uid) {
@@ -118,6 +125,7 @@ impl Model {
             told: slot.told.clone(),
             decided: slot.decided.clone(),
             promised: slot.promised.clone(),
+            taking_back: slot.taking_back,
             seats: slot.seats,
             pods: slot.pods.clone(),
         };
@@ -302,7 +310,7 @@ impl Model {
     }
 
     /// Those who use a claim and have no seat are looked at again.
-    fn device_claim_changed(&mut self, ord: DeviceClaimOrd) {
+    pub(super) fn device_claim_changed(&mut self, ord: DeviceClaimOrd) {
         self.see_users_anew(ord, None);
     }
 
