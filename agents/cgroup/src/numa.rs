@@ -23,17 +23,76 @@ pub struct NumaMemory {
     pub used: u64,
 }
 
-/// The NUMA nodes by their number; none on a kernel that knows none.
-///
-/// # Errors
-///
-/// If they are there and cannot be read.
-pub fn nodes(sys: &Path) -> Result<Vec<NumaNode>, Error> {
-    let folder = match Cgroup::open(&sys.join("devices/system/node")) {
-        Ok(folder) => folder,
-        Err(error) if error.is_gone() => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
+/// The NUMA nodes of the machine, found anew where one of them or a CPU went on- or offline.
+#[derive(Debug)]
+pub struct NumaNodes {
+    /// Absent on a kernel that knows no NUMA nodes.
+    folder: Option<Cgroup>,
+    cpus: Option<Cgroup>,
+    /// What was online when they were found; nothing before they were.
+    online: Option<[String; 2]>,
+    nodes: Vec<NumaNode>,
+}
+
+impl NumaNodes {
+    /// Those below a folder, none of which is found yet.
+    ///
+    /// # Errors
+    ///
+    /// If they are there and cannot be read.
+    pub fn open(sys: &Path) -> Result<Self, Error> {
+        let open = |folder: &str| match Cgroup::open(&sys.join(folder)) {
+            Ok(folder) => Ok(Some(folder)),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error),
+        };
+        Ok(Self {
+            folder: open("devices/system/node")?,
+            cpus: open("devices/system/cpu")?,
+            online: None,
+            nodes: Vec::new(),
+        })
+    }
+
+    /// Those that were found last, by their number.
+    pub fn nodes(&self) -> &[NumaNode] {
+        &self.nodes
+    }
+
+    /// Finds them, unless the same nodes and CPUs are online as when they were found last: then two files are read.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be read. What was found before stays.
+    pub fn follow(&mut self) -> Result<(), Error> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let same = |of: Option<&Cgroup>, known: &str| match of {
+            Some(of) => Ok(of
+                .read_in("online", Shape::Any, |text| Ok(text == known))?
+                .unwrap_or(true)),
+            None => Ok(true),
+        };
+        if let Some([nodes, cpus]) = &self.online
+            && same(Some(folder), nodes)?
+            && same(self.cpus.as_ref(), cpus)?
+        {
+            return Ok(());
+        }
+        let text = |of: Option<&Cgroup>| match of {
+            Some(of) => Ok(of
+                .read_in("online", Shape::Any, |text| Ok(text.to_owned()))?
+                .unwrap_or_default()),
+            None => Ok(String::new()),
+        };
+        // Before they are found: what goes online meanwhile is found the next time.
+        let online = [text(Some(folder))?, text(self.cpus.as_ref())?];
+        self.nodes = nodes(folder)?;
+        self.online = Some(online);
+        Ok(())
+    }
+}
+
+fn nodes(folder: &Cgroup) -> Result<Vec<NumaNode>, Error> {
     let mut nodes = Vec::new();
     for name in folder.children()? {
         let Some(index) = name.strip_prefix("node").and_then(|number| number.parse().ok()) else {
@@ -86,7 +145,11 @@ mod tests {
     #[test]
     fn each_node_has_its_cpus_and_what_of_its_memory_is_in_use() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(nodes(dir.path()).unwrap().is_empty());
+        let find = || {
+            let mut nodes = NumaNodes::open(dir.path()).unwrap();
+            nodes.follow().map(|()| nodes)
+        };
+        assert!(find().unwrap().nodes().is_empty());
         let write = |name: &str, cpus: &str, meminfo: &str| {
             let folder = dir.path().join("devices/system/node").join(name);
             std::fs::create_dir_all(&folder).unwrap();
@@ -98,7 +161,8 @@ mod tests {
         write("node1", "2-3,8\n", text);
         write("node0", "0-1\n", "Node 0 MemTotal: 8 MB\n");
         write("has_cpu", "", "");
-        let found = nodes(dir.path()).unwrap();
+        let nodes = find().unwrap();
+        let found = nodes.nodes();
         let (first, second) = (found.first().unwrap(), found.last().unwrap());
         assert_eq!(found.len(), 2);
         assert_eq!((second.index, second.cpus.as_slice()), (1, [2, 3, 8].as_slice()));
@@ -109,5 +173,37 @@ mod tests {
         assert_eq!(second.memory().unwrap(), expected);
         let error = first.memory().unwrap_err().to_string();
         assert!(error.contains("node0/meminfo") && error.contains("MemTotal"), "{error}");
+    }
+    /// Nodes and CPUs were found once, when the agent began.
+    #[test]
+    fn what_goes_on_or_offline_is_found_and_what_stays_is_not_looked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let path = dir.path().join("devices/system").join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("node/online", "0\n");
+        write("cpu/online", "0-3\n");
+        write("node/node0/cpulist", "0-3\n");
+        let mut nodes = NumaNodes::open(dir.path()).unwrap();
+        let mut found = || {
+            let outcome = nodes.follow().map_err(|error| error.to_string());
+            let found: Vec<(u16, usize)> = nodes.nodes().iter().map(|node| (node.index, node.cpus.len())).collect();
+            outcome.map(|()| found.clone()).map_err(|error| (error, found))
+        };
+        assert_eq!(found().unwrap(), [(0, 4)]);
+        // Nobody said that anything changed.
+        write("node/node0/cpulist", "0-2\n");
+        assert_eq!(found().unwrap(), [(0, 4)]);
+        write("cpu/online", "0-2\n");
+        assert_eq!(found().unwrap(), [(0, 3)]);
+        write("node/online", "0-1\n");
+        write("node/node1/cpulist", "many\n");
+        let (error, stays) = found().unwrap_err();
+        assert!(error.contains("node1/cpulist"), "{error}");
+        assert_eq!(stays, [(0, 3)]);
+        write("node/node1/cpulist", "\n");
+        assert_eq!(found().unwrap(), [(0, 3), (1, 0)], "it is tried again");
     }
 }

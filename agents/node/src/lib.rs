@@ -19,7 +19,7 @@ pub mod machine;
 pub mod metrics;
 pub mod mirror;
 pub mod node;
-pub mod numa;
+mod numa;
 pub mod options;
 pub mod pods;
 pub mod policy_file;

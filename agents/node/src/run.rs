@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use duosuan_crds::{ColocationPolicy, report::NumaReport};
+use duosuan_crds::ColocationPolicy;
 use duosuan_policy::{Capabilities, Millis, Report, Tier};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -31,7 +31,6 @@ use crate::{
     metrics::Metrics,
     mirror::Mirror,
     node::{self, NodeInfo},
-    numa,
     options::{ModeFlag, Options},
     pods::{self, PodInfo},
     policy_file::{self, PolicySource},
@@ -92,11 +91,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         network: options.network,
     };
     let kernel = Kernel::open(&roots)?;
-    // They serve placement alone: the node is protected without them.
-    let numa = numa::read(&options.sys_root).unwrap_or_else(|error| {
-        tracing::warn!("NUMA nodes are not reported: {error}");
-        Vec::new()
-    });
     let forecast = store::beside(&options.journal);
     let mut agent = Agent::new(kernel, store::load(&forecast, clock.now()));
     agent.observe_only(options.mode == ModeFlag::Observe);
@@ -119,7 +113,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         evictions: client.as_ref().map(|client| Evictions::new(client.clone(), &name)),
         noticed: BTreeMap::new(),
         name,
-        numa,
         agent,
         source,
         clock,
@@ -192,7 +185,6 @@ fn events(client: Option<&Client>, node: &str) -> stream::BoxStream<'static, Wat
 
 struct LiveNode {
     name: String,
-    numa: Vec<NumaReport>,
     agent: Agent<Kernel>,
     source: Option<PolicySource>,
     clock: Clock,
@@ -396,10 +388,7 @@ impl LiveNode {
             .get(&self.name)
             .map(NodeInfo::gpu_reports)
             .unwrap_or_default();
-        let parts = Parts {
-            numa: self.numa.clone(),
-            gpus,
-        };
+        let parts = Parts { gpus };
         let mut draft = Draft::of(report, &self.agent, &parts, self.clock.wall());
         self.services
             .judge(&mut draft.conditions, &report.own_misses, draft.now);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use duosuan_crds::{
     NodeReportStatus, Tier as ApiTier,
     report::{
-        ActionReport, DiskReport, EvictionReport, GpuReport, GuardReport, HostReport, MidOfferReport, NumaReport,
-        OfferReport, PagingReport, Pressure, TierReport, TierWork,
+        ActionReport, DiskReport, EvictionReport, GpuReport, GuardReport, HostReport, MidOfferReport, OfferReport,
+        PagingReport, Pressure, TierReport, TierWork,
     },
 };
 use duosuan_policy::{
@@ -154,8 +154,6 @@ fn basis_reason(cpu: Basis, memory: Basis) -> &'static str {
 /// Parts of the node that pods can be held to.
 #[derive(Clone, Debug, Default)]
 pub struct Parts {
-    /// NUMA nodes, by their number.
-    pub numa: Vec<NumaReport>,
     /// GPUs, by index.
     pub gpus: Vec<GpuReport>,
 }
@@ -201,7 +199,7 @@ pub fn status(
             prod_memory_milli: stall(report.prod_stall.memory),
             prod_io_milli: stall(report.prod_stall.io),
         },
-        numa: numa::with_parts(parts.numa.clone(), &report.numa),
+        numa: numa::reports(&report.numa),
         host: host(report),
         gpus: parts.gpus.clone(),
         capabilities: capabilities.names().into_iter().map(str::to_owned).collect(),

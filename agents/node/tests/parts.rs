@@ -10,16 +10,12 @@
 #[path = "steady/folder.rs"]
 mod folder;
 
-use duosuan_node::{agent::Agent, kernel::Kernel, metrics::Metrics, numa, publish::Draft, quantity, status::Parts};
+use duosuan_node::{agent::Agent, kernel::Kernel, metrics::Metrics, publish::Draft, quantity, status::Parts};
 use folder::Folder;
 use jiff::Timestamp;
 
-fn reported(folder: &Folder, agent: &Agent<Kernel>, report: &duosuan_policy::Report) -> duosuan_crds::NodeReportStatus {
-    let parts = Parts {
-        numa: numa::read(&folder.sys()).unwrap(),
-        ..Parts::default()
-    };
-    Draft::of(report, agent, &parts, Timestamp::UNIX_EPOCH).status
+fn reported(agent: &Agent<Kernel>, report: &duosuan_policy::Report) -> duosuan_crds::NodeReportStatus {
+    Draft::of(report, agent, &Parts::default(), Timestamp::UNIX_EPOCH).status
 }
 
 #[test]
@@ -35,7 +31,7 @@ fn load_paging_and_whole_disks_are_reported_and_exported() {
         metrics.record("n", &look.report, &look.acted);
         report = Some(look.report);
     }
-    let host = reported(&folder, &agent, &report.unwrap()).host;
+    let host = reported(&agent, &report.unwrap()).host;
     assert_eq!(host.load1.unwrap().0, "0.50");
     let paging = host.paging.unwrap();
     assert_eq!((paging.major_faults, paging.oom_kills), (30, 1));
@@ -114,7 +110,7 @@ fn what_each_numa_node_uses_and_could_give_adds_up_to_the_nodes_own_figures() {
         report = Some(agent.look(second * 1_000).report);
     }
     let report = report.unwrap();
-    let status = reported(&folder, &agent, &report);
+    let status = reported(&agent, &report);
     let batch = report.batch_offer();
     assert!(batch.cpu > 1_000 && batch.memory > 1 << 30, "{batch:?}");
     let [first, second] = status.numa.as_slice() else {

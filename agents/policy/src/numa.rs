@@ -30,6 +30,8 @@ pub struct NumaView {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Numa {
     at: Option<Millis>,
+    /// Numbers of the NUMA nodes, in their order.
+    known: Vec<u16>,
     /// Busy microseconds, and the rate since the sample before, by the place of the NUMA node.
     busy: Vec<(Option<u64>, Option<i64>)>,
     view: Arc<Vec<NumaView>>,
@@ -40,6 +42,12 @@ impl Numa {
     pub(crate) fn sample(&mut self, seen: &Observation, now: Millis) {
         let span = self.at.map(|at| now.saturating_sub(at)).filter(|span| *span > 0);
         self.at = Some(now);
+        let nodes = seen.numa.iter().map(|node| node.index);
+        if !nodes.clone().eq(self.known.iter().copied()) {
+            // One came or went, and the places are others.
+            self.known = nodes.collect();
+            self.busy.clear();
+        }
         self.busy.resize(seen.numa.len(), (None, None));
         for ((before, rate), node) in self.busy.iter_mut().zip(&seen.numa) {
             let passed = node.cpu_busy.zip(*before).and_then(|(now, then)| now.checked_sub(then));

@@ -1,6 +1,6 @@
 //! Looking at the node's parts: its NUMA nodes; and, now and then, at its load, its paging and its disks.
 
-use duosuan_cgroup::{Error, proc::CpuTime};
+use duosuan_cgroup::{Error, numa, proc::CpuTime};
 use duosuan_policy::{
     Io, Observation, Resources,
     observation::{Disk, NumaNode, Paging},
@@ -10,15 +10,34 @@ use super::Kernel;
 
 /// What is only looked at by people is read at one look of so many.
 const COUNT: u64 = 5;
+/// Whether other nodes or CPUs are online is asked at one look of so many, of which memory is read at each.
+const FOLLOW: u64 = 3 * COUNT;
 /// Most disks that are told of.
 const DISKS: usize = 64;
 
 impl Kernel {
+    /// Finds the NUMA nodes, where others are online than before.
+    pub(super) fn follow_numa(&mut self) {
+        if self.looks % FOLLOW == 1
+            && let Some(Err(error)) = self.numa.as_mut().map(numa::NumaNodes::follow)
+        {
+            self.fail("numa", error.to_string());
+        }
+    }
+
+    fn numa_nodes(&self) -> &[numa::NumaNode] {
+        self.numa.as_ref().map(numa::NumaNodes::nodes).unwrap_or_default()
+    }
+
     /// CPU time of the whole node, and of its NUMA nodes where there are several, into `seen`.
     pub(super) fn cpu_times(&self, seen: &mut Observation) -> Result<CpuTime, Error> {
-        if self.numa.len() != seen.numa.len() {
-            seen.numa = self
-                .numa
+        let nodes = self.numa_nodes();
+        if !nodes
+            .iter()
+            .map(|node| node.index)
+            .eq(seen.numa.iter().map(|part| part.index))
+        {
+            seen.numa = nodes
                 .iter()
                 .map(|node| NumaNode {
                     index: node.index,
@@ -36,13 +55,13 @@ impl Kernel {
             (part.capacity.cpu, part.cpu_busy) = (0, None);
         }
         let mut each = |cpu: u32, busy: u64| {
-            let of = self.numa.iter().zip(parts.iter_mut());
+            let of = nodes.iter().zip(parts.iter_mut());
             for (_, part) in of.filter(|(node, _)| node.cpus.binary_search(&cpu).is_ok()) {
                 part.capacity.cpu += 1_000;
                 part.cpu_busy = Some(part.cpu_busy.unwrap_or(0).saturating_add(busy));
             }
         };
-        let wanted: Option<&mut dyn FnMut(u32, u64)> = if self.numa.is_empty() { None } else { Some(&mut each) };
+        let wanted: Option<&mut dyn FnMut(u32, u64)> = if nodes.is_empty() { None } else { Some(&mut each) };
         let time = self.proc.cpu_times(wanted);
         // Memory alone (CXL, HBM), or all its CPUs are offline: nobody is busy there, which is not that nobody knows.
         if time.is_ok() && parts.iter().any(|part| part.cpu_busy.is_some()) {
@@ -64,7 +83,7 @@ impl Kernel {
             return;
         }
         let mut failed = Vec::new();
-        for (node, part) in self.numa.iter().zip(&mut seen.numa) {
+        for (node, part) in self.numa_nodes().iter().zip(&mut seen.numa) {
             match node.memory() {
                 Ok(memory) => {
                     part.capacity = Resources {

@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context, bail};
 use duosuan_cgroup::{
     Cgroup,
-    numa::{self, NumaNode},
+    numa::NumaNodes,
     proc::Proc,
     resctrl::{Folders, Resctrl},
 };
@@ -83,8 +83,8 @@ pub struct Kernel {
     cores: Vec<Vec<u32>>,
     /// Absent where resctrl controls nothing.
     cache: Option<cache::Cache>,
-    /// NUMA nodes, by number.
-    numa: Vec<NumaNode>,
+    /// Absent where they cannot be read.
+    numa: Option<NumaNodes>,
     /// Block devices by name, and whether they are whole disks.
     disks: BTreeMap<String, bool>,
     /// Absent where links are not looked after.
@@ -155,7 +155,7 @@ impl Kernel {
             sys: roots.sys.clone(),
             cores: Vec::new(),
             cache: None,
-            numa: Vec::new(),
+            numa: None,
             disks: BTreeMap::new(),
             network: None,
             looks: 0,
@@ -171,8 +171,8 @@ impl Kernel {
             failed: Vec::new(),
             logged: BTreeMap::new(),
         };
-        match numa::nodes(&roots.sys) {
-            Ok(nodes) => kernel.numa = nodes,
+        match NumaNodes::open(&roots.sys) {
+            Ok(nodes) => kernel.numa = Some(nodes),
             Err(error) => kernel.fail("numa", error.to_string()),
         }
         let found =

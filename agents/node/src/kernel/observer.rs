@@ -53,6 +53,7 @@ impl Kernel {
         }
         self.probe();
         self.lower();
+        self.follow_numa();
         let cpu = self.read("stat", |k| k.cpu_times(seen).map(Some));
         let memory = self.read("meminfo", |k| k.proc.meminfo().map(Some));
         let pressure = |k: &mut Self, resource: &'static str| k.read("pressure", |k| k.proc.pressure(resource));

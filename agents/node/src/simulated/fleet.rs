@@ -440,7 +440,6 @@ impl Member {
     fn draft(&self, report: &Report, now: Timestamp) -> Draft {
         let parts = Parts {
             gpus: self.info.gpu_reports(),
-            ..Parts::default()
         };
         Draft::of(report, &self.agent, &parts, now)
     }

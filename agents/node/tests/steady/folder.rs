@@ -94,10 +94,6 @@ impl Folder {
         self.dir.path().join("cgroup")
     }
 
-    pub(crate) fn sys(&self) -> PathBuf {
-        self.dir.path().join("sys")
-    }
-
     pub(crate) fn pods(&self) -> Vec<PodInfo> {
         self.pods.clone()
     }
