@@ -158,9 +158,10 @@ pub struct EvictionReport {
     #[schemars(extend("enum" = ["MemoryShort", "MemoryFails", "MemoryStall", "CpuSuppressed", "CpuStall"]))]
     pub cause: String,
     /// `Ordered`: asked for, and not answered yet. `Evicted`: the API server evicts the pod. `Refused`: a disruption budget
-    /// keeps it. `Failed`: the order did not work out, or was taken back under notice. `Killed`: its processes were killed.
-    /// `Observed`: the mode is `observe`, and nothing was done.
-    #[schemars(extend("enum" = ["Ordered", "Evicted", "Refused", "Failed", "Killed", "Observed"]))]
+    /// keeps it. `Withdrawn`: before its notice was over nobody was to be evicted any more, and the notice was taken back.
+    /// `Failed`: the order did not work out. `Killed`: its processes were killed. `Observed`: the mode is `observe`, and nothing
+    /// was done.
+    #[schemars(extend("enum" = ["Ordered", "Evicted", "Refused", "Withdrawn", "Failed", "Killed", "Observed"]))]
     pub outcome: String,
     /// Work that was lost with it, of its whole claim where that cannot spare the pod, in core-seconds since the last
     /// checkpoint (annotation `duosuan.io/last-checkpoint`, else the claim's `interruption.checkpointInterval`), else since the

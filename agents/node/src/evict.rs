@@ -181,7 +181,7 @@ async fn evict(client: &Client, node: &str, order: &Eviction, need: &Need) -> An
         if let Err(why) = need.lasts(NOTICE.max(Duration::from_millis(order.notice))).await {
             tracing::info!(pod = %order.name, "not evicted, its notice is taken back: {why}");
             note(&pods, name, &order.uid, None).await;
-            return Answer::Failed;
+            return Answer::Withdrawn;
         }
     }
     let Some(answer) = ask_to_evict(client, node, order, (namespace, name), false).await else {
@@ -194,8 +194,10 @@ async fn evict(client: &Client, node: &str, order: &Eviction, need: &Need) -> An
                 tracing::warn!(pod = %order.name, "no event tells of the eviction: {error:#}");
             }
         }
-        Answer::Refused | Answer::Failed if alive => drop(note(&pods, name, &order.uid, None).await),
-        Answer::Refused | Answer::Failed => {}
+        Answer::Refused | Answer::Withdrawn | Answer::Failed if alive => {
+            note(&pods, name, &order.uid, None).await;
+        }
+        Answer::Refused | Answer::Withdrawn | Answer::Failed => {}
     }
     answer
 }
@@ -445,11 +447,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_policy_that_lets_nobody_be_evicted_any_more_ends_what_is_under_notice() {
         let (answer, asked, second) = follow(of_mid(Cause::Memory), false, true).await;
-        assert_eq!(answer, Answer::Failed);
+        assert_eq!(answer, Answer::Withdrawn);
         assert!(takes_the_notice_back(&asked), "{asked:?}");
         assert!(second <= 3, "at once, and not at the end of the notice: {second}");
         let (answer, asked, _) = follow(order(), false, true).await;
-        assert_eq!(answer, Answer::Failed, "batch too");
+        assert_eq!(answer, Answer::Withdrawn, "batch too");
         assert!(takes_the_notice_back(&asked), "{asked:?}");
         let killed = Eviction {
             outcome: Outcome::Killed,
@@ -471,7 +473,7 @@ mod tests {
             (order(), false, false),
         ] {
             let (answer, asked, _) = follow(order.clone(), true, near).await;
-            assert_eq!(answer == Answer::Failed, stays, "{order:?} {near}");
+            assert_eq!(answer == Answer::Withdrawn, stays, "{order:?} {near}");
             assert_eq!(takes_the_notice_back(&asked), stays, "{asked:?}");
         }
     }

@@ -185,7 +185,7 @@ impl Evictor {
         let barred = match answer {
             Answer::Evicted => None,
             Answer::Refused => Some(BARRED.0),
-            Answer::Failed => Some(BARRED.1),
+            Answer::Withdrawn | Answer::Failed => Some(BARRED.1),
         };
         if let Some(barred) = barred {
             self.leaving.remove(uid);
@@ -200,11 +200,7 @@ impl Evictor {
         if let Some(at) = ours
             && let Some(eviction) = Arc::make_mut(&mut self.last).get_mut(at)
         {
-            eviction.outcome = match answer {
-                Answer::Evicted => Outcome::Evicted,
-                Answer::Refused => Outcome::Refused,
-                Answer::Failed => Outcome::Failed,
-            };
+            eviction.outcome = answer.outcome();
         }
     }
 

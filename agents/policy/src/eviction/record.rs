@@ -45,8 +45,22 @@ pub enum Answer {
     Evicted,
     /// A disruption budget keeps the pod.
     Refused,
+    /// Nobody was to be evicted any more before the pod's notice was over: it was taken back.
+    Withdrawn,
     /// It did not work out.
     Failed,
+}
+
+impl Answer {
+    /// What became of the eviction by it.
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::Evicted => Outcome::Evicted,
+            Self::Refused => Outcome::Refused,
+            Self::Withdrawn => Outcome::Withdrawn,
+            Self::Failed => Outcome::Failed,
+        }
+    }
 }
 
 /// What became of an eviction.
@@ -59,6 +73,8 @@ pub enum Outcome {
     Evicted,
     /// A disruption budget keeps it.
     Refused,
+    /// Nobody was to be evicted any more before its notice was over.
+    Withdrawn,
     /// The order did not work out.
     Failed,
     /// Its processes were killed.
@@ -74,6 +90,7 @@ impl Outcome {
             Self::Ordered => "Ordered",
             Self::Evicted => "Evicted",
             Self::Refused => "Refused",
+            Self::Withdrawn => "Withdrawn",
             Self::Failed => "Failed",
             Self::Killed => "Killed",
             Self::Observed => "Observed",
