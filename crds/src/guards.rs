@@ -30,6 +30,10 @@ pub struct Guards {
     /// the node. Absent: on, with its defaults, where the agent may look after the node's links (`agent.network` in the chart's
     /// values), and the link's speed is known. Held are pods with a link of their own on the node (veth, netkit), on which
     /// nobody else has hooks (`clsact`, `ingress`) for packets; others are left alone, and counted in the condition `NetworkHeld`.
+    /// So are links whose packets do not come by the agent's hooks, as where programs of tcx take them before (Cilium's, since
+    /// Linux 6.6): by the counts, as soon as some 200 packets of a pod went by. Where the node's end of a link sees no packet
+    /// at all (netkit with programs that redirect), nothing tells of it: give `disabled: true` there. A route out by a bridge, a
+    /// VLAN or Open vSwitch is followed to the card below; where there is none, or more than one, only `rate` is held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkGuard>,
     /// GPU guard: batch on a card that it shares with prod computes in prod's gaps and gives memory back when prod asks

@@ -178,7 +178,7 @@ impl Metrics {
             reach: plain(
                 r,
                 "node_network_pods",
-                "Pods of batch by whether their traffic can be held: held; apart without a link of their own; taken by hooks of somebody else; unseen",
+                "Pods of batch by whether their traffic can be held: held; apart without a link of their own; taken by hooks of somebody else; refused by the kernel; bypassed by programs before the agent's hooks; unseen",
             ),
             cuts: plain(r, "guard_cuts", "Times that the guard cut batch"),
             evictions: plain(
@@ -408,12 +408,7 @@ impl Metrics {
 
     /// Counts what became of an order to evict a pod.
     pub fn evicted(&self, node: &str, eviction: &Eviction, answer: Answer) {
-        let outcome = match answer {
-            Answer::Evicted => Outcome::Evicted,
-            Answer::Refused => Outcome::Refused,
-            Answer::Failed => Outcome::Failed,
-        };
-        self.count_eviction(node, eviction, outcome);
+        self.count_eviction(node, eviction, answer.outcome());
     }
 
     fn count_eviction(&self, node: &str, eviction: &Eviction, outcome: Outcome) {

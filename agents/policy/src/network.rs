@@ -37,6 +37,13 @@ const SAME: i64 = 20;
 const FULL: i64 = 950;
 /// After a cut, this long no step up.
 const CALM: Millis = 3_000;
+/// A cut is one that is told of where it leaves batch so much less than all, in thousandths of the link; rates are told of again when they moved so far.
+const TOLD: i64 = 100;
+/// So long after the last cut batch is said to be cut still: prod's need goes up and down.
+const CUT_FOR: Millis = 10_000;
+/// What was known of the link holds so long: a driver says no speed while a cable is plugged in anew, and a kernel that is
+/// kept nothing at all.
+const LASTS: Millis = 300_000;
 
 /// The guard's memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +58,13 @@ pub struct NetworkGuard {
     pub last_action: Option<String>,
     last: Option<Sample>,
     last_cut: [Option<Millis>; 2],
+    /// The rates of which `last_action` tells, and why they are what they are now.
+    told: Option<[i64; 2]>,
+    why: String,
+    /// The link's name and speed as its driver said them last, and when.
+    speed: Option<(String, i64, Millis)>,
+    /// Since when the kernel does not say how the network is.
+    unread: Option<Millis>,
 }
 
 /// What had gone each way by some time, bytes: over the link, and batch's.
@@ -112,10 +126,18 @@ impl NetworkGuard {
             return None;
         };
         if network.unread {
-            // Missing is never zero: what held goes on.
+            let since = *self.unread.get_or_insert(now);
+            if now.saturating_sub(since) >= LASTS {
+                self.switch_off(Some(
+                    "off: the kernel has not said for minutes what goes over the node's links: the agent's log says why",
+                ));
+                self.unread = Some(since);
+            }
+            // Missing is never zero: what held goes on for some time.
             return self.action();
         }
-        let need = self.measure(network, now);
+        self.unread = None;
+        let need = self.measure(network);
         if network.held == 0 {
             self.release(network);
             return None;
@@ -125,12 +147,17 @@ impl NetworkGuard {
             return self.action();
         }
         let Some(uplink) = &network.uplink else {
-            self.switch_off(Some(
-                "off: no route leads out of the node, so that there is no link to share: give guards.network.rate",
-            ));
+            let why = match &network.hidden {
+                Some(hidden) => format!("off: {hidden}: give guards.network.rate"),
+                None => {
+                    "off: no route leads out of the node, so that there is no link to share: give guards.network.rate"
+                        .to_owned()
+                }
+            };
+            self.switch_off(Some(&why));
             return None;
         };
-        let Some(line) = policy.line.or(uplink.speed) else {
+        let Some(line) = policy.line.or_else(|| self.speed_of(uplink, now)) else {
             let why = format!(
                 "off: the driver of {} does not say how fast it is: give guards.network.line, or guards.network.rate",
                 uplink.name
@@ -153,21 +180,31 @@ impl NetworkGuard {
     /// What should hold.
     fn action(&self) -> Option<Action> {
         let [send, receive] = self.rates?;
-        let why = self
-            .last_action
-            .as_deref()
-            .unwrap_or("batch gets what prod leaves of the link");
         Some(Action::new(
             NETWORK,
             RATES,
             format!("send={send} receive={receive}"),
-            why,
+            &self.why,
         ))
+    }
+
+    /// How fast a link is, where its driver says so, or did a short time ago.
+    fn speed_of(&mut self, uplink: &Uplink, now: Millis) -> Option<i64> {
+        if let Some(speed) = uplink.speed {
+            match &mut self.speed {
+                Some((name, known, at)) if *name == uplink.name => (*known, *at) = (speed, now),
+                other => *other = Some((uplink.name.clone(), speed, now)),
+            }
+        }
+        let known = self.speed.as_ref().filter(|(name, ..)| *name == uplink.name);
+        known
+            .filter(|(.., at)| now.saturating_sub(*at) < LASTS)
+            .map(|(_, speed, _)| *speed)
     }
 
     /// No limit, since there is nobody to hold.
     fn release(&mut self, network: &Network) {
-        (self.state, self.last_cut) = (GuardState::Idle, [None; 2]);
+        (self.state, self.last_cut, self.told) = (GuardState::Idle, [None; 2], None);
         if self.rates.take().is_some() {
             self.last_action = Some("gave batch the whole link: no pod of batch is left to hold".to_owned());
         }
@@ -182,11 +219,12 @@ impl NetworkGuard {
         let rates = Some([rate; 2]);
         if self.rates != rates {
             self.cuts += u64::from(self.rates.is_none_or(|[send, receive]| rate < send.max(receive)));
-            self.rates = rates;
-            self.last_action = Some(format!(
+            (self.rates, self.told) = (rates, rates);
+            self.why = format!(
                 "batch may send {0} Mbit/s and receive as much: the rate of the policy",
                 megabits(rate)
-            ));
+            );
+            self.last_action = Some(self.why.clone());
         }
         self.state = GuardState::Suppressing;
     }
@@ -236,25 +274,37 @@ impl NetworkGuard {
             "{send} Mbit/s to send and {receive} to receive: prod sends {prod_sends} and receives {prod_receives} of the {} of {link}",
             megabits(line)
         );
-        if before.is_none() {
-            self.state = GuardState::Idle;
-            self.last_action = Some(format!("batch has {of}"));
-        } else if cut {
-            self.cuts += u64::from(self.state != GuardState::Suppressing);
-            self.state = GuardState::Suppressing;
-            self.last_action = Some(format!("cut batch to {of}"));
-        } else if raised {
-            self.state = GuardState::Recovering;
-            self.last_action = Some(format!("raised batch to {of}"));
+        let lately = self.last_cut.iter().flatten().max();
+        let lately = lately.is_some_and(|at| now.saturating_sub(*at) < CUT_FOR);
+        let all = rates == [most; 2];
+        let clearly = rates.iter().any(|rate| *rate < most - part(TOLD));
+        // Neither a cut too small to tell of nor a step between two cuts is another state.
+        let state = match self.state {
+            GuardState::Idle | GuardState::Recovering if cut && clearly => GuardState::Suppressing,
+            GuardState::Suppressing | GuardState::Recovering if all && !lately => GuardState::Idle,
+            GuardState::Suppressing if raised && !lately => GuardState::Recovering,
+            state => state,
+        };
+        self.cuts += u64::from(state == GuardState::Suppressing && self.state != state);
+        let far = self.told.is_none_or(|told| {
+            let moved = |(told, now): (i64, &i64)| (told - now).abs() >= part(TOLD);
+            told.into_iter().zip(&rates).any(moved)
+        });
+        match before {
+            None => self.why = format!("batch has {of}"),
+            Some(_) if cut => self.why = format!("cut batch to {of}"),
+            Some(_) if raised => self.why = format!("raised batch to {of}"),
+            Some(_) => {}
         }
-        if rates == [most; 2] && !cut {
-            self.state = GuardState::Idle;
+        if state != self.state || far {
+            (self.told, self.last_action) = (Some(rates), Some(self.why.clone()));
         }
+        self.state = state;
     }
 
     /// What prod needs, where a span has passed since it was measured last.
-    fn measure(&mut self, network: &Network, now: Millis) -> Option<Need> {
-        let uplink = network.uplink.as_ref()?;
+    fn measure(&mut self, network: &Network) -> Option<Need> {
+        let (uplink, now) = (network.uplink.as_ref()?, network.at);
         let sample = |ways| Sample {
             at: now,
             link: uplink.name.clone(),

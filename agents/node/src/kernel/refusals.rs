@@ -17,7 +17,14 @@ pub(super) const RETRY_AFTER: Millis = 30_000;
 const DENIED_FOR: Millis = 120_000;
 
 /// A want of file descriptors or of memory passes, and says nothing of the file.
-const PASSING: [Errno; 5] = [Errno::AGAIN, Errno::INTR, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+pub(super) const PASSING: [Errno; 6] = [
+    Errno::AGAIN,
+    Errno::INTR,
+    Errno::MFILE,
+    Errno::NFILE,
+    Errno::NOMEM,
+    Errno::NOBUFS,
+];
 /// What one cgroup is, others are not: a threaded one cannot be killed as a whole.
 const OF_ONE: Errno = Errno::OPNOTSUPP;
 

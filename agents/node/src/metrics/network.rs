@@ -21,6 +21,8 @@ impl Metrics {
         pods("held", |n| n.held);
         pods("apart", |n| n.apart);
         pods("taken", |n| n.taken);
+        pods("refused", |n| n.refused);
+        pods("bypassed", |n| n.bypassed);
         pods("unseen", |n| n.unseen);
         let Some(network) = network else { return };
         let mut labels = WayLabels {

@@ -2,21 +2,31 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::observation::Millis;
+
 /// The node's network, as far as batch's part in it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     /// The link that leads out of the node, if one does.
     pub uplink: Option<Uplink>,
+    /// Why none is known to count what leaves the node, where a route leads out.
+    pub hidden: Option<String>,
     /// Pods of batch, and its other groups, whose traffic can be held: they have a link of their own on the node.
     pub held: u32,
     /// Those that have none: they use the node's network, or a device that was given to them.
     pub apart: u32,
     /// Those whose link has hooks of somebody else, which are left alone.
     pub taken: u32,
+    /// Those on whose link the kernel has no hooks or filters.
+    pub refused: u32,
+    /// Those whose packets do not come by the hooks of their link.
+    pub bypassed: u32,
     /// Those whose processes the agent does not see, and with them not where their link is.
     pub unseen: u32,
     /// The kernel did not say how it is now: this is how it was.
     pub unread: bool,
+    /// When what went over it was counted last.
+    pub at: Millis,
     /// What batch's pods with a link have sent.
     pub sent: Traffic,
     /// What they have received.
@@ -32,6 +42,14 @@ impl Network {
                 "no link of their own on the node: they use its own network, or a device that was given to them",
             ),
             (self.taken, "a link with hooks of somebody else, which are left alone"),
+            (
+                self.refused,
+                "a link on which the kernel refuses hooks: the agent's log says how",
+            ),
+            (
+                self.bypassed,
+                "a link whose packets do not come by the agent's hooks: somebody's programs (tcx, as Cilium's) take them before",
+            ),
             (
                 self.unseen,
                 "processes that the agent does not see: it has to run in the node's own namespace of processes",

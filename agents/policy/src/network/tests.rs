@@ -65,6 +65,7 @@ impl Plant {
     }
 
     fn step(&mut self) -> Option<Action> {
+        self.seen.at = self.now;
         let seen = node(self.seen.clone());
         self.guard.step(&policy(None, None), &able(), &seen, self.now)
     }
@@ -220,6 +221,7 @@ fn a_counter_that_begins_anew_or_a_look_that_knows_none_changes_nothing() {
     let mut anew = plant.seen.clone();
     anew.sent.bytes = 0;
     plant.now += 1_000;
+    anew.at = plant.now;
     plant.guard.step(&policy(None, None), &able(), &node(anew), plant.now);
     assert_eq!(plant.rates(), rates);
     plant.now += 1_000;
@@ -301,12 +303,17 @@ fn where_nobody_can_be_held_the_guard_says_why_not() {
         held: 0,
         apart: 2,
         taken: 1,
+        refused: 3,
+        bypassed: 4,
         ..network()
     };
     let (state, why) = said(Some(beyond), &able());
     assert_eq!(state, GuardState::Off);
     assert!(
-        why.contains("2 pods of batch have no link") && why.contains("1 pods of batch have a link with hooks"),
+        why.contains("2 pods of batch have no link")
+            && why.contains("3 pods of batch have a link on which the kernel refuses")
+            && why.contains("4 pods of batch have a link whose packets")
+            && why.contains("1 pods of batch have a link with hooks"),
         "{why}"
     );
     let nobody = Network { held: 0, ..network() };
@@ -332,4 +339,102 @@ fn pods_that_all_went_leave_no_limit_and_the_next_one_gets_it_anew() {
     plant.seen.held = 1;
     assert!(plant.pass(LINE / 2, 1_000).is_some());
     assert_eq!(plant.rates(), [MOST_OF_LINE - LINE / 2; 2]);
+}
+
+/// A cable that was plugged in anew, or a driver that said -1 at one look, switched the guard off.
+#[test]
+fn a_driver_that_says_no_speed_for_some_looks_changes_nothing_and_one_that_says_none_for_long_ends_it() {
+    let mut plant = Plant::new();
+    plant.step();
+    plant.pass(LINE / 2, 1_000);
+    plant.seen.uplink.as_mut().unwrap().speed = None;
+    let mut acts = 0;
+    for _ in 0..LASTS / 1_000 - 1 {
+        acts += u32::from(plant.pass(LINE / 2, 1_000).is_some());
+        assert_ne!(plant.guard.state, GuardState::Off);
+    }
+    assert_eq!(u64::from(acts), LASTS / 1_000 - 1);
+    assert_eq!(plant.pass(LINE / 2, 1_000), None);
+    assert!(plant.guard.last_action.clone().unwrap().contains("driver of eth0"));
+    plant.seen.uplink.as_mut().unwrap().speed = Some(LINE);
+    assert!(plant.pass(LINE / 2, 1_000).is_some());
+    // Another link's speed is none of this one's.
+    let uplink = plant.seen.uplink.as_mut().unwrap();
+    (uplink.name, uplink.speed) = ("eth1".to_owned(), None);
+    assert_eq!(plant.pass(LINE / 2, 1_000), None);
+}
+
+/// A kernel that said nothing any more had batch held to the last rate for ever.
+#[test]
+fn a_rate_that_nobody_knows_the_need_of_holds_for_minutes_and_no_longer() {
+    let mut plant = Plant::new();
+    plant.step();
+    plant.pass(LINE / 2, 1_000);
+    let rates = plant.rates();
+    plant.seen.unread = true;
+    for _ in 0..=(LASTS - 1) / 1_000 {
+        assert!(plant.pass(LINE / 2, 1_000).is_some());
+        assert_eq!(plant.rates(), rates);
+    }
+    for _ in 0..10 {
+        assert_eq!(plant.pass(LINE / 2, 1_000), None);
+        assert_eq!((plant.guard.state, plant.guard.rates), (GuardState::Off, None));
+        assert!(
+            plant
+                .guard
+                .last_action
+                .as_deref()
+                .unwrap()
+                .contains("has not said for minutes")
+        );
+    }
+    plant.seen.unread = false;
+    plant.pass(LINE / 2, 1_000);
+    assert!(plant.pass(LINE / 2, 1_000).is_some());
+    assert_ne!(plant.guard.state, GuardState::Off);
+}
+
+/// Each second prod needed a little more or less, and each was a state of its own, an action of the last ten, and a report.
+#[test]
+fn a_need_that_goes_up_and_down_is_told_of_once() {
+    for (level, swing) in [(0, LINE / 20), (LINE * 2 / 5, LINE / 25)] {
+        let mut plant = Plant::new();
+        plant.greed = LINE / 5;
+        plant.step();
+        plant.pass(0, 1_000);
+        let (mut states, mut deeds) = (vec![plant.guard.state], vec![plant.guard.last_action.clone()]);
+        for second in 0..600 {
+            // Ups and downs of 8 s each.
+            plant.pass(level + if second / 8 % 2 == 0 { swing } else { 0 }, 1_000);
+            states.push(plant.guard.state);
+            deeds.push(plant.guard.last_action.clone());
+        }
+        states.dedup();
+        deeds.dedup();
+        let expected: &[GuardState] = if level == 0 {
+            &[GuardState::Idle]
+        } else {
+            &[GuardState::Idle, GuardState::Suppressing]
+        };
+        assert_eq!(
+            (states.as_slice(), deeds.len()),
+            (expected, expected.len()),
+            "{deeds:?}"
+        );
+    }
+}
+
+#[test]
+fn where_what_leaves_the_node_cannot_be_counted_it_is_said_why_and_a_rate_of_the_policys_own_holds() {
+    let mut guard = NetworkGuard::default();
+    let network = Network {
+        uplink: None,
+        hidden: Some("br0 is a bridge".to_owned()),
+        ..Plant::new().seen
+    };
+    let seen = node(network);
+    assert_eq!(guard.step(&policy(None, None), &able(), &seen, 0), None);
+    let said = guard.last_action.clone().unwrap();
+    assert_eq!(said, "off: br0 is a bridge: give guards.network.rate");
+    assert!(guard.step(&policy(Some(LEAST), None), &able(), &seen, 1_000).is_some());
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::{
+    is_passing,
     socket::Socket,
     wire::{attribute, i32_at, name, u32_at, u64_at, within},
 };
@@ -48,11 +49,17 @@ pub(super) struct Link {
     pub(super) namespace: i32,
 }
 
-/// What a link has carried, in bytes, as the node sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a link has carried, as the node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Carried {
+    pub(super) name: String,
+    /// Its kind, where it is not simply a card.
+    pub(super) kind: Option<String>,
+    /// Bytes.
     pub(super) sent: u64,
     pub(super) received: u64,
+    /// Packets that came in on it.
+    pub(super) packets_received: u64,
 }
 
 /// The fixed part of messages about links.
@@ -137,8 +144,8 @@ pub(super) fn way_out(socket: &mut Socket) -> Result<Option<u32>, Errno> {
     Ok(None)
 }
 
-/// The name of a link, and what it has carried.
-pub(super) fn carried(socket: &mut Socket, link: u32) -> Result<Option<(String, Carried)>, Errno> {
+/// What a link has carried; none if it is gone.
+pub(super) fn carried(socket: &mut Socket, link: u32) -> Result<Option<Carried>, Errno> {
     let mut found = None;
     let asked = socket.ask(
         GET_LINK,
@@ -147,11 +154,13 @@ pub(super) fn carried(socket: &mut Socket, link: u32) -> Result<Option<(String, 
         |body| {
             found = body.get(16..).and_then(|rest| {
                 let counts = attribute(rest, STATS64)?;
-                let carried = Carried {
+                Some(Carried {
+                    name: name(attribute(rest, NAME)?),
+                    kind: within(rest, &[INFO, INFO_KIND]).map(name),
+                    packets_received: u64_at(counts, 0)?,
                     received: u64_at(counts, 16)?,
                     sent: u64_at(counts, 24)?,
-                };
-                Some((name(attribute(rest, NAME)?), carried))
+                })
             });
         },
     );
@@ -162,9 +171,16 @@ pub(super) fn carried(socket: &mut Socket, link: u32) -> Result<Option<(String, 
     }
 }
 
-/// How fast a link is, bits a second, where its driver says so.
-pub(super) fn speed(sys: &Path, link: &str) -> Option<i64> {
-    let text = std::fs::read_to_string(sys.join("class/net").join(link).join("speed")).ok()?;
+/// How fast a link is, bits a second, where its driver says so. The driver says nothing while the link is down.
+pub(super) fn speed(socket: &mut Socket, sys: &Path, link: &str) -> Result<Option<i64>, Errno> {
+    match socket.read(sys.join("class/net").join(link).join("speed")) {
+        Ok(text) => Ok(of_text(&text)),
+        Err(error) if is_passing(error) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+fn of_text(text: &str) -> Option<i64> {
     let megabits: i64 = text.trim().parse().ok()?;
     (1..=FASTEST).contains(&megabits).then_some(megabits * 1_000_000)
 }
@@ -172,13 +188,17 @@ pub(super) fn speed(sys: &Path, link: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
+    use super::{
+        super::scripted::{self, Reply},
+        *,
+    };
 
     #[test]
     fn a_speed_that_the_driver_does_not_know_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("class/net/eth0");
         std::fs::create_dir_all(&folder).unwrap();
+        let mut socket = scripted::kernel(|_| Reply::Done);
         for (text, wanted) in [
             ("25000\n", Some(25_000_000_000)),
             ("-1\n", None),
@@ -187,8 +207,8 @@ mod tests {
             ("", None),
         ] {
             std::fs::write(folder.join("speed"), text).unwrap();
-            assert_eq!(speed(dir.path(), "eth0"), wanted, "{text:?}");
+            assert_eq!(speed(&mut socket, dir.path(), "eth0"), Ok(wanted), "{text:?}");
         }
-        assert_eq!(speed(dir.path(), "eth1"), None);
+        assert_eq!(speed(&mut socket, dir.path(), "eth1"), Ok(None));
     }
 }

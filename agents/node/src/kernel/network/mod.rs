@@ -8,10 +8,16 @@
 //! with hooks of somebody else is left alone. All of it is in the journal before it is made; our filters and actions are
 //! known by their numbers, too, so that they are found where the journal was lost.
 
+mod counts;
+mod holding;
 mod links;
+#[cfg(test)]
+mod scripted;
 mod settings;
 mod socket;
+mod spared;
 mod tc;
+mod uplink;
 mod wire;
 
 use std::{
@@ -21,10 +27,7 @@ use std::{
 };
 
 use duosuan_cgroup::Cgroup;
-use duosuan_policy::{
-    Network as Seen,
-    network::{NETWORK, Uplink},
-};
+use duosuan_policy::{Millis, network::NETWORK};
 use rustix::{
     io::Errno,
     thread::{CapabilitySet, capabilities},
@@ -33,8 +36,10 @@ use rustix::{
 use self::{
     links::Link,
     socket::Socket,
-    tc::{Police, Way},
+    spared::{Spared, Why},
+    tc::Way,
 };
+use super::refusals::PASSING;
 use crate::{
     fault::{self, Point},
     journal::Entry,
@@ -46,8 +51,6 @@ const REFIND: u64 = 15;
 const EARLY: u64 = 10;
 /// Processes of a pod that are asked for their namespace: a container may have made one of its own.
 const ASKED: usize = 4;
-/// Somebody who took our hooks off a link so many times may have it.
-const YIELD_AT: u32 = 5;
 /// A filter that was taken off is gone only after a moment, and with it what keeps the actions.
 const PATIENCE: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(5);
@@ -58,52 +61,41 @@ pub(super) struct Network {
     socket: Socket,
     sys: PathBuf,
     found: Found,
+    /// Whether that was found out ever.
+    known: bool,
     /// The cgroups of which that was found out, when they came, and when it is to be found out again.
     generation: u64,
     came: u64,
     due: u64,
-    meters: [Meter; 2],
+    meters: [counts::Meter; 2],
     /// Something of ours is not as it was left.
     astray: bool,
-    /// How often each link lost our hooks.
-    lost: BTreeMap<u32, u32>,
+    /// Links that are left alone for a time.
+    spared: Spared,
+    /// What came in on links of ours, and what of it our filters saw, packets, when that was last compared; and the link of which
+    /// it was compared last.
+    passed: BTreeMap<u32, [u64; 2]>,
+    checked: u32,
+    /// When the counts were read last.
+    counted: Option<Millis>,
+    /// What was odd with single links, to be told.
+    odd: Vec<String>,
 }
 
 /// What was found out.
 #[derive(Debug, Default)]
 struct Found {
     uplink: Option<(u32, Option<i64>)>,
+    /// Why there is none, though a route leads out.
+    hidden: Option<String>,
     /// Batch's links, by index.
     links: BTreeMap<u32, String>,
     held: u32,
     apart: u32,
     taken: u32,
+    refused: u32,
+    bypassed: u32,
     unseen: u32,
-}
-
-/// A count that goes on while what is counted comes and goes.
-#[derive(Debug, Default)]
-struct Meter {
-    parts: BTreeMap<u32, u64>,
-    total: u64,
-}
-
-/// The part that an action of ours counts, beside those of links by their indexes.
-const ACTION: u32 = 0;
-
-impl Meter {
-    /// Takes in the counts of all parts. What a link counted before it was first seen does not count, nor does what is lost where
-    /// it begins anew. An action of ours counts from its beginning: it takes over from the links, and what went by it until it
-    /// is first seen would be taken for prod's.
-    fn take(&mut self, parts: BTreeMap<u32, u64>) -> u64 {
-        for (part, now) in &parts {
-            let new = if *part == ACTION { 0 } else { *now };
-            let before = self.parts.get(part).copied().unwrap_or(new);
-            self.total += now.saturating_sub(before);
-        }
-        self.parts = parts;
-        self.total
-    }
 }
 
 /// Whether a journal entry is about the network.
@@ -115,10 +107,29 @@ pub(super) fn is_ours(entry: &Entry) -> bool {
 fn said(what: &str, error: Errno) -> String {
     let hint = match error {
         Errno::NOENT => ": it has no module for that (sch_ingress, cls_matchall, act_police)",
+        Errno::AGAIN => ": who sets up other links keeps it, or they change all the time",
         Errno::PERM => ": CAP_NET_ADMIN is missing in the node's own network namespace",
         _ => "",
     };
     format!("{what}: {error}{hint}")
+}
+
+/// Whether an error says nothing of what was asked for: it is asked for again.
+fn is_passing(error: Errno) -> bool {
+    PASSING.contains(&error)
+}
+
+/// What was asked of one link or process; nothing, told of in `odd`, where the kernel has something against this one. One that has is
+/// no reason to leave the others.
+fn of_one<T>(outcome: Result<T, Errno>, what: &str, odd: &mut Vec<String>) -> Result<Option<T>, Errno> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_passing(error) => Err(error),
+        Err(error) => {
+            odd.push(said(what, error));
+            Ok(None)
+        }
+    }
 }
 
 /// `send=N receive=N` in bits a second, as bytes a second.
@@ -137,28 +148,62 @@ impl Network {
         if !may {
             return Err("the agent has no CAP_NET_ADMIN: the network of batch is not guarded".to_owned());
         }
-        Ok(Self {
-            socket: Socket::open().map_err(|error| format!("no netlink socket: {error}"))?,
+        let socket = Socket::open().map_err(|error| format!("no netlink socket: {error}"))?;
+        Ok(Self::over(socket, sys))
+    }
+
+    fn over(socket: Socket, sys: &Path) -> Self {
+        Self {
+            socket,
             sys: sys.to_owned(),
             found: Found::default(),
+            known: false,
             generation: 0,
             came: 0,
             due: 0,
             meters: Default::default(),
             astray: false,
-            lost: BTreeMap::new(),
-        })
+            spared: Spared::default(),
+            passed: BTreeMap::new(),
+            checked: 0,
+            counted: None,
+            odd: Vec::new(),
+        }
+    }
+
+    /// Finds out which link leads out, and what keeps one from being known.
+    fn find_uplink(&mut self, out: Option<u32>, found: &mut Found) -> Result<(), Errno> {
+        let Some(out) = out else { return Ok(()) };
+        let Some(link) = links::carried(&mut self.socket, out)? else {
+            return Ok(());
+        };
+        match uplink::below(&self.sys, &link.name, link.kind.as_deref()) {
+            Ok(name) => {
+                let index = if name == link.name {
+                    Some(out)
+                } else {
+                    uplink::index(&self.sys, &name)
+                };
+                let speed = links::speed(&mut self.socket, &self.sys, &name)?;
+                found.uplink = index.map(|index| (index, speed));
+            }
+            Err(why) => found.hidden = Some(why),
+        }
+        Ok(())
     }
 
     /// Finds out which links are batch's.
-    fn find(&mut self, root: &Cgroup, batch: &[String], ours: &BTreeSet<u32>, looks: u64) -> Result<(), Errno> {
+    fn find(
+        &mut self,
+        root: &Cgroup,
+        batch: &[String],
+        ours: &BTreeSet<u32>,
+        looks: u64,
+        now: Millis,
+    ) -> Result<(), Errno> {
         let out = links::way_out(&mut self.socket)?;
         let mut found = Found::default();
-        if let Some(index) = out
-            && let Some((name, _)) = links::carried(&mut self.socket, index)?
-        {
-            found.uplink = Some((index, links::speed(&self.sys, &name)));
-        }
+        self.find_uplink(out, &mut found)?;
         let mut by_namespace: BTreeMap<i32, Vec<Link>> = BTreeMap::new();
         let mut hooked = BTreeSet::new();
         if !batch.is_empty() {
@@ -168,6 +213,7 @@ impl Network {
                 }
             }
             hooked.extend(tc::hooked(&mut self.socket)?);
+            self.check(ours, now)?;
         }
         let mut waits = false;
         for path in batch {
@@ -176,101 +222,49 @@ impl Network {
                 waits = true;
                 continue;
             }
-            let mut own = None;
-            for process in processes.iter().filter(|process| **process > 0) {
-                let namespace = links::namespace_of(&mut self.socket, *process)?;
-                own = namespace.and_then(|namespace| by_namespace.get(&namespace));
+            let (mut own, mut seen) = (None, false);
+            for process in processes.into_iter().filter(|process| *process > 0) {
+                let namespace = links::namespace_of(&mut self.socket, process);
+                let namespace = of_one(namespace, &format!("process {process} of {path}"), &mut self.odd)?;
+                seen |= namespace.is_some();
+                own = namespace.flatten().and_then(|namespace| by_namespace.get(&namespace));
                 if own.is_some() {
                     break;
                 }
             }
             let Some(own) = own else {
-                let seen = processes.iter().any(|process| *process > 0);
                 *(if seen { &mut found.apart } else { &mut found.unseen }) += 1;
                 continue;
             };
-            let free = |link: &&Link| {
-                let lost = self.lost.get(&link.index).is_some_and(|times| *times >= YIELD_AT);
-                ours.contains(&link.index) || !(lost || hooked.contains(&link.index))
+            let left_alone = |link: &Link| {
+                let free = ours.contains(&link.index) || !hooked.contains(&link.index);
+                self.spared.why(link.index, now).or((!free).then_some(Why::Taken))
             };
             // A pod with several links is held where all of them can be.
-            let all = own.iter().filter(free).count() == own.len();
-            *(if all { &mut found.held } else { &mut found.taken }) += 1;
-            found
-                .links
-                .extend(own.iter().filter(free).map(|link| (link.index, link.name.clone())));
+            *match own.iter().find_map(left_alone) {
+                None => &mut found.held,
+                Some(Why::Taken) => &mut found.taken,
+                Some(Why::Refused) => &mut found.refused,
+                Some(Why::Bypassed) => &mut found.bypassed,
+            } += 1;
+            let free = own.iter().filter(|link| left_alone(link).is_none());
+            found.links.extend(free.map(|link| (link.index, link.name.clone())));
         }
         // One that was unhooked behind our back, and one that came with hooks, look the same from here: what is in the journal
         // and has none is astray.
         self.astray |= ours
             .iter()
             .any(|index| found.links.contains_key(index) && !hooked.contains(index));
-        let there = |index: &u32| by_namespace.values().flatten().any(|link| link.index == *index);
-        self.lost.retain(|index, _| there(index));
-        self.found = found;
+        let there: BTreeSet<u32> = by_namespace.values().flatten().map(|link| link.index).collect();
+        self.spared.retain(|index| there.contains(&index), now);
+        (self.found, self.known) = (found, true);
         self.due = looks
             + if waits && looks.saturating_sub(self.came) < EARLY {
                 1
             } else {
                 REFIND
             };
-        Ok(())
-    }
-
-    /// Counts what went over the link that leads out, and what of it was batch's, into `seen`.
-    fn count(&mut self, held: Option<&Entry>, links_held: usize, seen: &mut Seen) -> Result<(), Errno> {
-        let out = match self.found.uplink {
-            Some((index, speed)) => links::carried(&mut self.socket, index)?.map(|found| (found, speed)),
-            None => None,
-        };
-        match out {
-            Some(((name, carried), speed)) => {
-                let uplink = seen.uplink.get_or_insert_with(Uplink::default);
-                if uplink.name != name {
-                    uplink.name = name;
-                }
-                (uplink.speed, uplink.sent, uplink.received) = (speed, carried.sent, carried.received);
-            }
-            None => {
-                seen.uplink = None;
-                // It may be another one by now.
-                self.due = 0;
-            }
-        }
-        (seen.held, seen.apart, seen.taken, seen.unseen) =
-            (self.found.held, self.found.apart, self.found.taken, self.found.unseen);
-        let wanted = held.and_then(|entry| rates(&entry.new));
-        let mut parts: [BTreeMap<u32, u64>; 2] = Default::default();
-        let [sent, received] = &mut parts;
-        if let Some(wanted) = wanted {
-            let mut dropped = [0; 2];
-            let each = Way::BOTH
-                .into_iter()
-                .zip(wanted)
-                .zip([sent, received])
-                .zip(&mut dropped);
-            for (((way, rate), bytes), dropped) in each {
-                let police = tc::policed(&mut self.socket, way)?;
-                self.astray |= !police.is_some_and(|police| is_as_left(&police, rate, links_held));
-                if let Some(police) = police {
-                    bytes.insert(ACTION, police.bytes);
-                    *dropped = u64::from(police.dropped);
-                }
-            }
-            [seen.sent.dropped, seen.received.dropped] = dropped;
-        } else {
-            for index in self.found.links.keys() {
-                // What comes in on the node's end is what the pod sends.
-                if let Some((_, carried)) = links::carried(&mut self.socket, *index)? {
-                    sent.insert(*index, carried.received);
-                    received.insert(*index, carried.sent);
-                }
-            }
-        }
-        let [sent, received] = &mut self.meters;
-        let [sent_now, received_now] = parts;
-        seen.sent.bytes = sent.take(sent_now);
-        seen.received.bytes = received.take(received_now);
+        self.counted = None;
         Ok(())
     }
 
@@ -288,7 +282,8 @@ impl Network {
     /// Whether both filters of ours are on a link.
     fn holds(&mut self, index: u32) -> Result<bool, Errno> {
         for way in Way::BOTH {
-            if tc::filters(&mut self.socket, index, way)?.ours == 0 {
+            let found = gone(tc::filters(&mut self.socket, index, way))?;
+            if found.is_none_or(|filters| filters.ours == 0) {
                 return Ok(false);
             }
         }
@@ -353,11 +348,6 @@ impl Network {
     }
 }
 
-/// Whether an action is what we made it, and each link has a filter that goes by it.
-fn is_as_left(police: &Police, rate: u64, links: usize) -> bool {
-    police.rate == rate && usize::try_from(police.filters).is_ok_and(|filters| filters == links)
-}
-
 /// A link that is gone, and what it had with it, is none to be told of.
 fn gone<T>(outcome: Result<T, Errno>) -> Result<Option<T>, Errno> {
     match outcome {
@@ -386,22 +376,5 @@ fn first_of_each(group: &Cgroup, into: &mut Vec<i32>) {
         if let Ok(child) = group.child(&name) {
             first_of_each(&child, into);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Batch's traffic of the look in which its rates are set first would be taken for prod's, and batch be cut for it.
-    #[test]
-    fn nothing_is_lost_when_the_count_goes_over_from_links_to_the_action_that_holds_them() {
-        let mut meter = Meter::default();
-        let links = |a, b| BTreeMap::from([(7, a), (8, b)]);
-        assert_eq!(meter.take(links(1_000, 50)), 0, "what was before is not counted");
-        assert_eq!(meter.take(links(1_100, 60)), 110);
-        assert_eq!(meter.take(BTreeMap::from([(ACTION, 90)])), 200);
-        assert_eq!(meter.take(BTreeMap::from([(ACTION, 95)])), 205);
-        assert_eq!(meter.take(links(2_000, 500)), 205);
     }
 }

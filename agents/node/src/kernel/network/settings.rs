@@ -1,9 +1,6 @@
 //! What the guard sets: made to hold, and taken back.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant,
-};
+use std::time::Instant;
 
 use duosuan_policy::{
     Action, Network as Seen, Observation,
@@ -11,10 +8,14 @@ use duosuan_policy::{
 };
 use rustix::io::Errno;
 
-use super::{PATIENCE, PAUSE, YIELD_AT, gone, is_ours, rates, said, tc, tc::Way};
+use super::{
+    PATIENCE, PAUSE,
+    holding::{Made, held, hold, rates_key},
+    said,
+};
 use crate::{
     fault::{self, Point},
-    journal::{Entry, Key},
+    journal::Entry,
     kernel::Kernel,
 };
 
@@ -27,18 +28,30 @@ impl Kernel {
         };
         let entries = self.journal.entries();
         let ours = held(entries);
-        let mut outcome = Ok(());
+        network.socket.glance(true);
         if network.generation != self.generation {
             (network.generation, network.came, network.due) = (self.generation, self.looks, 0);
         }
-        if self.looks >= network.due {
-            outcome = network.find(&self.root, &self.batch, &ours, self.looks);
-        }
+        let found = if self.looks >= network.due {
+            network.find(&self.root, &self.batch, &ours, self.looks, self.now)
+        } else {
+            Ok(())
+        };
         let rates = entries.get(&rates_key());
         let into = seen.network.get_or_insert_with(Seen::default);
-        let outcome = outcome.and_then(|()| network.count(rates, ours.len(), into));
-        into.unread = outcome.is_err();
-        if let Err(error) = outcome {
+        // Whose links were whose a moment ago is as good as known; where it never was, there is nothing to count.
+        let counted = match found {
+            Err(error) if !network.known => Err(error),
+            _ => network.count(rates, ours.len(), self.now, into),
+        };
+        network.socket.glance(false);
+        into.unread = counted.is_err();
+        let odd = std::mem::take(&mut network.odd);
+        let failed = found.err().or(counted.err());
+        for message in odd {
+            self.fail("netlink", message);
+        }
+        if let Some(error) = failed {
             self.fail("netlink", said("the node's network cannot be looked at", error));
         }
     }
@@ -65,101 +78,17 @@ impl Kernel {
     }
 
     fn try_hold_network(&mut self, action: &Action) -> Result<[u64; 2], (Option<Errno>, String)> {
-        let journal = |error: anyhow::Error| (None, format!("{error:#}"));
         let Some(network) = &mut self.network else {
             return Ok([0; 2]);
         };
-        let rates = rates(&action.value).ok_or_else(|| (None, format!("{:?} is no pair of rates", action.value)))?;
-        let [mut written, mut reasserted] = [0; 2];
-        let known = self.journal.entries().get(&rates_key()).map(|e| e.new.clone());
-        let astray = std::mem::take(&mut network.astray);
-        let another = known.as_ref() != Some(&action.value);
-        if another {
-            let entry = entry(RATES.to_owned(), 0, &action.value);
-            self.journal.set(entry).map_err(journal)?;
-            fault::reach(Point::Journalled);
+        network.socket.glance(true);
+        let mut made = Made::default();
+        let outcome = hold(network, &mut self.journal, action, self.now, &mut made);
+        network.socket.glance(false);
+        for message in std::mem::take(&mut network.odd) {
+            self.fail(POLICE, message);
         }
-        for (way, rate) in Way::BOTH.into_iter().zip(rates).filter(|_| another || astray) {
-            let text = |error| (Some(error), said("batch's rate", error));
-            // A number that somebody else uses is his.
-            let there = tc::policed(&mut network.socket, way).map_err(text)?;
-            if there.is_some_and(|police| police.rate == rate) {
-                continue;
-            }
-            tc::police(&mut network.socket, way, rate).map_err(text)?;
-            let now = tc::policed(&mut network.socket, way)
-                .map_err(text)?
-                .map(|police| police.rate);
-            if now != Some(rate) {
-                return Err((
-                    None,
-                    format!("batch's rate reads {now:?} where {rate} bytes a second were set"),
-                ));
-            }
-            written += 1;
-            reasserted += u64::from(!another);
-        }
-        if another {
-            tracing::info!(to = %action.value, "{}", action.why);
-        }
-        let ours = held(self.journal.entries());
-        if !astray && ours.iter().eq(network.found.links.keys()) {
-            return Ok([written, reasserted]);
-        }
-        let links = network.found.links.clone();
-        for index in ours.iter().filter(|index| !links.contains_key(index)) {
-            let text = |error| (Some(error), said(&format!("link {index}"), error));
-            network.let_go(*index, true).map_err(text)?;
-            self.journal.restored(&link_key(*index)).map_err(journal)?;
-            written += 1;
-        }
-        let mut to_hold: Vec<(u32, String)> = Vec::new();
-        for (index, name) in &links {
-            let text = |error| (Some(error), said(name, error));
-            if !ours.contains(index) {
-                to_hold.push((*index, name.clone()));
-            } else if astray && !network.holds(*index).map_err(text)? {
-                network.let_go(*index, true).map_err(text)?;
-                self.journal.restored(&link_key(*index)).map_err(journal)?;
-                // Whose link it is may have changed: a host end that comes from a pod's namespace keeps its index, and may get
-                // one that was batch's. The next look finds out, and it is held again if it is batch's still.
-                network.due = 0;
-                let times = network.lost.entry(*index).or_default();
-                *times += 1;
-                if *times < YIELD_AT {
-                    reasserted += 1;
-                } else {
-                    tracing::warn!(link = %name, "somebody keeps taking batch's rates off it: left to him");
-                }
-            }
-        }
-        if to_hold.is_empty() {
-            return Ok([written, reasserted]);
-        }
-        let entries = to_hold.iter().map(|(index, name)| link_entry(*index, name));
-        self.journal.set_all(entries.collect()).map_err(journal)?;
-        fault::reach(Point::Journalled);
-        let mut refused = None;
-        for (index, name) in to_hold {
-            match network.hold(index) {
-                Ok(()) => {
-                    tracing::info!(link = %name, "batch's rates hold on it");
-                    written += 1;
-                    continue;
-                }
-                Err(Errno::EXIST) => {
-                    // Somebody was there before us, since it was looked at: the next look counts it as his.
-                    network.due = 0;
-                }
-                Err(Errno::NODEV) => network.due = 0,
-                Err(error) => {
-                    refused = Some((Some(error), said(&name, error)));
-                    gone(network.let_go(index, true)).map_err(|error| (Some(error), said(&name, error)))?;
-                }
-            }
-            self.journal.restored(&link_key(index)).map_err(journal)?;
-        }
-        refused.map_or(Ok([written, reasserted]), Err)
+        outcome.map(|()| [made.written, made.reasserted])
     }
 
     /// Puts back what a journal entry says; true if that was anything. What cannot go yet stays in the journal.
@@ -206,37 +135,5 @@ impl Kernel {
             }
             std::thread::sleep(PAUSE);
         }
-    }
-}
-
-/// Links that carry our filters, by the journal.
-fn held(entries: &BTreeMap<Key, Entry>) -> BTreeSet<u32> {
-    let ours = entries.values().filter(|entry| is_ours(entry) && entry.file != RATES);
-    ours.filter_map(|entry| u32::try_from(entry.device).ok()).collect()
-}
-
-fn link_key(index: u32) -> Key {
-    (NETWORK.to_owned(), format!("link {index}"))
-}
-
-fn rates_key() -> Key {
-    (NETWORK.to_owned(), RATES.to_owned())
-}
-
-/// A link's entry in the journal.
-fn link_entry(index: u32, name: &str) -> Entry {
-    entry(format!("link {index}"), index, name)
-}
-
-fn entry(file: String, index: u32, new: &str) -> Entry {
-    Entry {
-        path: NETWORK.to_owned(),
-        file,
-        device: u64::from(index),
-        inode: 0,
-        old: String::new(),
-        weight: None,
-        new: new.to_owned(),
-        was: Vec::new(),
     }
 }

@@ -32,6 +32,8 @@ const ACTION_COOKIE: u16 = 6;
 /// Actions in a message about actions, and in a filter that matches all.
 const ACTIONS: u16 = 1;
 const MATCHALL_ACTIONS: u16 = 2;
+/// How many packets a filter that matches all has seen.
+const MATCHALL_COUNT: u16 = 4;
 /// Attributes of a police action.
 const POLICE: u16 = 1;
 const POLICE_TABLE: u16 = 2;
@@ -112,6 +114,8 @@ pub(super) struct Filters {
     pub(super) ours: u32,
     /// Somebody else's.
     pub(super) others: u32,
+    /// Packets that ours has seen, where the kernel (5.1) says so.
+    pub(super) seen: Option<u64>,
 }
 
 /// The fixed part of messages about queues and filters.
@@ -192,7 +196,11 @@ pub(super) fn filters(socket: &mut Socket, link: u32, way: Way) -> Result<Filter
             match (ours, handle) {
                 // It is told of twice: as one of its kind, and by itself.
                 (true, 0) => {}
-                (true, handle) if handle == u32::from(OURS) => found.ours += 1,
+                (true, handle) if handle == u32::from(OURS) => {
+                    found.ours += 1;
+                    let rest = body.get(20..).unwrap_or_default();
+                    found.seen = within(rest, &[OPTIONS, MATCHALL_COUNT]).and_then(|bytes| u64_at(bytes, 0));
+                }
                 _ => found.others += 1,
             }
         },

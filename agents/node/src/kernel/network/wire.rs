@@ -14,6 +14,8 @@ pub(super) const DUMP: u16 = 0x300;
 pub(super) const REPLACE: u16 = 0x100;
 pub(super) const EXCLUSIVE: u16 = 0x200;
 pub(super) const CREATE: u16 = 0x400;
+/// Flag of an answer: the list changed while it was made.
+pub(super) const INTERRUPTED: u16 = 0x10;
 
 /// A message that is being written.
 #[derive(Clone, Debug)]
@@ -85,6 +87,7 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Received<'a> {
     pub(super) kind: u16,
+    pub(super) flags: u16,
     pub(super) number: u32,
     /// What follows the header.
     pub(super) body: &'a [u8],
@@ -96,6 +99,7 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
         let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
         let received = Received {
             kind: u16_at(bytes, 4)?,
+            flags: u16_at(bytes, 6)?,
             number: u32_at(bytes, 8)?,
             body: bytes.get(HEADER..length)?,
         };
