@@ -17,6 +17,13 @@ use kube_cel::{
 
 use crate::lean::dra::Attribute;
 
+mod cost;
+
+/// Bytes of an expression, as the API server has it.
+const LONGEST: usize = 10 * 1024;
+/// Bytes of the stack on which expressions are read: the longest one is nested thousands of levels deep at most.
+const STACK: usize = 64 << 20;
+
 /// What an expression can see of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
@@ -60,15 +67,30 @@ impl Expression {
     ///
     /// If it is none, in words.
     pub fn read(text: &str) -> Result<Expression, String> {
+        if text.len() > LONGEST {
+            return Err(format!(
+                "CEL compile error: it has {} bytes, and {LONGEST} are the most",
+                text.len()
+            ));
+        }
         // Nothing that somebody writes into an object may end the operator, whatever the parser makes of it.
-        let parsed = catch_unwind(|| Program::compile(text).map(|program| program.expression().clone()));
-        let mut expr = match parsed {
-            Ok(Ok(expr)) => expr,
-            Ok(Err(error)) => return Err(format!("CEL compile error: {error}")),
-            Err(_) => return Err("CEL compile error: it cannot be read".to_owned()),
-        };
+        let read = || catch_unwind(|| Expression::parse(text)).unwrap_or_else(|_| Err("it cannot be read".to_owned()));
+        let read = std::thread::scope(|scope| {
+            let reader = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, read);
+            let reader = reader.map_err(|error| format!("there is no thread to read it: {error}"))?;
+            reader.join().unwrap_or_else(|_| Err("it cannot be read".to_owned()))
+        });
+        read.map_err(|error| format!("CEL compile error: {error}"))
+    }
+
+    fn parse(text: &str) -> Result<Expression, String> {
+        let program = Program::compile(text).map_err(|error| error.to_string())?;
+        cost::check(program.expression())?;
+        let mut expr = program.expression().clone();
         let mut texts = BTreeSet::new();
         rewrite(&mut expr, &mut texts);
+        // What bindings stand for is known only now.
+        cost::check(&expr)?;
         Ok(Expression { expr, texts })
     }
 
@@ -313,6 +335,55 @@ mod tests {
             ("true", true),
         ] {
             assert_eq!(means(text), Ok(expected), "{text}");
+        }
+    }
+
+    /// Whoever may write a claim may write these. Each would take seconds or all memory, or end the operator.
+    #[test]
+    fn what_could_take_long_is_refused_before_it_is_evaluated() {
+        let nested = |levels: usize| {
+            let digits = "[0,1,2,3,4,5,6,7,8,9]";
+            let all = (0..levels).map(|i| format!("{digits}.all(x{i}, "));
+            all.collect::<String>() + "true" + &")".repeat(levels)
+        };
+        let doubled = |levels: usize| {
+            let bound = (0..levels).map(|i| format!("cel.bind(a{}, a{i} + a{i}, ", i + 1));
+            let bound = bound.collect::<String>() + &format!("a{levels} == ''") + &")".repeat(levels);
+            format!("cel.bind(a0, device.driver, {bound})")
+        };
+        let sum = |terms: usize| vec!["1"; terms].join("+") + " == 0";
+        for text in [
+            nested(4),
+            nested(40),
+            doubled(30),
+            sum(4_000),
+            "device.driver.matches('((a{1000}){1000}){1000}')".into(),
+            "lists.range(1000000000).size() == 1".into(),
+            "'%.999999999f'.format([1.0]) == ''".into(),
+            format!(
+                "{}.map(x, x + 'a').map(y, y + 'b').join('{0}') == ''",
+                format!("['{}']", "x".repeat(2_000))
+            ),
+            format!(
+                "device.driver.replace('', '{0}').replace('', '{0}') == ''",
+                "x".repeat(900)
+            ),
+            format!("'{}' == ''", "x".repeat(LONGEST)),
+        ] {
+            let error = Expression::read(&text).unwrap_err();
+            assert!(error.starts_with("CEL compile error: "), "{error}");
+        }
+        for text in [
+            nested(2),
+            doubled(3).replace("== ''", "!= ''"),
+            sum(50).replace("== 0", "== 50"),
+            "device.driver.matches('^gpu[.][a-z]{1,20}[.]com$')".into(),
+            "device.attributes['gpu.example.com'].exists(name, name.startsWith('mod'))".into(),
+            "device.attributes['gpu.example.com'].model.replace('A', 'H') == 'H100'".into(),
+            "device.attributes['gpu.example.com'].model.split('1').size() == 2".into(),
+            "['A100', 'H100'].filter(m, device.attributes['gpu.example.com'].model == m).size() == 1".into(),
+        ] {
+            assert_eq!(means(&text), Ok(true), "{text}");
         }
     }
 
