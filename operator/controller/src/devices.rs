@@ -5,17 +5,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use duosuan_scheduler::{
     ClaimAllocation, Event,
-    event::{DeviceClaim, DeviceClaimSpec, DeviceOption, DevicePool, DeviceRequest, PoolDevice},
+    event::{DeviceClaim, DeviceClaimSpec, DeviceOption, DeviceRequest},
 };
 use serde_json::Value;
 
 use crate::{
     index::Namespaced,
     translate::{
-        dra::{Claim, Class, Device, Slice, attribute_text},
-        expression::{Expression, Functions},
+        dra::{Claim, Class, Slice},
+        expression::Expression,
     },
 };
+
+mod offline;
+mod pools;
+
+use pools::Judged;
 
 /// Selectors that are kept though no claim names them: to know of each device whether a new one means it costs much more.
 const IDLE: usize = 64;
@@ -55,7 +60,7 @@ struct Used {
 /// Devices, and the claims to them.
 #[derive(Debug, Default)]
 pub struct Devices {
-    slices: BTreeMap<String, Slice>,
+    slices: BTreeMap<String, Judged>,
     /// Names of slices by their pool.
     pools: BTreeMap<PoolName, BTreeSet<String>>,
     classes: BTreeMap<String, Class>,
@@ -66,6 +71,8 @@ pub struct Devices {
     compiled: BTreeMap<u32, Compiled>,
     /// The number that the last new selector got.
     numbers: u32,
+    /// How often a selector was evaluated for a device.
+    evaluated: u64,
 }
 
 /// A claim, and the selectors that it names.
@@ -81,7 +88,9 @@ impl Devices {
         let name = slice.name.clone();
         let pool = (slice.driver.clone(), slice.pool.clone());
         let mut changed = BTreeSet::from([pool.clone()]);
-        if let Some(old) = self.slices.insert(name.clone(), slice) {
+        let old = self.slices.remove(&name);
+        self.slices.insert(name.clone(), Judged::of(slice, old.as_ref()));
+        if let Some(Judged { slice: old, .. }) = old {
             let old = (old.driver, old.pool);
             if old != pool {
                 self.leave_pool(&old, &name);
@@ -94,7 +103,7 @@ impl Devices {
 
     /// A slice is gone.
     pub fn slice_gone(&mut self, name: &str) -> Vec<Event> {
-        let Some(old) = self.slices.remove(name) else {
+        let Some(Judged { slice: old, .. }) = self.slices.remove(name) else {
             return Vec::new();
         };
         let pool = (old.driver, old.pool);
@@ -248,11 +257,7 @@ impl Devices {
         for option in spec.requests.iter_mut().flat_map(|request| &mut request.options) {
             option.selector = numbers.get(option.selector as usize).copied().unwrap_or(0);
         }
-        let events = if new {
-            self.pools_anew(self.pools.keys().cloned().collect::<Vec<_>>())
-        } else {
-            Vec::new()
-        };
+        let events = if new { self.pools_meant_anew() } else { Vec::new() };
         (spec, events)
     }
 
@@ -274,88 +279,6 @@ impl Devices {
         }
     }
 
-    /// Pools as they are now.
-    fn pools_anew(&self, pools: impl IntoIterator<Item = PoolName>) -> Vec<Event> {
-        let functions = Functions::default();
-        let anew = pools.into_iter().map(|name| match self.pools.get(&name) {
-            Some(slices) => Event::DevicePool(Box::new(self.pool(name, slices, &functions))),
-            None => {
-                let (driver, pool) = name;
-                Event::DevicePoolGone { driver, pool }
-            }
-        });
-        anew.collect()
-    }
-
-    /// A pool: the slices of its newest generation, in the order of their names.
-    fn pool(&self, (driver, pool): PoolName, slices: &BTreeSet<String>, functions: &Functions) -> DevicePool {
-        let all = || slices.iter().filter_map(|name| self.slices.get(name));
-        let newest = all().map(|slice| slice.generation).max().unwrap_or_default();
-        let slices: Vec<&Slice> = all().filter(|slice| slice.generation == newest).collect();
-        let mut devices: Vec<&Device> = slices.iter().flat_map(|slice| &slice.devices).collect();
-        // Those that cannot be had are looked at last: what they are is said only where nothing else is there.
-        devices.sort_by_key(|device| device.unsupported.is_some());
-        let counters: BTreeMap<String, i64> = slices
-            .iter()
-            .flat_map(|slice| &slice.counters)
-            .map(|(name, value)| (name.clone(), *value))
-            .collect();
-        DevicePool {
-            fault: fault(&driver, &pool, &slices, &devices, &counters),
-            devices: devices
-                .into_iter()
-                .map(|device| self.device(&pool, device, functions))
-                .collect(),
-            driver,
-            pool,
-            counters,
-        }
-    }
-
-    fn device(&self, pool: &str, device: &Device, functions: &Functions) -> PoolDevice {
-        let (mut selectors, mut failed) = (Vec::new(), Vec::new());
-        for (number, expressions) in &self.compiled {
-            let of = |expression: &(String, Expression)| {
-                let (what, expression) = expression;
-                let told = |error: String| {
-                    let Device { name, seen, .. } = device;
-                    format!("{what} on device {}/{pool}/{name}: {error}", seen.driver)
-                };
-                expression.means(&device.seen, functions).map_err(told)
-            };
-            let mut meant = Ok(true);
-            for expression in expressions {
-                meant = of(expression);
-                if meant != Ok(true) {
-                    break;
-                }
-            }
-            match (meant, &device.unsupported) {
-                (Ok(true), Some(why)) => {
-                    let Device { name, seen, .. } = device;
-                    failed.push((*number, format!("device {}/{pool}/{name}: {why}", seen.driver)));
-                }
-                (Ok(true), None) => selectors.push(*number),
-                (Ok(false), _) => {}
-                (Err(why), _) => failed.push((*number, why)),
-            }
-        }
-        let attributes = device.seen.attributes.iter();
-        let attributes =
-            attributes.filter_map(|((domain, name), value)| Some((format!("{domain}/{name}"), attribute_text(value)?)));
-        PoolDevice {
-            name: device.name.clone(),
-            reach: device.reach.clone(),
-            selectors,
-            failed,
-            attributes: attributes.collect(),
-            taints: device.taints.clone(),
-            shared: device.seen.shared,
-            capacity: device.capacity.clone(),
-            consumes: device.consumes.clone(),
-        }
-    }
-
     /// What has to be written into the claims of a pod of a namespace before it is bound.
     pub fn grants(&self, namespace: &str, allocations: Vec<ClaimAllocation>) -> Vec<Grant> {
         let grant = |of: ClaimAllocation| {
@@ -373,96 +296,6 @@ impl Devices {
         };
         allocations.into_iter().map(grant).collect()
     }
-
-    /// Where there is no API server: the claims of a pod that was bound have their devices, and it may use them.
-    pub fn granted(&mut self, namespace: &str, pod: &str, allocations: &[ClaimAllocation]) -> Vec<Event> {
-        let mut events = Vec::new();
-        for of in allocations {
-            let Some(known) = self.claims.get(&(namespace.to_owned(), of.claim.clone())) else {
-                continue;
-            };
-            let mut claim = known.claim.clone();
-            claim.allocation.get_or_insert_with(|| of.allocation.clone());
-            claim.reserved.push(pod.to_owned());
-            events.extend(self.claim(claim));
-        }
-        events
-    }
-
-    /// Where there is no API server: claims of a pod have given back what they had.
-    pub fn taken_back(&mut self, namespace: &str, pod: &str, claims: &[ClaimAllocation]) -> Vec<Event> {
-        let mut events = Vec::new();
-        for of in claims {
-            if let Some(known) = self.claims.get(&(namespace.to_owned(), of.claim.clone())) {
-                let mut claim = known.claim.clone();
-                claim.reserved.retain(|uid| uid != pod);
-                claim.allocation = None;
-                events.extend(self.claim(claim));
-            }
-            events.push(Event::TakenBack {
-                namespace: namespace.to_owned(),
-                name: of.claim.clone(),
-                uid: of.uid.clone(),
-            });
-        }
-        events
-    }
-
-    /// Where there is no API server: a pod is gone. Its own claims are gone with it, and claims that nobody uses have nothing
-    /// any more.
-    pub fn left(&mut self, pod: &str) -> Vec<Event> {
-        let concerns = |known: &&Known| {
-            known.claim.owner.as_deref() == Some(pod) || known.claim.reserved.iter().any(|uid| uid == pod)
-        };
-        let claims: Vec<Claim> = self
-            .claims
-            .values()
-            .filter(concerns)
-            .map(|known| known.claim.clone())
-            .collect();
-        let mut events = Vec::new();
-        for mut claim in claims {
-            if claim.owner.as_deref() == Some(pod) {
-                events.push(self.claim_gone((claim.namespace, claim.name)));
-                continue;
-            }
-            claim.reserved.retain(|uid| uid != pod);
-            if claim.reserved.is_empty() {
-                claim.allocation = None;
-            }
-            events.extend(self.claim(claim));
-        }
-        events
-    }
-}
-
-/// Why nothing may be had of a pool.
-fn fault(
-    driver: &str,
-    pool: &str,
-    slices: &[&Slice],
-    devices: &[&Device],
-    counters: &BTreeMap<String, i64>,
-) -> Option<String> {
-    let whole = slices.first().map_or(0, |slice| slice.slices);
-    if i64::try_from(slices.len()).unwrap_or(i64::MAX) != whole {
-        return Some(format!(
-            "resource pool {driver}/{pool} is currently being updated: {} of {whole} slices are there",
-            slices.len()
-        ));
-    }
-    let mut names = BTreeSet::new();
-    if let Some(twice) = devices.iter().find(|device| !names.insert(&device.name)) {
-        return Some(format!(
-            "resource pool {driver}/{pool} is invalid: duplicate device name {}",
-            twice.name
-        ));
-    }
-    let mut consumed = devices.iter().flat_map(|device| device.consumes.keys());
-    let unknown = consumed.find(|counter| !counters.contains_key(*counter))?;
-    Some(format!(
-        "resource pool {driver}/{pool} is invalid: counter {unknown} not found"
-    ))
 }
 
 fn compile(selector: &Selector) -> Result<Compiled, String> {

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use duosuan_scheduler::event::{Capacity, DeviceConstraint, NODE_NAME, Reach, Steps};
+use duosuan_scheduler::event::{Capacity, DeviceAllocation, DeviceConstraint, DevicePool, NODE_NAME, Reach, Steps};
 use serde_json::json;
 
 use super::*;
@@ -133,6 +133,69 @@ fn devices_say_by_which_selectors_they_are_meant() {
         refused.contains("request r: class gpu: selector #0: CEL compile error"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_new_selector_alone_is_evaluated_and_only_pools_of_which_it_means_a_device_are_said_anew() {
+    let mut devices = Devices::default();
+    let gpu = |name: &str, model: &str| json!({"name": name, "attributes": {"model": {"string": model}}});
+    let of_pool = |pool: &str, devices: Value| {
+        sliced(json!({"metadata": {"name": pool}, "spec": {
+            "driver": "d", "nodeName": "n", "devices": devices,
+            "pool": {"name": pool, "generation": 1, "resourceSliceCount": 1},
+        }}))
+    };
+    let pools = |events: &[Event]| -> Vec<String> {
+        let pools = events.iter().filter_map(|event| match event {
+            Event::DevicePool(pool) => Some(pool.pool.clone()),
+            _ => None,
+        });
+        pools.collect()
+    };
+    devices.slice(of_pool("old", json!([gpu("a", "T4"), gpu("b", "T4")])));
+    devices.slice(of_pool("new", json!([gpu("a", "A100")])));
+    devices.class("gpu", Some(class("true")));
+    assert_eq!(pools(&devices.claim(one(json!({})))), ["new", "old"]);
+    assert_eq!(devices.evaluated(), 3);
+    let of_model = |model: &str| {
+        let expression = format!("device.attributes['d'].model == '{model}'");
+        one(json!({"selectors": [{"cel": {"expression": expression}}]}))
+    };
+    let events = devices.claim(of_model("A100"));
+    assert_eq!((pools(&events), devices.evaluated()), (vec!["new".to_owned()], 6));
+    assert_eq!(pool(&events).devices[0].selectors.len(), 2);
+    let events = devices.claim(of_model("none"));
+    assert_eq!((pools(&events).len(), devices.evaluated()), (0, 9));
+    // A slice that comes again has nothing evaluated but what is another device since.
+    devices.slice(of_pool("old", json!([gpu("a", "T4"), gpu("b", "T4")])));
+    assert_eq!(devices.evaluated(), 9);
+    let events = devices.slice(of_pool("old", json!([gpu("a", "T4"), gpu("b", "A100")])));
+    assert_eq!(devices.evaluated(), 9 + 3);
+    let selectors: Vec<usize> = pool(&events).devices.iter().map(|d| d.selectors.len()).collect();
+    assert_eq!(selectors, [1, 2]);
+}
+
+/// In a simulation: what a claim asked for is known when it has nothing any more.
+#[test]
+fn a_claim_that_gave_back_its_devices_asks_for_what_it_asked_for() {
+    let mut devices = Devices::default();
+    devices.class("gpu", Some(class("true")));
+    let mut allocated = one(json!({"count": 2}));
+    let of = ClaimAllocation {
+        claim: "c".into(),
+        uid: "u".into(),
+        allocation: DeviceAllocation::default(),
+    };
+    allocated.allocation = Some(of.allocation.clone());
+    allocated.reserved = vec!["pod".into()];
+    assert_eq!(told(&devices.claim(allocated)).spec, DeviceClaimSpec::default());
+    let events = devices.taken_back("ns", "pod", &[of]);
+    let [Event::DeviceClaim(claim), Event::TakenBack { name, uid, .. }] = events.as_slice() else {
+        panic!("{events:?}");
+    };
+    assert_eq!((&claim.allocation, claim.reserved.len()), (&None, 0));
+    assert_eq!(claim.spec.requests[0].options[0].count, Some(2));
+    assert_eq!((name.as_str(), uid.as_str()), ("c", "u"));
 }
 
 #[test]
