@@ -9,6 +9,7 @@ use duosuan_scheduler::{Event, Time, event};
 use crate::{
     binder::PodName,
     devices::Devices,
+    lean::{self, Kind},
     nodes::Nodes,
     translate::{
         claim,
@@ -251,6 +252,9 @@ impl Index {
             Fact::Synced { kind, served } => {
                 if kind == "NodeReport" {
                     events.extend(self.nodes.reports_served(served, now));
+                }
+                if kind == lean::ResourceClaim::KIND {
+                    events.push(Event::DeviceClaimsServed(served));
                 }
             }
         }

@@ -94,6 +94,9 @@ pub enum Event {
         /// Its name.
         name: String,
     },
+    /// Whether the API server serves claims to devices and lets this account see them. While it does not, it is not said of
+    /// a claim that it has to be created.
+    DeviceClaimsServed(bool),
     /// It is known what became of the decision to give back the devices of a claim, and was told before: there is nothing
     /// under way any more.
     TakenBack {

@@ -126,6 +126,7 @@ impl Cluster {
             Event::DevicePoolGone { driver, pool } => model.apply_device_pool_gone(&driver, &pool),
             Event::DeviceClaim(claim) => model.apply_device_claim(&claim),
             Event::DeviceClaimGone { namespace, name } => model.apply_device_claim_gone(&namespace, &name),
+            Event::DeviceClaimsServed(served) => model.apply_device_claims_served(served),
             Event::TakenBack { namespace, name, uid } => model.apply_taken_back(&namespace, &name, &uid),
             Event::BindFailed {
                 pod,
@@ -137,6 +138,7 @@ impl Cluster {
             Event::EvictFailed { pod, .. } => model.apply_evict_failed(&pod),
             Event::EvictCalledOff { pod } => model.apply_evict_called_off(&pod),
         }
+        model.share_device_search();
         for shape in self.model.dead_shapes.drain(..) {
             self.index.forget(shape);
         }

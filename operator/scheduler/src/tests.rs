@@ -19,6 +19,7 @@ mod cells;
 mod closed_nodes;
 mod device_claims;
 mod device_kinds;
+mod device_search;
 mod device_take_back;
 mod disruption;
 mod elastic;

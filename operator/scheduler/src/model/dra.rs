@@ -68,6 +68,10 @@ pub(crate) struct Dra {
     /// Claims whose devices were decided with the binding of a pod and that do not say so yet, by UID of the pod.
     promises: BTreeMap<Arc<str>, Vec<DeviceClaimOrd>>,
     faults: Fresh<FaultOrd, String>,
+    /// No claim can be seen.
+    unserved: bool,
+    /// Nodes on which devices are searched for, or somewhat more: each has its part of the work. Left out of comparisons.
+    searched: u32,
     /// Grows with each change that more than one node has to be looked at again for. Left out of comparisons.
     wide_changes: u64,
 }
@@ -85,6 +89,7 @@ impl PartialEq for Dra {
             && self.claims == other.claims
             && self.claims_by_name == other.claims_by_name
             && self.promises == other.promises
+            && self.unserved == other.unserved
             && held(self) == held(other)
     }
 }

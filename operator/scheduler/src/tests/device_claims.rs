@@ -211,6 +211,23 @@ fn a_claim_that_is_not_there_is_waited_for_and_one_that_is_refused_says_why() {
 }
 
 #[test]
+fn where_claims_cannot_be_seen_it_is_not_said_that_one_has_to_be_created() {
+    let mut world = World::with([node("a", 4).into(), gpus("a", 1).into()]);
+    world.tell(using("p", &["c"]));
+    assert_eq!(reason(&mut world, "p"), "waiting for resource claim to be created: c");
+    world.tell(Event::DeviceClaimsServed(false));
+    let said = reason(&mut world, "p");
+    assert!(said.contains("resource.k8s.io/v1 is not served"), "{said}");
+    // Those that were seen before, for a moment, are known still.
+    world.tell(one("c"));
+    assert_eq!(given(&world.cycle()).len(), 1);
+    world.tell(using("q", &["d"]));
+    assert!(reason(&mut world, "q").contains("resource.k8s.io/v1 is not served"));
+    world.tell(Event::DeviceClaimsServed(true));
+    assert_eq!(reason(&mut world, "q"), "waiting for resource claim to be created: d");
+}
+
+#[test]
 fn a_gang_of_which_one_gets_no_device_has_none_of_them() {
     let mut world = World::with([
         node("a", 8).into(),
@@ -457,24 +474,6 @@ fn a_pod_that_holds_a_device_is_spared_if_another_is_enough() {
         .count();
     assert_eq!(evicted, 1);
     assert!(world.cluster.model.dra == before);
-}
-
-#[test]
-fn a_claim_to_more_devices_than_are_free_is_not_searched_for_in_vain() {
-    let mut many = gpus("a", 24);
-    for device in &mut many.devices {
-        // As drivers have it: no two are alike.
-        device.attributes = [("gpu/uuid".to_owned(), device.name.clone())].into();
-    }
-    let mut world = World::with([node("a", 4).into(), many.into(), one("c1").into()]);
-    world.tell(using("p1", &["c1"]));
-    assert_eq!(given(&world.cycle()).len(), 1);
-    world.tell(asks("all", vec![request("gpu", 24)]));
-    world.tell(using("p2", &["all"]));
-    assert!(given(&world.cycle()).is_empty());
-    let said = reason(&mut world, "p2");
-    assert!(!said.contains("given up"), "{said}");
-    assert!(said.contains("1 device for request gpu more"), "{said}");
 }
 
 #[test]

@@ -198,3 +198,14 @@ async fn what_cannot_be_taken_back_is_asked_for_later_and_no_more_when_its_pod_r
     stage.facts.send(Fact::Pod(pod)).await.unwrap();
     stage.no_order().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_claims_are_not_served_a_pod_that_names_one_says_so() {
+    let mut stage = Stage::start(vec![node("n", 1), using("a", "c")]).await;
+    stage.lead().await;
+    stage.says("waiting for resource claim to be created: c").await;
+    let kind = "ResourceClaim";
+    stage.facts.send(Fact::Synced { kind, served: false }).await.unwrap();
+    let target = stage.says("resource.k8s.io/v1 is not served").await;
+    assert!(matches!(target, Target::Pod(pod) if pod.name == "a"));
+}

@@ -3,7 +3,11 @@
 //! It is exact, as upstream's is: one device after the other, in the order of pools, slices and devices, and back where it
 //! does not go on. Devices that differ in nothing but their names and that nobody has are tried once. Its work is bounded.
 
+mod constraints;
+
 use std::collections::BTreeMap;
+
+use constraints::is_about;
 
 use super::{
     Dra, Held,
@@ -11,14 +15,21 @@ use super::{
     pools::{Device, Pool},
 };
 use crate::{
-    event::{DeviceClaimSpec, DeviceConstraint, DeviceOption, Taint},
+    event::{DeviceClaimSpec, DeviceOption, Taint},
     model::NodeSlot,
     selector,
     slab::{FaultOrd, PoolOrd},
 };
 
-/// Devices that one search tries at most: some milliseconds of work.
+/// Devices that the search on one node tries at most: some milliseconds of work.
 const TRIED: u32 = 50_000;
+/// Devices that the searches for a pod try at most on all nodes together, beside those that each has to look at once: some
+/// 30 ms of work. Each node has the same part, so that what is found on one does not depend on what was looked at before.
+const TRIED_IN_ALL: u32 = FEW * TRIED;
+/// Nodes whose searches need not share their work.
+pub(super) const FEW: u32 = 8;
+/// How often a search may look at each device that there is, if its part is less.
+const LOOKS: u32 = 16;
 /// Devices that a claim has at most, as the API server has it.
 pub(super) const MOST: u32 = 32;
 
@@ -81,6 +92,8 @@ struct Search<'a> {
     picks: Vec<Pick<'a>>,
     values: Values<'a>,
     tried: u32,
+    /// When it is given up.
+    most: u32,
 }
 
 impl Dra {
@@ -90,6 +103,23 @@ impl Dra {
         node: &NodeSlot,
         claims: &'a [&'a DeviceClaimSpec],
     ) -> Result<Vec<Pick<'a>>, NoDevices> {
+        let mut search = self.search(node, claims);
+        if search.claim(0)? {
+            Ok(search.picks)
+        } else {
+            Err(NoDevices::TooFew)
+        }
+    }
+
+    /// How many devices are tried to find out what can be had on a node.
+    #[cfg(test)]
+    pub(crate) fn tried(&self, node: &NodeSlot, claims: &[&DeviceClaimSpec]) -> u32 {
+        let mut search = self.search(node, claims);
+        let _ = search.claim(0);
+        search.tried
+    }
+
+    fn search<'a>(&'a self, node: &NodeSlot, claims: &'a [&'a DeviceClaimSpec]) -> Search<'a> {
         let mut search = Search {
             claims,
             candidates: Vec::new(),
@@ -98,6 +128,7 @@ impl Dra {
             picks: Vec::new(),
             values: Vec::new(),
             tried: 0,
+            most: 0,
         };
         for (ord, pool) in self.pools_of(node) {
             if !pool.devices.iter().any(|device| device.reaches(node)) {
@@ -121,11 +152,12 @@ impl Dra {
                 consumed: BTreeMap::new(),
             }));
         }
-        if search.claim(0)? {
-            Ok(search.picks)
-        } else {
-            Err(NoDevices::TooFew)
-        }
+        let looks = u32::try_from(search.candidates.len())
+            .unwrap_or(u32::MAX)
+            .saturating_mul(LOOKS);
+        let part = TRIED_IN_ALL / self.searched.max(FEW);
+        search.most = part.saturating_add(looks).min(TRIED.max(looks));
+        search
     }
 
     /// True if a node has a device that an option means, whoever has it.
@@ -161,11 +193,12 @@ impl<'a> Search<'a> {
                 request,
                 spec,
                 option,
+                sure: false,
             };
             let found = match option.count {
                 Some(count) => {
-                    let open = self.open(at, count as usize);
-                    self.some(at, count as usize, &open)?
+                    let (open, sure) = self.open(at);
+                    self.some(At { sure, ..at }, count as usize, &open)?
                 }
                 None => self.all(at)?,
             };
@@ -176,28 +209,24 @@ impl<'a> Search<'a> {
         Ok(false)
     }
 
-    /// Candidates that may be had for a request, in order; none if they are fewer than it asks for. Where it is not known of
-    /// one whether it is meant, the search is to come upon it.
-    fn open(&mut self, at: At<'a>, count: usize) -> Vec<usize> {
+    /// Candidates that may be had for a request, in order, and whether it is known of all of them that they are meant.
+    fn open(&mut self, at: At<'a>) -> (Vec<usize>, bool) {
         // To look is work too.
         self.tried = self
             .tried
             .saturating_add(u32::try_from(self.candidates.len() / 8).unwrap_or(u32::MAX));
-        let (mut open, mut unknown) = (Vec::new(), false);
+        let (mut open, mut sure) = (Vec::new(), true);
         for (index, candidate) in self.candidates.iter().enumerate() {
             match is_open(at.option, candidate) {
                 Ok(true) => open.push(index),
                 Ok(false) => {}
                 Err(_) => {
                     open.push(index);
-                    unknown = true;
+                    sure = false;
                 }
             }
         }
-        if open.len() < count && !unknown {
-            open.clear();
-        }
-        open
+        (open, sure)
     }
 
     /// So many devices more, of those that are open yet.
@@ -208,12 +237,19 @@ impl<'a> Search<'a> {
         if self.picks.iter().filter(|pick| pick.claim == at.claim).count() + count > MOST as usize {
             return Ok(false);
         }
+        let (open, enough) = self.left_open(at, count, open);
+        if !enough {
+            return Ok(false);
+        }
         let mut in_vain: Vec<(PoolOrd, usize)> = Vec::new();
-        let mut rest = open;
+        let mut rest = &*open;
         while let Some((&index, after)) = rest.split_first() {
+            if at.sure && rest.len() < count {
+                break;
+            }
             rest = after;
             self.tried += 1;
-            if self.tried > TRIED {
+            if self.tried > self.most {
                 return Err(NoDevices::TooMuchWork);
             }
             let Some(candidate) = self.candidates.get(index) else {
@@ -350,32 +386,6 @@ impl<'a> Search<'a> {
             }
         }
     }
-
-    /// True if a device meets the constraints of its claim with those before it; it is then one of them.
-    fn meets_constraints(&mut self, at: At<'a>, device: &'a Device) -> bool {
-        let constraints = || at.spec.constraints.iter().enumerate().filter(|(_, c)| is_about(c, at));
-        let meets = |(position, constraint): (usize, &DeviceConstraint)| {
-            let Some(value) = device.is.attributes.get(&constraint.attribute) else {
-                return false;
-            };
-            let values = self.values.get(position).map_or(&[] as &[&str], Vec::as_slice);
-            if constraint.distinct {
-                !values.contains(&value.as_str())
-            } else {
-                values.first().is_none_or(|first| *first == value)
-            }
-        };
-        if !constraints().all(meets) {
-            return false;
-        }
-        for (position, constraint) in constraints() {
-            let value = device.is.attributes.get(&constraint.attribute);
-            if let (Some(values), Some(value)) = (self.values.get_mut(position), value) {
-                values.push(value);
-            }
-        }
-        true
-    }
 }
 
 /// Where a search is.
@@ -385,19 +395,8 @@ struct At<'a> {
     request: usize,
     spec: &'a DeviceClaimSpec,
     option: &'a DeviceOption,
-}
-
-/// True if a constraint is about what is asked for here.
-fn is_about(constraint: &DeviceConstraint, at: At<'_>) -> bool {
-    let of = |name: &String| {
-        let request = at
-            .spec
-            .requests
-            .get(at.request)
-            .is_some_and(|request| request.name == *name);
-        request || *name == at.option.name
-    };
-    constraint.requests.is_empty() || constraint.requests.iter().any(of)
+    /// It is known of all devices that may be had whether they are meant. Where it is not, the search is to come upon that.
+    sure: bool,
 }
 
 /// True if a device is one of those that are asked for.

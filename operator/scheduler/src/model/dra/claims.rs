@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::Key;
+use super::{Key, allocate::FEW};
 use crate::{
     decision::Reason,
     event::{self, DeviceAllocation, DeviceClaim, DeviceClaimSpec},
@@ -52,8 +52,14 @@ impl DeviceClaimSlot {
     }
 
     /// Why a pod that uses it cannot be placed, wherever.
-    fn against(&self, pod: &PodSlot) -> Option<String> {
+    fn against(&self, pod: &PodSlot, unserved: bool) -> Option<String> {
         let name = &self.name.1;
+        if !self.known && unserved {
+            return Some(format!(
+                "resourceclaim {name} cannot be seen: resource.k8s.io/v1 is not served by the API server, or this \
+                 scheduler may not watch resourceclaims"
+            ));
+        }
         if !self.known {
             return Some(format!("waiting for resource claim to be created: {name}"));
         }
@@ -149,6 +155,24 @@ impl Model {
         self.freed += 1;
         self.device_claim_changed(ord);
         self.forget_device_claim_if_unused(ord);
+    }
+
+    /// Whether claims can be seen at all.
+    pub(crate) fn apply_device_claims_served(&mut self, served: bool) {
+        if self.dra.unserved != served {
+            return;
+        }
+        self.dra.unserved = !served;
+        let missing: Vec<DeviceClaimOrd> = self
+            .dra
+            .claims
+            .iter()
+            .filter(|(_, slot)| !slot.known)
+            .map(|(ord, _)| ord)
+            .collect();
+        for claim in missing {
+            self.device_claim_changed(claim);
+        }
     }
 
     /// A claim is gone, and its devices are free.
@@ -303,7 +327,7 @@ impl Model {
         let mut against = pod
             .device_claims
             .iter()
-            .map(|claim| self.dra.claims[*claim].against(pod));
+            .map(|claim| self.dra.claims[*claim].against(pod, self.dra.unserved));
         against
             .find_map(|message| message)
             .map(|message| Reason::Refused { message })
@@ -390,6 +414,23 @@ impl Model {
             self.freed += 1;
             self.device_claim_changed(claim);
             self.forget_device_claim_if_unused(claim);
+        }
+    }
+
+    /// Sees how many nodes devices are searched for on. It is another number only when it is much another one, since all of
+    /// them are looked at again then.
+    pub(crate) fn share_device_search(&mut self) {
+        let nodes = if self.dra.wide.is_empty() {
+            self.dra.by_node.len()
+        } else {
+            self.nodes_by_name.len()
+        };
+        // A few have all that they may, anyway.
+        let nodes = u32::try_from(nodes).unwrap_or(u32::MAX).max(FEW);
+        let searched = nodes.checked_next_power_of_two().unwrap_or(u32::MAX);
+        if nodes > self.dra.searched || searched < self.dra.searched / 4 {
+            self.dra.searched = searched;
+            self.dra.wide_changes += 1;
         }
     }
 

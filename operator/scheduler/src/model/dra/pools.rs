@@ -131,11 +131,7 @@ impl Dra {
             }
             self.names.release(device.ord);
         }
-        let failed = pool
-            .devices
-            .iter()
-            .flat_map(|d| d.failed.iter().map(|(_, fault)| *fault));
-        for fault in failed.chain(pool.fault) {
+        for fault in pool.faults() {
             self.faults.release(fault);
         }
         Some(pool)
@@ -162,36 +158,39 @@ impl Model {
                 let name = self.dra.names.value(*ord).clone();
                 self.dra.names.acquire_known(*ord, &name);
             }
+            // Nodes that are not looked at again refer to faults by their ordinals.
+            let faults = old
+                .faults()
+                .filter_map(|fault| self.dra.fault(fault).map(str::to_owned));
+            let faults: Vec<String> = faults.collect();
+            let faults: Vec<FaultOrd> = faults.into_iter().map(|why| self.dra.faults.acquire(why).0).collect();
             self.dra.take_out(&key);
-            self.put_pool(event);
+            self.dra.put(event);
             for ord in names {
                 self.dra.names.release(ord);
             }
-            self.pool_changed(old);
+            for fault in faults {
+                self.dra.faults.release(fault);
+            }
         } else {
-            self.put_pool(event);
+            self.dra.put(event);
+        }
+        let new = self
+            .dra
+            .pool_named(&event.driver, &event.pool)
+            .map(|(_, pool)| pool.clone());
+        for reach in changed(old.as_deref(), new.as_ref()) {
+            self.reach_changed(reach);
         }
         self.freed += 1;
-    }
-
-    fn put_pool(&mut self, event: &DevicePool) {
-        let ord = self.dra.put(event);
-        if let Some(pool) = self.dra.pools.find(ord).cloned() {
-            self.pool_changed(&pool);
-        }
     }
 
     /// A pool is gone. Who has its devices has them still.
     pub(crate) fn apply_device_pool_gone(&mut self, driver: &str, pool: &str) {
         if let Some(old) = self.dra.take_out(&(driver.into(), pool.into())) {
-            self.pool_changed(&old);
-        }
-    }
-
-    /// What nodes have of a pool is to be looked at again.
-    fn pool_changed(&mut self, pool: &Pool) {
-        for device in &pool.devices {
-            self.reach_changed(&device.is.reach);
+            for reach in changed(Some(&old), None) {
+                self.reach_changed(reach);
+            }
         }
     }
 
@@ -208,7 +207,32 @@ impl Model {
     }
 }
 
+/// From where devices can be used that a pool has and an older state of it has not, or the other way round; from where all
+/// can, if something is another that is about all.
+fn changed<'a>(old: Option<&'a Pool>, new: Option<&'a Pool>) -> Vec<&'a Reach> {
+    let devices = |pool: Option<&'a Pool>| pool.into_iter().flat_map(|pool| &pool.devices);
+    let all = |pool: &'a Pool| (pool.fault, &pool.counters);
+    let whole = old.map(all) != new.map(all);
+    let by_name = |pool: Option<&'a Pool>| -> HashMap<&'a str, &'a PoolDevice> {
+        devices(pool)
+            .map(|device| (device.is.name.as_str(), &device.is))
+            .collect()
+    };
+    let is_new = |beside: HashMap<&'a str, &'a PoolDevice>| {
+        move |device: &&'a Device| whole || beside.get(device.is.name.as_str()) != Some(&&device.is)
+    };
+    let gone = devices(old).filter(is_new(by_name(new)));
+    let come = devices(new).filter(is_new(by_name(old)));
+    gone.chain(come).map(|device| &device.is.reach).collect()
+}
+
 impl Pool {
+    /// What is wrong with it and with its devices.
+    fn faults(&self) -> impl Iterator<Item = FaultOrd> + '_ {
+        let failed = self.devices.iter().flat_map(|device| &device.failed);
+        failed.map(|(_, fault)| *fault).chain(self.fault)
+    }
+
     /// True if an event tells nothing new of it.
     fn is_as_told<'a>(&self, event: &DevicePool, word: impl Fn(FaultOrd) -> Option<&'a str>) -> bool {
         self.fault.and_then(word) == event.fault.as_deref()
