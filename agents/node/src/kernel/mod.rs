@@ -2,6 +2,7 @@
 
 mod actor;
 mod cache;
+mod containers;
 mod host;
 mod network;
 mod observer;

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use duosuan_cgroup::{Cgroup, Error, IoStat, MemoryEvents, topology};
 use duosuan_policy::{Capabilities, Group, Io, Observation, Pod, Resources, Stall, Tier, Unread, Work};
 
-use super::Kernel;
+use super::{
+    Kernel,
+    containers::{list, throttled},
+};
 use crate::pods::{self, PodInfo};
 
 /// Where the file system does not count a folder's links, the containers of a pod are listed anew after this many looks.
@@ -384,7 +387,7 @@ impl Held {
 }
 
 /// What was read; nothing, and a failure more, if it could not be. A cgroup that is gone is an error as before.
-fn signal<T>(read: Result<T, Error>, failed: &mut Vec<Error>) -> Result<Option<T>, Error> {
+pub(super) fn signal<T>(read: Result<T, Error>, failed: &mut Vec<Error>) -> Result<Option<T>, Error> {
     match read {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.is_gone() => Err(error),
@@ -393,70 +396,6 @@ fn signal<T>(read: Result<T, Error>, failed: &mut Vec<Error>) -> Result<Option<T
             Ok(None)
         }
     }
-}
-
-/// Opens the cgroups right below that are new, and drops those that are gone.
-fn list(group: &Cgroup, containers: &mut Vec<Cgroup>) -> Result<(), Error> {
-    let names = group.children()?;
-    let is = |c: &Cgroup, name: &str| c.path().file_name().is_some_and(|n| n == name);
-    containers.retain(|c| names.iter().any(|name| is(c, name)));
-    for name in &names {
-        if !containers.iter().any(|c| is(c, name)) {
-            // One that is gone again is none.
-            containers.extend(group.child(name));
-        }
-    }
-    Ok(())
-}
-
-/// Throttled time of a pod and its containers, and the periods in which that was, unknown where a container cannot be read.
-/// One that is gone has them listed again. Where they are asked for, the quotas, microseconds a period, of those that were
-/// stopped by theirs, by path.
-fn throttled(
-    own: [Option<u64>; 2],
-    pod: &Cgroup,
-    containers: &[Cgroup],
-    links: &mut u64,
-    mut quotas: Option<(&str, &mut BTreeMap<String, u64>)>,
-    failed: &mut Vec<Error>,
-) -> Result<[Option<u64>; 2], Error> {
-    if let Some((path, quotas)) = &mut quotas {
-        quotas.clear();
-        if own[0].is_some_and(|time| time > 0)
-            && let Some(quota) = signal(pod.cpu_max(), failed)?.flatten().and_then(|max| max.quota)
-        {
-            quotas.insert((*path).to_owned(), quota);
-        }
-    }
-    let (mut sum, mut unread) = (own, false);
-    for container in containers {
-        let [time, periods] = match container.cpu_stat() {
-            Ok(stat) => stat.map(|s| [s.throttled, s.throttled_periods]).unwrap_or_default(),
-            Err(error) => {
-                *links = 0;
-                if !error.is_gone() {
-                    // Without it the sum would fall and rise again by all that it ever was.
-                    unread = true;
-                    failed.push(error);
-                }
-                continue;
-            }
-        };
-        let Some(time) = time else { continue };
-        for (sum, more) in sum.iter_mut().zip([time, periods.unwrap_or(0)]) {
-            *sum = Some(sum.unwrap_or(0).saturating_add(more));
-        }
-        if let Some((path, quotas)) = &mut quotas
-            && time > 0
-            && let Ok(Some(max)) = container.cpu_max()
-            && let Some(quota) = max.quota
-        {
-            let name = container.path().file_name().unwrap_or_default().to_string_lossy();
-            quotas.insert(format!("{path}/{name}"), quota);
-        }
-    }
-    let [time, periods] = sum;
-    Ok([time, periods.filter(|_| !unread)])
 }
 
 fn events(read: Option<MemoryEvents>, work: &mut Work) {
