@@ -52,6 +52,8 @@ pub struct Work {
     pub shapes_built: u64,
     /// Nodes on which it was tried whether a pod there would move a reservation.
     pub tried_beside: u64,
+    /// Reservations of which it was asked whether their queues would still let them start.
+    pub quotas_asked: u64,
     /// Nodes that were looked at to say which change of one would let in what fits nowhere.
     pub changes_tried: u64,
 }

@@ -306,6 +306,16 @@ impl Model {
         self.keeps_something || self.queues[claim.queue].path.iter().any(limits)
     }
 
+    /// True if what one claim holds counts against a limit that another's queues have.
+    pub(crate) fn counts_against(&self, claim: ClaimOrd, other: ClaimOrd) -> bool {
+        let (claim, other) = (&self.claims[claim], &self.claims[other]);
+        let (ours, theirs) = (&self.queues[claim.queue].path, &self.queues[other.queue].path);
+        let tier = tier_index(other.tier);
+        let limits = |at: &QueueOrd| self.queues[*at].quota(tier).is_some_and(|q| !q.limit.is_empty());
+        // What others keep for themselves depends on what those beside them use.
+        self.keeps_something || claim.tier == other.tier && theirs.iter().any(|at| ours.contains(at) && limits(at))
+    }
+
     /// Why a claim may not have `ask` more, if so: a limit on the way to the top, or what others keep for themselves.
     pub(crate) fn over_limit(&self, ord: ClaimOrd, ask: &[(ResourceOrd, Amount)]) -> Option<Reason> {
         let claim = &self.claims[ord];

@@ -187,7 +187,7 @@ pub(super) fn place_or_say(round: &mut Round<'_>, claim: ClaimOrd, pods: Vec<Pod
     let mut kept_out = None;
     if let Some(guard) = round.guard.take() {
         kept_out = match seated {
-            Ok(()) => s4_backfill::moved_by_quota(round.model, &guard),
+            Ok(()) => s4_backfill::moved_by_quota(round.model, &mut round.index.work, &guard, claim),
             Err(_) => guard.moved.clone(),
         };
         guard.end(round);
@@ -390,7 +390,7 @@ fn take_other_seats(round: &mut Round<'_>, claim: ClaimOrd, kept: &[PodOrd]) -> 
         && seat_gang(round, &mut transaction, claim, &pods, Seating::new(Place::Assumed)).is_ok();
     let mut moved = false;
     if let Some(guard) = round.guard.take() {
-        moved = seated && s4_backfill::moved_by_quota(round.model, &guard).is_some();
+        moved = seated && s4_backfill::moved_by_quota(round.model, &mut round.index.work, &guard, claim).is_some();
         guard.end(round);
     }
     if !seated || moved {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     amount::Amounts,
     event::{Level, Time},
-    index::{Beside, Left},
+    index::{Beside, Left, Work},
     model::{Model, Reservation, Seat, tier_index},
     score,
     slab::{AreaOrd, ClaimOrd, NodeOrd, PodOrd, ShapeOrd},
@@ -280,11 +280,21 @@ fn choices(
     choices
 }
 
-/// The first reservation whose queues would be over a limit when it starts, now that the claim has its seats.
-pub(super) fn moved_by_quota(model: &mut Model, guard: &Guard) -> Option<Arc<Reservation>> {
+/// The first reservation whose queues would be over a limit when it starts, now that the claim has its seats. What counts
+/// against none of its limits is not asked: to look who will be there, and who will have ended, costs more than to be placed.
+pub(super) fn moved_by_quota(
+    model: &mut Model,
+    work: &mut Work,
+    guard: &Guard,
+    claim: ClaimOrd,
+) -> Option<Arc<Reservation>> {
     let Beside { spared, others, .. } = &guard.beside;
-    spared
-        .iter()
-        .find(|r| !s4_future::within_quota(model, r, others))
-        .cloned()
+    let mut moved = |r: &Reservation| {
+        if !model.counts_against(claim, r.claim) {
+            return false;
+        }
+        work.quotas_asked += 1;
+        !s4_future::within_quota(model, r, others)
+    };
+    spared.iter().find(|r| moved(r)).cloned()
 }

@@ -215,7 +215,10 @@ pub(super) fn seat_among(
             }
         };
     let guard = std::mem::replace(&mut round.guard, outer);
-    let fits = fits && guard.is_none_or(|guard| s4_backfill::moved_by_quota(round.model, &guard).is_none());
+    let fits = fits
+        && guard.is_none_or(|guard| {
+            s4_backfill::moved_by_quota(round.model, &mut round.index.work, &guard, wish.claim).is_none()
+        });
     let seats = fits.then(|| seats_of(round.model, &wish.pods));
     trial.rollback(round.model);
     seats

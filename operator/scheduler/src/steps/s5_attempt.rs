@@ -117,7 +117,7 @@ fn take_until_seated(
             let mark = transaction.mark();
             if round.model.over_limit(claim, ask).is_none()
                 && s3_topology::seat_gang(round, transaction, claim, pods, seating).is_ok()
-                && !moves_a_promise(round)
+                && !moves_a_promise(round, claim)
             {
                 return Some(taken);
             }
@@ -130,7 +130,7 @@ fn take_until_seated(
                 seated += 1;
             }
             if seated == pods.len() {
-                return (!moves_a_promise(round)).then_some(taken);
+                return (!moves_a_promise(round, claim)).then_some(taken);
             }
         }
         // Of a gang that is seated as a whole as many again as there are: it is tried a logarithm of times, and trimming
@@ -195,9 +195,9 @@ fn take(round: &mut Round<'_>, transaction: &mut Transaction, of: &Candidate, wa
 }
 
 /// True if a reservation would wait for its queues, now that the claim has its seats.
-fn moves_a_promise(round: &mut Round<'_>) -> bool {
+fn moves_a_promise(round: &mut Round<'_>, claim: ClaimOrd) -> bool {
     let guard = round.guard.as_ref();
-    guard.is_some_and(|guard| s4_backfill::moved_by_quota(round.model, guard).is_some())
+    guard.is_some_and(|guard| s4_backfill::moved_by_quota(round.model, &mut round.index.work, guard, claim).is_some())
 }
 
 /// Lets each victim stay that has room after all, the one that would have gone last first.
@@ -235,7 +235,7 @@ fn stays(
             .seats
             .iter()
             .all(|(pod, place)| sits_again(round, transaction, asker, *pod, place))
-        && keeps_promises(round, victim)
+        && keeps_promises(round, asker.claim, victim)
         && asker.pods.iter().all(|&pod| keeps_seat(round, transaction, pod))
         // With those of its own queue back, its side may no longer be within the guarantee by which others go.
         && go
@@ -280,10 +280,10 @@ fn sits_again(
 }
 
 /// True if those who were promised seats still have them with a victim that stays.
-fn keeps_promises(round: &mut Round<'_>, victim: &Victim) -> bool {
+fn keeps_promises(round: &mut Round<'_>, claim: ClaimOrd, victim: &Victim) -> bool {
     let Some(guard) = &round.guard else { return true };
     let nodes: BTreeSet<NodeOrd> = victim.seats.iter().filter_map(|(_, p)| Some(p.seat()?.node)).collect();
-    nodes.into_iter().all(|node| guard.all_hold_on(round.model, node)) && !moves_a_promise(round)
+    nodes.into_iter().all(|node| guard.all_hold_on(round.model, node)) && !moves_a_promise(round, claim)
 }
 
 /// True if a pod may still have the seat that was found for it: how others are spread may have changed since.

@@ -283,6 +283,46 @@ fn a_limit_of_a_queue_is_kept_for_the_reservation_too() {
 }
 
 #[test]
+fn the_head_of_each_queue_starts_as_early_as_its_limits_and_those_above_allow() {
+    let mut world = World::with([
+        queue("org", None, &[], &[("cpu", 8000)]).into(),
+        queue("a", Some("org"), &[], &[("cpu", 4000)]).into(),
+        queue("b", Some("org"), &[], &[("cpu", 6000)]).into(),
+    ]);
+    world.tell(node("n", 64));
+    let submit = |world: &mut World, queue: &str, name: &str, cores: i64, length: i64| {
+        let mut events = job(name, world.now, 1, cores, Some(length));
+        for event in &mut events {
+            if let Event::Claim(claim) = event {
+                claim.queue = queue.into();
+            }
+        }
+        world.submit(events);
+    };
+    submit(&mut world, "a", "run-a", 3, 1000);
+    submit(&mut world, "b", "run-b", 5, 2000);
+    assert_eq!(binds(&world.at(0)).len(), 2);
+    // Of its own limit it could have 4 when `run-a` has ended, and of that above no more than 3 before `run-b` has, too.
+    submit(&mut world, "a", "head-a", 4, 500);
+    assert_eq!(starts(&world.at(1)), [("head-a-uid", Some(2000))]);
+    // With 4 of 8 promised until 2500, it has 3 of 8 at once when `run-a` ends, and its own limit when `run-b` does.
+    submit(&mut world, "b", "head-b", 3, 400);
+    assert_eq!(starts(&world.at(2)), [("head-b-uid", Some(2000))]);
+    // Both at once: 4 and 3 of 8. Who is small and short enough starts before, and who would move one of them does not.
+    submit(&mut world, "a", "small-a", 1, 5000);
+    assert_eq!(binds(&world.at(1000)), [], "head-a takes all that a may have");
+    world.finish("run-a-0");
+    submit(&mut world, "a", "short-a", 3, 900);
+    assert_eq!(binds(&world.at(1001)), [("short-a-0", "n")]);
+    world.finish("short-a-0");
+    world.finish("run-b-0");
+    let said = world.at(2000);
+    let mut started = binds(&said);
+    started.sort_unstable();
+    assert_eq!(started, [("head-a-0", "n"), ("head-b-0", "n")]);
+}
+
+#[test]
 fn the_devices_that_a_reservation_needs_are_left_to_it() {
     let mut world = World::with([queue("q", None, &[], &[]).into(), gpu_node("g", 2, "A100").into()]);
     let gpu_job = |name: &str, created, gpus, length| {

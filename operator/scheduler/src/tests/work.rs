@@ -122,6 +122,39 @@ fn a_pod_beside_a_promise_does_not_try_the_promised_seats_again() {
     assert!(tried[1..].iter().all(|tried| *tried <= 2), "{tried:?}");
 }
 
+/// Each head of a queue with a limit was asked of each pod, with all seats of the others and all that will have ended.
+#[test]
+fn a_pod_asks_those_promises_alone_against_whose_limits_it_counts() {
+    const QUEUES: usize = 20;
+    let mut cluster = cluster(300);
+    for q in 0..QUEUES {
+        cluster.apply(queue(&format!("q{q}"), None, &[], &[("cpu", 4000)]).into());
+        for (name, milli) in [("runs", 3000), ("waits", 2000)] {
+            let name = format!("{name}{q}");
+            let mut of = claim(&name, &format!("q{q}"), &[("w", 1, 1, 1)]);
+            of.expected_duration = Some(1_000_000);
+            cluster.apply(of.into());
+            cluster.apply(member(&format!("{name}-0"), &name, "w", milli).into());
+            cycle(&mut cluster, Time(0), crate::Budget::default());
+        }
+    }
+    assert_eq!(cluster.model.reservations.len(), QUEUES, "one of each queue");
+    for (queue, asked) in [("", 0), ("q7", 1)] {
+        let before = cluster.work().quotas_asked;
+        let pod = Pod {
+            queue: queue.into(),
+            ..pod(&format!("p-{queue}"), 500)
+        };
+        cluster.apply(pod.into());
+        let placed = binds(&cycle(&mut cluster, Time(1), crate::Budget::default())).len();
+        assert_eq!(cluster.work().quotas_asked - before, asked, "queue {queue:?}");
+        assert_eq!(
+            placed, 1,
+            "beside 3000 of 4000 there is room until then, and 2000 of 4000 from then on"
+        );
+    }
+}
+
 #[test]
 fn a_pod_that_fits_nowhere_costs_nothing_until_something_changes() {
     let mut cluster = cluster(1000);
