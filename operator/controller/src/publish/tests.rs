@@ -23,6 +23,18 @@ fn times_are_written_in_whole_seconds() {
     assert_eq!(seconds(time), "1970-01-01T00:00:01Z");
 }
 
+#[test]
+fn a_pod_group_is_written_in_the_version_in_which_it_is_served() {
+    for version in ["v1beta1", "v1alpha2"] {
+        let name = ("ns".to_owned(), pod_group::claim_name("g"));
+        let patch = Target::PodGroup(name, version).apply(&json!({"conditions": []}));
+        let path = format!("/apis/scheduling.k8s.io/{version}/namespaces/ns/podgroups/g/status?");
+        assert!(patch.path.starts_with(&path), "{}", patch.path);
+        let api_version = format!(r#""apiVersion":"scheduling.k8s.io/{version}""#);
+        assert!(patch.body.contains(&api_version), "{}", patch.body);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_one_object_only_the_last_word_is_written() {
     // The first one takes a second try, and meanwhile there are two more.

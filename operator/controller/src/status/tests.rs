@@ -5,7 +5,7 @@ use duosuan_scheduler::{Event, Time as Millis, event};
 use super::*;
 use crate::{
     index::Waiting,
-    translate::{FieldError, claim as read_claim, pod as read_pod, queue as read_queue},
+    translate::{FieldError, claim as read_claim, pod as read_pod, pod_group as read_pod_group, queue as read_queue},
     watch::Fact,
 };
 
@@ -268,6 +268,30 @@ fn a_claim_that_cannot_be_understood_says_which_field() {
         (status.phase, status.reason.as_deref(), status.message.as_deref()),
         (Phase::Pending, Some(BROKEN), Some("spec.x: bad"))
     );
+}
+
+#[test]
+fn a_pod_group_says_why_it_waits_in_the_words_of_its_version() {
+    for (version, condition) in [
+        ("v1beta1", "PodGroupInitiallyScheduled"),
+        ("v1alpha2", "PodGroupScheduled"),
+    ] {
+        let object = serde_json::json!({
+            "metadata": {"name": "g", "namespace": "ns", "uid": "u"},
+            "spec": {"schedulingPolicy": {"gang": {"minCount": 2}}},
+        });
+        let read = read_pod_group::read(&serde_json::from_value(object).unwrap(), version);
+        let name = ("ns".to_owned(), read.claim.name.clone());
+        let mut world = World::default();
+        world.tell(Fact::PodGroup(Box::new(read)));
+        let waiting = Waiting {
+            reason: "NoNodeFits",
+            message: "why".into(),
+        };
+        world.index.set_waiting("u", Some(waiting));
+        let says = pod_group(&world.index, &name, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!((says.type_.as_str(), says.message.as_str()), (condition, "why"));
+    }
 }
 
 #[test]
