@@ -171,7 +171,8 @@ impl<K: Kind> kube::Resource for Object<K> {
 }
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident: $group:expr, $version:literal $(or $older:expr)?, $kind:literal, $plural:literal, $spec:ty, $status:ty;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $group:expr, $version:literal $(or $older:expr)?, $kind:literal, $plural:literal,
+        $spec:ty, $status:ty;)*) => {
         $($(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub struct $name;
@@ -202,7 +203,8 @@ kinds! {
     /// A node's report: the part of a `NodeReportStatus` that placement looks at.
     Report: GROUP, "v1alpha1", "NodeReport", "nodereports", IgnoredAny, ReportStatus;
     /// A pod group of Kubernetes' own: of 1.37 the first two versions, which are alike, and of 1.36 the last.
-    PodGroup: "scheduling.k8s.io", "v1beta1" or &["v1alpha3", "v1alpha2"], "PodGroup", "podgroups", PodGroupSpec, PodGroupStatus;
+    PodGroup: "scheduling.k8s.io", "v1beta1" or &["v1alpha3", "v1alpha2"], "PodGroup", "podgroups",
+        PodGroupSpec, PodGroupStatus;
     /// A co-location policy: a `ColocationPolicySpec` and a `ColocationPolicyStatus`.
     Policy: GROUP, "v1alpha1", "ColocationPolicy", "colocationpolicies", Unread, Unread;
     /// A claim to a persistent volume.

@@ -1,6 +1,5 @@
 //! In which order claims are tried that may have to go: those that only shrink before those that are evicted; then the
-//! lowest priority; then the least lost work; then the newest; then by UID, a part of
-//! a claim before the whole.
+//! lowest priority; then the least lost work; then the newest; then by UID, a part of a claim before the whole.
 
 use std::{cmp::Reverse, collections::HashMap, rc::Rc, sync::Arc};
 

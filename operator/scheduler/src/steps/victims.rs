@@ -8,6 +8,7 @@
 //!   holds a smaller share by its weight than the one beside it that the grown claim is in, unless that is within its
 //!   guarantee. What somebody has above a minimum is taken only for a minimum, and nobody takes a minimum for it: so that
 //!   comes to an end.
+//! - a claim goes as a whole, or (`Disruption::Single`) in parts as long as it is above its minimum.
 //! - never a claim that has not yet run as long as it was promised, nor one whose eviction was refused just now.
 
 use crate::{
