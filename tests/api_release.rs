@@ -1,5 +1,5 @@
-//! A real Helm with a real API server: it installs the chart, switches the agents off by an upgrade, uninstalls all of it, and
-//! nothing of what agents published is left either time.
+//! A real Helm with a real API server: it installs the chart, switches the agents off by an upgrade or a rollback, uninstalls
+//! all of it, and nothing of what agents published is left any time.
 //!
 //! With Kubernetes' controllers and no kubelet: the hook's program is called by the test, with the hook's own access, and the
 //! hook's pod said to have succeeded.
@@ -154,6 +154,12 @@ async fn agents_that_are_switched_off_or_uninstalled_leave_nothing_that_they_pub
     nothing_of_agents_is_left(&client).await;
     // Nobody is there to run a hook now.
     upgraded(false).await;
+
+    // Back to where nobody was to be switched off.
+    upgraded(true).await;
+    publish(&client).await;
+    tokio::join!(helm(&["rollback", "duosuan", "3"]), hook_runs(&client));
+    nothing_of_agents_is_left(&client).await;
 
     upgraded(true).await;
     publish(&client).await;

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Context;
 use duosuan_cgroup::Identity;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::fault::{self, Point};
 
@@ -42,24 +42,36 @@ pub struct Entry {
     pub weight: Option<String>,
     /// Value that the agent wrote, or was about to.
     pub new: String,
-    /// Values of the agent's that may stand there instead of `new`: the one before it, which a crash between journal and kernel
-    /// leaves, and those that systemd was told and may still write.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    /// Values of the agent's that may stand there instead of `new`: those that systemd was told and may still write, and last the
+    /// one before it, which a crash between journal and kernel leaves.
+    #[serde(flatten, with = "earlier")]
     pub was: Vec<String>,
 }
 
-/// Agents before this one wrote down a single value.
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Values {
-        One(String),
-        Many(Vec<String>),
+/// Earlier values as they are written down: the last one by itself, for that is all that agents knew which could not tell
+/// systemd, and one of those may be the next.
+mod earlier {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Earlier {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        was: Option<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        told: Vec<String>,
     }
-    Ok(match Values::deserialize(deserializer)? {
-        Values::One(value) => vec![value],
-        Values::Many(values) => values,
-    })
+
+    pub(super) fn serialize<S: Serializer>(values: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+        let (was, told) = values.split_last().unzip();
+        let told = told.map(<[String]>::to_vec).unwrap_or_default();
+        let was = was.cloned();
+        Earlier { was, told }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+        let Earlier { was, told } = Earlier::deserialize(deserializer)?;
+        Ok(told.into_iter().chain(was).collect())
+    }
 }
 
 impl Entry {
@@ -336,6 +348,23 @@ mod tests {
         let journal = Journal::open(&path, "boot").unwrap();
         let was: Vec<&Entry> = journal.entries().values().collect();
         assert_eq!(was.first().unwrap().was, ["1 100000"]);
+    }
+
+    /// An agent that knows of one value before could not read the line in which there were more, and dropped it: what its
+    /// successor had changed stayed for ever when it was rolled back.
+    #[test]
+    fn of_several_values_before_the_last_is_written_as_agents_before_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let mut journal = Journal::open(&path, "boot").unwrap();
+        let mut set = entry("a", "4 100000");
+        set.was = ["1 100000", "2 100000", "3 100000"].map(str::to_owned).to_vec();
+        journal.set(set.clone()).unwrap();
+        drop(journal);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("\"was\":\"3 100000\""), "{text}");
+        let journal = Journal::open(&path, "boot").unwrap();
+        assert_eq!(journal.entries().values().cloned().collect::<Vec<_>>(), [set]);
     }
 
     #[test]

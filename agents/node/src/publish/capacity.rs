@@ -66,10 +66,17 @@ pub(super) struct Contest {
     wait: SignedDuration,
 }
 
+impl Contest {
+    /// Whether it is time to try again; where the clock was set back, it is.
+    fn is_over(&self, now: Timestamp) -> bool {
+        now >= self.again || now + RETRY.1 < self.again
+    }
+}
+
 impl Publisher {
     /// Whether something is to be written: an offer fell, or grew by more than 5 %, or whoever writes it beside us may have let go.
     pub(super) fn differs(&self, wanted: Offers, now: Timestamp) -> bool {
-        if self.contest.as_ref().is_some_and(|contest| now >= contest.again) {
+        if self.contest.as_ref().is_some_and(|contest| contest.is_over(now)) {
             return true;
         }
         let Some(standing) = self.published else { return true };
@@ -88,7 +95,7 @@ impl Publisher {
     pub(super) async fn write_capacity(&mut self, wanted: Offers, now: Timestamp) -> Result<(), PublishError> {
         // What somebody else writes is left to him, and the rest published all the same.
         let before = self.contest.take();
-        let tries = before.as_ref().is_none_or(|contest| now >= contest.again);
+        let tries = before.as_ref().is_none_or(|contest| contest.is_over(now));
         let mut theirs = match &before {
             Some(contest) if !tries => contest.names.clone(),
             _ => Vec::new(),
@@ -388,6 +395,12 @@ mod tests {
             publish(&mut publisher, &server, 4_016, 400).await,
             [4, 3],
             "from the beginning"
+        );
+        server.lock().unwrap().theirs = None;
+        assert_eq!(
+            publish(&mut publisher, &server, 10, 400).await,
+            [4],
+            "the clock was set back by an hour"
         );
     }
 
