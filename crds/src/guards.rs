@@ -31,7 +31,7 @@ pub struct Guards {
     /// values), and the link's speed is known. Held are pods with a link of their own on the node (veth, netkit), on which
     /// nobody else has hooks (`clsact`, `ingress`) for packets; others are left alone, and counted in the condition `NetworkHeld`.
     /// So are links whose packets do not come by the agent's hooks, as where programs of tcx take them before (Cilium's, since
-    /// Linux 6.6): by the counts, as soon as some 200 packets of a pod went by. Where the node's end of a link sees no packet
+    /// Linux 6.6): by the counts, some minutes after the first 200 packets of a pod at the latest. Where the node's end of a link sees no packet
     /// at all (netkit with programs that redirect), nothing tells of it: give `disabled: true` there. A route out by a bridge, a
     /// VLAN or Open vSwitch is followed to the card below; where there is none, or more than one, only `rate` is held.
     #[serde(skip_serializing_if = "Option::is_none")]
