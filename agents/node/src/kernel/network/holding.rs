@@ -150,7 +150,11 @@ fn to_hold(
         }
         let text = |error| (Some(error), said(&name, error));
         let holds = network.holds(index);
-        if of_one(holds, &name, &mut network.odd).map_err(text)? != Some(false) {
+        let holds = of_one(holds, &name, &mut network.odd).map_err(text)?;
+        if holds == Some(true) {
+            network.confirmed.insert(index);
+        }
+        if holds != Some(false) {
             // What this one does not say, its place in the journal goes on to say.
             continue;
         }
@@ -163,6 +167,10 @@ fn to_hold(
         // Whose link it is may have changed: a host end that comes from a pod's namespace keeps its index, and may get
         // one that was batch's. The next look finds out, and it is held again if it is batch's still.
         network.due = 0;
+        if !network.confirmed.remove(&index) {
+            // Nobody took what the kernel had no time to give.
+            continue;
+        }
         if network.spared.lose(index, now) {
             tracing::warn!(link = %name, "somebody keeps taking batch's rates off it: left to him for a time");
         } else {
@@ -192,6 +200,7 @@ fn take_hold(
         match network.hold(index) {
             Ok(()) => {
                 tracing::info!(link = %name, "batch's rates hold on it");
+                network.confirmed.insert(index);
                 made.written += 1;
                 continue;
             }

@@ -70,6 +70,8 @@ pub(super) struct Network {
     meters: [counts::Meter; 2],
     /// Something of ours is not as it was left.
     astray: bool,
+    /// Links that were seen to go by the rates: only these can lose that.
+    confirmed: BTreeSet<u32>,
     /// Links that are left alone for a time.
     spared: Spared,
     /// What came in on links of ours, and what of it our filters saw, packets, when that was last compared; and the link of which
@@ -163,6 +165,7 @@ impl Network {
             due: 0,
             meters: Default::default(),
             astray: false,
+            confirmed: BTreeSet::new(),
             spared: Spared::default(),
             passed: BTreeMap::new(),
             checked: 0,
@@ -257,6 +260,7 @@ impl Network {
             .any(|index| found.links.contains_key(index) && !hooked.contains(index));
         let there: BTreeSet<u32> = by_namespace.values().flatten().map(|link| link.index).collect();
         self.spared.retain(|index| there.contains(&index), now);
+        self.confirmed.retain(|index| there.contains(index));
         (self.found, self.known) = (found, true);
         self.due = looks
             + if waits && looks.saturating_sub(self.came) < EARLY {

@@ -141,6 +141,10 @@ impl Kernel {
             let ours = self.journal.entries().values().filter(|entry| is_ours(entry));
             let (mut kept, mut refused) = (None, None);
             for entry in ours.cloned().collect::<Vec<Entry>>() {
+                if Instant::now() >= end {
+                    kept.get_or_insert_with(|| "the kernel had no time left for batch's links".to_owned());
+                    break;
+                }
                 match self.try_release(&entry) {
                     Ok(any) => written |= any,
                     Err((Some(error), message)) if is_passing(error) => kept = Some(message),

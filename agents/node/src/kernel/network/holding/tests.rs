@@ -221,9 +221,15 @@ fn what_passes_leaves_the_link_in_the_journal_to_be_looked_after() {
         (vec![7, 8, 9], None)
     );
     assert!(node.network.astray);
+    // It took a kernel that was short of memory for somebody who keeps taking the rates off, and left the link to him.
+    for look in 1..20 {
+        let _ = node.hold(look * 1_000);
+        node.find(&[7, 8, 9]);
+    }
+    assert_eq!(node.network.spared.why(8, 20_000), None);
     node.queues.lock().unwrap().refuses_hooks.clear();
-    node.hold(1_000).unwrap();
-    node.hold(2_000).unwrap();
+    node.hold(20_000).unwrap();
+    node.hold(21_000).unwrap();
     assert_eq!(node.hooked(), [7, 8, 9]);
 }
 
